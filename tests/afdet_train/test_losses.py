@@ -1,0 +1,132 @@
+"""Losses against numbers worked by hand and torchvision's own."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torchvision.ops import sigmoid_focal_loss
+
+from afdet_train.config import LossConfig, TargetConfig
+from afdet_train.losses import DetectionLoss, focal_negative, focal_positive, iou_loss
+from afdet_train.model import HeadOutputs
+from afdet_train.targets import Boxes, PointGrid
+
+GRID = PointGrid(128, 128, (8, 16, 32, 64, 128))
+
+
+def heads(classes: int = 3, batch: int = 2, *, seed: int = 0) -> HeadOutputs:
+    g = torch.Generator().manual_seed(seed)
+    sizes = list(zip(GRID.rows, GRID.columns, strict=True))
+    return HeadOutputs(
+        [torch.randn(batch, classes, r, c, generator=g).requires_grad_() for r, c in sizes],
+        [(torch.rand(batch, 4, r, c, generator=g) + 0.1).requires_grad_() for r, c in sizes],
+    )
+
+
+def truth() -> Boxes:
+    return Boxes.collate(
+        [torch.tensor([[10.0, 20, 60, 90], [64, 64, 120, 126]]), torch.tensor([[30.0, 30, 47, 49]])],
+        [torch.tensor([0, 2]), torch.tensor([1])],
+        torch.device("cpu"),
+    )
+
+
+def test_focal_by_hand() -> None:
+    """p = 1/2: alpha (1/2)^2 ln 2, and (1 - alpha) (1/2)^2 ln 2."""
+    zero = torch.zeros(1)
+    assert focal_positive(zero, 0.25, 2.0).item() == pytest.approx(0.0625 * math.log(2))
+    assert focal_negative(zero, 0.25, 2.0).item() == pytest.approx(0.1875 * math.log(2))
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0])
+def test_focal_is_torchvisions(target: float) -> None:
+    logits = torch.linspace(-20, 20, 81, dtype=torch.float64)
+    ours = (focal_positive if target else focal_negative)(logits, 0.25, 2.0)
+    assert torch.allclose(ours, sigmoid_focal_loss(logits, torch.full_like(logits, target)))
+
+
+def test_iou_loss_by_hand() -> None:
+    """2 x 2 and 3 x 3 boxes around one point: intersection 4, union 9."""
+    a, b = torch.full((1, 4), 1.0), torch.full((1, 4), 1.5)
+    assert iou_loss(a, b).item() == pytest.approx(math.log(9 / 4), rel=1e-5)
+    assert iou_loss(a, a).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_iou_loss_of_nothing_is_finite_and_has_a_gradient() -> None:
+    predicted = torch.zeros(1, 4, requires_grad=True)
+    loss = iou_loss(predicted, torch.ones(1, 4)).sum()
+    loss.backward()
+    assert math.isfinite(loss.item())
+    assert predicted.grad is not None
+    assert bool(torch.isfinite(predicted.grad).all())
+
+
+@pytest.mark.parametrize("mode", ["ofs", "ofs+sw", "ss", "ss+sw"])
+def test_total_is_the_plain_formula(mode: str) -> None:
+    """Eq. (6) and (7), written out densely over points, against the vectorised loss."""
+    outputs, boxes = heads(), truth()
+    config = TargetConfig(mode=mode)
+    level_logits = torch.tensor([[0.0, 1, 2, 0, 0], [1.0, 0, 0, 0, 1], [3.0, 0, 0, 0, 0]])
+    level_logits.requires_grad_()
+    soft = mode.startswith("ss")
+    parts = DetectionLoss(GRID, config, LossConfig())(
+        outputs, level_logits if soft else None, boxes
+    )
+
+    from afdet_train.losses import flatten_heads
+    from afdet_train.targets import assign, find_positives, select_levels
+
+    logits, distances = flatten_heads(outputs.logits), flatten_heads(outputs.distances)
+    found = find_positives(boxes, GRID, config)
+    pair = []
+    for box, point, d in zip(
+        found.box.tolist(), found.point.tolist(), found.distances, strict=True
+    ):
+        image = int(boxes.image[box])
+        onehot = torch.zeros(3)
+        onehot[boxes.labels[box]] = 1
+        focal = sigmoid_focal_loss(logits[image, point], onehot, reduction="sum")
+        pair.append(float(focal + iou_loss(distances[image, point][None], d[None])[0]))
+    selected = select_levels(torch.tensor(pair), found, len(boxes), 5)
+    result = assign(
+        found, boxes, GRID, config, selected, level_logits.softmax(1) if soft else None
+    )
+    target = torch.zeros_like(logits)
+    pos = result.positives
+    for box, point in zip(pos.box.tolist(), pos.point.tolist(), strict=True):
+        target[int(boxes.image[box]), point, boxes.labels[box]] = 1
+    cls = (sigmoid_focal_loss(logits, target) * result.point_weight[..., None]).sum()
+    image = boxes.image[pos.box]
+    box_loss = (iou_loss(distances[image, pos.point], pos.distances) * result.weight).sum()
+    norm = max(1.0, float(result.weight.sum()))
+    expected = (cls + box_loss) / norm
+    if soft:
+        expected = expected + 0.1 * torch.nn.functional.cross_entropy(level_logits, selected)
+    assert parts.total.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert parts.levels.tolist() == torch.bincount(selected, minlength=5).tolist()
+
+
+def test_level_weights_are_detached_and_the_cross_entropy_is_not() -> None:
+    outputs, boxes = heads(), truth()
+    level_logits = torch.zeros(3, 5, requires_grad=True)
+    loss = DetectionLoss(GRID, TargetConfig(), LossConfig(meta_weight=0.0))
+    loss(outputs, level_logits, boxes).total.backward()
+    assert level_logits.grad is None or bool((level_logits.grad == 0).all())
+    loss = DetectionLoss(GRID, TargetConfig(), LossConfig())
+    loss(outputs, level_logits, boxes).total.backward()
+    assert level_logits.grad is not None
+    assert bool((level_logits.grad != 0).any())
+
+
+def test_pictures_without_boxes_still_train_the_background() -> None:
+    outputs = heads(batch=1)
+    empty = Boxes.collate(
+        [torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.long)], torch.device("cpu")
+    )
+    parts = DetectionLoss(GRID, TargetConfig(), LossConfig())(outputs, torch.zeros(0, 5), empty)
+    parts.total.backward()
+    assert parts.positives == 0
+    assert parts.total.item() > 0
+    assert outputs.logits[0].grad is not None

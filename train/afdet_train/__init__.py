@@ -1,0 +1,1 @@
+"""Training of the detector: the only home of torch in this project."""

@@ -1,0 +1,149 @@
+"""Checkpoints: tensors as safetensors, everything else as YAML beside it. No pickle.
+
+``best.safetensors`` holds the weights to use (averaged ones if the run averages).
+``last.safetensors`` holds all that a resumed run needs.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from afdet_train.config import Recipe, parse_recipe
+from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError, WriteError
+
+
+@dataclass
+class Checkpoint:
+    """One saved state.
+
+    Attributes:
+        recipe: The recipe of the run.
+        tensors: Prefix (``model``, ``ema``, ``optim``) -> name -> tensor.
+        progress: Plain values: iteration, metrics, scaler state.
+    """
+
+    recipe: Recipe
+    tensors: dict[str, dict[str, Tensor]]
+    progress: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The weights to detect with."""
+        return self.tensors.get("ema") or self.tensors["model"]
+
+
+def _paths(path: Path) -> tuple[Path, Path]:
+    path = path / "best.safetensors" if path.is_dir() else path
+    return path, path.with_suffix(".yaml")
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes ``path`` (.safetensors) and its YAML, each atomically, the tensors first.
+
+    Raises:
+        WriteError: If the disk is full or not writable; older files are left as they were.
+    """
+    tensors_path, yaml_path = _paths(path)
+    flat = {
+        f"{prefix}.{name}": tensor.detach().contiguous().cpu().clone()
+        for prefix, group in checkpoint.tensors.items()
+        for name, tensor in group.items()
+    }
+    text = yaml.safe_dump(
+        {"recipe": checkpoint.recipe.model_dump(mode="json"), "progress": checkpoint.progress},
+        sort_keys=False,
+    )
+    # The pair must not be mixed from two saves: both carry the iteration.
+    stamp = {"iteration": str(checkpoint.progress.get("iteration", 0))}
+    temporary = [p.with_name(f".{p.name}.{os.getpid()}.tmp") for p in (tensors_path, yaml_path)]
+    try:
+        tensors_path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(flat, temporary[0], metadata=stamp)
+        temporary[1].write_text(text)
+        for source, target in zip(temporary, (tensors_path, yaml_path), strict=True):
+            os.replace(source, target)
+    except (OSError, SafetensorError) as error:
+        raise WriteError(
+            "cannot write checkpoint", got=f"{tensors_path}: {error}", hint="is the disk full?"
+        ) from error
+    finally:
+        for leftover in temporary:
+            leftover.unlink(missing_ok=True)
+
+
+def load(path: Path) -> Checkpoint:
+    """Reads a checkpoint file, or ``best`` of a run's folder.
+
+    Raises:
+        MissingFileError, CorruptFileError: With one line each.
+    """
+    tensors_path, yaml_path = _paths(path)
+    for part in (tensors_path, yaml_path):
+        if not part.is_file():
+            raise MissingFileError(
+                "no such checkpoint", got=str(part), hint="a checkpoint is .safetensors + .yaml"
+            )
+    try:
+        raw = yaml.safe_load(yaml_path.read_text())
+        recipe, progress = raw["recipe"], raw["progress"]
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as error:
+        raise CorruptFileError("not a checkpoint's YAML", got=str(yaml_path)) from error
+    groups: dict[str, dict[str, Tensor]] = {}
+    try:
+        with safe_open(tensors_path, framework="pt") as reader:
+            for key in reader.keys():  # noqa: SIM118 - not a mapping
+                prefix, _, name = key.partition(".")
+                groups.setdefault(prefix, {})[name] = reader.get_tensor(key)
+            stamp = (reader.metadata() or {}).get("iteration")
+    except (SafetensorError, OSError) as error:
+        raise CorruptFileError(
+            "checkpoint cannot be read", got=f"{tensors_path}: {str(error).splitlines()[0]}"
+        ) from error
+    if "model" not in groups and "ema" not in groups:
+        raise CorruptFileError("not a checkpoint of this project", got=str(tensors_path))
+    if stamp != str(progress.get("iteration", 0)):
+        raise CorruptFileError(
+            f"{tensors_path.name} is of iteration {stamp}, "
+            f"{yaml_path.name} of {progress.get('iteration')}",
+            hint="the two were not saved together",
+        )
+    return Checkpoint(parse_recipe(recipe, yaml_path.name), groups, progress)
+
+
+def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Loads weights, naming the first mismatch.
+
+    The meta-selection net may be missing on either side: it is not part of detection.
+
+    Raises:
+        InvalidValueError: If a tensor is missing, unexpected or of another shape.
+    """
+    own = module.state_dict()
+    for name, tensor in own.items():
+        if name not in weights:
+            if name.startswith("meta."):
+                continue
+            raise InvalidValueError(
+                f"checkpoint {source} does not fit the recipe: it lacks {name}",
+                hint="was the recipe's model section changed?",
+            )
+        if weights[name].shape != tensor.shape:
+            raise InvalidValueError(
+                f"checkpoint {source} does not fit the recipe: {name} has shape "
+                f"{list(weights[name].shape)}, the recipe's network {list(tensor.shape)}"
+            )
+    extra = [n for n in weights if n not in own and not n.startswith("meta.")]
+    if extra:
+        raise InvalidValueError(
+            f"checkpoint {source} does not fit the recipe: unexpected {extra[0]}",
+            hint="was the recipe's model section changed?",
+        )
+    module.load_state_dict({n: t for n, t in weights.items() if n in own}, strict=False)

@@ -1,0 +1,77 @@
+"""``trt-afdet export``: a checkpoint in, the canonical model.onnx out."""
+
+from __future__ import annotations
+
+import argparse
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+SUMMARY = "turn a checkpoint into the canonical model.onnx"
+
+EPILOG = """\
+examples:
+  trt-afdet export runs/doom
+  trt-afdet export runs/doom/best.safetensors -o model.onnx --frames pictures/
+  trt-afdet export runs/doom --batch 1 --nms-iou 0.6
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CKPT", help="a .safetensors file or a run's folder"
+    )
+    parser.add_argument(
+        "-o", "--out", type=Path, help="ONNX file (default: model.onnx beside the checkpoint)"
+    )
+    parser.add_argument(
+        "--frames",
+        type=Path,
+        help="picture, folder or video for the parity check (default: the shipped clip)",
+    )
+    parser.add_argument(
+        "--num-frames", type=int, default=8, help="frames of the parity check (default: 8)"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=None, help="fix the batch size (default: dynamic)"
+    )
+    parser.add_argument("--score-threshold", type=float, help="store this score threshold")
+    parser.add_argument("--nms-iou", type=float, help="store this NMS IoU")
+    parser.add_argument("--max-detections", type=int, help="store this maximum of detections")
+
+
+def run(args: argparse.Namespace) -> int:
+    from trt_afdet.errors import InvalidValueError
+    from trt_afdet.media import open_source
+
+    for option in ("num_frames", "batch"):
+        value = getattr(args, option)
+        if value is not None and value < 1:
+            raise InvalidValueError(f"--{option.replace('_', '-')} must be at least 1", got=value)
+    clip = Path(__file__).parents[2] / "trt_afdet" / "assets" / "clip.mp4"
+    source = args.frames or clip
+    with open_source(source) as media:
+        frames = [frame.image for frame in islice(media, args.num_frames)]
+
+    from afdet_train.export import TOLERANCE, export_checkpoint
+
+    out = args.out or (
+        args.checkpoint / "model.onnx"
+        if args.checkpoint.is_dir()
+        else args.checkpoint.with_name("model.onnx")
+    )
+    changes: dict[str, Any] = {
+        name: getattr(args, name)
+        for name in ("score_threshold", "nms_iou", "max_detections")
+        if getattr(args, name) is not None
+    }
+    parity = export_checkpoint(
+        args.checkpoint, out, frames, batch=args.batch, spec_changes=changes
+    )
+    name, difference = parity.worst
+    print(
+        f"{out}: {out.stat().st_size / 1e6:.1f} MB, equal to torch on {parity.frames} frames "
+        f"(worst tensor {name}: {difference:.1e} relative, limit {TOLERANCE:.0e})"
+    )
+    return 0

@@ -1,0 +1,55 @@
+"""``trt-afdet train``: a recipe in, a checkpoint out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+SUMMARY = "train a detector from a recipe"
+
+EPILOG = """\
+examples:
+  trt-afdet train train/recipes/doom.yaml --out runs/doom
+  trt-afdet train train/recipes/voc-step1.yaml data.train=VOCdevkit optim.lr=5e-4
+  trt-afdet train train/recipes/doom.yaml --out runs/doom --resume
+  torchrun --nproc-per-node 4 -m afdet_train train/recipes/coco-step1.yaml --out runs/coco
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml", help="what to train and how")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="recipe values, e.g. optim.lr=5e-4"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=None, help="folder of the run (default: runs/<recipe name>)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint in --out"
+    )
+    parser.add_argument(
+        "--backbone-weights", metavar="FILE", help="short for model.backbone.weights=FILE"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    # torch takes seconds to import: not before the recipe is known to be good.
+    from afdet_train.config import load_recipe
+
+    overrides = list(args.overrides)
+    if args.backbone_weights:
+        overrides.append(f"model.backbone.weights={args.backbone_weights}")
+    recipe = load_recipe(args.recipe, overrides)
+    out = args.out or Path("runs") / args.recipe.stem
+
+    from afdet_train.fit import fit
+
+    try:
+        best = fit(recipe, out, resume=args.resume)
+    except KeyboardInterrupt:
+        print(f"stopped; go on with: trt-afdet train {args.recipe} --out {out} --resume")
+        return 130
+    metrics = "  ".join(f"{n.upper()} {v:.4f}" for n, v in best.items() if n != "epoch")
+    print(f"checkpoint {out / 'best.safetensors'}  {metrics}".rstrip())
+    return 0

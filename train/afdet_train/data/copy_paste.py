@@ -1,0 +1,165 @@
+"""Copy-Paste: objects of another picture, cut out by their masks, pasted into this one.
+
+Used in the last row of the paper's Table 6. Needs data with masks (COCO segmentations).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from trt_afdet.datasets import Dataset, Record
+from trt_afdet.errors import CorruptFileError, InvalidValueError
+
+#: Range of the pasted objects' size factor, drawn log-uniformly.
+SCALE = (0.5, 1.5)
+#: An object of the picture below which less than this share is left uncovered loses its label.
+MIN_LEFT = 0.3
+
+Mask = npt.NDArray[np.uint8]
+
+
+def decode_mask(segmentation: Any, height: int, width: int) -> Mask:
+    """A COCO segmentation (polygons, RLE as counts or as text) as a uint8 mask [H, W] of 0 and 1.
+
+    Raises:
+        CorruptFileError: If it is none of these.
+    """
+    mask = np.zeros((height, width), np.uint8)
+    if isinstance(segmentation, list) and segmentation:
+        polygons = [np.asarray(p, np.float32).reshape(-1, 2) for p in segmentation]
+        # Shift 4: polygon corners keep a sixteenth of a pixel.
+        cv2.fillPoly(mask, [np.round(p * 16).astype(np.int32) for p in polygons], 1, shift=4)
+        return mask
+    if isinstance(segmentation, dict) and "counts" in segmentation:
+        counts = segmentation["counts"]
+        if isinstance(counts, list):
+            values = np.repeat(np.arange(len(counts)) % 2, counts).astype(np.uint8)
+            if values.size == height * width:
+                return np.ascontiguousarray(values.reshape(width, height).T)
+        else:
+            from faster_coco_eval.core import mask as rle
+
+            return np.asarray(rle.decode(segmentation), np.uint8)
+    raise CorruptFileError("a segmentation is neither polygons nor RLE", got=str(segmentation)[:60])
+
+
+def _uniform(low: float, high: float) -> float:
+    return low + (high - low) * float(torch.rand(()))
+
+
+class CopyPaste:
+    """Pastes a random half of another picture's objects.
+
+    Args:
+        dataset: Where pictures and masks come from.
+        probability: Share of pictures that get something pasted.
+
+    Raises:
+        InvalidValueError: If it is asked for and the data has no masks.
+    """
+
+    def __init__(self, dataset: Dataset, probability: float) -> None:
+        self.dataset = dataset
+        self.probability = probability
+        self.sources = [
+            i for i, r in enumerate(dataset.records) if any(s is not None for s in r.segmentations)
+        ] if probability > 0 else []
+        if probability > 0 and not self.sources:
+            raise InvalidValueError(
+                "augment.copy_paste needs masks, and the training data has none",
+                got=dataset.name,
+                hint="set augment.copy_paste=0",
+            )
+
+    def __call__(
+        self, record: Record, frame: npt.NDArray[np.uint8]
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """A picture with its boxes and labels, maybe with objects pasted in.
+
+        Args:
+            record: The picture's record.
+            frame: BGR uint8 [H, W, 3]; left as it is.
+
+        Returns:
+            The picture, boxes float32 [N, 4] x1 y1 x2 y2, labels int64 [N].
+        """
+        keep = ~record.ignored
+        boxes, labels = record.boxes[keep], record.labels[keep]
+        if not self.sources or float(torch.rand(())) >= self.probability:
+            return frame, boxes, labels
+        source = self.dataset.records[self.sources[int(torch.randint(len(self.sources), ()))]]
+        pasted, masks, new_labels = self._objects(source, frame.shape[:2])
+        if not masks:
+            return frame, boxes, labels
+        cover = np.maximum.reduce(masks)
+        out = np.where(cover[..., None] > 0, pasted, frame)
+        boxes, labels = _uncovered(record, keep, cover)
+        new_boxes = np.array([_tight(m) for m in masks], np.float32)
+        return (
+            out,
+            np.concatenate([boxes, new_boxes]),
+            np.concatenate([labels, np.array(new_labels, np.int64)]),
+        )
+
+    def _objects(
+        self, source: Record, size: tuple[int, int]
+    ) -> tuple[npt.NDArray[np.uint8], list[Mask], list[int]]:
+        """The source picture moved, scaled and maybe mirrored onto the target's size."""
+        picture = self.dataset.read_image(source)
+        height, width = size
+        scale = float(np.exp(_uniform(*np.log(SCALE))))
+        scale *= min(height / picture.shape[0], width / picture.shape[1])
+        span_x, span_y = width - scale * picture.shape[1], height - scale * picture.shape[0]
+        shift_x, shift_y = _uniform(0, 1) * span_x, _uniform(0, 1) * span_y
+        matrix = np.array([[scale, 0, shift_x], [0, scale, shift_y]])
+        if float(torch.rand(())) < 0.5:
+            matrix[0] = [-scale, 0, shift_x + scale * picture.shape[1]]
+
+        def place(image: npt.NDArray[np.uint8], flags: int) -> npt.NDArray[np.uint8]:
+            return np.asarray(cv2.warpAffine(image, matrix, (width, height), flags=flags))
+
+        masks, labels = [], []
+        for segmentation, label, ignored in zip(
+            source.segmentations, source.labels, source.ignored, strict=True
+        ):
+            if segmentation is None or ignored or float(torch.rand(())) < 0.5:
+                continue
+            mask = place(decode_mask(segmentation, *picture.shape[:2]), cv2.INTER_NEAREST)
+            if mask.any():
+                masks.append(mask)
+                labels.append(int(label))
+        return place(picture, cv2.INTER_LINEAR), masks, labels
+
+
+def _tight(mask: Mask) -> tuple[int, int, int, int]:
+    """x1 y1 x2 y2 of the set pixels, right and bottom edge exclusive."""
+    x, y, w, h = cv2.boundingRect(mask)
+    return x, y, x + w, y + h
+
+
+def _uncovered(
+    record: Record, keep: npt.NDArray[np.bool_], cover: Mask
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """The record's own objects after pasting: boxes tightened to what is left of their masks."""
+    boxes, labels = [], []
+    for index in np.flatnonzero(keep):
+        box, label = record.boxes[index], record.labels[index]
+        segmentation = record.segmentations[index]
+        if segmentation is None:
+            whole = np.zeros_like(cover)
+            x1, y1, x2, y2 = np.round(box).astype(int)
+            whole[y1:y2, x1:x2] = 1
+        else:
+            whole = decode_mask(segmentation, *cover.shape)
+        left = whole * (cover == 0)
+        if left.sum() < MIN_LEFT * max(1, whole.sum()):
+            continue
+        untouched = segmentation is None or left.sum() == whole.sum()
+        boxes.append(box if untouched else np.array(_tight(left), np.float32))
+        labels.append(label)
+    return np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64)

@@ -1,0 +1,3 @@
+"""A detection dataset filmed in Doom: ViZDoom's camera, Freedoom's maps, exact boxes."""
+
+from __future__ import annotations

@@ -1,0 +1,161 @@
+"""Writing a filmed split as a COCO dataset: pictures first, the annotations file last."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from afdet_train.data.doom.classes import NAMES
+from afdet_train.data.doom.film import Frame, film
+from afdet_train.data.doom.maps import WAD, maps_of
+from afdet_train.data.doom.world import check_resolution, require_vizdoom
+from trt_afdet.errors import InvalidValueError, WriteError
+
+
+def annotations_path(out: Path, split: str) -> Path:
+    """Where the COCO file of a split goes."""
+    return out / "annotations" / f"instances_{split}.json"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all; `WriteError` on a full disk."""
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", dir=path.parent, prefix=path.name, suffix=".part", delete=False
+        ) as file:
+            temporary = file.name
+            json.dump(value, file, separators=(",", ":"))
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise WriteError(f"cannot write {path}", got=error, hint="is the disk full?") from error
+
+
+def categories() -> list[dict[str, Any]]:
+    """COCO categories: id is the class index plus one."""
+    return [{"id": i + 1, "name": name, "supercategory": "doom"} for i, name in enumerate(NAMES)]
+
+
+def to_coco(frames: list[Frame], info: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
+    """A COCO ``instances`` dictionary of filmed frames, numbered from 0 in their order."""
+    width, height = size
+    images = [
+        {
+            "id": i,
+            "file_name": frame.file_name,
+            "width": width,
+            "height": height,
+            "map": frame.map_name,
+        }
+        for i, frame in enumerate(frames)
+    ]
+    annotations: list[dict[str, Any]] = []
+    for i, frame in enumerate(frames):
+        for class_id, x, y, w, h, area in frame.objects:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": i,
+                    "category_id": class_id + 1,
+                    "bbox": [x, y, w, h],
+                    "area": area,
+                    "iscrowd": 0,
+                }
+            )
+    return {
+        "info": info,
+        "licenses": [
+            {"id": 1, "name": "Freedoom, modified BSD", "url": "https://freedoom.github.io"}
+        ],
+        "images": images,
+        "annotations": annotations,
+        "categories": categories(),
+    }
+
+
+def check_request(out: Path, split: str, frames: int, seed: int, workers: int, force: bool) -> None:
+    """Refuse bad arguments before anything is written."""
+    maps_of(split)
+    for name, value, least in (
+        ("--frames", frames, 1),
+        ("--workers", workers, 1),
+        ("--seed", seed, 0),
+    ):
+        if value < least:
+            raise InvalidValueError(f"{name} is too small", got=value, hint=f"at least {least}")
+    if out.exists() and not out.is_dir():
+        raise InvalidValueError("OUT is not a folder", got=out)
+    target = annotations_path(out, split)
+    if target.exists() and not force:
+        raise InvalidValueError(
+            "the dataset exists already", got=target, hint="add --force to film it anew"
+        )
+
+
+def film_dataset(
+    out: Path,
+    split: str,
+    frames: int,
+    seed: int,
+    workers: int = 1,
+    resolution: str = "800x600",
+    force: bool = False,
+    on_progress: Callable[[int], None] | None = None,
+) -> dict[str, Any]:
+    """Film a split into folder `out` and return its COCO dictionary.
+
+    Args:
+        out: Gets ``images/SPLIT/*.jpg`` and ``annotations/instances_SPLIT.json``.
+        split: ``train``, ``val`` or ``test``.
+        frames: How many pictures.
+        seed: Same seed, same bytes, whatever the number of workers.
+        workers: Processes.
+        resolution: ``WxH``, one of `world.RESOLUTIONS`.
+        force: Replace an existing split.
+        on_progress: Called with the number of new frames.
+
+    Raises:
+        InvalidValueError: A bad argument, or the split exists and `force` is false.
+        WriteError: The pictures or the annotations cannot be written.
+    """
+    check_request(out, split, frames, seed, workers, force)
+    size = check_resolution(resolution)
+    require_vizdoom()
+    images = out / "images" / split
+    part = images.with_name(f".{split}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise WriteError(f"cannot write to {out}", got=error) from error
+    done: list[Frame] = []
+    try:
+        for chunk in film(part, split, frames, seed, workers, resolution):
+            done += chunk
+            if on_progress:
+                on_progress(len(chunk))
+        # An annotations file must never describe pictures of another run: it goes first.
+        annotations_path(out, split).unlink(missing_ok=True)
+        shutil.rmtree(images, ignore_errors=True)
+        part.replace(images)
+    except OSError as error:
+        raise WriteError(f"cannot write to {out}", got=error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    info = {
+        "description": f"Freedoom ({WAD}) filmed with ViZDoom, split {split}",
+        "split": split,
+        "seed": seed,
+        "maps": list(maps_of(split)),
+    }
+    coco = to_coco(done, info, size)
+    write_json(annotations_path(out, split), coco)
+    return coco

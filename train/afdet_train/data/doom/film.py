@@ -1,0 +1,155 @@
+"""Filming a split: fixed chunks of frames, each with its own seed, over several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from afdet_train.data.doom.camera import take_shot
+from afdet_train.data.doom.classes import CLASSES
+from afdet_train.data.doom.maps import SPLITS, maps_of
+from afdet_train.data.doom.rules import EMPTY_SHARE
+from afdet_train.data.doom.world import open_world
+from trt_afdet.errors import RunError, WriteError
+
+#: Frames of one visit to a map. Part of the data's definition: another value, other pictures.
+CHUNK = 25
+JPEG_QUALITY = 90
+#: Shares of the visits: skill levels 1 to 5, and monsters that notice the camera.
+_SKILLS = (0.1, 0.15, 0.25, 0.4, 0.1)
+_AWAKE = 0.3
+#: Fresh starts of a map that gives no picture, before giving up.
+_RESTARTS = 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """One chunk of a run."""
+
+    split: str
+    seed: int
+    chunk: int
+    frames: int
+    resolution: str
+    images: Path
+    scratch: Path
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One written picture: file name, and (class id, x, y, w, h, visible area) per object."""
+
+    file_name: str
+    map_name: str
+    objects: tuple[tuple[int, int, int, int, int, int], ...]
+
+
+def sequence(split: str, seed: int, *key: int) -> np.random.SeedSequence:
+    """The seed of one part of a run; differs between splits of the same `seed`."""
+    return np.random.SeedSequence([seed, list(SPLITS).index(split), *key])
+
+
+def map_of_chunk(split: str, seed: int, chunk: int) -> str:
+    """The map of a chunk: all maps of the split in turn, in a new order each round."""
+    maps = maps_of(split)
+    turn, place = divmod(chunk, len(maps))
+    order = np.random.default_rng(sequence(split, seed, 1, turn)).permutation(len(maps))
+    return maps[int(order[place])]
+
+
+def film_chunk(job: Job) -> list[Frame]:
+    """Film one chunk, write its JPEGs, and return what is in them."""
+    map_name = map_of_chunk(job.split, job.seed, job.chunk)
+    rng = np.random.default_rng(sequence(job.split, job.seed, 2, job.chunk))
+    frames: list[Frame] = []
+    counts = np.zeros(len(CLASSES))
+    for _ in range(_RESTARTS):
+        skill = 1 + int(rng.choice(len(_SKILLS), p=_SKILLS))
+        awake = bool(rng.random() < _AWAKE)
+        with open_world(
+            map_name,
+            seed=int(rng.integers(1, 2**31)),
+            skill=skill,
+            awake=awake,
+            resolution=job.resolution,
+            folder=job.scratch,
+        ) as world:
+            while len(frames) < job.frames:
+                shot = take_shot(world, counts, bool(rng.random() < EMPTY_SHARE), rng)
+                if shot is None:
+                    break
+                index = job.chunk * CHUNK + len(frames)
+                name = f"{job.split}_{job.seed}_{index:06d}.jpg"
+                _write_jpeg(job.images / name, shot.image)
+                for box in shot.boxes:
+                    counts[box.class_id] += 1
+                frames.append(
+                    Frame(name, map_name, tuple((b.class_id, *b.xywh, b.area) for b in shot.boxes))
+                )
+        if len(frames) == job.frames:
+            return frames
+    raise RunError(
+        "no picture could be taken", got=map_name, hint="try another --seed, and report this one"
+    )
+
+
+def _write_jpeg(path: Path, image: np.ndarray) -> None:
+    import cv2
+
+    ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    try:
+        if not ok:
+            raise OSError("JPEG encoding failed")
+        path.write_bytes(data.tobytes())
+    except OSError as error:
+        raise WriteError(f"cannot write {path}", got=error, hint="is the disk full?") from error
+
+
+def _start_worker(scratch: str) -> None:
+    """Set a worker up: its own folder, one thread, deaf to Ctrl-C."""
+    import cv2
+
+    # Ctrl-C reaches every process of the terminal; the parent alone decides. Doom inherits this.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(1)
+    os.chdir(tempfile.mkdtemp(dir=scratch))
+
+
+def film(
+    images: Path, split: str, frames: int, seed: int, workers: int, resolution: str
+) -> Iterator[list[Frame]]:
+    """Film `frames` pictures of a split into folder `images`; yields chunks in order.
+
+    The pictures depend on the split, seed, frames' index and resolution only, not on `workers`.
+    """
+    scratch = Path(tempfile.mkdtemp(prefix="afdet-doom-"))
+    jobs = [
+        Job(split, seed, c, min(CHUNK, frames - c * CHUNK), resolution, images, scratch)
+        for c in range(-(-frames // CHUNK))
+    ]
+    pool = ProcessPoolExecutor(
+        min(workers, len(jobs)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(str(scratch),),
+    )
+    try:
+        yield from pool.map(film_chunk, jobs)
+    except BrokenProcessPool as error:
+        raise RunError(
+            "a worker died", got=str(error), hint="is there enough memory? try fewer --workers"
+        ) from error
+    finally:
+        # Chunks in progress take a second or two; the rest is dropped.
+        pool.shutdown(cancel_futures=True)
+        shutil.rmtree(scratch, ignore_errors=True)

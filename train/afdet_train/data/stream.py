@@ -1,0 +1,184 @@
+"""From a dataset on disk to training batches.
+
+The samples of a run form one endless stream: position q holds picture ``permutation(q // n)[q % n]``
+and every random choice about it derives from (seed, q). A batch is a slice of the stream, so a run
+can be cut at any iteration, split over any number of workers or ranks, and goes on bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Dataset as TorchDataset
+from torchvision import tv_tensors
+
+from afdet_train.config import Recipe
+from afdet_train.data.augment import geometric, photometric
+from afdet_train.data.copy_paste import CopyPaste
+from trt_afdet.datasets import Dataset
+from trt_afdet.errors import InvalidValueError
+from trt_afdet.preprocess import letterbox
+from trt_afdet.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One training picture.
+
+    Attributes:
+        image: uint8 [H, W, 3], letterboxed, in the spec's channel order.
+        boxes: float32 [G, 4], x1 y1 x2 y2 in input pixels.
+        labels: int64 [G].
+        name: The picture's file, for messages.
+    """
+
+    image: Tensor
+    boxes: Tensor
+    labels: Tensor
+    name: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples side by side; ``images`` is uint8 [N, H, W, 3]."""
+
+    images: Tensor
+    boxes: list[Tensor]
+    labels: list[Tensor]
+    names: list[str]
+
+    def pin_memory(self) -> Batch:
+        return Batch(
+            self.images.pin_memory(),
+            [b.pin_memory() for b in self.boxes],
+            [x.pin_memory() for x in self.labels],
+            self.names,
+        )
+
+
+def collate(samples: list[Sample]) -> Batch:
+    return Batch(
+        torch.stack([s.image for s in samples]),
+        [s.boxes for s in samples],
+        [s.labels for s in samples],
+        [s.name for s in samples],
+    )
+
+
+def position_seed(seed: int, position: int) -> int:
+    """A well-mixed 63-bit seed for one position of the stream."""
+    return int(np.random.SeedSequence([seed, position]).generate_state(1, np.uint64)[0] >> 1)
+
+
+class TrainingPictures(TorchDataset[Sample]):
+    """Pictures with augmentation, addressed by position in the stream."""
+
+    def __init__(self, dataset: Dataset, recipe: Recipe, spec: ModelSpec) -> None:
+        if not len(dataset.records):
+            raise InvalidValueError("the training data has no pictures", got=dataset.name)
+        self.dataset = dataset
+        self.spec = spec
+        self.seed = recipe.train.seed
+        self.min_side = recipe.data.min_side
+        self.min_visible = recipe.augment.min_visible
+        self.geometric = geometric(recipe.augment, spec.pad_value)
+        self.photometric = photometric(recipe.augment)
+        self.copy_paste = CopyPaste(dataset, recipe.augment.copy_paste)
+        self._round = -1
+        self._order: Tensor | None = None
+
+    def _index(self, position: int) -> int:
+        count = len(self.dataset.records)
+        if self._order is None or position // count != self._round:
+            self._round = position // count
+            generator = torch.Generator().manual_seed(position_seed(self.seed + 1, self._round))
+            self._order = torch.randperm(count, generator=generator)
+        return int(self._order[position % count])
+
+    def __getitem__(self, position: int) -> Sample:
+        record = self.dataset.records[self._index(position)]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(position_seed(self.seed, position))
+            # VOC's difficult objects and COCO's crowds are no training targets.
+            frame, boxes, labels = self.copy_paste(record, self.dataset.read_image(record))
+            return self._augment(frame, boxes, labels, str(record.path))
+
+    def _augment(
+        self, frame: np.ndarray, boxes: np.ndarray, labels: np.ndarray, name: str
+    ) -> Sample:
+        if self.spec.color_order == "RGB":
+            frame = np.ascontiguousarray(frame[:, :, ::-1])
+        image = tv_tensors.Image(torch.from_numpy(frame).permute(2, 0, 1))
+        # Clamping is left to the end: how much of a box is still visible must be known.
+        truth = tv_tensors.BoundingBoxes(  # type: ignore[call-arg]
+            torch.from_numpy(np.ascontiguousarray(boxes, np.float32)).reshape(-1, 4),
+            format=tv_tensors.BoundingBoxFormat.XYXY,
+            canvas_size=frame.shape[:2],
+            clamping_mode=None,
+        )
+        image, truth = self.geometric(image, truth)
+        view = image.permute(1, 2, 0).contiguous().numpy()
+        canvas, box = letterbox(view, self.spec.height, self.spec.width, self.spec.pad_value)
+        whole = truth.as_subclass(torch.Tensor)
+        limit = torch.tensor([view.shape[1], view.shape[0]] * 2, dtype=torch.float32)
+        clipped = torch.minimum(whole.clamp(min=0), limit)
+        area = (whole[:, 2:] - whole[:, :2]).prod(dim=1)
+        left = (clipped[:, 2:] - clipped[:, :2]).clamp(min=0).prod(dim=1)
+        placed = torch.from_numpy(box.to_input(clipped.numpy())).reshape(-1, 4)
+        sides = placed[:, 2:] - placed[:, :2]
+        keep = (left >= self.min_visible * area) & (sides >= self.min_side).all(dim=1)
+        coloured = self.photometric(tv_tensors.Image(torch.from_numpy(canvas).permute(2, 0, 1)))
+        return Sample(
+            image=coloured.as_subclass(torch.Tensor).permute(1, 2, 0).contiguous(),
+            boxes=placed[keep],
+            labels=torch.from_numpy(np.asarray(labels, np.int64))[keep],
+            name=name,
+        )
+
+
+class StreamBatches(Sampler[list[int]]):
+    """Positions of this rank's share of each batch, from ``start`` to ``stop`` (iterations)."""
+
+    def __init__(self, start: int, stop: int, batch_size: int, rank: int, world: int) -> None:
+        self.start, self.stop = start, stop
+        self.batch_size = batch_size
+        self.share = batch_size // world
+        self.rank = rank
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for iteration in range(self.start, self.stop):
+            first = iteration * self.batch_size + self.rank * self.share
+            yield list(range(first, first + self.share))
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
+
+
+def _single_thread(_: int) -> None:
+    # Workers run beside the training step: one thread each, or they fight over the cores.
+    import cv2
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def batches(
+    pictures: TrainingPictures, recipe: Recipe, start: int, stop: int, rank: int, world: int
+) -> DataLoader[Batch]:
+    """A loader of the batches ``start`` to ``stop`` of the stream."""
+    workers = recipe.data.workers
+    return DataLoader(
+        pictures,
+        batch_sampler=StreamBatches(start, stop, recipe.train.batch_size, rank, world),
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_single_thread,
+        prefetch_factor=4 if workers else None,
+        multiprocessing_context="forkserver" if workers else None,
+    )

@@ -1,0 +1,220 @@
+"""Checkpoint to canonical ONNX: ten raw head tensors, no decode, no NMS, the spec inside."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from afdet_train import checkpoint as checkpoints
+from afdet_train.evaluate import TorchBackend
+from afdet_train.model.network import AnchorFreeDetector, build_network, model_spec
+from trt_afdet.errors import InvalidValueError, RunError, WriteError
+from trt_afdet.preprocess import preprocess
+from trt_afdet.spec import METADATA_KEY, ModelSpec
+
+#: Largest difference between torch and ONNX Runtime, relative to a tensor's largest magnitude.
+TOLERANCE = 1e-3
+
+#: The oldest opset torch's exporter writes without a converter.
+OPSET = 18
+
+#: Layers of a canonical file: what ONNX Runtime and every TensorRT read without a plugin.
+_UNEXPORTABLE = ("_dcn",)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far ONNX Runtime's outputs are from torch's.
+
+    Attributes:
+        differences: Output name -> largest absolute difference over the tensor's largest magnitude.
+        frames: Number of frames compared.
+    """
+
+    differences: dict[str, float]
+    frames: int
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        return max(self.differences.items(), key=lambda item: item[1])
+
+
+class _FlatOutputs(nn.Module):
+    """The detector with its ten outputs as a flat tuple in ``spec.output_names`` order."""
+
+    def __init__(self, detector: AnchorFreeDetector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.detector(images)
+        return (*outputs.logits, *outputs.distances)
+
+
+def to_onnx(detector: AnchorFreeDetector, spec: ModelSpec, *, batch: int | None = None) -> Any:
+    """The detector as a checked, simplified ``onnx.ModelProto`` with the spec in its metadata.
+
+    Args:
+        detector: In eval mode, on the CPU.
+        spec: Stored under ``trt_afdet.spec``.
+        batch: A fixed batch size; None for a dynamic one.
+
+    Raises:
+        RunError: If a step of the conversion fails.
+    """
+    import onnx
+    import onnxsim
+
+    example = torch.zeros(batch or 2, 3, spec.height, spec.width)
+    dynamic = None if batch else ({0: torch.export.Dim("batch")},)
+    # The exporter narrates on stdout and by warnings; what it says is shown only if it fails.
+    chatter = io.StringIO()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(chatter), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                _FlatOutputs(detector),
+                (example,),
+                input_names=["images"],
+                output_names=list(spec.output_names),
+                dynamic_shapes=dynamic,
+                opset_version=OPSET,
+                dynamo=True,
+                optimize=True,
+                verbose=False,
+            )
+            assert program is not None
+            model, ok = onnxsim.simplify(program.model_proto)
+    except Exception as error:
+        raise RunError(
+            "the network cannot be exported to ONNX", got=str(error).strip().splitlines()[0]
+        ) from error
+    if not ok:
+        raise RunError("onnxsim changed the network's outputs")
+    del model.metadata_props[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]  # stack traces with paths of this machine
+        node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        del value.metadata_props[:]
+    for tensor in model.graph.initializer:
+        del tensor.metadata_props[:]
+    del model.graph.metadata_props[:]
+    del model.functions[:]
+    onnx.helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
+    model.producer_name, model.producer_version = "trt-afdet", _version()
+    if batch is None:
+        _name_batch(model)
+    onnx.checker.check_model(model, full_check=True)
+    return onnx.shape_inference.infer_shapes(model, strict_mode=True)
+
+
+def _version() -> str:
+    from trt_afdet import __version__
+
+    return __version__
+
+
+def _name_batch(model: Any) -> None:
+    """The batch dimension is called N everywhere it is not a number."""
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_param = "N"
+    del model.graph.value_info[:]
+
+
+def check_parity(
+    detector: AnchorFreeDetector, onnx_path: Path, spec: ModelSpec, frames: list[np.ndarray]
+) -> Parity:
+    """Runs the same frames through torch and through ONNX Runtime.
+
+    Args:
+        frames: BGR uint8 pictures; real ones, so that activations have their real sizes.
+    """
+    from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend
+
+    worst = dict.fromkeys(spec.output_names, 0.0)
+    torch_backend = TorchBackend(detector, spec, torch.device("cpu"))
+    with OnnxRuntimeBackend(onnx_path) as onnx_backend:
+        for start in range(0, len(frames), 4):
+            images, _ = preprocess(frames[start : start + 4], spec)
+            if onnx_backend.batch_size:
+                images = _fill(images, onnx_backend.batch_size)
+            pairs = zip(torch_backend.infer(images), onnx_backend.infer(images), strict=True)
+            for name, (ours, theirs) in zip(spec.output_names, pairs, strict=True):
+                scale = max(float(np.abs(ours).max()), 1e-6)
+                difference = float(np.abs(ours - theirs).max()) / scale
+                # NaN must not pass as "not larger".
+                worst[name] = max(worst[name], difference if difference == difference else np.inf)
+    return Parity(worst, len(frames))
+
+
+def _fill(images: npt.NDArray[np.float32], batch: int) -> npt.NDArray[np.float32]:
+    return images[np.arange(batch) % len(images)]
+
+
+def export_checkpoint(
+    checkpoint: Path,
+    out: Path,
+    frames: list[np.ndarray],
+    *,
+    batch: int | None = None,
+    spec_changes: dict[str, Any] | None = None,
+) -> Parity:
+    """Writes the canonical ONNX of a checkpoint, unless it differs from torch.
+
+    Args:
+        checkpoint: A .safetensors file or a run's folder.
+        out: The .onnx file; appears only once it is checked.
+        frames: BGR uint8 pictures for the parity check.
+        batch: A fixed batch size; None for a dynamic one.
+        spec_changes: Values of the spec to store instead of the defaults.
+
+    Raises:
+        AfdetError: If the checkpoint is bad, the conversion fails, a tensor differs by more than
+            :data:`TOLERANCE`, or the file cannot be written.
+    """
+    if not frames:
+        raise InvalidValueError("the parity check needs at least one frame")
+    saved = checkpoints.load(checkpoint)
+    if saved.recipe.model.backbone.name.endswith(_UNEXPORTABLE):
+        raise InvalidValueError(
+            "deformable convolutions have no exporter to ONNX",
+            got=saved.recipe.model.backbone.name,
+            hint="deploy the same backbone without _dcn",
+        )
+    detector = build_network(saved.recipe.model, load_weights=False).eval()
+    checkpoints.load_weights(detector, saved.weights, str(checkpoint))
+    spec = model_spec(saved.recipe.model).replace(**(spec_changes or {}))
+    model = to_onnx(detector, spec, batch=batch)
+    temporary = out.with_name(f".{out.stem}.{os.getpid()}.tmp.onnx")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(model.SerializeToString())
+        parity = check_parity(detector, temporary, spec, frames)
+        name, difference = parity.worst
+        if difference > TOLERANCE:
+            raise RunError(
+                f"ONNX Runtime differs from torch: worst tensor {name} by {difference:.2e} "
+                f"relative, limit {TOLERANCE:.0e}"
+            )
+        os.replace(temporary, out)
+    except OSError as error:
+        if isinstance(error, WriteError):
+            raise
+        raise WriteError("cannot write the ONNX file", got=f"{out}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return parity

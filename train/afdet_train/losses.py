@@ -1,0 +1,173 @@
+"""Losses (paper Eq. 6 and 7), on logits, in FP32, normalised over all ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from afdet_train.config import LossConfig, TargetConfig
+from afdet_train.model import HeadOutputs
+from afdet_train.targets import (
+    Boxes,
+    PointGrid,
+    Positives,
+    assign,
+    find_positives,
+    select_levels,
+)
+
+_IOU_EPS = 1e-7
+
+
+def focal_negative(logits: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Focal loss of each logit towards 0: (1 - alpha) p^gamma (-ln(1 - p))."""
+    return (1 - alpha) * torch.sigmoid(logits).pow(gamma) * F.softplus(logits)
+
+
+def focal_positive(logits: Tensor, alpha: float, gamma: float) -> Tensor:
+    """Focal loss of each logit towards 1: alpha (1 - p)^gamma (-ln p)."""
+    return alpha * torch.sigmoid(-logits).pow(gamma) * F.softplus(-logits)
+
+
+def iou_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """-ln IoU of two boxes seen from the same point (UnitBox).
+
+    Args:
+        predicted, target: [M, 4] distances l t r b, same units.
+
+    Returns:
+        [M], -ln((I + 1e-7) / (U + 1e-7)).
+    """
+    low = torch.minimum(predicted, target)
+    inter = (low[:, 0] + low[:, 2]).clamp(min=0) * (low[:, 1] + low[:, 3]).clamp(min=0)
+    area_p = (predicted[:, 0] + predicted[:, 2]) * (predicted[:, 1] + predicted[:, 3])
+    area_t = (target[:, 0] + target[:, 2]) * (target[:, 1] + target[:, 3])
+    union = area_p + area_t - inter
+    return -torch.log((inter + _IOU_EPS) / (union + _IOU_EPS))
+
+
+def flatten_heads(maps: list[Tensor]) -> Tensor:
+    """[N, C, h_l, w_l] of each level -> float32 [N, P, C], finest level first."""
+    return torch.cat([m.flatten(2) for m in maps], dim=2).transpose(1, 2).float()
+
+
+@dataclass(frozen=True)
+class LossParts:
+    """One step's losses.
+
+    Attributes:
+        total: Scalar to differentiate.
+        cls, box, meta: Its parts, detached, already weighted.
+        positives: Number of positive points on this rank.
+        dead: Share of positives with a box output of exactly zero on some side (dying ReLU).
+        levels: int64 [L]: how many boxes chose each level, for the log.
+    """
+
+    total: Tensor
+    cls: Tensor
+    box: Tensor
+    meta: Tensor
+    positives: int
+    dead: Tensor
+    levels: Tensor
+
+
+def _sum_over_ranks(value: Tensor) -> tuple[Tensor, int]:
+    if dist.is_available() and dist.is_initialized():
+        value = value.clone()
+        dist.all_reduce(value)
+        return value, dist.get_world_size()
+    return value, 1
+
+
+class DetectionLoss:
+    """Targets and losses of one batch.
+
+    Args:
+        grid: The points.
+        targets, losses: The recipe's sections.
+    """
+
+    def __init__(self, grid: PointGrid, targets: TargetConfig, losses: LossConfig) -> None:
+        self.grid = grid
+        self.targets = targets
+        self.losses = losses
+
+    @torch.no_grad()
+    def _select_levels(
+        self, logits: Tensor, distances: Tensor, boxes: Boxes, positives: Positives
+    ) -> Tensor:
+        """OFS: focal over all classes plus IoU loss of every pair, no centre weight."""
+        alpha, gamma = self.losses.focal_alpha, self.losses.focal_gamma
+        image = boxes.image[positives.box]
+        label = boxes.labels[positives.box]
+        at = logits[image, positives.point]  # [M, K]
+        own = at.gather(1, label[:, None])[:, 0]
+        focal = focal_negative(at, alpha, gamma).sum(dim=1)
+        focal += focal_positive(own, alpha, gamma) - focal_negative(own, alpha, gamma)
+        pair = focal + iou_loss(distances[image, positives.point], positives.distances)
+        return select_levels(pair, positives, len(boxes), len(self.grid.strides))
+
+    def __call__(
+        self, outputs: HeadOutputs, level_logits: Tensor | None, boxes: Boxes, *, soft: bool = True
+    ) -> LossParts:
+        """Losses of a batch.
+
+        Args:
+            outputs: The heads.
+            level_logits: [G, L] of the meta-selection net, None without it.
+            boxes: Ground truth.
+            soft: False: one-hot selection although the mode is soft (the first epochs, by flag).
+        """
+        alpha, gamma = self.losses.focal_alpha, self.losses.focal_gamma
+        logits = flatten_heads(outputs.logits)
+        distances = flatten_heads(outputs.distances)
+        found = find_positives(boxes, self.grid, self.targets)
+        selected = self._select_levels(logits, distances, boxes, found)
+        level_weight = None
+        if self.targets.soft_selection and soft and level_logits is not None:
+            # Detached: otherwise weight drains to the level with most points.
+            level_weight = level_logits.detach().softmax(dim=1)
+        assignment = assign(found, boxes, self.grid, self.targets, selected, level_weight)
+        pos = assignment.positives
+
+        image = boxes.image[pos.box]
+        own = logits[image, pos.point, boxes.labels[pos.box]]
+        weighted = focal_negative(logits, alpha, gamma).sum(dim=2) * assignment.point_weight
+        cls_sum = weighted.sum()
+        correction = focal_positive(own, alpha, gamma) - focal_negative(own, alpha, gamma)
+        cls_sum = cls_sum + (correction * assignment.weight).sum()
+
+        predicted = distances[image, pos.point]
+        box_sum = (iou_loss(predicted, pos.distances) * assignment.weight).sum()
+
+        norm, world = _sum_over_ranks(assignment.weight.sum())
+        norm = norm.clamp(min=1.0) / world
+        cls_loss = cls_sum / norm
+        box_loss = self.losses.box_weight * box_sum / norm
+
+        meta_loss = logits.new_zeros(())
+        if level_logits is not None:
+            has_positive = torch.zeros(len(boxes), dtype=torch.bool, device=logits.device)
+            has_positive[found.box] = True
+            count, world = _sum_over_ranks(has_positive.sum().float())
+            entropy = F.cross_entropy(level_logits, selected, reduction="none")
+            # Times zero where a rank has no box: its parameters still take part in the backward.
+            meta_sum = (entropy * has_positive).sum()
+            meta_loss = self.losses.meta_weight * meta_sum / (count.clamp(min=1.0) / world)
+
+        with torch.no_grad():
+            dead = (predicted <= 0).any(dim=1).float().sum() / max(1, len(pos))
+        return LossParts(
+            total=cls_loss + box_loss + meta_loss,
+            cls=cls_loss.detach(),
+            box=box_loss.detach(),
+            meta=meta_loss.detach(),
+            positives=len(pos),
+            dead=dead,
+            levels=torch.bincount(selected, minlength=len(self.grid.strides)),
+        )

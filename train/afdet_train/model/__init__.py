@@ -1,0 +1,7 @@
+"""The network: backbone, neck, heads, and the meta-selection net that trains them."""
+
+from __future__ import annotations
+
+from afdet_train.model.network import AnchorFreeDetector, HeadOutputs, build_network
+
+__all__ = ["AnchorFreeDetector", "HeadOutputs", "build_network"]

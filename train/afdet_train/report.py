@@ -1,0 +1,153 @@
+"""What a run says and leaves behind: progress bar, metrics.jsonl, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+T = TypeVar("T")
+
+#: Iterations over which the shown values are averaged, and between two lines of metrics.jsonl.
+WINDOW = 20
+#: Seconds between two lines where there is no terminal to draw a bar on.
+LINE_EVERY = 30.0
+
+
+class Report:
+    """Progress and records of one run; silent on every rank but the first.
+
+    Args:
+        out: Folder of the run.
+        enabled: Whether this process reports.
+        tensorboard: Whether to write TensorBoard events.
+    """
+
+    def __init__(self, out: Path, *, enabled: bool, tensorboard: bool) -> None:
+        self.out = out
+        self.enabled = enabled
+        self.console = Console(file=sys.stderr)
+        self.values: dict[str, deque[float]] = {}
+        self._use_tensorboard = tensorboard
+        self._events: Any = None
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._file: Any = None
+        self._last_line = time.monotonic()
+        self._started = (0, time.monotonic())
+        self._total = 0
+
+    def __enter__(self) -> Report:
+        if not self.enabled:
+            return self
+        self.out.mkdir(parents=True, exist_ok=True)
+        self._file = (self.out / "metrics.jsonl").open("a", buffering=1)
+        if self._use_tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(self.out / "tensorboard"))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        if self._events is not None:
+            self._events.close()
+        if self._file is not None:
+            self._file.close()
+
+    def say(self, text: str) -> None:
+        if self.enabled:
+            self.console.print(text, highlight=False)
+
+    def warn(self, text: str) -> None:
+        self.say(f"[yellow]warning:[/] {text}")
+
+    def start(self, total: int, done: int) -> None:
+        """Begins the bar of a run that has ``done`` of ``total`` iterations behind it."""
+        self._total = total
+        self._started = (done, time.monotonic())
+        if self.enabled and self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("[bold]train"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[text]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self.console,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("train", total=total, completed=done, text="")
+
+    def mean(self, name: str) -> float:
+        values = self.values.get(name)
+        return sum(values) / len(values) if values else 0.0
+
+    def step(self, iteration: int, values: dict[str, float]) -> None:
+        """Takes one iteration's numbers."""
+        for name, value in values.items():
+            self.values.setdefault(name, deque(maxlen=WINDOW)).append(float(value))
+        if not self.enabled:
+            return
+        text = (
+            f"loss {self.mean('loss'):.3f} (cls {self.mean('cls'):.3f} box {self.mean('box'):.3f} "
+            f"meta {self.mean('meta'):.3f}) {self.mean('images_per_s'):.1f} images/s"
+        )
+        if self._bar is not None:
+            self._bar.update(self._task, completed=iteration, text=text)
+        elif time.monotonic() - self._last_line > LINE_EVERY:
+            self._last_line = time.monotonic()
+            first, since = self._started
+            rate = (iteration - first) / max(1e-9, time.monotonic() - since)
+            minutes = (self._total - iteration) / max(1e-9, rate) / 60
+            self.say(f"{iteration}/{self._total} {text} {minutes:.0f} min left")
+        if iteration % WINDOW == 0 or iteration == self._total:
+            self._record("train", iteration, {n: self.mean(n) for n in self.values})
+
+    def evaluation(self, iteration: int, epoch: int, metrics: dict[str, float]) -> None:
+        text = "  ".join(f"{n.upper()} {v:.4f}" for n, v in metrics.items())
+        self.say(f"epoch {epoch}: {text}")
+        if self.enabled:
+            self._record("val", iteration, {**metrics, "epoch": float(epoch)})
+
+    def iterate(self, items: Iterable[T], total: int, text: str) -> Iterator[T]:
+        """Passes items on, with a second bar for as long as they last."""
+        if self._bar is None:
+            yield from items
+            return
+        task = self._bar.add_task(text, total=total, text=text)
+        try:
+            for item in items:
+                yield item
+                self._bar.advance(task)
+        finally:
+            self._bar.remove_task(task)
+
+    def _record(self, kind: str, iteration: int, values: dict[str, float]) -> None:
+        line = {"kind": kind, "iteration": iteration, "time": round(time.time(), 2), **values}
+        self._file.write(json.dumps(line) + "\n")
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(f"{kind}/{name}", value, iteration)

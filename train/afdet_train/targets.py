@@ -1,0 +1,255 @@
+"""Targets: which points learn which box (paper Eq. 3), from which levels, with what weight.
+
+Nothing here is dense: positives are enumerated from the boxes as one flat list, so the cost grows
+with the positives and not with points x boxes, and no Python loop runs over boxes or images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from afdet_train.config import TargetConfig
+
+
+@dataclass(frozen=True)
+class PointGrid:
+    """The anchor points of all levels, concatenated finest level first.
+
+    Point (row i, column j) of level l sits at (2^l (j + 1/2), 2^l (i + 1/2)) in input pixels.
+    """
+
+    height: int
+    width: int
+    strides: tuple[int, ...]
+    scale: float = 4.0
+
+    @cached_property
+    def rows(self) -> tuple[int, ...]:
+        return tuple(self.height // s for s in self.strides)
+
+    @cached_property
+    def columns(self) -> tuple[int, ...]:
+        return tuple(self.width // s for s in self.strides)
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Index of each level's first point, and the number of points last."""
+        offsets = [0]
+        for r, c in zip(self.rows, self.columns, strict=True):
+            offsets.append(offsets[-1] + r * c)
+        return tuple(offsets)
+
+    @property
+    def num_points(self) -> int:
+        return self.offsets[-1]
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The ground truth of a batch as flat tensors; G boxes in all.
+
+    Attributes:
+        xyxy: float32 [G, 4], input pixels.
+        labels: int64 [G], class index.
+        image: int64 [G], index of the image in the batch.
+        batch_size: Number of images.
+    """
+
+    xyxy: Tensor
+    labels: Tensor
+    image: Tensor
+    batch_size: int
+
+    @classmethod
+    def collate(cls, boxes: list[Tensor], labels: list[Tensor], device: torch.device) -> Boxes:
+        counts = torch.tensor([len(b) for b in boxes])
+        image = torch.repeat_interleave(torch.arange(len(boxes)), counts)
+        return cls(
+            xyxy=torch.cat(boxes).float().reshape(-1, 4).to(device, non_blocking=True),
+            labels=torch.cat(labels).long().to(device, non_blocking=True),
+            image=image.to(device, non_blocking=True),
+            batch_size=len(boxes),
+        )
+
+    def __len__(self) -> int:
+        return len(self.xyxy)
+
+    def per_image(self) -> list[Tensor]:
+        counts = torch.bincount(self.image, minlength=self.batch_size).tolist()
+        return list(self.xyxy.split(counts))
+
+
+@dataclass(frozen=True)
+class Positives:
+    """(box, point) pairs, M in all.
+
+    Attributes:
+        box: int64 [M], index into :class:`Boxes`.
+        level: int64 [M], index of the level, 0 the finest.
+        point: int64 [M], index into the concatenated points of one image.
+        distances: float32 [M, 4], l t r b in units of S * stride (Eq. 3).
+    """
+
+    box: Tensor
+    level: Tensor
+    point: Tensor
+    distances: Tensor
+
+    def __len__(self) -> int:
+        return len(self.box)
+
+    def select(self, keep: Tensor) -> Positives:
+        return Positives(self.box[keep], self.level[keep], self.point[keep], self.distances[keep])
+
+
+def find_positives(boxes: Boxes, grid: PointGrid, config: TargetConfig) -> Positives:
+    """Every point that may learn each box, on every level; overlaps are not resolved yet.
+
+    The effective box shrinks the box about its centre by ``effective_ratio``. A box that has no
+    positive on a level simply has no pair with it.
+    """
+    device = boxes.xyxy.device
+    strides = torch.tensor(grid.strides, dtype=torch.float32, device=device)
+    columns = torch.tensor(grid.columns, device=device)
+    rows = torch.tensor(grid.rows, device=device)
+    centre = (boxes.xyxy[:, :2] + boxes.xyxy[:, 2:]) / 2
+    half = (boxes.xyxy[:, 2:] - boxes.xyxy[:, :2]) / 2 * config.effective_ratio
+    low, high = centre - half, centre + half  # [G, 2]
+
+    # Cells the effective box covers, [G, L, 2] for (x, y); at least one.
+    limit = torch.stack([columns, rows], dim=1)  # [L, 2]
+    first = torch.floor(low[:, None] / strides[:, None]).long().clamp_(min=0)
+    last = torch.ceil(high[:, None] / strides[:, None]).long()
+    last = torch.minimum(torch.maximum(last, first + 1), limit)
+    size = (last - first).clamp_(min=0)
+    counts = size[..., 0] * size[..., 1]  # [G, L]
+
+    # One entry per (box, level, cell): the k-th cell of its rectangle, row by row.
+    pairs = torch.repeat_interleave(
+        torch.arange(counts.numel(), device=device), counts.reshape(-1)
+    )
+    starts = torch.cumsum(counts.reshape(-1), 0) - counts.reshape(-1)
+    k = torch.arange(len(pairs), device=device) - starts[pairs]
+    box, level = pairs // len(grid.strides), pairs % len(grid.strides)
+    width = size.reshape(-1, 2)[pairs, 0]
+    origin = first.reshape(-1, 2)[pairs]
+    column, row = origin[:, 0] + k % width, origin[:, 1] + k // width
+
+    stride = strides[level]
+    x, y = (column + 0.5) * stride, (row + 0.5) * stride
+    edges = boxes.xyxy[box]
+    distances = torch.stack(
+        [x - edges[:, 0], y - edges[:, 1], edges[:, 2] - x, edges[:, 3] - y], dim=1
+    )
+    offsets = torch.tensor(grid.offsets[:-1], device=device)
+    found = Positives(
+        box=box,
+        level=level,
+        point=offsets[level] + row * columns[level] + column,
+        distances=distances / (grid.scale * stride[:, None]),
+    )
+    if config.positives == "cover":
+        return found
+    if config.positives == "strict":
+        inside = (x > low[box, 0]) & (x < high[box, 0]) & (y > low[box, 1]) & (y < high[box, 1])
+        # A point of the effective box is inside the box too, but for rounding.
+        return found.select(inside & (distances > 0).all(dim=1))
+    return found.select((distances > 0).all(dim=1))
+
+
+def resolve_overlaps(positives: Positives, boxes: Boxes, grid: PointGrid) -> Positives:
+    """A point claimed by several boxes goes to the smallest; equal areas go to the first box."""
+    size = boxes.xyxy[:, 2:] - boxes.xyxy[:, :2]
+    area = size[:, 0] * size[:, 1]
+    rank = torch.empty(len(boxes), dtype=torch.long, device=area.device)
+    rank[torch.argsort(area, stable=True)] = torch.arange(len(boxes), device=area.device)
+    slot = boxes.image[positives.box] * grid.num_points + positives.point
+    best = torch.full((boxes.batch_size * grid.num_points,), len(boxes), device=area.device)
+    best.scatter_reduce_(0, slot, rank[positives.box], "amin")
+    return positives.select(rank[positives.box] == best[slot])
+
+
+def centerness(distances: Tensor, *, sqrt: bool = True) -> Tensor:
+    """Eq. (4): how near a point is to its box's centre. [M, 4] -> [M], within 0..1.
+
+    Distances below zero (possible with ``positives="cover"`` only) give 0.
+    """
+    d = distances.clamp(min=0)
+    horizontal = torch.minimum(d[:, 0], d[:, 2]) / torch.maximum(d[:, 0], d[:, 2]).clamp(min=1e-12)
+    vertical = torch.minimum(d[:, 1], d[:, 3]) / torch.maximum(d[:, 1], d[:, 3]).clamp(min=1e-12)
+    product = horizontal * vertical
+    return product.sqrt() if sqrt else product
+
+
+def select_levels(pair_loss: Tensor, positives: Positives, num_boxes: int, levels: int) -> Tensor:
+    """Online feature selection: the level whose mean loss over the box's positives is least.
+
+    Args:
+        pair_loss: float32 [M], loss of each pair, without gradient.
+        positives: The pairs, overlaps not resolved.
+        num_boxes, levels: Sizes.
+
+    Returns:
+        int64 [G]: level of each box. A level without positives counts as infinite; a box without
+        any positive gets level 0.
+    """
+    slot = positives.box * levels + positives.level
+    total = pair_loss.new_zeros(num_boxes * levels).index_add_(0, slot, pair_loss)
+    count = pair_loss.new_zeros(num_boxes * levels).index_add_(0, slot, torch.ones_like(pair_loss))
+    mean = torch.where(count > 0, total / count.clamp(min=1), float("inf"))
+    return mean.view(num_boxes, levels).argmin(dim=1)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What each point learns.
+
+    Attributes:
+        positives: Pairs after level selection and overlap resolution; at most one per point.
+        weight: float32 [M]: weight of each pair (Eq. 4 and 5), without gradient.
+        point_weight: float32 [N, P]: weight of each point's class loss; 1 for negatives, the
+            pair's for positives, 0 for points left out.
+    """
+
+    positives: Positives
+    weight: Tensor
+    point_weight: Tensor
+
+
+def assign(
+    positives: Positives,
+    boxes: Boxes,
+    grid: PointGrid,
+    config: TargetConfig,
+    selected: Tensor,
+    level_weight: Tensor | None,
+) -> Assignment:
+    """Applies the level choice and the weights.
+
+    Args:
+        positives: All pairs (:func:`find_positives`).
+        boxes, grid, config: As everywhere.
+        selected: int64 [G]: level of each box by online feature selection.
+        level_weight: float32 [G, L]: w^B of Eq. (5), detached; None for one-hot selection.
+    """
+    shape = (boxes.batch_size * grid.num_points,)
+    point_weight = torch.ones(shape, device=boxes.xyxy.device)
+    chosen = positives
+    if level_weight is None:
+        keep = positives.level == selected[positives.box]
+        if config.unselected == "ignore":
+            left_out = positives.select(~keep)
+            point_weight[boxes.image[left_out.box] * grid.num_points + left_out.point] = 0.0
+        chosen = positives.select(keep)
+    chosen = resolve_overlaps(chosen, boxes, grid)
+    weight = torch.ones(len(chosen), device=boxes.xyxy.device)
+    if level_weight is not None:
+        weight = weight * level_weight.detach()[chosen.box, chosen.level]
+    if config.soft_weights:
+        weight = weight * centerness(chosen.distances, sqrt=config.centerness_sqrt)
+    point_weight[boxes.image[chosen.box] * grid.num_points + chosen.point] = weight
+    return Assignment(chosen, weight, point_weight.view(boxes.batch_size, grid.num_points))

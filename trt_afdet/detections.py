@@ -1,0 +1,193 @@
+"""Detections: what a detector found in one frame, as a struct of arrays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_afdet.errors import InvalidValueError, MissingDependencyError
+
+if TYPE_CHECKING:
+    import supervision
+
+
+class Detection(NamedTuple):
+    """One object.
+
+    Attributes:
+        xyxy: x1, y1, x2, y2 in pixels.
+        confidence: 0..1.
+        class_id: Index into the model's class names.
+        name: Class name.
+    """
+
+    xyxy: tuple[float, float, float, float]
+    confidence: float
+    class_id: int
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """The objects of one frame, best first.
+
+    ``detections[3]`` is one :class:`Detection`; a slice, a mask or an index array gives
+    :class:`Detections`; iterating gives :class:`Detection` after :class:`Detection`.
+
+    Attributes:
+        xyxy: float32 [N, 4], x1 y1 x2 y2 in pixels of the frame.
+        confidence: float32 [N], 0..1.
+        class_id: int32 [N], index into ``class_names``.
+        class_names: The model's class names.
+
+    Raises:
+        InvalidValueError: If the arrays' lengths differ or a class id has no name.
+    """
+
+    xyxy: npt.NDArray[np.float32]
+    confidence: npt.NDArray[np.float32]
+    class_id: npt.NDArray[np.int32]
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "xyxy", np.asarray(self.xyxy, np.float32).reshape(-1, 4))
+        object.__setattr__(self, "confidence", np.asarray(self.confidence, np.float32))
+        object.__setattr__(self, "class_id", np.asarray(self.class_id, np.int32))
+        object.__setattr__(self, "class_names", tuple(self.class_names))
+        count = len(self.xyxy)
+        if self.confidence.shape != (count,) or self.class_id.shape != (count,):
+            raise InvalidValueError(
+                "boxes, confidences and class ids must be equally many",
+                got=f"{count}, {list(self.confidence.shape)}, {list(self.class_id.shape)}",
+            )
+        if count and not (0 <= self.class_id.min() and self.class_id.max() < len(self.class_names)):
+            raise InvalidValueError(
+                f"class ids must be within 0..{len(self.class_names) - 1}",
+                got=f"{self.class_id.min()}..{self.class_id.max()}",
+            )
+
+    @classmethod
+    def empty(cls, class_names: Sequence[str]) -> Detections:
+        """No object at all."""
+        return cls(
+            np.empty((0, 4), np.float32),
+            np.empty(0, np.float32),
+            np.empty(0, np.int32),
+            tuple(class_names),
+        )
+
+    def __len__(self) -> int:
+        return len(self.xyxy)
+
+    def __iter__(self) -> Iterator[Detection]:
+        columns = (self.xyxy.tolist(), self.confidence.tolist(), self.class_id.tolist())
+        for box, confidence, class_id in zip(*columns, strict=True):
+            yield Detection(tuple(box), confidence, class_id, self.class_names[class_id])
+
+    @overload
+    def __getitem__(self, index: int | np.integer[Any]) -> Detection: ...
+
+    @overload
+    def __getitem__(self, index: slice | Sequence[Any] | npt.NDArray[Any]) -> Detections: ...
+
+    def __getitem__(self, index: Any) -> Detection | Detections:
+        if isinstance(index, (int, np.integer)):
+            one = int(index)
+            class_id = int(self.class_id[one])
+            return Detection(
+                tuple(self.xyxy[one].tolist()),
+                float(self.confidence[one]),
+                class_id,
+                self.class_names[class_id],
+            )
+        if not isinstance(index, slice):
+            index = np.asarray(index)
+            if index.size == 0:  # An empty list has no dtype that says "indices".
+                index = index.astype(np.intp)
+        return Detections(
+            self.xyxy[index], self.confidence[index], self.class_id[index], self.class_names
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """Class name of each detection."""
+        return [self.class_names[i] for i in self.class_id.tolist()]
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """One JSON-able dict per detection: box (x1 y1 x2 y2), confidence, class_id, class.
+
+        Pixels carry 3 decimals and confidences 6, which is beyond what float32 networks mean.
+        """
+        return [
+            {
+                "box": [round(v, 3) for v in item.xyxy],
+                "confidence": round(item.confidence, 6),
+                "class_id": item.class_id,
+                "class": item.name,
+            }
+            for item in self
+        ]
+
+    def to_json(self) -> str:
+        """:meth:`to_dicts` as one line of JSON."""
+        return json.dumps(self.to_dicts(), ensure_ascii=False)
+
+    def to_coco(
+        self, image_id: int | str, category_ids: Sequence[int] | None = None
+    ) -> list[dict[str, Any]]:
+        """COCO results: one dict per detection with ``bbox`` as x, y, width, height in pixels.
+
+        Args:
+            image_id: Id of the picture in the ground truth.
+            category_ids: Category of each class; class id + 1 by default, as COCO counts from 1.
+
+        Raises:
+            InvalidValueError: If ``category_ids`` does not hold one id per class.
+        """
+        if category_ids is None:
+            category_ids = range(1, len(self.class_names) + 1)
+        if len(category_ids) != len(self.class_names):
+            raise InvalidValueError(
+                f"category_ids must hold one id for each of {len(self.class_names)} classes",
+                got=len(category_ids),
+            )
+        return [
+            {
+                "image_id": image_id,
+                "category_id": int(category_ids[item.class_id]),
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": item.confidence,
+            }
+            for item in self
+            for x1, y1, x2, y2 in [item.xyxy]
+        ]
+
+    def to_supervision(self) -> supervision.Detections:
+        """The same as ``supervision.Detections``, with ``data["class_name"]``.
+
+        Raises:
+            MissingDependencyError: If supervision is not installed.
+        """
+        try:
+            import supervision
+        except ImportError as error:
+            raise MissingDependencyError(
+                "supervision is not installed", hint="pip install supervision"
+            ) from error
+        return supervision.Detections(
+            xyxy=self.xyxy.copy(),
+            confidence=self.confidence.copy(),
+            class_id=self.class_id.astype(int),
+            data={"class_name": np.array(self.names, dtype=str)},
+        )
+
+    def draw(self, frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """A copy of the frame (BGR uint8 [H, W, 3]) with boxes and labels on it."""
+        from trt_afdet.draw import draw_detections
+
+        return draw_detections(frame, self)

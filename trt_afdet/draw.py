@@ -1,0 +1,87 @@
+"""Drawing detections on a frame."""
+
+from __future__ import annotations
+
+import colorsys
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from trt_afdet.detections import Detection, Detections
+
+Color = tuple[int, int, int]
+
+#: Neighbouring multiples of the golden ratio are far apart on the colour wheel.
+_GOLDEN = 0.618033988749895
+
+
+@lru_cache(maxsize=1024)
+def class_color(class_id: int) -> Color:
+    """A class's colour, BGR 0..255: the same in every frame and run, far from its neighbours'."""
+    hue = (0.07 + class_id * _GOLDEN) % 1.0
+    saturation = (0.85, 0.6, 1.0)[class_id % 3]
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, 1.0)
+    return round(blue * 255), round(green * 255), round(red * 255)
+
+
+def text_color(background: Color) -> Color:
+    """Black or white, whichever reads better (ITU-R BT.601 luma)."""
+    blue, green, red = background
+    return (0, 0, 0) if 0.114 * blue + 0.587 * green + 0.299 * red > 140 else (255, 255, 255)
+
+
+def draw_detections(frame: npt.NDArray[np.uint8], detections: Detections) -> npt.NDArray[np.uint8]:
+    """A copy of a frame with boxes and labels.
+
+    Args:
+        frame: BGR uint8 [H, W, 3]; not changed.
+        detections: In pixels of the frame.
+
+    Returns:
+        BGR uint8 [H, W, 3].
+    """
+    canvas = np.ascontiguousarray(frame).copy()
+    height, width = canvas.shape[:2]
+    size = min(height, width)
+    line = max(1, round(size / 300))
+    scale = max(0.35, size / 1100)
+    # The best come first and are drawn last, on top.
+    for item in reversed(list(detections)):
+        color = class_color(item.class_id)
+        x1, y1, x2, y2 = (round(v) for v in item.xyxy)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), (0, 0, 0), line + 2, cv2.LINE_AA)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), color, line, cv2.LINE_AA)
+        _label(canvas, item, (x1, y1, x2, y2), color, scale)
+    return canvas
+
+
+def _label(
+    canvas: npt.NDArray[np.uint8],
+    item: Detection,
+    box: tuple[int, int, int, int],
+    color: Color,
+    scale: float,
+) -> None:
+    """Name and confidence above the box, or inside its top edge where there is no room above."""
+    text = f"{item.name} {item.confidence:.2f}"
+    thickness = max(1, round(scale * 1.6))
+    (wide, tall), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+    margin = max(2, round(tall * 0.35))
+    wide, tall = wide + 2 * margin, tall + below + 2 * margin
+    left = max(0, min(box[0], canvas.shape[1] - wide))
+    top = box[1] - tall if box[1] >= tall else max(0, box[1])
+    cv2.rectangle(canvas, (left, top), (left + wide, top + tall), color, cv2.FILLED)
+    cv2.putText(
+        canvas,
+        text,
+        (left + margin, top + tall - below - margin),
+        cv2.FONT_HERSHEY_SIMPLEX,
+        scale,
+        text_color(color),
+        thickness,
+        cv2.LINE_AA,
+    )

@@ -1,0 +1,3 @@
+"""Running a detector: preprocess, backend, postprocess."""
+
+from __future__ import annotations

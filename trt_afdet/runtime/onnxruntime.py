@@ -1,0 +1,135 @@
+"""ONNX Runtime backend: the canonical ONNX file on any machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_afdet.errors import (
+    CorruptFileError,
+    InvalidValueError,
+    MissingDependencyError,
+    MissingFileError,
+    RunError,
+)
+from trt_afdet.runtime.backend import INPUT_NAME, check_network, read_spec
+from trt_afdet.spec import METADATA_KEY
+
+#: ONNX Runtime's severities: only what ends the process. Everything else comes as an exception.
+_FATAL = 4
+
+_ELEMENTS = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
+
+
+class OnnxRuntimeBackend:
+    """A canonical ONNX file, opened.
+
+    One session may be run from several threads at a time, as ONNX Runtime allows.
+
+    Args:
+        path: The file.
+        threads: Threads inside an operator; ONNX Runtime's choice (the physical cores) by default.
+        providers: Execution providers in order of preference; the CPU by default.
+
+    Raises:
+        MissingFileError: If there is no such file.
+        CorruptFileError: If it is no readable ONNX file.
+        InvalidValueError: If it is not ours, or does not fit its own spec.
+        MissingDependencyError: If onnxruntime is not installed.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._session: Any = _open(self.path, threads, providers)
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.spec = read_spec(metadata.get(METADATA_KEY), self.path)
+        self.batch_size = check_network(
+            self.spec,
+            self.path,
+            [(i.name, i.shape, _ELEMENTS.get(i.type, i.type)) for i in self._session.get_inputs()],
+            [(o.name, o.shape) for o in self._session.get_outputs()],
+        )
+
+    def infer(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.floating[Any]]]:
+        """See :meth:`trt_afdet.runtime.backend.Backend.infer`."""
+        if self._session is None:
+            raise RunError("the detector is closed", got=self.path)
+        want = (3, self.spec.height, self.spec.width)
+        if images.ndim != 4 or images.shape[1:] != want or images.dtype != np.float32:
+            raise InvalidValueError(
+                f"images must be float32 [N, {', '.join(map(str, want))}]",
+                got=f"{images.dtype} {list(images.shape)}",
+            )
+        try:
+            outputs = self._session.run(list(self.spec.output_names), {INPUT_NAME: images})
+        except Exception as error:  # ONNX Runtime's exceptions share no base of their own.
+            raise RunError(f"ONNX Runtime cannot run {self.path}", got=_first_line(error)) from error
+        return list(outputs)
+
+    def close(self) -> None:
+        self._session = None
+
+    def __enter__(self) -> OnnxRuntimeBackend:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _open(path: Path, threads: int | None, providers: Sequence[str] | None) -> Any:
+    """An onnxruntime.InferenceSession."""
+    if threads is not None and threads < 1:
+        raise InvalidValueError("threads must be at least 1", got=threads)
+    if not path.is_file():
+        raise MissingFileError(
+            "there is no such model", got=path, hint="give the path of an exported model.onnx"
+        )
+    if path.stat().st_size == 0:
+        raise CorruptFileError("the model file is empty", got=path)
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependencyError(
+            "onnxruntime is not installed", hint='pip install "trt-afdet[runtime]"'
+        ) from error
+    chosen = list(providers) if providers else ["CPUExecutionProvider"]
+    unknown = sorted(set(chosen) - set(onnxruntime.get_available_providers()))
+    if unknown:
+        raise InvalidValueError(
+            "this ONNX Runtime has no such execution provider",
+            got=unknown[0],
+            hint=f"it has {', '.join(onnxruntime.get_available_providers())}",
+        )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _FATAL
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=chosen)
+    except Exception as error:  # ONNX Runtime's exceptions share no base of their own.
+        raise CorruptFileError(
+            f"ONNX Runtime cannot open {path}",
+            got=_first_line(error),
+            hint="the file is truncated or no ONNX model; export or copy it again",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

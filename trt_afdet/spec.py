@@ -1,0 +1,152 @@
+"""ModelSpec: everything about a detector that is not a weight.
+
+Training writes it, export stores it in the ONNX metadata, the engine builder copies it into the
+sidecar, and every runtime reads its preprocessing and postprocessing from it and from nowhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from trt_afdet.errors import InvalidValueError
+
+#: Version of the JSON layout. A reader refuses anything newer than this.
+SCHEMA_VERSION = 1
+
+#: Key of the spec in the ONNX metadata.
+METADATA_KEY = "trt_afdet.spec"
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What a detector expects, what it returns, and how its heads become boxes.
+
+    Attributes:
+        name: Model name, for people.
+        class_names: One name per class; the index is the class id.
+        height, width: Network input in pixels, each a multiple of the largest stride.
+        pad_value: Grey level of the letterbox border, 0..255.
+        mean, std: Per-channel normalisation of pixels scaled to 0..1, in ``color_order``.
+        color_order: ``"RGB"`` or ``"BGR"``: channel order of the network input.
+        strides: Pixels per cell of each pyramid level, finest first (levels 3..7).
+        regression_scale: S of Eq. (3): distances are in units of ``S * stride``.
+        score_threshold: A (point, class) pair is a candidate if its probability is above this.
+        candidates_per_level: Most candidates kept per level before NMS.
+        nms_iou: A box is removed if its IoU with a better kept one is above this.
+        class_agnostic: Whether NMS ignores the class.
+        max_detections: Most boxes returned per image.
+        schema_version: Layout of the JSON form.
+
+    Raises:
+        InvalidValueError: If a value is out of range.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    height: int
+    width: int
+    pad_value: int = 128
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    color_order: str = "RGB"
+    strides: tuple[int, ...] = (8, 16, 32, 64, 128)
+    regression_scale: float = 4.0
+    score_threshold: float = 0.05
+    candidates_per_level: int = 1000
+    nms_iou: float = 0.5
+    class_agnostic: bool = False
+    max_detections: int = 100
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        if not self.class_names or any(not isinstance(n, str) or not n for n in self.class_names):
+            raise InvalidValueError("class_names must hold at least one non-empty name")
+        if len(set(self.class_names)) != len(self.class_names):
+            raise InvalidValueError("class_names must not repeat", got=self.class_names)
+        for side in ("height", "width"):
+            value = getattr(self, side)
+            if value <= 0 or value % max(self.strides):
+                raise InvalidValueError(
+                    f"{side} must be a positive multiple of {max(self.strides)}", got=value
+                )
+        if self.color_order not in ("RGB", "BGR"):
+            raise InvalidValueError("color_order must be RGB or BGR", got=self.color_order)
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(s > 0 for s in self.std):
+            raise InvalidValueError(
+                "mean and std must be three numbers, std above 0", got=(self.mean, self.std)
+            )
+        if not 0 <= self.pad_value <= 255:
+            raise InvalidValueError("pad_value must be 0..255", got=self.pad_value)
+        if not self.strides or list(self.strides) != sorted(set(self.strides)):
+            raise InvalidValueError("strides must increase", got=self.strides)
+        if not self.regression_scale > 0:
+            raise InvalidValueError("regression_scale must be above 0", got=self.regression_scale)
+        for name in ("score_threshold", "nms_iou"):
+            value = getattr(self, name)
+            if not (0 <= value <= 1):
+                raise InvalidValueError(f"{name} must be within 0..1", got=value)
+        for name in ("candidates_per_level", "max_detections"):
+            if getattr(self, name) < 1:
+                raise InvalidValueError(f"{name} must be at least 1", got=getattr(self, name))
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Pyramid level of each stride: log2, so (8, 16, ...) gives (3, 4, ...)."""
+        return tuple(round(math.log2(s)) for s in self.strides)
+
+    @property
+    def grid_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(rows, columns) of each level."""
+        return tuple((self.height // s, self.width // s) for s in self.strides)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the canonical ONNX outputs: all class heads, then all box heads."""
+        return tuple(f"{kind}_p{level}" for kind in ("cls", "reg") for level in self.levels)
+
+    def replace(self, **changes: Any) -> ModelSpec:
+        """A copy with some values changed, validated again."""
+        return dataclasses.replace(self, **changes)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelSpec:
+        """Reads the JSON form.
+
+        Raises:
+            InvalidValueError: If it is no spec, or of a newer layout than this version knows.
+        """
+        try:
+            raw = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InvalidValueError("the model's spec is not JSON", got=str(error)) from error
+        if not isinstance(raw, dict) or not isinstance(raw.get("schema_version"), int):
+            raise InvalidValueError("the model's spec has no schema_version", got=text[:60])
+        if raw["schema_version"] > SCHEMA_VERSION:
+            raise InvalidValueError(
+                f"the model's spec has schema version {raw['schema_version']}, "
+                f"this trt-afdet reads up to {SCHEMA_VERSION}",
+                hint="upgrade trt-afdet",
+            )
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(raw) - known)
+        if unknown:
+            raise InvalidValueError("the model's spec has unknown keys", got=", ".join(unknown))
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise InvalidValueError("the model's spec is incomplete", got=str(error)) from error
