@@ -51,7 +51,8 @@ def letterbox(
     if (box.height, box.width) == frame.shape[:2]:
         resized = frame
     else:
-        resized = cv2.resize(frame, (box.width, box.height), interpolation=cv2.INTER_LINEAR)
+        size = (box.width, box.height)
+        resized = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR), np.uint8)
     if (box.height, box.width) == (height, width):
         return resized, box
     canvas = np.full((height, width, 3), pad_value, np.uint8)

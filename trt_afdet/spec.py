@@ -145,7 +145,7 @@ class ModelSpec:
         unknown = sorted(set(raw) - known)
         if unknown:
             raise InvalidValueError("the model's spec has unknown keys", got=", ".join(unknown))
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
         try:
             return cls(**values)
         except TypeError as error:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
-
 from afdet_train import checkpoint as checkpoints
 from afdet_train.checkpoint import Checkpoint
 from afdet_train.config import Recipe
+from torch import nn
+
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError, WriteError
 
 
@@ -67,7 +67,7 @@ def test_the_first_mismatch_is_named() -> None:
     with pytest.raises(InvalidValueError, match=r"1.weight has shape \[1, 9\]"):
         checkpoints.load_weights(module, state, "x")
     del state["0.bias"]
-    with pytest.raises(InvalidValueError, match="lacks 0.bias"):
+    with pytest.raises(InvalidValueError, match=r"lacks 0\.bias"):
         checkpoints.load_weights(module, state, "x")
     state = {**module.state_dict(), "more": torch.zeros(1)}
     with pytest.raises(InvalidValueError, match="unexpected more"):
@@ -76,9 +76,7 @@ def test_the_first_mismatch_is_named() -> None:
 
 def test_a_failed_write_leaves_the_old_file(saved: Path) -> None:
     before = saved.read_bytes()
-    saved.parent.chmod(0o555)
     blocked = saved.parent / "file" / "inside.safetensors"
-    saved.parent.chmod(0o755)
     (saved.parent / "file").write_text("")  # a file where a folder should be
     with pytest.raises(WriteError):
         checkpoints.save(blocked, Checkpoint(Recipe(), {"model": {}}, {"iteration": 1}))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from afdet_train.config import Recipe, dump_recipe, load_recipe, parse_recipe
+
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
 
 RECIPES = sorted((Path(__file__).parents[2] / "train" / "recipes").glob("*.yaml"))

@@ -11,15 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import afdet_train.fit as fit_module
 import pytest
 import torch
 import yaml
-
-import afdet_train.fit as fit_module
 from afdet_train import checkpoint as checkpoints
 from afdet_train.config import parse_recipe
 from afdet_train.fit import fit, normalise_on_device, read_metrics
 from afdet_train.model.network import model_spec
+
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.preprocess import normalise
 

@@ -6,12 +6,11 @@ import math
 
 import pytest
 import torch
-from torchvision.ops import sigmoid_focal_loss
-
 from afdet_train.config import LossConfig, TargetConfig
 from afdet_train.losses import DetectionLoss, focal_negative, focal_positive, iou_loss
 from afdet_train.model import HeadOutputs
 from afdet_train.targets import Boxes, PointGrid
+from torchvision.ops import sigmoid_focal_loss
 
 GRID = PointGrid(128, 128, (8, 16, 32, 64, 128))
 
@@ -27,7 +26,10 @@ def heads(classes: int = 3, batch: int = 2, *, seed: int = 0) -> HeadOutputs:
 
 def truth() -> Boxes:
     return Boxes.collate(
-        [torch.tensor([[10.0, 20, 60, 90], [64, 64, 120, 126]]), torch.tensor([[30.0, 30, 47, 49]])],
+        [
+            torch.tensor([[10.0, 20, 60, 90], [64, 64, 120, 126]]),
+            torch.tensor([[30.0, 30, 47, 49]]),
+        ],
         [torch.tensor([0, 2]), torch.tensor([1])],
         torch.device("cpu"),
     )
@@ -90,9 +92,7 @@ def test_total_is_the_plain_formula(mode: str) -> None:
         focal = sigmoid_focal_loss(logits[image, point], onehot, reduction="sum")
         pair.append(float(focal + iou_loss(distances[image, point][None], d[None])[0]))
     selected = select_levels(torch.tensor(pair), found, len(boxes), 5)
-    result = assign(
-        found, boxes, GRID, config, selected, level_logits.softmax(1) if soft else None
-    )
+    result = assign(found, boxes, GRID, config, selected, level_logits.softmax(1) if soft else None)
     target = torch.zeros_like(logits)
     pos = result.positives
     for box, point in zip(pos.box.tolist(), pos.point.tolist(), strict=True):

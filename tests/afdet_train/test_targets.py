@@ -6,10 +6,6 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
-
 from afdet_train.config import TargetConfig
 from afdet_train.targets import (
     Boxes,
@@ -20,6 +16,9 @@ from afdet_train.targets import (
     resolve_overlaps,
     select_levels,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
 STRIDES = (8, 16, 32, 64, 128)
 GRID = PointGrid(256, 384, STRIDES)
@@ -62,7 +61,9 @@ def test_positives_are_the_cells_of_the_effective_box() -> None:
     """Effective box 112..128 x 82..98 (a fifth of 80 x 80): cells 14..15 x 10..12 of stride 8."""
     found = find_positives(boxes_of((80, 50, 160, 130)), GRID, TargetConfig())
     points = found.point[found.level == 0].tolist()
-    assert sorted(points) == sorted(48 * row + column for row in (10, 11, 12) for column in (14, 15))
+    assert sorted(points) == sorted(
+        48 * row + column for row in (10, 11, 12) for column in (14, 15)
+    )
 
 
 def test_strict_keeps_points_inside_the_effective_box_only() -> None:
@@ -70,7 +71,9 @@ def test_strict_keeps_points_inside_the_effective_box_only() -> None:
     found = find_positives(boxes_of((80, 50, 160, 130)), GRID, config)
     points = points_of(GRID)[found.point]
     assert len(found)
-    assert bool(((points > torch.tensor([112.0, 82.0])) & (points < torch.tensor([128.0, 98.0]))).all())
+    assert bool(
+        ((points > torch.tensor([112.0, 82.0])) & (points < torch.tensor([128.0, 98.0]))).all()
+    )
 
 
 def test_cover_keeps_cells_whose_point_is_outside_the_box() -> None:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from afdet_train.config import Recipe, parse_recipe
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError, WriteError
+from trt_afdet.files import atomic_path
 
 
 @dataclass
@@ -63,20 +63,14 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     )
     # The pair must not be mixed from two saves: both carry the iteration.
     stamp = {"iteration": str(checkpoint.progress.get("iteration", 0))}
-    temporary = [p.with_name(f".{p.name}.{os.getpid()}.tmp") for p in (tensors_path, yaml_path)]
-    try:
-        tensors_path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(flat, temporary[0], metadata=stamp)
-        temporary[1].write_text(text)
-        for source, target in zip(temporary, (tensors_path, yaml_path), strict=True):
-            os.replace(source, target)
-    except (OSError, SafetensorError) as error:
-        raise WriteError(
-            "cannot write checkpoint", got=f"{tensors_path}: {error}", hint="is the disk full?"
-        ) from error
-    finally:
-        for leftover in temporary:
-            leftover.unlink(missing_ok=True)
+    with atomic_path(yaml_path) as text_file, atomic_path(tensors_path) as tensor_file:
+        try:
+            save_file(flat, tensor_file, metadata=stamp)
+        except SafetensorError as error:  # the library's own name for a full disk
+            raise WriteError(
+                "cannot write checkpoint", got=f"{tensors_path}: {error}", hint="is the disk full?"
+            ) from error
+        text_file.write_text(text)
 
 
 def load(path: Path) -> Checkpoint:

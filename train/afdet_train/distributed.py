@@ -51,9 +51,13 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise InvalidValueError("unknown device", got=name, hint="auto, cpu, cuda, cuda:1") from error
+        raise InvalidValueError(
+            "unknown device", got=name, hint="auto, cpu, cuda, cuda:1"
+        ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidValueError("no CUDA device is available", got=name, hint="use train.device=cpu")
+        raise InvalidValueError(
+            "no CUDA device is available", got=name, hint="use train.device=cpu"
+        )
     return device
 
 

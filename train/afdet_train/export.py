@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,8 @@ from torch import Tensor, nn
 from afdet_train import checkpoint as checkpoints
 from afdet_train.evaluate import TorchBackend
 from afdet_train.model.network import AnchorFreeDetector, build_network, model_spec
-from trt_afdet.errors import InvalidValueError, RunError, WriteError
+from trt_afdet.errors import InvalidValueError, RunError
+from trt_afdet.files import atomic_path
 from trt_afdet.preprocess import preprocess
 from trt_afdet.spec import METADATA_KEY, ModelSpec
 
@@ -199,9 +199,7 @@ def export_checkpoint(
     checkpoints.load_weights(detector, saved.weights, str(checkpoint))
     spec = model_spec(saved.recipe.model).replace(**(spec_changes or {}))
     model = to_onnx(detector, spec, batch=batch)
-    temporary = out.with_name(f".{out.stem}.{os.getpid()}.tmp.onnx")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out) as temporary:
         temporary.write_bytes(model.SerializeToString())
         parity = check_parity(detector, temporary, spec, frames)
         name, difference = parity.worst
@@ -210,11 +208,4 @@ def export_checkpoint(
                 f"ONNX Runtime differs from torch: worst tensor {name} by {difference:.2e} "
                 f"relative, limit {TOLERANCE:.0e}"
             )
-        os.replace(temporary, out)
-    except OSError as error:
-        if isinstance(error, WriteError):
-            raise
-        raise WriteError("cannot write the ONNX file", got=f"{out}: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return parity

@@ -147,9 +147,7 @@ def setup(recipe: Recipe, ranks: Ranks, pictures: int) -> Run:
         network=network,
         loss=DetectionLoss(grid, recipe.model.targets, recipe.model.loss),
         optimizer=build_optimizer(detector, recipe.optim),
-        scaler=torch.amp.GradScaler(
-            ranks.device.type, enabled=recipe.train.precision == "fp16"
-        ),
+        scaler=torch.amp.GradScaler(ranks.device.type, enabled=recipe.train.precision == "fp16"),
         average=WeightAverage(detector, recipe.optim.ema_decay) if recipe.optim.ema_decay else None,
         iterations_per_epoch=recipe.train.iterations_per_epoch
         or max(1, pictures // recipe.train.batch_size),

@@ -133,5 +133,3 @@ class WeightAverage:
     def load(self, tensors: dict[str, Tensor]) -> None:
         for name, tensor in tensors.items():
             self.tensors[name].copy_(tensor)
-
-

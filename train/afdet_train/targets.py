@@ -129,9 +129,7 @@ def find_positives(boxes: Boxes, grid: PointGrid, config: TargetConfig) -> Posit
     counts = size[..., 0] * size[..., 1]  # [G, L]
 
     # One entry per (box, level, cell): the k-th cell of its rectangle, row by row.
-    pairs = torch.repeat_interleave(
-        torch.arange(counts.numel(), device=device), counts.reshape(-1)
-    )
+    pairs = torch.repeat_interleave(torch.arange(counts.numel(), device=device), counts.reshape(-1))
     starts = torch.cumsum(counts.reshape(-1), 0) - counts.reshape(-1)
     k = torch.arange(len(pairs), device=device) - starts[pairs]
     box, level = pairs // len(grid.strides), pairs % len(grid.strides)

@@ -1,0 +1,18 @@
+"""How good detections are: COCO AP, VOC AP50, confusion; and pictures of it."""
+
+from __future__ import annotations
+
+from trt_afdet.evaluation.coco import ClassResult, CocoResult, evaluate_coco
+from trt_afdet.evaluation.confusion import confusion_matrix
+from trt_afdet.evaluation.predict import predict
+from trt_afdet.evaluation.voc import VocResult, evaluate_voc
+
+__all__ = [
+    "ClassResult",
+    "CocoResult",
+    "VocResult",
+    "confusion_matrix",
+    "evaluate_coco",
+    "evaluate_voc",
+    "predict",
+]

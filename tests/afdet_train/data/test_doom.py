@@ -13,9 +13,10 @@ import pytest
 
 pytest.importorskip("vizdoom")
 
-from afdet_train.cli import data as data_cli  # noqa: E402
-from afdet_train.data.doom import classes, clip, dataset, film, maps, rules, world  # noqa: E402
-from trt_afdet.errors import InvalidValueError  # noqa: E402
+from afdet_train.cli import data as data_cli
+from afdet_train.data.doom import classes, clip, dataset, film, maps, rules, world
+
+from trt_afdet.errors import InvalidValueError
 
 FRAMES = 30  # Two chunks, the second one short.
 
@@ -198,6 +199,7 @@ def test_an_existing_split_is_kept_unless_forced(tmp_path: Path) -> None:
     assert _bytes(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_clip_has_one_truth_image_per_frame(tmp_path: Path) -> None:
     import cv2
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
-
 from afdet_train.config import ModelConfig
 from afdet_train.model.backbones import BACKBONES, LITE0_PACKAGE, build_backbone
 from afdet_train.model.heads import Heads
 from afdet_train.model.meta import MetaSelection
 from afdet_train.model.necks import GRAPHS, Fusion, Neck, resample
 from afdet_train.model.network import STRIDES, build_network, count_parameters
+from torch import nn
+
 from trt_afdet.errors import CorruptFileError, InvalidValueError
 
 

@@ -42,8 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from trt_afdet.errors import InvalidValueError
     from trt_afdet.media import open_source
+
+    from trt_afdet.errors import InvalidValueError
 
     for option in ("num_frames", "batch"):
         value = getattr(args, option)
@@ -66,9 +67,7 @@ def run(args: argparse.Namespace) -> int:
         for name in ("score_threshold", "nms_iou", "max_detections")
         if getattr(args, name) is not None
     }
-    parity = export_checkpoint(
-        args.checkpoint, out, frames, batch=args.batch, spec_changes=changes
-    )
+    parity = export_checkpoint(args.checkpoint, out, frames, batch=args.batch, spec_changes=changes)
     name, difference = parity.worst
     print(
         f"{out}: {out.stat().st_size / 1e6:.1f} MB, equal to torch on {parity.frames} frames "

@@ -78,4 +78,3 @@ def photometric(config: AugmentConfig) -> v2.Transform:
     """Colour, after the letterbox, where there are fewer pixels."""
     jitter = v2.ColorJitter(config.brightness, config.contrast, config.saturation, config.hue)
     return v2.RandomApply([jitter], p=config.color_p)
-

@@ -1,14 +1,16 @@
 """From a dataset on disk to training batches.
 
-The samples of a run form one endless stream: position q holds picture ``permutation(q // n)[q % n]``
-and every random choice about it derives from (seed, q). A batch is a slice of the stream, so a run
-can be cut at any iteration, split over any number of workers or ranks, and goes on bit for bit.
+The samples of a run form one endless stream: position q holds picture q % n of the permutation
+number q // n, and every random choice about it derives from (seed, q). A batch is a slice of the
+stream, so a run can be cut at any iteration, split over any number of workers or ranks, and goes on
+bit for bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -172,7 +174,7 @@ def batches(
 ) -> DataLoader[Batch]:
     """A loader of the batches ``start`` to ``stop`` of the stream."""
     workers = recipe.data.workers
-    return DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         pictures,
         batch_sampler=StreamBatches(start, stop, recipe.train.batch_size, rank, world),
         num_workers=workers,
@@ -182,3 +184,4 @@ def batches(
         prefetch_factor=4 if workers else None,
         multiprocessing_context="forkserver" if workers else None,
     )
+    return loader

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -69,7 +70,9 @@ def _make_deformable(features: nn.Module) -> None:
     """Replaces the 3x3 convolution of every bottleneck in stages 3 to 5 (layer2 to layer4)."""
     for stage in ("layer2", "layer3", "layer4"):
         for block in features.get_submodule(stage).children():
-            block.conv2 = DeformableConv(block.conv2)
+            conv = block.conv2
+            assert isinstance(conv, nn.Conv2d)
+            block.conv2 = DeformableConv(conv)
 
 
 def _lite0_package_state() -> dict[str, Tensor]:
@@ -172,7 +175,8 @@ def build_backbone(name: str, weights: str = "none") -> tuple[nn.Module, tuple[i
         _load(features, read_weights_file(Path(weights)), weights)
     if name.endswith("_dcn"):
         _make_deformable(features)
-    return features, tuple(features.feature_info.channels())
+    info: Any = features.feature_info
+    return features, tuple(info.channels())
 
 
 def normalisation(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

@@ -27,6 +27,7 @@ class Tower(nn.Module):
             nn.Conv2d(width, width, 3, padding=1, bias=norm == "none") for _ in range(depth)
         )
         for conv in self.convs:
+            assert isinstance(conv, nn.Conv2d)
             nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
@@ -79,7 +80,8 @@ class Heads(nn.Module):
         self.cls_out = nn.Conv2d(width, num_classes, 3, padding=1)
         self.reg_out = nn.Conv2d(width, 4, 3, padding=1)
         self.reg_activation = reg_activation
-        assert self.cls_out.bias is not None and self.reg_out.bias is not None
+        assert self.cls_out.bias is not None
+        assert self.reg_out.bias is not None
         nn.init.normal_(self.cls_out.weight, std=0.01)
         nn.init.constant_(self.cls_out.bias, -math.log(99.0))
         nn.init.normal_(self.reg_out.weight, std=0.01)

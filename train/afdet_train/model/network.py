@@ -6,13 +6,12 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from trt_afdet.spec import ModelSpec
-
 from afdet_train.config import ModelConfig
 from afdet_train.model.backbones import build_backbone, normalisation
 from afdet_train.model.heads import Heads
 from afdet_train.model.meta import MetaSelection
 from afdet_train.model.necks import Neck
+from trt_afdet.spec import ModelSpec
 
 STRIDES = (8, 16, 32, 64, 128)
 
@@ -111,4 +110,3 @@ def model_spec(config: ModelConfig) -> ModelSpec:
 
 def count_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-

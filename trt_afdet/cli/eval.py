@@ -1,0 +1,170 @@
+"""``trt-afdet eval``: how good a model is on a dataset."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trt_afdet.datasets import Dataset
+    from trt_afdet.detections import Detections
+    from trt_afdet.evaluation import CocoResult
+
+SUMMARY = "measure AP of a model file or a checkpoint on a dataset"
+
+EPILOG = """\
+examples:
+  trt-afdet eval model.onnx data/doom --split test --out out/eval
+  trt-afdet eval runs/doom VOCdevkit/VOC2007 --split test --voc
+
+A checkpoint runs through the same code as an ONNX file: only the network's forward pass differs.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help=".onnx, .safetensors or a run's folder"
+    )
+    parser.add_argument("data", metavar="DATA", help="COCO, VOC or YOLO: a folder or its file")
+    parser.add_argument("--split", help="such as val or test, where the folder holds several")
+    parser.add_argument(
+        "--conf", type=float, default=0.01, help="lowest confidence to count (default: 0.01)"
+    )
+    parser.add_argument("--iou", type=float, help="NMS IoU (default: the model's)")
+    parser.add_argument("--max-det", type=int, help="detections per picture (default: the model's)")
+    parser.add_argument("--batch", type=int, default=4, help="pictures per step (default: 4)")
+    parser.add_argument("--threads", type=int, help="CPU threads of the network")
+    parser.add_argument("--limit", type=int, help="use this many pictures, evenly spread")
+    parser.add_argument("--voc", action="store_true", help="also print Pascal VOC's AP50")
+    parser.add_argument(
+        "--out", type=Path, help="folder for metrics.json, pr.png and confusion.png"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from trt_afdet.cli import ui
+    from trt_afdet.datasets import open_dataset
+    from trt_afdet.errors import InvalidValueError
+    from trt_afdet.evaluation import evaluate_coco, evaluate_voc, predict
+
+    for option in ("batch", "limit"):
+        value = getattr(args, option)
+        if value is not None and value < 1:
+            raise InvalidValueError(f"--{option} must be at least 1", got=value)
+    detector = _open_model(args)
+    truth = open_dataset(args.data, args.split)
+    for line in truth.report.lines():
+        ui.warn(f"{truth.name}: {line}")
+    if args.limit:
+        truth = truth.head(args.limit)
+    order = class_order(detector.spec.class_names, truth.class_names)
+    found = predict(truth, detector, batch=args.batch, progress=ui.progress)
+    found = [with_classes(d, order, truth.class_names) for d in found]
+    result = evaluate_coco(truth, found)
+    extra: dict[str, float] = {}
+    if args.voc:
+        voc = evaluate_voc(truth, found)
+        extra = {"voc07_ap50": voc.map_11, "voc_ap50": voc.map_continuous}
+    _print(result, extra)
+    if args.out:
+        _write(args.out, truth, found, result, extra)
+    return 0
+
+
+def _open_model(args: argparse.Namespace) -> Any:
+    """The detector of a model file, or of a checkpoint if the training package is installed."""
+    options = {
+        "conf": args.conf,
+        "iou": args.iou,
+        "max_detections": args.max_det,
+        "threads": args.threads,
+    }
+    if args.model.is_dir() or args.model.suffix == ".safetensors":
+        from importlib.metadata import entry_points
+
+        from trt_afdet.errors import MissingDependencyError
+
+        for point in entry_points(group="trt_afdet.detectors", name="checkpoint"):
+            try:
+                load = point.load()
+            except ImportError as error:
+                raise MissingDependencyError(
+                    "a checkpoint needs the training packages",
+                    got=error.name,
+                    hint='pip install "trt-afdet[train]"',
+                ) from error
+            return load(args.model, **options)
+    from trt_afdet.runtime.detector import Detector
+
+    return Detector.load(args.model, **options)
+
+
+def class_order(model: tuple[str, ...], data: tuple[str, ...]) -> list[int]:
+    """The data's class index of each of the model's classes.
+
+    Raises:
+        InvalidValueError: If the names differ by more than their order.
+    """
+    from trt_afdet.errors import InvalidValueError
+
+    only_model = [n for n in model if n not in data]
+    only_data = [n for n in data if n not in model]
+    if only_model or only_data:
+        owner, name = ("model", only_model[0]) if only_model else ("data", only_data[0])
+        raise InvalidValueError(
+            f"the model's classes ({len(model)}) and the data's ({len(data)}) differ",
+            got=f"only the {owner} has {name!r}",
+        )
+    return [data.index(n) for n in model]
+
+
+def with_classes(found: Detections, order: list[int], names: tuple[str, ...]) -> Detections:
+    """Detections with the data's class ids."""
+    import dataclasses
+
+    import numpy as np
+
+    ids = np.array(order, np.int32)[found.class_id]
+    return dataclasses.replace(found, class_id=ids, class_names=names)
+
+
+def _percent(value: float) -> str:
+    return "-" if value != value else f"{100 * value:.1f}"
+
+
+def _print(result: CocoResult, extra: dict[str, float]) -> None:
+    from trt_afdet.cli import ui
+
+    rows = [[c.name, str(c.truths), _percent(c.ap), _percent(c.ap50)] for c in result.classes]
+    ui.table(f"{result.images} pictures", ["class", "objects", "AP", "AP50"], rows)
+    figures = {**result.metrics(), **extra}
+    ui.table("all classes", ["figure", "%"], [[n, _percent(v)] for n, v in figures.items()])
+
+
+def _write(
+    out: Path,
+    truth: Dataset,
+    found: list[Detections],
+    result: CocoResult,
+    extra: dict[str, float],
+) -> None:
+    from trt_afdet.evaluation import confusion_matrix
+    from trt_afdet.evaluation.plots import plot_confusion, plot_precision_recall
+    from trt_afdet.files import write_text
+
+    plot_precision_recall(result, out / "pr.png")
+    plot_confusion(confusion_matrix(truth, found), truth.class_names, out / "confusion.png")
+    figures: dict[str, Any] = {
+        name: None if value != value else value
+        for name, value in {**result.metrics(), **extra}.items()
+    }
+    figures["images"] = result.images
+    figures["classes"] = {
+        c.name: {"objects": c.truths, "ap": c.ap, "ap50": c.ap50} if c.truths else {"objects": 0}
+        for c in result.classes
+    }
+    write_text(out / "metrics.json", json.dumps(figures, indent=2) + "\n")
+    print(f"wrote {out}/metrics.json, pr.png, confusion.png")

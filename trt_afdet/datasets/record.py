@@ -1,0 +1,177 @@
+"""What every dataset format is read into: pictures with boxes, in pixels, as plain NumPy."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_afdet.datasets.checks import Report
+from trt_afdet.datasets.pictures import read_picture
+from trt_afdet.errors import CorruptFileError, MissingFileError
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture, or one frame of a video, with its truth.
+
+    Attributes:
+        path: The picture's or the video's file.
+        image_id: Unique within the dataset.
+        width, height: In pixels.
+        boxes: float32 [N, 4], x1 y1 x2 y2 in pixels, inside the picture, never empty.
+        labels: int64 [N], class index.
+        difficult: bool [N]: objects that VOC's rules leave out.
+        crowd: bool [N]: COCO's groups of uncounted objects.
+        area: float64 [N], in square pixels: of the mask if the format says, else of the box.
+        segmentations: N COCO segmentations (polygons or RLE), None where there is none.
+        frame_index: Which frame of the video, from 0; None for a picture.
+    """
+
+    path: Path
+    image_id: int
+    width: int
+    height: int
+    boxes: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    difficult: npt.NDArray[np.bool_]
+    crowd: npt.NDArray[np.bool_]
+    area: npt.NDArray[np.float64]
+    segmentations: tuple[Any, ...]
+    frame_index: int | None = None
+
+    @property
+    def ignored(self) -> npt.NDArray[np.bool_]:
+        """bool [N]: objects that are neither training targets nor missed if not found."""
+        return self.difficult | self.crowd
+
+    @classmethod
+    def build(
+        cls,
+        path: Path,
+        image_id: int,
+        width: int,
+        height: int,
+        boxes: npt.NDArray[np.float32],
+        labels: npt.ArrayLike,
+        *,
+        difficult: npt.ArrayLike | None = None,
+        crowd: npt.ArrayLike | None = None,
+        area: npt.ArrayLike | None = None,
+        segmentations: list[Any] | None = None,
+        frame_index: int | None = None,
+    ) -> Record:
+        """A record with the defaults of formats that know less."""
+        count = len(boxes)
+        sides = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64)
+        return cls(
+            path=path,
+            image_id=image_id,
+            width=width,
+            height=height,
+            boxes=boxes,
+            labels=np.asarray(labels, np.int64).reshape(count),
+            difficult=np.asarray(np.zeros(count) if difficult is None else difficult, bool),
+            crowd=np.asarray(np.zeros(count) if crowd is None else crowd, bool),
+            area=sides.prod(axis=1) if area is None else np.asarray(area, np.float64),
+            segmentations=tuple(segmentations or [None] * count),
+            frame_index=frame_index,
+        )
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pictures with truth.
+
+    Attributes:
+        name: Where it came from, for messages.
+        class_names: The index is the class index.
+        records: In the order of the files.
+        category_ids: COCO category id of each class index.
+        report: What was mended or dropped while reading.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    records: tuple[Record, ...]
+    category_ids: tuple[int, ...]
+    report: Report = field(default_factory=Report)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def is_video(self) -> bool:
+        return any(r.frame_index is not None for r in self.records)
+
+    def head(self, count: int) -> Dataset:
+        """``count`` records spread evenly over the whole."""
+        if count >= len(self.records):
+            return self
+        picks = np.linspace(0, len(self.records) - 1, count).round().astype(int)
+        return dataclasses.replace(self, records=tuple(self.records[i] for i in picks))
+
+    def read_image(self, record: Record) -> npt.NDArray[np.uint8]:
+        """The picture as BGR uint8 [H, W, 3].
+
+        Raises:
+            MissingFileError, CorruptFileError: If it cannot be read, or has another size than the
+                annotations say.
+        """
+        frame = read_picture(record.path)
+        if frame.shape[:2] != (record.height, record.width):
+            raise CorruptFileError(
+                f"{record.path} is {frame.shape[1]}x{frame.shape[0]}, its annotations say "
+                f"{record.width}x{record.height}",
+                hint="was the picture turned by its EXIF data, or resized?",
+            )
+        return frame
+
+    def frames(self) -> Iterator[tuple[Record, npt.NDArray[np.uint8]]]:
+        """Every record with its picture, in order; a video is decoded once, front to back."""
+        if not self.is_video:
+            for record in self.records:
+                yield record, self.read_image(record)
+            return
+        yield from self._video_frames()
+
+    def _video_frames(self) -> Iterator[tuple[Record, npt.NDArray[np.uint8]]]:
+        import cv2
+
+        path, capture, position = None, None, 0
+        try:
+            for record in self.records:
+                assert record.frame_index is not None
+                if record.path != path or record.frame_index < position:
+                    if capture is not None:
+                        capture.release()
+                    if not record.path.is_file():
+                        raise MissingFileError("no such video", got=str(record.path))
+                    path, capture, position = record.path, cv2.VideoCapture(str(record.path)), 0
+                    if not capture.isOpened():
+                        raise CorruptFileError("video cannot be decoded", got=str(record.path))
+                assert capture is not None
+                frame = None
+                while position <= record.frame_index:
+                    ok, frame = capture.read()
+                    if not ok:
+                        raise CorruptFileError(
+                            f"{record.path} ends at frame {position}, "
+                            f"its annotations go on to {record.frame_index}"
+                        )
+                    position += 1
+                image = np.asarray(frame, np.uint8)
+                if image.shape[:2] != (record.height, record.width):
+                    raise CorruptFileError(
+                        f"{record.path} is {image.shape[1]}x{image.shape[0]}, its annotations say "
+                        f"{record.width}x{record.height}"
+                    )
+                yield record, image
+        finally:
+            if capture is not None:
+                capture.release()

@@ -1,0 +1,45 @@
+"""Writing files so that a reader never sees half of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from trt_afdet.errors import AfdetError, WriteError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path`` to write to; takes its place when the block ends well.
+
+    The suffix is kept, because writers choose their format by it.
+
+    Raises:
+        WriteError: If the disk is full or the folder not writable.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        if isinstance(error, AfdetError):
+            raise
+        raise WriteError(
+            "cannot write", got=f"{path}: {error.strerror or error}", hint="is the disk full?"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file atomically.
+
+    Raises:
+        WriteError: See :func:`atomic_path`.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(text)
