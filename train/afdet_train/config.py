@@ -89,6 +89,9 @@ class ModelConfig(Section):
     backbone: BackboneConfig = BackboneConfig()
     neck: NeckConfig = NeckConfig()
     head: HeadConfig = HeadConfig()
+    #: Batch norm of neck, heads and meta-selection net: the weight of each new batch. Keras'
+    #: .99 is .01 here; short runs need more, or evaluation lags behind training.
+    bn_momentum: float = Field(0.01, gt=0, le=1)
     targets: TargetConfig = TargetConfig()
     loss: LossConfig = LossConfig()
 

@@ -1,0 +1,179 @@
+"""The command line: ``trt-afdet COMMAND``.
+
+A command is a module with ``SUMMARY``, ``add_arguments(parser)`` and ``run(args) -> exit status``;
+it imports what it needs inside ``run``. Those of this package are listed below, others come from
+the entry-point group ``trt_afdet.commands`` (the training package's do).
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import sys
+from types import ModuleType
+from typing import Any, NoReturn
+
+from trt_afdet import __version__
+from trt_afdet.errors import AfdetError, MissingDependencyError
+from trt_afdet.suggest import nearest
+
+BUILTIN = {
+    "detect": "trt_afdet.cli.detect",
+    "demo": "trt_afdet.cli.demo",
+    "eval": "trt_afdet.cli.eval",
+}
+
+#: Commands of the training package, with what help says where it cannot be imported.
+OPTIONAL = {
+    "data": "make a dataset: film and label one in Doom",
+    "train": "train a detector from a recipe",
+    "export": "turn a checkpoint into the canonical model.onnx",
+}
+
+DESCRIPTION = """\
+trt-afdet - an anchor-free object detector, from training to the edge.
+"""
+
+EPILOG = """\
+one example of each:
+  trt-afdet demo
+  trt-afdet detect street.mp4 --model model.onnx --out annotated.mp4 --jsonl boxes.jsonl
+  trt-afdet data doom data/doom --split train --frames 7000 --seed 1 --workers 4
+  trt-afdet train train/recipes/doom.yaml --out runs/doom
+  trt-afdet export runs/doom -o model.onnx
+  trt-afdet eval model.onnx data/doom --split test --out out/eval
+
+exit status:
+  0  done
+  1  the run failed (full disk, lost file, a model that does not match, unreadable pictures)
+  2  bad input or usage
+  130  stopped by Ctrl-C
+
+`trt-afdet COMMAND --help` explains a command. --debug shows the traceback of an error.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose mistakes take one line and name the nearest valid word."""
+
+    def error(self, message: str) -> NoReturn:
+        words = message.split("'")
+        if "invalid choice" in message and len(words) > 1:
+            hint = nearest(words[1], self._choices())
+            message = f"unknown command {words[1]!r}" + (f" - {hint}" if hint else "")
+        elif message.startswith("unrecognized arguments:"):
+            first = message.split(":", 1)[1].split()[0]
+            hint = nearest(first.split("=")[0], self._option_strings())
+            message = f"unknown option {first}" + (f" - {hint}" if hint else "")
+        print(f"trt-afdet: error: {message} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+    def _choices(self) -> list[str]:
+        return [c for a in self._actions if isinstance(a.choices, dict) for c in a.choices]
+
+    def _option_strings(self) -> list[str]:
+        strings = [s for action in self._actions for s in action.option_strings]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for parser in action.choices.values():
+                    strings += [s for a in parser._actions for s in a.option_strings]
+        return strings
+
+
+def _command_modules() -> dict[str, str]:
+    """Name -> module of every command; entry points are looked up only where they are needed."""
+    from importlib.metadata import entry_points
+
+    found = {point.name: point.value for point in entry_points(group="trt_afdet.commands")}
+    return {**found, **BUILTIN}
+
+
+def _import(name: str) -> ModuleType:
+    module = BUILTIN.get(name) or _command_modules().get(name)
+    if module is None:
+        raise MissingDependencyError(
+            f"the command {name!r} belongs to the training package, which is not installed",
+            hint='pip install "trt-afdet[train]"',
+        )
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"the command {name!r} needs a package that is not installed",
+            got=error.name or str(error),
+            hint='pip install "trt-afdet[train]"',
+        ) from error
+
+
+def _summary(name: str) -> str:
+    """A command's help line; importing the training package's modules only for that is not due."""
+    return (
+        OPTIONAL[name] if name in OPTIONAL else str(importlib.import_module(BUILTIN[name]).SUMMARY)
+    )
+
+
+def build_parser(command: str | None) -> argparse.ArgumentParser:
+    """The parser; only ``command`` gets its options, the others are names with a help line."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks"
+    )
+    parser = _Parser(
+        prog="trt-afdet",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[common],
+    )
+    parser.add_argument("--version", action="version", version=f"trt-afdet {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name in (*BUILTIN, *OPTIONAL):
+        child = commands.add_parser(
+            name,
+            help=_summary(name),
+            description=_summary(name),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            parents=[common],
+        )
+        if name == command:
+            module = _import(name)
+            module.add_arguments(child)
+            child.set_defaults(run=module.run)
+    return parser
+
+
+def _named_command(argv: list[str]) -> str | None:
+    return next((word for word in argv if word in BUILTIN or word in OPTIONAL), None)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command line; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in argv
+    try:
+        parser = build_parser(_named_command(argv))
+        args = parser.parse_args(argv)
+        if args.command is None:
+            parser.print_help()
+            return 2
+        return int(args.run(args))
+    except AfdetError as error:
+        if debug:
+            raise
+        return _complain(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _complain("stopped", 130)
+    except BrokenPipeError:
+        # The reader (head, less) has gone; Python must not complain at exit either.
+        sys.stdout = None  # type: ignore[assignment]
+        return 0
+    except OSError as error:
+        if debug or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        return _complain(f"{error.strerror} (got {error.filename})", 1)
+
+
+def _complain(text: Any, status: int) -> int:
+    print(f"trt-afdet: error: {text}".replace("\n", " "), file=sys.stderr)
+    return status

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from trt_afdet.datasets import Dataset
 from trt_afdet.detections import Detections
-from trt_afdet.errors import InvalidValueError, MissingDependencyError
+from trt_afdet.errors import MissingDependencyError
+from trt_afdet.evaluation.matching import check_paired
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,7 @@ def evaluate_coco(truth: Dataset, detections: Sequence[Detections]) -> CocoResul
         InvalidValueError: If the numbers of records and detections differ.
         MissingDependencyError: Without faster-coco-eval.
     """
-    if len(detections) != len(truth.records):
-        raise InvalidValueError(
-            "evaluation needs one result per picture",
-            got=f"{len(detections)} for {len(truth.records)}",
-        )
+    check_paired(truth, detections)
     coco_type, evaluator_type = _library()
     results: list[dict[str, object]] = []
     for record, found in zip(truth.records, detections, strict=True):

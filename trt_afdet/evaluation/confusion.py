@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from trt_afdet.datasets import Dataset
 from trt_afdet.detections import Detections
-from trt_afdet.evaluation.matching import pairwise_iou
+from trt_afdet.evaluation.matching import check_paired, pairwise_iou
 
 
 def confusion_matrix(
@@ -30,6 +30,7 @@ def confusion_matrix(
     Returns:
         int64 [K + 1, K + 1].
     """
+    check_paired(truth, detections)
     background = len(truth.class_names)
     matrix = np.zeros((background + 1, background + 1), np.int64)
     for record, found in zip(truth.records, detections, strict=True):

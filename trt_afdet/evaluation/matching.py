@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
+
+from trt_afdet.datasets import Dataset
+from trt_afdet.detections import Detections
+from trt_afdet.errors import InvalidValueError
 
 Boxes = npt.NDArray[np.float32]
 
@@ -18,3 +24,12 @@ def pairwise_iou(a: Boxes, b: Boxes) -> npt.NDArray[np.float64]:
     area_b = (b[:, 2:] - b[:, :2]).prod(axis=1)
     union = area_a[:, None] + area_b[None] - inter
     return np.asarray(inter / np.maximum(union, 1e-12))
+
+
+def check_paired(truth: Dataset, detections: Sequence[Detections]) -> None:
+    """Raises InvalidValueError unless there is one result per record."""
+    if len(detections) != len(truth.records):
+        raise InvalidValueError(
+            "evaluation needs one result per picture",
+            got=f"{len(detections)} for {len(truth.records)}",
+        )

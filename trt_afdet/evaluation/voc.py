@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from trt_afdet.datasets import Dataset
 from trt_afdet.detections import Detections
-from trt_afdet.evaluation.matching import pairwise_iou
+from trt_afdet.evaluation.matching import check_paired, pairwise_iou
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def _match_class(
 ) -> tuple[npt.NDArray[np.bool_], int]:
     """Whether each detection of a class is right, by confidence; and how many there are to find.
 
-    A detection takes the truth it overlaps most; one that takes a difficult truth is left out, and
-    so is nothing else: a second detection of the same truth is wrong.
+    A detection takes the truth it overlaps most; one that takes a difficult truth is left out. A
+    second detection of the same truth is wrong.
     """
     scores: list[float] = []
     correct: list[bool] = []
@@ -95,6 +95,7 @@ def evaluate_voc(
         detections: One per record, in order, in pixels of the picture.
         iou: Least overlap of a right detection.
     """
+    check_paired(truth, detections)
     per_class = [_match_class(truth, detections, i, iou) for i in range(len(truth.class_names))]
     ap_11 = tuple(average_precision(c, n, eleven_points=True) for c, n in per_class)
     area = tuple(average_precision(c, n, eleven_points=False) for c, n in per_class)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from pathlib import Path
 
 SUMMARY = "train a detector from a recipe"
@@ -45,6 +46,9 @@ def run(args: argparse.Namespace) -> int:
 
     from afdet_train.fit import fit
 
+    # A scheduler's polite kill saves as Ctrl-C does; so does SIGINT where a shell's "&" hid it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     try:
         best = fit(recipe, out, resume=args.resume)
     except KeyboardInterrupt:

@@ -14,15 +14,14 @@ from torch import Tensor, nn
 
 from trt_afdet.errors import InvalidValueError
 
-#: Batch norm of new layers: Keras' momentum .99 and epsilon 1e-3 in PyTorch's terms.
-BN_MOMENTUM = 0.01
+#: Keras' epsilon. The momentum is the recipe's, set on the whole network.
 BN_EPS = 1e-3
 
 LEVELS = (3, 4, 5, 6, 7)
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, momentum=BN_MOMENTUM, eps=BN_EPS)
+    return nn.BatchNorm2d(channels, eps=BN_EPS)
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,11 @@ def build_network(config: ModelConfig, *, load_weights: bool = True) -> AnchorFr
         levels=len(STRIDES),
     )
     meta = MetaSelection(config.neck.width, STRIDES) if config.uses_meta else None
-    return AnchorFreeDetector(backbone, neck, heads, meta)
+    detector = AnchorFreeDetector(backbone, neck, heads, meta)
+    for name, module in detector.named_modules():
+        if isinstance(module, nn.BatchNorm2d) and not name.startswith("backbone."):
+            module.momentum = config.bn_momentum
+    return detector
 
 
 def model_spec(config: ModelConfig) -> ModelSpec:
