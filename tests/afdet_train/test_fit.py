@@ -17,7 +17,8 @@ import torch
 import yaml
 from afdet_train import checkpoint as checkpoints
 from afdet_train.config import parse_recipe
-from afdet_train.fit import fit, normalise_on_device, read_metrics
+from afdet_train.curves import read_metrics
+from afdet_train.fit import fit, normalise_on_device
 from afdet_train.model.network import model_spec
 
 from trt_afdet.errors import InvalidValueError, RunError
@@ -45,7 +46,7 @@ def test_a_run_leaves_what_it_promises(tiny_recipe: Values, tmp_path: Path) -> N
     names = {p.name for p in (tmp_path / "run").iterdir()}
     assert names == {
         "best.safetensors", "best.yaml", "last.safetensors", "last.yaml",
-        "metrics.jsonl", "tensorboard",
+        "metrics.jsonl", "tensorboard", "curves.png",
     }  # fmt: skip
     assert set(best) == {"ap", "ap50", "epoch"}
     kinds = [row["kind"] for row in read_metrics(tmp_path / "run" / "metrics.jsonl")]
@@ -179,5 +180,6 @@ def test_training_normalises_as_the_runtime_does(tiny_recipe: Values) -> None:
 
 def test_metrics_survive_a_cut_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text(json.dumps({"kind": "train", "loss": 1.0}) + '\n{"kind": "tr')
-    assert read_metrics(path) == [{"kind": "train", "loss": 1.0}]
+    rows = [{"kind": "train", "iteration": i, "loss": 1.0} for i in (20, 40, 40)]
+    path.write_text("\n".join(map(json.dumps, rows)) + '\n{"kind": "tr')
+    assert read_metrics(path) == rows[:2]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -17,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from afdet_train import checkpoint as checkpoints
 from afdet_train.checkpoint import Checkpoint
 from afdet_train.config import Recipe
+from afdet_train.curves import plot_curves, read_metrics
 from afdet_train.data.stream import Batch, TrainingPictures, batches
 from afdet_train.distributed import Ranks, process_group
 from afdet_train.evaluate import evaluate_network
@@ -359,15 +359,5 @@ def _end_epoch(run: Run, truth: Dataset | None, out: Path, report: Report) -> No
                 run.best = {**metrics, "epoch": float(epoch)}
             report.evaluation(run.iteration, epoch, metrics)
         _save(run, out, best=improved)
+        plot_curves(read_metrics(out / "metrics.jsonl"), out / "curves.png")
     run.ranks.wait()
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a last line cut by a kill is left out."""
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows

@@ -98,7 +98,7 @@ class DetectionLoss:
         self.losses = losses
 
     @torch.no_grad()
-    def _select_levels(
+    def select_levels_by_loss(
         self, logits: Tensor, distances: Tensor, boxes: Boxes, positives: Positives
     ) -> Tensor:
         """OFS: focal over all classes plus IoU loss of every pair, no centre weight."""
@@ -127,7 +127,7 @@ class DetectionLoss:
         logits = flatten_heads(outputs.logits)
         distances = flatten_heads(outputs.distances)
         found = find_positives(boxes, self.grid, self.targets)
-        selected = self._select_levels(logits, distances, boxes, found)
+        selected = self.select_levels_by_loss(logits, distances, boxes, found)
         level_weight = None
         if self.targets.soft_selection and soft and level_logits is not None:
             # Detached: otherwise weight drains to the level with most points.

@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
         value = getattr(args, option)
         if value is not None and value < 1:
             raise InvalidValueError(f"--{option} must be at least 1", got=value)
+    if args.out and args.out.exists() and not args.out.is_dir():
+        raise InvalidValueError("--out must be a folder", got=args.out)
     detector = _open_model(args)
     truth = open_dataset(args.data, args.split)
     for line in truth.report.lines():
@@ -85,12 +87,14 @@ def _open_model(args: argparse.Namespace) -> Any:
     if args.model.is_dir() or args.model.suffix == ".safetensors":
         from importlib.metadata import entry_points
 
-        from trt_afdet.errors import MissingDependencyError
+        from trt_afdet.errors import AfdetError, MissingDependencyError
 
         for point in entry_points(group="trt_afdet.detectors", name="checkpoint"):
             try:
                 load = point.load()
             except ImportError as error:
+                if isinstance(error, AfdetError):
+                    raise
                 raise MissingDependencyError(
                     "a checkpoint needs the training packages",
                     got=error.name,

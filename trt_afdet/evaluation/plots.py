@@ -70,10 +70,11 @@ def plot_precision_recall(result: CocoResult, path: Path) -> None:
     )
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(
-        title="class, AP50", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False,
-        fontsize="small",
-    )  # fmt: skip
+    if shown:
+        axes.legend(
+            title="class, AP50", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False,
+            fontsize="small",
+        )  # fmt: skip
     _save(figure, path)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from afdet_train.data.doom.dataset import write_json
 from afdet_train.data.doom.rules import MIN_BRIGHTNESS, MIN_SIDE, MIN_VISIBLE
-from trt_afdet.errors import CorruptFileError, MissingDependencyError, WriteError
+from trt_afdet.errors import CorruptFileError
+from trt_afdet.figures import new_figure, save_figure
 
 #: Edges of the size histogram: square root of the box area, in pixels.
 _SIZE_EDGES = (0, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 1024)
@@ -69,18 +70,10 @@ def mosaic(images: Path, coco: dict[str, Any], count: int = _MOSAIC) -> np.ndarr
 
 def write_card(out: Path, split: str, coco: dict[str, Any]) -> Path:
     """Write ``card_SPLIT.json`` and ``card_SPLIT.png`` into `out`; returns the picture's path."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError(
-            "matplotlib is not installed", hint='pip install "trt-afdet[doom]"'
-        ) from error
     card = summary(coco)
     write_json(out / f"card_{split}.json", card)
 
-    figure = Figure(figsize=(16, 17), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(16, 17)
     grid = figure.add_gridspec(2, 2, height_ratios=(1, 2.6))
     classes = figure.add_subplot(grid[0, 0])
     counts = card["objects_per_class"]
@@ -99,8 +92,5 @@ def write_card(out: Path, split: str, coco: dict[str, Any]) -> Path:
     pictures.imshow(mosaic(out / "images" / split, coco)[..., ::-1])
     pictures.axis("off")
     path = out / f"card_{split}.png"
-    try:
-        figure.savefig(path, dpi=110)
-    except OSError as error:
-        raise WriteError(f"cannot write {path}", got=error, hint="is the disk full?") from error
+    save_figure(figure, path)
     return path

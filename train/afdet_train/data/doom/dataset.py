@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from afdet_train.data.doom.film import Frame, film
 from afdet_train.data.doom.maps import WAD, maps_of
 from afdet_train.data.doom.world import check_resolution, require_vizdoom
 from trt_afdet.errors import InvalidValueError, WriteError
+from trt_afdet.files import write_text
 
 
 def annotations_path(out: Path, split: str) -> Path:
@@ -23,20 +23,7 @@ def annotations_path(out: Path, split: str) -> Path:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all; `WriteError` on a full disk."""
-    temporary = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=path.name, suffix=".part", delete=False
-        ) as file:
-            temporary = file.name
-            json.dump(value, file, separators=(",", ":"))
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise WriteError(f"cannot write {path}", got=error, hint="is the disk full?") from error
+    write_text(path, json.dumps(value, separators=(",", ":")))
 
 
 def categories() -> list[dict[str, Any]]:
