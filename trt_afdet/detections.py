@@ -65,7 +65,7 @@ class Detections:
                 "boxes, confidences and class ids must be equally many",
                 got=f"{count}, {list(self.confidence.shape)}, {list(self.class_id.shape)}",
             )
-        if count and not (0 <= self.class_id.min() and self.class_id.max() < len(self.class_names)):
+        if count and (self.class_id.min() < 0 or self.class_id.max() >= len(self.class_names)):
             raise InvalidValueError(
                 f"class ids must be within 0..{len(self.class_names) - 1}",
                 got=f"{self.class_id.min()}..{self.class_id.max()}",

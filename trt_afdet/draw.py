@@ -53,8 +53,8 @@ def draw_detections(frame: npt.NDArray[np.uint8], detections: Detections) -> npt
     for item in reversed(list(detections)):
         color = class_color(item.class_id)
         x1, y1, x2, y2 = (round(v) for v in item.xyxy)
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), (0, 0, 0), line + 2, cv2.LINE_AA)
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), color, line, cv2.LINE_AA)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), (0, 0, 0), line + 2)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), color, line)
         _label(canvas, item, (x1, y1, x2, y2), color, scale)
     return canvas
 

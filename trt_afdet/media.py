@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from trt_afdet.datasets.pictures import read_picture
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError, WriteError
 from trt_afdet.files import atomic_path
 
@@ -21,6 +23,13 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
 
 Image = npt.NDArray[np.uint8]
+
+
+def quiet_opencv() -> None:
+    """Keeps OpenCV and FFmpeg from writing to stderr; what fails is reported as an error."""
+    # FFmpeg's level is read when the first video is opened. -8 is its "quiet".
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 @dataclass(frozen=True)
@@ -89,10 +98,16 @@ class VideoSource:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.paths = [path]
         self.failed: list[CorruptFileError] = []
+        quiet_opencv()
         self._capture = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
-            raise CorruptFileError("not a readable picture or video", got=path)
+            raise CorruptFileError(
+                "neither a picture nor a video that can be read",
+                got=path,
+                hint="the file may be cut off; pictures are known by their suffix",
+            )
         rate = float(self._capture.get(cv2.CAP_PROP_FPS))
         self.fps: float | None = rate if 0 < rate < 1000 else None
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -127,22 +142,6 @@ class VideoSource:
 
 
 Source = PictureSource | VideoSource
-
-
-def read_picture(path: Path) -> Image:
-    """A picture as BGR uint8 [H, W, 3], turned as its EXIF data says.
-
-    Raises:
-        MissingFileError, CorruptFileError: If it cannot be read.
-    """
-    if not path.is_file():
-        raise MissingFileError("no such picture", got=path)
-    if path.stat().st_size == 0:
-        raise CorruptFileError("the picture is empty (0 bytes)", got=path)
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise CorruptFileError("the picture cannot be decoded", got=path)
-    return np.asarray(image, np.uint8)
 
 
 def open_source(source: str | Path) -> Source:
@@ -226,6 +225,7 @@ class VideoWriter:
     def write(self, image: Image) -> None:
         """Appends a frame, BGR uint8 [H, W, 3]."""
         if self._writer is None:
+            quiet_opencv()
             codec = "MJPG" if self.path.suffix.lower() == ".avi" else "mp4v"
             height, width = image.shape[:2]
             self._writer = cv2.VideoWriter(

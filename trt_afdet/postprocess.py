@@ -208,9 +208,9 @@ def _greedy(removes: npt.NDArray[np.bool_]) -> Ints:
     Returns:
         Indices of the kept boxes.
     """
-    keep = np.ones(len(removes), np.bool_)
+    keep: npt.NDArray[np.bool_] = np.ones(len(removes), np.bool_)
     while True:
-        again = ~removes[keep].any(axis=0)
+        again = np.logical_not(removes[keep].any(axis=0))
         if np.array_equal(again, keep):
             return np.flatnonzero(keep)
         keep = again
@@ -283,8 +283,7 @@ def check_heads(
     for name, head, depth, size in zip(names, arrays, channels, spec.grid_sizes * 2, strict=True):
         if head.shape != (batch, depth, *size):
             raise InvalidValueError(
-                f"output {name} does not fit the model's spec: "
-                f"expected {[batch, depth, *size]}",
+                f"output {name} does not fit the model's spec: expected {[batch, depth, *size]}",
                 got=list(head.shape),
             )
     return arrays
@@ -347,7 +346,5 @@ def postprocess(
             inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
             if not inside.all():
                 boxes, confidence, class_id = boxes[inside], confidence[inside], class_id[inside]
-        results.append(
-            Detections(boxes, confidence, class_id.astype(np.int32), spec.class_names)
-        )
+        results.append(Detections(boxes, confidence, class_id.astype(np.int32), spec.class_names))
     return results

@@ -323,11 +323,7 @@ def _loop(
         report.step(
             run.iteration,
             {
-                "loss": parts.total.item(),
-                "cls": parts.cls.item(),
-                "box": parts.box.item(),
-                "meta": parts.meta.item(),
-                "dead": parts.dead.item(),
+                **parts.values(),
                 "grad_norm": norm,
                 "lr": learning_rate(run.recipe.optim, run.iteration - 1, run.total),
                 "positives": parts.positives,

@@ -75,6 +75,12 @@ class LossParts:
     dead: Tensor
     levels: Tensor
 
+    def values(self) -> dict[str, float]:
+        """The figures to log, fetched from the device in one go."""
+        figures = torch.stack([self.total.detach(), self.cls, self.box, self.meta, self.dead])
+        names = ("loss", "cls", "box", "meta", "dead")
+        return dict(zip(names, figures.tolist(), strict=True))
+
 
 def _sum_over_ranks(value: Tensor) -> tuple[Tensor, int]:
     if dist.is_available() and dist.is_initialized():

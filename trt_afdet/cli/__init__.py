@@ -59,7 +59,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         words = message.split("'")
-        if "invalid choice" in message and len(words) > 1:
+        if message.startswith("argument COMMAND: invalid choice") and len(words) > 1:
             hint = nearest(words[1], self._choices())
             message = f"unknown command {words[1]!r}" + (f" - {hint}" if hint else "")
         elif message.startswith("unrecognized arguments:"):
@@ -81,41 +81,41 @@ class _Parser(argparse.ArgumentParser):
         return strings
 
 
-def _command_modules() -> dict[str, str]:
-    """Name -> module of every command; entry points are looked up only where they are needed."""
+def _module_name(command: str) -> str | None:
+    """The module of a command; the entry points are looked up only where they are needed."""
+    if command in BUILTIN:
+        return BUILTIN[command]
     from importlib.metadata import entry_points
 
-    found = {point.name: point.value for point in entry_points(group="trt_afdet.commands")}
-    return {**found, **BUILTIN}
+    found = entry_points(group="trt_afdet.commands", name=command)
+    return next((point.value for point in found), None)
 
 
-def _import(name: str) -> ModuleType:
-    module = BUILTIN.get(name) or _command_modules().get(name)
+def _import(command: str) -> ModuleType:
+    module = _module_name(command)
     if module is None:
         raise MissingDependencyError(
-            f"the command {name!r} belongs to the training package, which is not installed",
+            f"the command {command!r} belongs to the training package, which is not installed",
             hint='pip install "trt-afdet[train]"',
         )
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingDependencyError(
-            f"the command {name!r} needs a package that is not installed",
+            f"the command {command!r} needs a package that is not installed",
             got=error.name or str(error),
             hint='pip install "trt-afdet[train]"',
         ) from error
 
 
-def _summary(name: str) -> str:
-    """A command's help line; importing the training package's modules only for that is not due."""
-    return (
-        OPTIONAL[name] if name in OPTIONAL else str(importlib.import_module(BUILTIN[name]).SUMMARY)
-    )
+def _summary(command: str) -> str:
+    """A command's help line; the training package is not imported only for that."""
+    return OPTIONAL.get(command) or str(_import(command).SUMMARY)
 
 
 def build_parser(command: str | None) -> argparse.ArgumentParser:
     """The parser; only ``command`` gets its options, the others are names with a help line."""
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument(
         "--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks"
     )
@@ -128,7 +128,10 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"trt-afdet {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for name in (*BUILTIN, *OPTIONAL):
+    names = [*BUILTIN, *OPTIONAL]
+    if command is not None and command not in names:
+        names.append(command)
+    for name in names:
         child = commands.add_parser(
             name,
             help=_summary(name),
@@ -144,34 +147,59 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
 
 
 def _named_command(argv: list[str]) -> str | None:
-    return next((word for word in argv if word in BUILTIN or word in OPTIONAL), None)
+    """The first word, if it is a command."""
+    word = next((word for word in argv if not word.startswith("-")), None)
+    if word is None or word in OPTIONAL or _module_name(word):
+        return word
+    return None
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command line; returns the exit status."""
     argv = sys.argv[1:] if argv is None else argv
-    debug = "--debug" in argv
     try:
-        parser = build_parser(_named_command(argv))
-        args = parser.parse_args(argv)
-        if args.command is None:
-            parser.print_help()
-            return 2
-        return int(args.run(args))
+        status = _run(argv)
+        sys.stdout.flush()
     except AfdetError as error:
-        if debug:
+        if "--debug" in argv:
             raise
         return _complain(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _complain("stopped", 130)
     except BrokenPipeError:
-        # The reader (head, less) has gone; Python must not complain at exit either.
-        sys.stdout = None  # type: ignore[assignment]
+        # The reader (head, less) has gone.
+        _abandon_stdout()
         return 0
     except OSError as error:
-        if debug or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if "--debug" in argv or error.errno not in _EXPECTED:
             raise
-        return _complain(f"{error.strerror} (got {error.filename})", 1)
+        if error.filename is None:
+            _abandon_stdout()
+        return _complain(f"{error.strerror} (got {error.filename or 'standard output'})", 1)
+    return status
+
+
+#: What the system may refuse anywhere, at no fault of the program.
+_EXPECTED = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+
+
+def _run(argv: list[str]) -> int:
+    parser = build_parser(_named_command(argv))
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as stop:  # argparse's way out, after --help and after a mistake.
+        return stop.code if isinstance(stop.code, int) else 0
+    if args.command is None:
+        parser.print_help()
+        return 2
+    return int(args.run(args))
+
+
+def _abandon_stdout() -> None:
+    """Lets Python exit without trying once more to write what cannot be written."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(text: Any, status: int) -> int:

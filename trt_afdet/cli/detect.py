@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -169,6 +170,12 @@ def _groups(frames: Iterator[MediaFrame], size: int) -> Iterator[list[MediaFrame
         yield group
 
 
+def _relative_names(paths: list[Path]) -> dict[Path, Path]:
+    """Each file's path below the folder they share: two of one name never meet in --out."""
+    shared = Path(os.path.commonpath([path.resolve().parent for path in paths]))
+    return {path: path.resolve().relative_to(shared) for path in paths}
+
+
 class _Sinks:
     """Annotated pictures or video, JSON lines, window: whatever was asked for."""
 
@@ -194,6 +201,27 @@ class _Sinks:
                     got=out,
                     hint="name a folder, or a video file for a video",
                 )
+        self._names = _relative_names(source.paths)
+        self._refuse_to_overwrite()
+
+    def _refuse_to_overwrite(self) -> None:
+        """Annotated files must never take the place of the ones they were made from."""
+        from trt_afdet.errors import InvalidValueError
+
+        sources = {path.resolve() for path in self.source.paths}
+        for path in self.source.paths:
+            target = self._target(path)
+            if target is not None and target.resolve() in sources:
+                raise InvalidValueError(
+                    "--out would overwrite its own source", got=target, hint="name another folder"
+                )
+
+    def _target(self, path: Path) -> Path | None:
+        """Where a source's annotated copy goes."""
+        if self.out is None or self._is_file:
+            return self.out
+        name = self._names[path]
+        return self.out / (name.with_suffix(".mp4") if self.source.is_video else name)
 
     def __enter__(self) -> _Sinks:
         from trt_afdet.files import atomic_path
@@ -204,16 +232,12 @@ class _Sinks:
             self._lines = self._stack.enter_context(path.open("w", encoding="utf-8"))
             self.written.append(self.jsonl)
         if self.out is not None and self.source.is_video:
-            path = self.out if self._is_file else self.out / f"{self._stem()}.mp4"
+            path = self._target(self.source.paths[0]) or self.out
             self._video = self._stack.enter_context(VideoWriter(path, self.source.fps or 25.0))
             self.written.append(path)
         elif self.out is not None:
             self.written.append(self.out)
         return self
-
-    def _stem(self) -> str:
-        path: Path = getattr(self.source, "path", Path("video"))
-        return path.stem
 
     def write(self, frame: MediaFrame, found: Detections) -> bool:
         """Takes one frame; False if the window was closed."""
@@ -227,8 +251,8 @@ class _Sinks:
         drawn = found.draw(frame.image)
         if self._video is not None:
             self._video.write(drawn)
-        elif self.out is not None:
-            write_picture(self.out if self._is_file else self.out / frame.path.name, drawn)
+        elif (target := self._target(frame.path)) is not None:
+            write_picture(target, drawn)
         return self._show(drawn) if self.show else True
 
     def _show(self, image: Any) -> bool:

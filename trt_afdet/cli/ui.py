@@ -24,15 +24,16 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     """A table on stdout; all columns but the first are right-aligned."""
     try:
         from rich.console import Console
+        from rich.markup import escape
         from rich.table import Table
     except ImportError:
         _plain_table(title, columns, rows)
         return
-    drawn = Table(title=title, title_justify="left", header_style="bold")
+    drawn = Table(title=escape(title), title_justify="left", header_style="bold")
     for index, column in enumerate(columns):
         drawn.add_column(column, justify="right" if index else "left")
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*(escape(cell) for cell in row))
     Console().print(drawn)
 
 

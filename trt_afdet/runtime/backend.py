@@ -116,8 +116,7 @@ def check_network(
 def _check_shape(file: object, name: str, got: Sequence[Any], want: tuple[int, ...]) -> None:
     expected = ("N", *want)
     fits = len(got) == len(expected) and all(
-        not isinstance(have, int) or have == need
-        for have, need in zip(got[1:], want, strict=True)
+        not isinstance(have, int) or have == need for have, need in zip(got[1:], want, strict=True)
     )
     if not fits:
         raise InvalidValueError(

@@ -74,7 +74,9 @@ class OnnxRuntimeBackend:
         try:
             outputs = self._session.run(list(self.spec.output_names), {INPUT_NAME: images})
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own.
-            raise RunError(f"ONNX Runtime cannot run {self.path}", got=_first_line(error)) from error
+            raise RunError(
+                f"ONNX Runtime cannot run {self.path}", got=_first_line(error)
+            ) from error
         return list(outputs)
 
     def close(self) -> None:

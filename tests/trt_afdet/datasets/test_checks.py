@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trt_afdet.datasets.checks import Report, check_unique, clean_boxes
@@ -13,6 +13,7 @@ from trt_afdet.errors import CorruptFileError
 BOX = st.tuples(*[st.floats(width=64) | st.floats(-50, 250) for _ in range(4)])
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(BOX, max_size=8), st.integers(1, 200), st.integers(1, 200))
 def test_what_is_kept_is_inside_and_not_empty(
     boxes: list[tuple[float, ...]], width: int, height: int
@@ -29,6 +30,7 @@ def test_what_is_kept_is_inside_and_not_empty(
     assert len(index) == len(kept)
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.integers(0, 99), st.integers(0, 99), st.integers(1, 100), st.integers(1, 100))
 def test_a_box_inside_is_left_as_it_is(x: int, y: int, w: int, h: int) -> None:
     box = [x, y, min(100, x + w), min(100, y + h)]

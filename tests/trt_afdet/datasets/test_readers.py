@@ -427,9 +427,7 @@ def test_yolo_refuses_a_broken_yaml(
     assert says in str(caught.value)
 
 
-def test_yolo_says_which_package_it_needs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_yolo_says_which_package_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = write_yolo(tmp_path, {"a": None})
     monkeypatch.setitem(sys.modules, "yaml", None)  # what Python does for a missing module
     with pytest.raises(MissingDependencyError, match=r'pip install "trt-afdet\[train\]"'):
