@@ -42,4 +42,4 @@ def write_text(path: Path, text: str) -> None:
         WriteError: See :func:`atomic_path`.
     """
     with atomic_path(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")

@@ -29,7 +29,7 @@ TOLERANCE = 1e-3
 #: The oldest opset torch's exporter writes without a converter.
 OPSET = 18
 
-#: Layers of a canonical file: what ONNX Runtime and every TensorRT read without a plugin.
+#: Backbones whose layers have no standard ONNX op.
 _UNEXPORTABLE = ("_dcn",)
 
 

@@ -70,8 +70,10 @@ def check_unique(values: Iterable[Any], what: str, file: object) -> None:
     """Raises CorruptFileError naming the first value that repeats or can be no id."""
     seen = set()
     for value in values:
-        if isinstance(value, (list, dict)):
-            raise CorruptFileError(f"{file}: malformed {what}", got=str(value)[:40])
-        if value in seen:
+        try:
+            repeated = value in seen
+        except TypeError:  # a list or an object, maybe inside a tuple
+            raise CorruptFileError(f"{file}: malformed {what}", got=str(value)[:40]) from None
+        if repeated:
             raise CorruptFileError(f"{file}: duplicate {what}", got=value)
         seen.add(value)

@@ -54,6 +54,8 @@ def read_coco(file: Path, images: Path | None = None) -> Dataset:
         if isinstance(error, AfdetError):
             raise
         raise CorruptFileError(f"{file}: an entry is malformed", got=repr(error)) from error
+    if len({r.frame_index is None for r in records}) > 1:
+        raise CorruptFileError(f"{file}: some images are frames of a video, others are not")
     _check_files(records, file)
     return Dataset(
         name=str(file),
@@ -128,6 +130,8 @@ def _record(
     annotations = [annotations[i] for i in kept]
     sides = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64).prod(axis=1)
     frame_index = image.get("frame_index")
+    if frame_index is not None and int(frame_index) < 0:
+        raise CorruptFileError(f"{image['file_name']}: frame_index is below 0", got=frame_index)
     return Record.build(
         folder / image["file_name"],
         int(image["id"]),

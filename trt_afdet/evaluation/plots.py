@@ -3,34 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from trt_afdet.errors import MissingDependencyError
 from trt_afdet.evaluation.coco import CocoResult
-from trt_afdet.files import atomic_path
-
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError(
-            "pictures need matplotlib", hint='pip install "trt-afdet[plots]"'
-        ) from error
-    # No pyplot: its global state and choice of a screen have no place in a library.
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
-
-
-def _save(figure: Any, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
-
+from trt_afdet.figures import new_figure, save_figure
 
 #: Most classes that get a colour and a name.
 _NAMED = 24
@@ -38,7 +16,8 @@ _NAMED = 24
 
 def plot_precision_recall(result: CocoResult, path: Path) -> None:
     """One precision-recall curve per class at IoU .50, and their mean."""
-    figure, axes = _figure(10.5, 6.5)
+    figure = new_figure(10.5, 6.5)
+    axes = figure.add_subplot()
     from matplotlib import colormaps
 
     recall = np.linspace(0, 1, 101)
@@ -75,7 +54,7 @@ def plot_precision_recall(result: CocoResult, path: Path) -> None:
             title="class, AP50", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False,
             fontsize="small",
         )  # fmt: skip
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_confusion(
@@ -97,7 +76,8 @@ def plot_confusion(
     rows = [*class_names, "(false alarm)"]
     names = [*class_names, "(missed)"]
     side = 3.5 + 0.42 * len(names)
-    figure, axes = _figure(side + 1.2, side)
+    figure = new_figure(side + 1.2, side)
+    axes = figure.add_subplot()
     totals = matrix.sum(axis=1, keepdims=True)
     share = matrix / np.maximum(totals, 1)
     picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -127,4 +107,4 @@ def plot_confusion(
         title=f"Confusion at IoU {iou:.2f}, confidence above {conf:.2f} (counts)",
     )
     figure.colorbar(picture, ax=axes, label="share of the true class", shrink=0.8)
-    _save(figure, path)
+    save_figure(figure, path)

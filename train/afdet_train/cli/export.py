@@ -42,15 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from trt_afdet.media import open_source
-
+    import trt_afdet
     from trt_afdet.errors import InvalidValueError
+    from trt_afdet.media import open_source
 
     for option in ("num_frames", "batch"):
         value = getattr(args, option)
         if value is not None and value < 1:
             raise InvalidValueError(f"--{option.replace('_', '-')} must be at least 1", got=value)
-    clip = Path(__file__).parents[2] / "trt_afdet" / "assets" / "clip.mp4"
+    clip = Path(trt_afdet.__file__).parent / "assets" / "clip.mp4"
     source = args.frames or clip
     with open_source(source) as media:
         frames = [frame.image for frame in islice(media, args.num_frames)]

@@ -21,8 +21,8 @@ class RandomWindow(v2.Transform):
     """Scale, box-safe crop and translation as one window onto the picture.
 
     A window smaller than the picture zooms in, a larger one zooms out onto grey; the letterbox
-    that follows resizes it, so each pixel is resampled once. Expects a dictionary with ``image``
-    (uint8 [3, H, W]) and ``boxes`` (BoundingBoxes, XYXY, of that canvas).
+    that follows resizes it, so each pixel is resampled once. Expects an image (uint8 [3, H, W])
+    and its BoundingBoxes (XYXY).
     """
 
     def __init__(self, config: AugmentConfig, pad_value: int) -> None:
@@ -47,8 +47,9 @@ class RandomWindow(v2.Transform):
         ):
             first, last = 0.0, float(full)
             if safe:
-                first = float(boxes[:, 1 - axis].min())
-                last = float(boxes[:, 3 - axis].max())
+                # Whole pixels, so that rounding the window cannot shave a box.
+                first = math.floor(float(boxes[:, 1 - axis].min()))
+                last = math.ceil(float(boxes[:, 3 - axis].max()))
                 length = max(length, last - first)
             slack = full - length  # positive: zoomed in; negative: zoomed out
             start = _uniform(min(0.0, slack), max(0.0, slack)) + _uniform(-extra, extra)

@@ -27,25 +27,41 @@ def decode_mask(segmentation: Any, height: int, width: int) -> Mask:
     """A COCO segmentation (polygons, RLE as counts or as text) as a uint8 mask [H, W] of 0 and 1.
 
     Raises:
-        CorruptFileError: If it is none of these.
+        CorruptFileError: If it is none of these, or of another size.
     """
-    mask = np.zeros((height, width), np.uint8)
-    if isinstance(segmentation, list) and segmentation:
-        polygons = [np.asarray(p, np.float32).reshape(-1, 2) for p in segmentation]
-        # Shift 4: polygon corners keep a sixteenth of a pixel.
-        cv2.fillPoly(mask, [np.round(p * 16).astype(np.int32) for p in polygons], 1, shift=4)
-        return mask
-    if isinstance(segmentation, dict) and "counts" in segmentation:
-        counts = segmentation["counts"]
-        if isinstance(counts, list):
-            values = np.repeat(np.arange(len(counts)) % 2, counts).astype(np.uint8)
-            if values.size == height * width:
-                return np.ascontiguousarray(values.reshape(width, height).T)
-        else:
-            from faster_coco_eval.core import mask as rle
+    try:
+        if isinstance(segmentation, list) and segmentation:
+            return _decode_polygons(segmentation, height, width)
+        return _decode_runs(segmentation, height, width)
+    except (TypeError, ValueError, KeyError, IndexError, RuntimeError) as error:
+        raise CorruptFileError(
+            f"a segmentation is neither polygons nor RLE of {width}x{height}",
+            got=str(segmentation)[:60],
+        ) from error
 
-            return np.asarray(rle.decode(segmentation), np.uint8)
-    raise CorruptFileError("a segmentation is neither polygons nor RLE", got=str(segmentation)[:60])
+
+def _decode_polygons(polygons: list[Any], height: int, width: int) -> Mask:
+    """The union of polygons, each [x, y, x, y, ...], by COCO's rule for pixels on the border."""
+    from faster_coco_eval.core import mask as rle
+
+    corners = [np.asarray(p, np.float64) for p in polygons]
+    if any(c.ndim != 1 or c.size < 6 or c.size % 2 or not np.isfinite(c).all() for c in corners):
+        raise ValueError("no polygon")
+    parts = rle.frPyObjects([c.tolist() for c in corners], height, width)
+    return np.asarray(rle.decode(rle.merge(parts)), np.uint8)
+
+
+def _decode_runs(segmentation: Any, height: int, width: int) -> Mask:
+    """Run lengths of 0 and 1 by turns, down the columns; as a list or as COCO's text."""
+    from faster_coco_eval.core import mask as rle
+
+    if [int(side) for side in segmentation["size"]] != [height, width]:
+        raise ValueError("another size")
+    counts = segmentation["counts"]
+    if isinstance(counts, list):
+        values = np.repeat(np.arange(len(counts)) % 2, counts).astype(np.uint8)
+        return np.ascontiguousarray(values.reshape(width, height).T)
+    return np.asarray(rle.decode(segmentation), np.uint8).reshape(height, width)
 
 
 def _uniform(low: float, high: float) -> float:
@@ -124,7 +140,7 @@ class CopyPaste:
         shift_x, shift_y = _uniform(0, 1) * span_x, _uniform(0, 1) * span_y
         matrix = np.array([[scale, 0, shift_x], [0, scale, shift_y]])
         if float(torch.rand(())) < 0.5:
-            matrix[0] = [-scale, 0, shift_x + scale * picture.shape[1]]
+            matrix[0] = [-scale, 0, shift_x + scale * (picture.shape[1] - 1)]
 
         def place(image: npt.NDArray[np.uint8], flags: int) -> npt.NDArray[np.uint8]:
             return np.asarray(cv2.warpAffine(image, matrix, (width, height), flags=flags))

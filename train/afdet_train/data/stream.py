@@ -83,6 +83,12 @@ class TrainingPictures(TorchDataset[Sample]):
     def __init__(self, dataset: Dataset, recipe: Recipe, spec: ModelSpec) -> None:
         if not len(dataset.records):
             raise InvalidValueError("the training data has no pictures", got=dataset.name)
+        if dataset.is_video:
+            raise InvalidValueError(
+                "training needs pictures, this data is a video",
+                got=dataset.name,
+                hint="its frames cannot be read in random order; save them as pictures",
+            )
         self.dataset = dataset
         self.spec = spec
         self.seed = recipe.train.seed
