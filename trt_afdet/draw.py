@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from trt_afdet.preprocess import check_frame
+
 if TYPE_CHECKING:
     from trt_afdet.detections import Detection, Detections
 
@@ -43,16 +45,22 @@ def draw_detections(frame: npt.NDArray[np.uint8], detections: Detections) -> npt
 
     Returns:
         BGR uint8 [H, W, 3].
+
+    Raises:
+        InvalidValueError: If the frame is not what it must be.
     """
-    canvas = np.ascontiguousarray(frame).copy()
+    canvas = np.array(check_frame(frame), order="C")
     height, width = canvas.shape[:2]
     size = min(height, width)
     line = max(1, round(size / 300))
     scale = max(0.35, size / 1100)
+    margin = line + 2
     # The best come first and are drawn last, on top.
     for item in reversed(list(detections)):
         color = class_color(item.class_id)
-        x1, y1, x2, y2 = (round(v) for v in item.xyxy)
+        # OpenCV takes 32 bits: a side far outside is drawn just outside.
+        x1, x2 = (round(min(max(v, -margin), width + margin)) for v in item.xyxy[0::2])
+        y1, y2 = (round(min(max(v, -margin), height + margin)) for v in item.xyxy[1::2])
         cv2.rectangle(canvas, (x1, y1), (x2, y2), (0, 0, 0), line + 2)
         cv2.rectangle(canvas, (x1, y1), (x2, y2), color, line)
         _label(canvas, item, (x1, y1, x2, y2), color, scale)

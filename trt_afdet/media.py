@@ -116,10 +116,11 @@ class VideoSource:
     def __iter__(self) -> Iterator[MediaFrame]:
         index = 0
         while True:
-            timestamp = float(self._capture.get(cv2.CAP_PROP_POS_MSEC))
             ok, image = self._capture.read()
             if not ok:
                 break
+            # Of the frame just read.
+            timestamp = float(self._capture.get(cv2.CAP_PROP_POS_MSEC))
             yield MediaFrame(np.asarray(image, np.uint8), self.path, index, timestamp)
             index += 1
         if index == 0:

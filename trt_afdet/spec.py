@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from trt_afdet.errors import InvalidValueError
@@ -22,6 +23,12 @@ METADATA_KEY = "trt_afdet.spec"
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_WHOLE = ("height", "width", "pad_value", "candidates_per_level", "max_detections")
+
+
+def _is_power_of_two(value: int) -> bool:
+    return isinstance(value, Integral) and value > 0 and value & (value - 1) == 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +73,20 @@ class ModelSpec:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        if not self.class_names or any(not isinstance(n, str) or not n for n in self.class_names):
+        for name in _WHOLE:
+            if not isinstance(getattr(self, name), Integral):
+                raise InvalidValueError(f"{name} must be a whole number", got=getattr(self, name))
+        if (
+            isinstance(self.class_names, str)
+            or not self.class_names
+            or any(not isinstance(n, str) or not n for n in self.class_names)
+        ):
             raise InvalidValueError("class_names must hold at least one non-empty name")
         if len(set(self.class_names)) != len(self.class_names):
             raise InvalidValueError("class_names must not repeat", got=self.class_names)
+        strides = self.strides
+        if not strides or list(strides) != sorted({s for s in strides if _is_power_of_two(s)}):
+            raise InvalidValueError("strides must increase and be powers of two", got=strides)
         for side in ("height", "width"):
             value = getattr(self, side)
             if value <= 0 or value % max(self.strides):
@@ -78,15 +95,14 @@ class ModelSpec:
                 )
         if self.color_order not in ("RGB", "BGR"):
             raise InvalidValueError("color_order must be RGB or BGR", got=self.color_order)
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(s > 0 for s in self.std):
+        finite = all(math.isfinite(value) for value in (*self.mean, *self.std))
+        if not finite or len(self.mean) != 3 or len(self.std) != 3 or not min(self.std) > 0:
             raise InvalidValueError(
                 "mean and std must be three numbers, std above 0", got=(self.mean, self.std)
             )
         if not 0 <= self.pad_value <= 255:
             raise InvalidValueError("pad_value must be 0..255", got=self.pad_value)
-        if not self.strides or list(self.strides) != sorted(set(self.strides)):
-            raise InvalidValueError("strides must increase", got=self.strides)
-        if not self.regression_scale > 0:
+        if not 0 < self.regression_scale < math.inf:
             raise InvalidValueError("regression_scale must be above 0", got=self.regression_scale)
         for name in ("score_threshold", "nms_iou"):
             value = getattr(self, name)
@@ -149,4 +165,6 @@ class ModelSpec:
         try:
             return cls(**values)
         except TypeError as error:
-            raise InvalidValueError("the model's spec is incomplete", got=str(error)) from error
+            raise InvalidValueError(
+                "the model's spec is incomplete or has a value of the wrong type", got=str(error)
+            ) from error

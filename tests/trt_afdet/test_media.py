@@ -111,20 +111,26 @@ def test_a_video_that_ends_early_is_reported(tmp_path: Path) -> None:
 def test_nothing_half_written_when_the_block_fails(tmp_path: Path) -> None:
     target = tmp_path / "v.mp4"
     target.write_text("the old one")
-    with pytest.raises(ZeroDivisionError), VideoWriter(target, 10) as writer:
-        writer.write(picture(0))
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with VideoWriter(target, 10) as writer:
+            writer.write(picture(0))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert target.read_text() == "the old one"
     assert [p.name for p in tmp_path.iterdir()] == ["v.mp4"]
 
 
 def test_frames_of_another_size_and_unknown_formats(tmp_path: Path) -> None:
-    with (
-        pytest.raises(InvalidValueError, match="one size"),
-        VideoWriter(tmp_path / "v.mp4", 10) as writer,
-    ):
-        writer.write(picture(0))
-        writer.write(np.zeros((10, 10, 3), np.uint8))
+    def mix_sizes() -> None:
+        with VideoWriter(tmp_path / "v.mp4", 10) as writer:
+            writer.write(picture(0))
+            writer.write(np.zeros((10, 10, 3), np.uint8))
+
+    with pytest.raises(InvalidValueError, match="one size"):
+        mix_sizes()
     with pytest.raises(InvalidValueError, match="unknown video format"):
         VideoWriter(tmp_path / "v.gif", 10)
     with pytest.raises(InvalidValueError, match="unknown picture format"):

@@ -1,267 +1,342 @@
-"""NumPy decode + NMS against torchvision's operators and against plain Python loops."""
+"""Decode + NMS against torchvision's operators and against a slow plain reference."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import postprocess_reference as reference
 import pytest
-import reference
 import torch
-from heads import Heads, make_spec, random_heads
-from hypothesis import HealthCheck, given, settings
+import torchvision
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from torchvision.ops import batched_nms
 
-from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.geometry import Letterbox
-from trt_afdet.postprocess import decode_and_suppress, logit_threshold, nms, postprocess, sigmoid
+from trt_afdet.postprocess import (
+    check_heads,
+    decode_level,
+    logit_threshold,
+    nms,
+    postprocess,
+    select_candidates,
+    sigmoid,
+)
 from trt_afdet.spec import ModelSpec
 
-Triple = tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]
+Heads = list[npt.NDArray[np.float32]]
 
 
-def fcos_style(heads: Heads, spec: ModelSpec) -> Triple:
-    """torchvision's way for one image: sigmoid, per-level topk, batched_nms, all in FP32."""
-    count = len(spec.strides)
-    boxes, scores, labels = [], [], []
-    for cls, reg, stride in zip(heads[:count], heads[count:], spec.strides, strict=True):
-        columns = cls.shape[2]
-        score = torch.from_numpy(cls).permute(1, 2, 0).flatten().sigmoid()
-        index = torch.where(score > spec.score_threshold)[0]
-        score, order = score[index].topk(min(spec.candidates_per_level, len(index)))
-        point, label = index[order] // cls.shape[0], index[order] % cls.shape[0]
-        x = (point % columns + 0.5) * stride
-        y = (point // columns + 0.5) * stride
-        d = torch.from_numpy(reg).flatten(1)[:, point] * (spec.regression_scale * stride)
-        box = torch.stack([x - d[0], y - d[1], x + d[2], y + d[3]], 1)
-        box[:, 0::2] = box[:, 0::2].clamp(0, spec.width)
-        box[:, 1::2] = box[:, 1::2].clamp(0, spec.height)
-        good = (box[:, 2] > box[:, 0]) & (box[:, 3] > box[:, 1])
-        boxes.append(box[good])
-        scores.append(score[good])
-        labels.append(label[good])
-    box, score, label = torch.cat(boxes), torch.cat(scores), torch.cat(labels)
-    groups = torch.zeros_like(label) if spec.class_agnostic else label
-    keep = batched_nms(box, score, groups, spec.nms_iou)[: spec.max_detections]
-    return box[keep].numpy(), score[keep].numpy(), label[keep].numpy()
+def make_spec(classes: int = 3, height: int = 128, width: int = 256, **changes: Any) -> ModelSpec:
+    names = tuple(f"class{i}" for i in range(classes))
+    return ModelSpec(name="test", class_names=names, height=height, width=width, **changes)
 
 
-def one(heads: Heads, spec: ModelSpec) -> Detections:
-    (found,) = postprocess([head[None] for head in heads], spec)
-    return found
+def make_heads(
+    spec: ModelSpec, seed: int = 0, mean: float = -3.0, spread: float = 1.5, batch: int = 1
+) -> Heads:
+    rng = np.random.default_rng(seed)
+    logits = [rng.normal(mean, spread, (batch, spec.num_classes, *g)) for g in spec.grid_sizes]
+    distances = [rng.uniform(0, 2, (batch, 4, *g)) for g in spec.grid_sizes]
+    return [h.astype(np.float32) for h in (*logits, *distances)]
 
 
-def image_of(heads: Heads) -> Heads:
+def one(heads: Heads) -> Heads:
     return [head[0] for head in heads]
 
 
-@pytest.mark.parametrize("class_agnostic", [False, True])
-@pytest.mark.parametrize("bias", [-6.0, -2.0, 1.0])
-@pytest.mark.parametrize("size", [(256, 384), (384, 128)])
-def test_equals_torchvision_on_random_inputs(
-    size: tuple[int, int], bias: float, class_agnostic: bool
-) -> None:
-    # FP32 sigmoid maps many large logits to one score: at most 1 + 4 * 1.5 keeps them apart.
-    spec = make_spec(4, *size, class_agnostic=class_agnostic, max_detections=300)
-    heads = image_of(random_heads(spec, seed=int(bias) + size[0], bias=bias, spread=1.5))
-    boxes, scores, labels = fcos_style(heads, spec)
-    found = one(heads, spec)
-    assert len(found) == len(boxes) > 5
-    np.testing.assert_array_equal(found.class_id, labels)
-    np.testing.assert_allclose(found.xyxy, boxes, rtol=0, atol=1e-3)
-    np.testing.assert_allclose(found.confidence, scores, rtol=0, atol=1e-6)
+def check_against_reference(heads: Heads, spec: ModelSpec) -> int:
+    """Bit for bit; returns how many there are."""
+    got = postprocess(heads, spec)[0]
+    want = reference.detect(one(heads), spec)
+    assert len(got) == len(want)
+    boxes = np.array([c[4] for c in want], np.float32).reshape(-1, 4)
+    np.testing.assert_array_equal(got.xyxy, boxes)
+    assert got.class_id.tolist() == [c[3] for c in want]
+    np.testing.assert_array_equal(got.confidence, sigmoid([c[0] for c in want]))
+    return len(got)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_equals_torchvision_on_tied_inputs_up_to_ties(seed: int) -> None:
-    """Without a per-level cut, ties may only change which of the equal ones is kept."""
-    spec = make_spec(2, 256, 256, candidates_per_level=10**6, max_detections=10**6, nms_iou=1.0)
-    heads = image_of(random_heads(spec, seed=seed, steps=1.0))
-    boxes, scores, labels = fcos_style(heads, spec)
-    found = one(heads, spec)
-    ours = np.column_stack([found.confidence.round(5), found.class_id, found.xyxy])
-    theirs = np.column_stack([scores.round(5), labels, boxes])
-    assert len(ours) > 50
-    np.testing.assert_allclose(
-        ours[np.lexsort(ours.T[::-1])], theirs[np.lexsort(theirs.T[::-1])], atol=1e-4
-    )
+def torchvision_fcos(heads: Heads, spec: ModelSpec) -> tuple[torch.Tensor, ...]:
+    """FCOS' post-processing with torchvision's operators: boxes, scores, labels."""
+    boxes, scores, labels = [], [], []
+    count = len(spec.strides)
+    for level, stride in enumerate(spec.strides):
+        cls, reg = (torch.from_numpy(heads[i][0]) for i in (level, count + level))
+        width = cls.shape[2]
+        flat = torch.sigmoid(cls.permute(1, 2, 0).reshape(-1))
+        above = torch.where(flat > spec.score_threshold)[0]
+        best, order = flat[above].topk(min(spec.candidates_per_level, len(above)))
+        point = above[order] // spec.num_classes
+        x, y = (point % width + 0.5) * stride, (point // width + 0.5) * stride
+        d = reg.reshape(4, -1)[:, point] * (spec.regression_scale * stride)
+        box = torch.stack([x - d[0], y - d[1], x + d[2], y + d[3]], 1)
+        boxes.append(torchvision.ops.clip_boxes_to_image(box, (spec.height, spec.width)))
+        scores.append(best)
+        labels.append(above[order] % spec.num_classes)
+    b, s, c = torch.cat(boxes), torch.cat(scores), torch.cat(labels)
+    groups = torch.zeros_like(c) if spec.class_agnostic else c
+    keep = torchvision.ops.batched_nms(b, s, groups, spec.nms_iou)[: spec.max_detections]
+    return b[keep], s[keep], c[keep]
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_tied_scores_keep_as_torchvision_keeps(seed: int) -> None:
-    """Scores tie, boxes do not overlap across ties: the cut and NMS must still agree in scores."""
-    spec = make_spec(2, 256, 256, candidates_per_level=40, max_detections=500, nms_iou=1.0)
-    heads = image_of(random_heads(spec, seed=seed, steps=0.5))
-    _, scores, _ = fcos_style(heads, spec)
-    found = one(heads, spec)
-    np.testing.assert_allclose(found.confidence, scores, atol=1e-6)
+@pytest.mark.parametrize("agnostic", [False, True])
+@pytest.mark.parametrize(
+    ("classes", "mean", "seed"), [(1, -1.0, 0), (3, -3.0, 1), (20, -5.0, 2), (80, -6.0, 3)]
+)
+def test_equals_torchvision(classes: int, mean: float, seed: int, agnostic: bool) -> None:
+    spec = make_spec(classes, 256, 384, class_agnostic=agnostic, candidates_per_level=300)
+    heads = make_heads(spec, seed, mean)
+    got = postprocess(heads, spec)[0]
+    boxes, scores, labels = torchvision_fcos(heads, spec)
+    assert len(got) == len(boxes) == 100
+    np.testing.assert_allclose(got.xyxy, boxes.numpy(), atol=1e-3)
+    np.testing.assert_allclose(got.confidence, scores.numpy(), rtol=1e-6)
+    assert got.class_id.tolist() == labels.tolist()
 
 
-def assert_equals_reference(heads: Heads, spec: ModelSpec) -> int:
-    rows = reference.detect(heads, spec)
-    found = decode_and_suppress(heads, spec)
-    want = np.array([row[4] for row in rows], np.float32).reshape(-1, 4)
-    assert found.class_id.tolist() == [row[3] for row in rows]
-    np.testing.assert_array_equal(found.boxes, want)
-    np.testing.assert_array_equal(found.logits, np.array([r[0] for r in rows], np.float32))
-    return len(rows)
+@pytest.mark.parametrize("agnostic", [False, True])
+@pytest.mark.parametrize("limit", [3, 50, 1000])
+def test_equals_plain_reference(limit: int, agnostic: bool) -> None:
+    spec = make_spec(candidates_per_level=limit, class_agnostic=agnostic)
+    assert check_against_reference(make_heads(spec, limit), spec) > 3
 
 
-@st.composite
-def cases(draw: st.DrawFn) -> tuple[Heads, ModelSpec]:
-    """Small pyramids of every kind of content."""
+def test_ties_are_broken_by_level_point_and_class() -> None:
+    """Logits of four values and equal boxes: nothing but the total order decides."""
+    spec = make_spec(candidates_per_level=40, max_detections=60)
+    heads = make_heads(spec, 5)
+    for logits in heads[:5]:
+        np.round(logits, out=logits).clip(-3, 0, out=logits)
+    assert check_against_reference(heads, spec) == 60
+    for distances in heads[5:]:
+        distances[:] = 1.0
+    assert check_against_reference(heads, spec) > 10
+
+
+def test_all_equal_logits_keep_the_first_points() -> None:
+    logits = np.zeros((2, 3, 4), np.float32)
+    logits[1, 0, 0] = -0.0  # The same logit as 0.0, so the order stays.
+    values, point, class_id = select_candidates(logits, np.float32(-1), 5)
+    assert values.tolist() == [0.0] * 5
+    assert point.tolist() == [0, 0, 1, 1, 2]
+    assert class_id.tolist() == [0, 1, 0, 1, 0]
+
+
+EXTREMES = [math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-45, -1e-45, 3.4e38, -3.4e38, 1.0, -1.0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_any_input_equals_plain_reference(data: st.DataObject) -> None:
     spec = make_spec(
-        draw(st.integers(1, 4)),
-        draw(st.sampled_from([32, 64])),
-        draw(st.sampled_from([32, 96])),
-        strides=draw(st.sampled_from([(8, 16, 32), (16, 32), (8,)])),
-        score_threshold=draw(st.sampled_from([0.0, 0.05, 0.5, 1.0])),
-        candidates_per_level=draw(st.sampled_from([1, 7, 1000])),
-        nms_iou=draw(st.sampled_from([0.0, 0.3, 0.5, 1.0])),
-        max_detections=draw(st.sampled_from([1, 5, 100])),
-        class_agnostic=draw(st.booleans()),
+        2,
+        128,
+        data.draw(st.sampled_from([128, 256])),
+        score_threshold=data.draw(st.sampled_from([0.0, 0.05, 0.5, 0.999, 1.0])),
+        nms_iou=data.draw(st.sampled_from([0.0, 0.3, 0.5, 0.6, 1.0])),
+        candidates_per_level=data.draw(st.sampled_from([1, 7, 1000])),
+        max_detections=data.draw(st.sampled_from([1, 20, 1000])),
+        class_agnostic=data.draw(st.booleans()),
     )
-    heads = image_of(
-        random_heads(
-            spec,
-            seed=draw(st.integers(0, 2**32 - 1)),
-            bias=draw(st.sampled_from([-30.0, -3.0, 0.0, 3.0])),
-            spread=draw(st.sampled_from([0.0, 1.0, 4.0])),  # 0: all equal.
-            reach=draw(st.sampled_from([0.0, 0.2, 1.0, 1e6, 1e38])),
-            steps=draw(st.sampled_from([None, 0.5])),
-        )
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    heads = make_heads(
+        spec,
+        seed,
+        mean=data.draw(st.sampled_from([-30.0, -4.0, -1.0])),
+        spread=data.draw(st.sampled_from([0.0, 1.5])),  # 0: all logits are equal.
     )
-    if draw(st.booleans()):
+    reach = data.draw(st.sampled_from([0.0, 0.1, 1.0, 1e4]))
+    heads[5:] = [head * np.float32(reach) for head in heads[5:]]
+    rng = np.random.default_rng(seed)
+    share = data.draw(st.sampled_from([0.0, 0.1, 0.6]))
+    for head in heads:
+        strange = rng.random(head.shape) < share
+        head[strange] = rng.choice(np.array(EXTREMES, np.float32), int(strange.sum()))
+    if data.draw(st.booleans()):
         with np.errstate(over="ignore"):
             heads = [head.astype(np.float16) for head in heads]
-    odd = [np.nan, np.inf, -np.inf, -0.0, 0.0]
-    for head in heads:
-        flat = head.reshape(-1)
-        for place in draw(st.lists(st.integers(0, flat.size - 1), max_size=4)):
-            flat[place] = draw(st.sampled_from(odd))
-    return heads, spec
+    check_against_reference(heads, spec)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(cases())
-def test_equals_plain_loops(case: tuple[Heads, ModelSpec]) -> None:
-    assert_equals_reference(*case)
+def test_threshold_is_on_the_logit_and_strict() -> None:
+    threshold = logit_threshold(0.3)
+    assert threshold == np.float32(math.log(0.3 / 0.7))
+    above = np.nextafter(threshold, np.float32(9))
+    logits = np.array([threshold, above], np.float32).reshape(1, 1, 2)
+    values, point, _ = select_candidates(logits, threshold, 10)
+    assert values.tolist() == [float(above)]
+    assert point.tolist() == [1]
 
 
-@pytest.mark.parametrize("class_agnostic", [False, True])
-def test_equals_plain_loops_when_crowded(class_agnostic: bool) -> None:
-    """More boxes than NMS takes up at a time, and more than one block kept."""
-    spec = make_spec(
-        2, 256, 256, class_agnostic=class_agnostic, max_detections=400, score_threshold=0.01
-    )
-    heads = image_of(random_heads(spec, seed=5, bias=0.0, reach=0.25))
-    assert assert_equals_reference(heads, spec) > 100
+def test_threshold_zero_admits_all_but_minus_infinity_and_nan() -> None:
+    logits = np.array([-math.inf, math.nan, -3e38, math.inf], np.float32).reshape(1, 2, 2)
+    values, point, _ = select_candidates(logits, logit_threshold(0), 10)
+    assert point.tolist() == [3, 2]
+    assert values[0] == math.inf
 
 
-def test_no_candidates() -> None:
+def test_threshold_one_admits_nothing() -> None:
+    spec = make_spec(score_threshold=1.0)
+    heads = make_heads(spec)
+    heads[0][:] = math.inf
+    assert len(postprocess(heads, spec)[0]) == 0
+
+
+def test_infinite_logit_is_the_best_and_certain() -> None:
     spec = make_spec()
-    heads = random_heads(spec, bias=-50.0)
-    (found,) = postprocess(heads, spec)
-    assert len(found) == 0
-    assert found.xyxy.shape == (0, 4)
+    heads = make_heads(spec)
+    heads[2][0, 1, 1, 2] = math.inf
+    best = postprocess(heads, spec)[0][0]
+    assert (best.class_id, best.confidence) == (1, 1.0)
 
 
-def test_threshold_zero_takes_all_but_minus_infinity_and_one_takes_none() -> None:
-    spec = make_spec(1, 32, 32, strides=(32,), nms_iou=1.0)
-    heads: Heads = [np.full((1, 1, 1), -80.0, np.float32), np.full((4, 1, 1), 0.1, np.float32)]
-    assert len(decode_and_suppress(heads, spec.replace(score_threshold=0.0)).boxes) == 1
-    heads[0][:] = -np.inf
-    assert len(decode_and_suppress(heads, spec.replace(score_threshold=0.0)).boxes) == 0
-    heads[0][:] = np.inf
-    assert len(decode_and_suppress(heads, spec.replace(score_threshold=1.0)).boxes) == 0
-    assert len(decode_and_suppress(heads, spec.replace(score_threshold=0.99)).boxes) == 1
-
-
-def test_worked_by_hand() -> None:
-    """Eq. (8), corrected: point (1, 0) of stride 8 is at (12, 4); distances times 4 * 8 = 32."""
-    spec = make_spec(1, 64, 64, strides=(8,))
-    cls = np.full((1, 1, 8, 8), -9.0, np.float32)
-    reg = np.zeros((1, 4, 8, 8), np.float32)
-    cls[0, 0, 0, 1] = 0.0
-    reg[0, :, 0, 1] = [0.25, 0.5, 1.0, 0.75]  # left 8, top 16, right 32, bottom 24
-    (found,) = postprocess([cls, reg], spec)
-    assert found.xyxy.tolist() == [[4.0, 0.0, 44.0, 28.0]]  # the top is clipped
-    assert found.confidence.tolist() == [0.5]
-
-
-def test_a_batch_is_its_images() -> None:
+def test_decode_by_hand() -> None:
+    """Level 4 (stride 16), row 2, column 3: point (56, 40); one unit is 4 * 16 = 64 px."""
     spec = make_spec()
-    heads = random_heads(spec, batch=3, seed=8)
+    cls = np.full((3, 8, 16), -9.0, np.float32)
+    cls[2, 2, 3] = 1.0
+    reg = np.full((4, 8, 16), 5.0, np.float32)
+    reg[:, 2, 3] = [0.25, 0.5, 1.0, 0.125]
+    found = decode_level(cls, reg, spec, 1)
+    assert found.boxes.tolist() == [[40.0, 8.0, 120.0, 48.0]]
+    assert (found.class_id.tolist(), found.logits.tolist()) == ([2], [1.0])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_boxes_that_are_not_finite_or_empty_are_dropped(bad: float) -> None:
+    spec = make_spec()
+    heads = make_heads(spec, mean=-20)
+    heads[0][0, 0, 4, 4:7] = 3.0
+    heads[5][0, :, 4, 4] = [1, bad, 1, 1]
+    heads[5][0, :, 4, 5] = 0
+    heads[5][0, :, 4, 6] = 1
+    found = postprocess(heads, spec)[0]
+    assert found.xyxy.tolist() == [[20.0, 4.0, 84.0, 68.0]]
+
+
+def test_half_precision_heads_equal_their_values_in_single() -> None:
+    spec = make_spec()
+    half = [head.astype(np.float16) for head in make_heads(spec)]
+    single = [head.astype(np.float32) for head in half]
+    a, b = postprocess(half, spec)[0], postprocess(single, spec)[0]
+    assert len(a) > 10
+    np.testing.assert_array_equal(a.xyxy, b.xyxy)
+    np.testing.assert_array_equal(a.confidence, b.confidence)
+
+
+def test_batch_equals_one_by_one() -> None:
+    spec = make_spec()
+    heads = make_heads(spec, batch=3)
     together = postprocess(heads, spec)
-    assert len(together) == 3
     for index, found in enumerate(together):
-        (alone,) = postprocess([head[index : index + 1] for head in heads], spec)
+        alone = postprocess([head[index : index + 1] for head in heads], spec)[0]
         np.testing.assert_array_equal(found.xyxy, alone.xyxy)
-        np.testing.assert_array_equal(found.confidence, alone.confidence)
-        assert len(found) > 0
 
 
-def test_classes_are_those_of_a_network_that_knows_no_others() -> None:
-    spec = make_spec(5, candidates_per_level=50)
-    heads = random_heads(spec, seed=4)
-    (found,) = postprocess(heads, spec, classes=[3, 1])
-    count = len(spec.strides)
-    small = make_spec(2, candidates_per_level=50)
-    picked = [head[:, [1, 3]] for head in heads[:count]] + heads[count:]
-    (expected,) = postprocess(picked, small)
-    np.testing.assert_array_equal(found.xyxy, expected.xyxy)
-    assert found.class_id.tolist() == [(1, 3)[i] for i in expected.class_id]
-
-
-def test_frames_get_boxes_in_their_own_pixels_and_none_in_the_border() -> None:
-    spec = make_spec(1, 128, 128, strides=(32,), nms_iou=1.0)
-    cls = np.full((1, 1, 4, 4), 2.0, np.float32)
-    reg = np.full((1, 4, 4, 4), 0.1, np.float32)  # 12.8 pixels to each side
-    box = Letterbox.fit(32, 128, 128, 128)  # rows 48..80 of the input hold the frame
-    (found,) = postprocess([cls, reg], spec, [box])
-    assert len(found) == 8  # the upper and the lower row of points see border only
-    assert found.xyxy[:, 1].min() >= 0
-    assert found.xyxy[:, 3].max() <= 32
-
-
-def test_heads_by_name_in_any_order() -> None:
+def test_heads_by_name_and_an_empty_batch() -> None:
     spec = make_spec()
-    heads = random_heads(spec, seed=2)
+    heads = make_heads(spec)
     named = dict(zip(spec.output_names, heads, strict=True))
-    (first,) = postprocess(dict(reversed(named.items())), spec)
-    (second,) = postprocess(heads, spec)
-    np.testing.assert_array_equal(first.xyxy, second.xyxy)
+    np.testing.assert_array_equal(
+        postprocess(named, spec)[0].xyxy, postprocess(heads, spec)[0].xyxy
+    )
+    assert postprocess([head[:0] for head in heads], spec) == []
 
 
-def test_misfitting_heads_are_named() -> None:
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_classes_equal_heads_without_the_others(agnostic: bool) -> None:
+    spec = make_spec(6, class_agnostic=agnostic, candidates_per_level=30)
+    heads = make_heads(spec)
+    got = postprocess(heads, spec, classes=[4, 1])[0]
+    for logits in heads[:5]:
+        logits[:, [0, 2, 3, 5]] = -math.inf
+    want = postprocess(heads, spec)[0]
+    assert len(got) > 10
+    np.testing.assert_array_equal(got.xyxy, want.xyxy)
+    assert got.class_id.tolist() == want.class_id.tolist()
+
+
+def test_letterbox_maps_to_the_frame_and_drops_what_lies_in_the_border() -> None:
+    spec = make_spec()  # 256 x 128
+    placement = Letterbox.fit(200, 200, 128, 256)  # 128 x 128 in the middle: x 64..192.
+    heads = make_heads(spec, mean=-20)
+    heads[0][0, 0, 8, 8] = 3.0  # Point (68, 68).
+    heads[5][0, :, 8, 8] = [0.125, 0.125, 0.875, 0.875]  # 64..96
+    heads[0][0, 0, 8, 2] = 2.0  # Point (20, 68): a box of 8 px in the border.
+    heads[5][0, :, 8, 2] = 0.125
+    assert len(postprocess(heads, spec)[0]) == 2
+    found = postprocess(heads, spec, [placement])[0]
+    np.testing.assert_allclose(found.xyxy, [[0, 100, 50, 150]], atol=1e-4)
+
+
+def test_heads_that_do_not_fit_name_the_output() -> None:
     spec = make_spec()
-    heads = random_heads(spec)
+    heads = make_heads(spec)
     named = dict(zip(spec.output_names, heads, strict=True))
     del named["reg_p4"]
-    with pytest.raises(InvalidValueError, match="output reg_p4 is missing"):
-        postprocess(named, spec)
-    with pytest.raises(InvalidValueError, match=r"has 10 outputs \(got 9\)"):
-        postprocess(heads[:-1], spec)
-    heads[1] = heads[1][:, :, :-1]
-    with pytest.raises(InvalidValueError, match=r"output cls_p4 .*expected \[1, 3, 16, 24\]"):
-        postprocess(heads, spec)
+    with pytest.raises(InvalidValueError, match="reg_p4 is missing"):
+        check_heads(named, spec)
+    with pytest.raises(InvalidValueError, match=r"cls_p5.*got \[1, 2, 4, 8\]"):
+        check_heads([h[:, :2] if i == 2 else h for i, h in enumerate(heads)], spec)
+    with pytest.raises(InvalidValueError, match="10 outputs"):
+        check_heads(heads[:9], spec)
 
 
-def test_logit_threshold_is_the_inverse_of_sigmoid() -> None:
-    for probability in (0.001, 0.05, 0.5, 0.9, 0.999):
-        assert sigmoid(logit_threshold(probability)) == pytest.approx(probability, rel=1e-6)
-    assert logit_threshold(0) == -np.inf
-    assert logit_threshold(1) == np.inf
+def random_boxes(count: int, seed: int, step: float = 0.0) -> npt.NDArray[np.float32]:
+    """Boxes of a crowd; with a step their corners lie on a grid, so that overlaps tie."""
+    rng = np.random.default_rng(seed)
+    low = rng.uniform(0, 200, (count, 2))
+    boxes = np.concatenate([low, low + rng.uniform(8, 120, (count, 2))], 1)
+    return (np.round(boxes / step) * step if step else boxes).astype(np.float32)
 
 
-def test_nms_stops_after_max_detections_and_takes_nothing() -> None:
-    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 9], [20, 0, 30, 10], [40, 0, 50, 10]], np.float32)
-    assert nms(boxes, None, 0.5).tolist() == [0, 2, 3]
-    assert nms(boxes, None, 0.5, 2).tolist() == [0, 2]
-    assert nms(boxes, [0, 1, 0, 0], 0.5).tolist() == [0, 1, 2, 3]
-    assert nms(np.empty((0, 4), np.float32), None, 0.5).tolist() == []
-    # IoU of exactly the threshold is not above it.
-    assert nms([[0, 0, 10, 10], [0, 0, 10, 5]], None, 0.5).tolist() == [0, 1]
+@pytest.mark.parametrize("step", [0.0, 8.0])
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 511, 513, 2000])
+@pytest.mark.parametrize("iou", [0.0, 0.25, 0.5, 1.0])
+def test_nms_equals_torchvision(count: int, step: float, iou: float) -> None:
+    """iou values that are exact in float32: torchvision compares with a double."""
+    boxes = random_boxes(count, count, step)
+    scores = torch.arange(count, 0, -1, dtype=torch.float32)
+    want = torchvision.ops.nms(torch.from_numpy(boxes), scores, iou)
+    assert nms(boxes, None, iou).tolist() == want.tolist()
+
+
+@pytest.mark.parametrize("classes", [1, 2, 7, 80])
+def test_nms_per_class_equals_nms_of_each_class(classes: int) -> None:
+    boxes = random_boxes(1500, classes)
+    class_id = np.random.default_rng(classes).integers(0, classes, 1500)
+    want: list[int] = []
+    for one_class in range(classes):
+        members = np.flatnonzero(class_id == one_class)
+        scores = torch.arange(len(members), 0, -1, dtype=torch.float32)
+        kept = torchvision.ops.nms(torch.from_numpy(boxes[members]), scores, 0.5)
+        want += members[kept.numpy()].tolist()
+    assert nms(boxes, class_id, 0.5).tolist() == sorted(want)
+    assert nms(boxes, class_id, 0.5, 25).tolist() == sorted(want)[:25]
+
+
+def test_nms_of_a_chain_is_greedy() -> None:
+    """Each box removes the next one only: every second stays, the longest way to the fixpoint."""
+    left = np.arange(300, dtype=np.float32) * 3
+    zero, ten = np.zeros(300), np.full(300, 10)
+    boxes = np.stack([left, zero, left + 10, ten], 1)  # IoU 7/13 with the next, 4/16 after.
+    assert nms(boxes, None, 0.5).tolist() == list(range(0, 300, 2))
+
+
+def test_nms_of_boxes_whose_area_vanishes() -> None:
+    """Areas that underflow to zero: 0 / 0 is above no threshold."""
+    tiny = np.float32(1e-30)
+    boxes = np.array([[0, 0, tiny, tiny]] * 3, np.float32)
+    assert nms(boxes, None, 0.5).tolist() == [0, 1, 2]
+
+
+def test_sigmoid_equals_torch_and_takes_infinities() -> None:
+    values = np.concatenate([np.linspace(-110, 110, 2001), [-math.inf, math.inf, -1e4, 1e4]])
+    got = sigmoid(values)
+    want = torch.sigmoid(torch.from_numpy(values)).numpy().astype(np.float32)
+    np.testing.assert_allclose(got, want, rtol=1e-6)
+    assert got[-4:].tolist() == [0.0, 1.0, 0.0, 1.0]

@@ -227,16 +227,18 @@ class _Sinks:
         from trt_afdet.files import atomic_path
         from trt_afdet.media import VideoWriter
 
-        if self.jsonl is not None:
-            path = self._stack.enter_context(atomic_path(self.jsonl))
-            self._lines = self._stack.enter_context(path.open("w", encoding="utf-8"))
-            self.written.append(self.jsonl)
-        if self.out is not None and self.source.is_video:
-            path = self._target(self.source.paths[0]) or self.out
-            self._video = self._stack.enter_context(VideoWriter(path, self.source.fps or 25.0))
-            self.written.append(path)
-        elif self.out is not None:
-            self.written.append(self.out)
+        with ExitStack() as stack:  # Closes what is open already if the next cannot be opened.
+            if self.jsonl is not None:
+                path = stack.enter_context(atomic_path(self.jsonl))
+                self._lines = stack.enter_context(path.open("w", encoding="utf-8"))
+                self.written.append(self.jsonl)
+            if self.out is not None and self.source.is_video:
+                path = self._target(self.source.paths[0]) or self.out
+                self._video = stack.enter_context(VideoWriter(path, self.source.fps or 25.0))
+                self.written.append(path)
+            elif self.out is not None:
+                self.written.append(self.out)
+            self._stack = stack.pop_all()
         return self
 
     def write(self, frame: MediaFrame, found: Detections) -> bool:

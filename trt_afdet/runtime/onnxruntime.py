@@ -66,9 +66,10 @@ class OnnxRuntimeBackend:
         if self._session is None:
             raise RunError("the detector is closed", got=self.path)
         want = (3, self.spec.height, self.spec.width)
-        if images.ndim != 4 or images.shape[1:] != want or images.dtype != np.float32:
+        fits = images.ndim == 4 and images.shape[1:] == want and images.dtype == np.float32
+        if not fits or self.batch_size not in (None, len(images)):
             raise InvalidValueError(
-                f"images must be float32 [N, {', '.join(map(str, want))}]",
+                f"images must be float32 [{self.batch_size or 'N'}, {', '.join(map(str, want))}]",
                 got=f"{images.dtype} {list(images.shape)}",
             )
         try:

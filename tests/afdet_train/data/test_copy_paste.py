@@ -85,9 +85,7 @@ def test_what_is_no_mask_is_refused(value: Any) -> None:
 
 def test_data_without_masks_is_refused(shapes: Path) -> None:
     data = open_dataset(shapes, "train")
-    bare = tuple(
-        dataclasses.replace(r, segmentations=(None,) * len(r.boxes)) for r in data.records
-    )
+    bare = tuple(dataclasses.replace(r, segmentations=(None,) * len(r.boxes)) for r in data.records)
     with pytest.raises(InvalidValueError, match=r"needs masks.*augment\.copy_paste=0"):
         CopyPaste(dataclasses.replace(data, records=bare), 0.5)
     CopyPaste(dataclasses.replace(data, records=bare), 0.0)

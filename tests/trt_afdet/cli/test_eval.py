@@ -6,12 +6,14 @@ import argparse
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dataset_makers import coco_dict, voc_object, voc_xml, write_coco, write_voc
 from onnx_models import build_model, save_model
 
 from trt_afdet.cli import eval as command
 from trt_afdet.datasets import open_dataset
+from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError, MissingFileError
 from trt_afdet.evaluation import evaluate_coco
 from trt_afdet.runtime.detector import Detector
@@ -95,7 +97,22 @@ def test_classes_in_another_order_are_mapped_by_name(
     assert first["ap"] > 0.1
     assert first["ap"] == pytest.approx(second["ap"])
     assert first["classes"] == second["classes"]
-    assert command.class_order(("a", "b", "c"), ("c", "a", "b")) == [1, 2, 0]
+
+
+def test_class_ids_become_the_datas() -> None:
+    order = command.class_order(("a", "b", "c"), ("c", "a", "b"))
+    assert order == [1, 2, 0]
+    boxes = np.arange(16, dtype=np.float32).reshape(4, 4)
+    scores = np.linspace(0.9, 0.1, 4, dtype=np.float32)
+    found = Detections(boxes, scores, np.array([0, 2, 1, 0], np.int32), ("a", "b", "c"))
+    mapped = command.with_classes(found, order, ("c", "a", "b"))
+    assert [d.name for d in mapped] == [d.name for d in found] == ["a", "c", "b", "a"]
+    assert mapped.class_id.tolist() == [1, 0, 2, 1]
+    np.testing.assert_array_equal(mapped.xyxy, boxes)
+    np.testing.assert_array_equal(mapped.confidence, scores)
+    nothing = command.with_classes(Detections.empty(("a", "b", "c")), order, ("c", "a", "b"))
+    assert len(nothing) == 0
+    assert nothing.class_names == ("c", "a", "b")
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,11 @@ def test_threads_do_not_change_the_result(model: Path) -> None:
 
 
 def test_a_fixed_batch_is_told(tmp_path: Path) -> None:
-    path = save_model(tmp_path / "model.onnx", build_model(batch=4))
-    assert OnnxRuntimeBackend(path).batch_size == 4
+    backend = OnnxRuntimeBackend(save_model(tmp_path / "model.onnx", build_model(batch=4)))
+    assert backend.batch_size == 4
+    assert backend.infer(images(4))[0].shape[0] == 4
+    with pytest.raises(InvalidValueError, match=r"must be float32 \[4, 3, 256, 384\]"):
+        backend.infer(images(3))
 
 
 def test_closed_and_wrong_images(model: Path) -> None:
