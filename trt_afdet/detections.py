@@ -177,7 +177,9 @@ class Detections:
             import supervision
         except ImportError as error:
             raise MissingDependencyError(
-                "supervision is not installed", hint="pip install supervision"
+                "supervision cannot be imported",
+                got=error,
+                hint="pip install supervision",
             ) from error
         return supervision.Detections(
             xyxy=self.xyxy.copy(),
