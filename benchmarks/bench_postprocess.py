@@ -124,6 +124,7 @@ def ultralytics_tasks(heads: Heads, spec: ModelSpec) -> dict[str, Task]:
             max_det=spec.max_detections,
             nc=spec.num_classes,
             multi_label=multi_label,
+            max_nms=spec.candidates_per_level * len(spec.strides),
             max_time_img=60,
         )
 
@@ -141,9 +142,10 @@ def opencv_task(heads: Heads, spec: ModelSpec) -> Task:
     count = len(spec.strides)
     levels = [decode_level(heads[i][0], heads[count + i][0], spec, i) for i in range(count)]
     corners = np.concatenate([level.boxes for level in levels])
-    boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).astype(np.float64)
-    scores = sigmoid(np.concatenate([level.logits for level in levels]))
-    class_id = np.concatenate([level.class_id for level in levels]).astype(np.int32)
+    # Arrays are as good as the sequences that its signature names.
+    boxes: Any = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).astype(float)
+    scores: Any = sigmoid(np.concatenate([level.logits for level in levels]))
+    class_id: Any = np.concatenate([level.class_id for level in levels]).astype(np.int32)
 
     def run() -> Any:
         kept = cv2.dnn.NMSBoxesBatched(boxes, scores, class_id, spec.score_threshold, spec.nms_iou)

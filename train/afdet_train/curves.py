@@ -26,7 +26,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def plot_curves(rows: list[dict[str, Any]], path: Path) -> None:
+def plot_curves(rows: list[dict[str, Any]], path: Path, title: str = "") -> None:
     """Losses and learning rate above, validation AP below, over iterations."""
     train = [r for r in rows if r["kind"] == "train"]
     val = [r for r in rows if r["kind"] == "val"]
@@ -40,7 +40,7 @@ def plot_curves(rows: list[dict[str, Any]], path: Path) -> None:
         ("meta", "meta-selection"),
     ):
         above.plot(steps, [r[name] for r in train], label=label, lw=2.2 if name == "loss" else 1.2)
-    above.set(ylabel="loss", ylim=(0, None), title=path.parent.name)
+    above.set(ylabel="loss", ylim=(0, None), title=title)
     above.legend(loc="upper right", frameon=False)
     rate = above.twinx()
     rate.plot(steps, [r["lr"] for r in train], color="grey", lw=1, ls="--")

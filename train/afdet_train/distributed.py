@@ -39,6 +39,14 @@ class Ranks:
         dist.all_reduce(value)
         return bool(value.item() > 0)
 
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """The mean over all ranks; every rank must ask."""
+        if self.world > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+            values /= self.world
+        return values
+
     def wait(self) -> None:
         if self.world > 1:
             dist.barrier()

@@ -318,12 +318,13 @@ def _loop(
     for batch in loader:
         waited = time.perf_counter() - clock
         parts, norm = train_step(run, batch)
+        figures = run.ranks.mean(parts.figures()).tolist()
         seconds = time.perf_counter() - clock
         clock = time.perf_counter()
         report.step(
             run.iteration,
             {
-                **parts.values(),
+                **dict(zip(parts.names, figures, strict=True)),
                 "grad_norm": norm,
                 "lr": learning_rate(run.recipe.optim, run.iteration - 1, run.total),
                 "positives": parts.positives,
@@ -355,5 +356,5 @@ def _end_epoch(run: Run, truth: Dataset | None, out: Path, report: Report) -> No
                 run.best = {**metrics, "epoch": float(epoch)}
             report.evaluation(run.iteration, epoch, metrics)
         _save(run, out, best=improved)
-        plot_curves(read_metrics(out / "metrics.jsonl"), out / "curves.png")
+        plot_curves(read_metrics(out / "metrics.jsonl"), out / "curves.png", run.spec.name)
     run.ranks.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.distributed as dist
@@ -75,11 +76,16 @@ class LossParts:
     dead: Tensor
     levels: Tensor
 
-    def values(self) -> dict[str, float]:
-        """The figures to log, fetched from the device in one go."""
-        figures = torch.stack([self.total.detach(), self.cls, self.box, self.meta, self.dead])
-        names = ("loss", "cls", "box", "meta", "dead")
-        return dict(zip(names, figures.tolist(), strict=True))
+    #: What :meth:`figures` holds.
+    names: ClassVar[tuple[str, ...]] = ("loss", "cls", "box", "meta", "dead")
+
+    def figures(self) -> Tensor:
+        """The figures to log as one tensor, to be fetched from the device in one go.
+
+        Their mean over the ranks is the whole batch's loss: each rank divides its own sum by the
+        common normaliser's share.
+        """
+        return torch.stack([self.total.detach(), self.cls, self.box, self.meta, self.dead])
 
 
 def _sum_over_ranks(value: Tensor) -> tuple[Tensor, int]:
