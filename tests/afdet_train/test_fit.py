@@ -19,7 +19,7 @@ from afdet_train import checkpoint as checkpoints
 from afdet_train.config import parse_recipe
 from afdet_train.curves import read_metrics
 from afdet_train.fit import fit, normalise_on_device
-from afdet_train.model.network import model_spec
+from afdet_train.model.network import build_network, model_spec
 
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.preprocess import normalise
@@ -134,11 +134,15 @@ def test_two_processes_have_the_loss_of_one(tiny_recipe: Values, tmp_path: Path)
     one, two = (
         checkpoints.load(tmp_path / n / "last.safetensors").tensors["model"] for n in ("one", "two")
     )
-    assert one.keys() == two.keys()
-    for name in one:
-        assert torch.allclose(one[name].float(), two[name].float(), rtol=1e-4, atol=1e-5), name
-    start = checkpoints.load(tmp_path / "one" / "last.safetensors").tensors["ema"]
-    assert not same(one, start)  # something was learnt
+    torch.manual_seed(0)
+    model = checkpoints.load(tmp_path / "one").recipe.model
+    start = build_network(model).state_dict()
+    for name in start:
+        # What the run changed is the same but for the rounding of sums in another order.
+        change = float((one[name] - start[name]).float().abs().max())
+        difference = float((one[name] - two[name]).float().abs().max())
+        assert difference <= 0.02 * change + 1e-6, name
+    assert any(not torch.equal(one[name], start[name]) for name in start)
     assert losses(tmp_path / "one") == pytest.approx(losses(tmp_path / "two"), rel=1e-4)
     assert len(losses(tmp_path / "one")) == 1
 
