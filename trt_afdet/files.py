@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trt_afdet.errors import AfdetError, WriteError
+
+_HINTS: dict[int | None, str] = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "your quota is used up",
+    errno.EFBIG: "the file would exceed the largest size allowed",
+    errno.EACCES: "is the folder writable?",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOTDIR: "a part of the path is a file",
+}
 
 
 @contextmanager
@@ -28,7 +38,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if isinstance(error, AfdetError):
             raise
         raise WriteError(
-            "cannot write", got=f"{path}: {error.strerror or error}", hint="is the disk full?"
+            "cannot write", got=f"{path}: {error.strerror or error}", hint=_HINTS.get(error.errno)
         ) from error
     finally:
         with suppress(OSError):

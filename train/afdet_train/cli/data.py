@@ -11,6 +11,11 @@ SUMMARY = "Make a dataset: `data doom` films and labels one in Doom."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``doom`` and its options."""
+    parser.epilog = """\
+examples:
+  trt-afdet data doom data/doom --split train --frames 7000 --seed 1 --workers 4
+  trt-afdet data doom . --split test --frames 200 --video clip.mp4 --video-scale 0.8
+"""
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     doom = kinds.add_parser(
         "doom",
