@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from trt_afdet.datasets.pictures import read_picture
+from trt_afdet.datasets.pictures import open_video, quiet_opencv, read_picture
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError, WriteError
 from trt_afdet.files import atomic_path
 
@@ -23,13 +22,6 @@ PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
 
 Image = npt.NDArray[np.uint8]
-
-
-def quiet_opencv() -> None:
-    """Keeps OpenCV and FFmpeg from writing to stderr; what fails is reported as an error."""
-    # FFmpeg's level is read when the first video is opened. -8 is its "quiet".
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 @dataclass(frozen=True)
@@ -100,8 +92,7 @@ class VideoSource:
         self.path = path
         self.paths = [path]
         self.failed: list[CorruptFileError] = []
-        quiet_opencv()
-        self._capture = cv2.VideoCapture(str(path))
+        self._capture = open_video(path)
         if not self._capture.isOpened():
             raise CorruptFileError(
                 "neither a picture nor a video that can be read",
@@ -258,7 +249,7 @@ class VideoWriter:
     def _complete(self) -> bool:
         """Whether the file can be opened again: OpenCV's writer does not report a full disk."""
         assert self._temporary is not None
-        capture = cv2.VideoCapture(str(self._temporary))
+        capture = open_video(self._temporary)
         count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
         capture.release()
         return count >= self._frames

@@ -1,17 +1,42 @@
-"""Reading a picture file whole or not at all."""
+"""Reading picture and video files: whole or not at all, and without chatter on stderr."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.errors import CorruptFileError, MissingFileError
 
+if TYPE_CHECKING:
+    import cv2
+
 #: JPEG markers: start of picture, start of scan, end of picture.
 _SOI, _SOS, _EOI = b"\xff\xd8", 0xDA, b"\xff\xd9"
 _PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def quiet_opencv() -> None:
+    """Keeps OpenCV and FFmpeg from writing to stderr; what fails is reported as an error.
+
+    To be called before any video is opened: FFmpeg's level is read once.
+    """
+    import cv2
+
+    # -8 is FFmpeg's "quiet".
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def open_video(path: Path) -> cv2.VideoCapture:
+    """OpenCV's reader of a video file, opened or not; quiet about what is wrong with the file."""
+    import cv2
+
+    quiet_opencv()
+    return cv2.VideoCapture(str(path))
 
 
 def read_picture(path: Path) -> npt.NDArray[np.uint8]:

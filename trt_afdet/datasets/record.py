@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.datasets.checks import Report
-from trt_afdet.datasets.pictures import read_picture
+from trt_afdet.datasets.pictures import open_video, read_picture
 from trt_afdet.errors import CorruptFileError, MissingFileError
 
 
@@ -141,8 +141,6 @@ class Dataset:
         yield from self._video_frames()
 
     def _video_frames(self) -> Iterator[tuple[Record, npt.NDArray[np.uint8]]]:
-        import cv2
-
         path, capture, position = None, None, 0
         try:
             for record in self.records:
@@ -152,7 +150,7 @@ class Dataset:
                         capture.release()
                     if not record.path.is_file():
                         raise MissingFileError("no such video", got=str(record.path))
-                    path, capture, position = record.path, cv2.VideoCapture(str(record.path)), 0
+                    path, capture, position = record.path, open_video(record.path), 0
                     if not capture.isOpened():
                         raise CorruptFileError("video cannot be decoded", got=str(record.path))
                 assert capture is not None

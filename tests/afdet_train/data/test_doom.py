@@ -16,6 +16,7 @@ pytest.importorskip("vizdoom")
 from afdet_train.cli import data as data_cli
 from afdet_train.data.doom import classes, clip, dataset, film, maps, rules, world
 
+from trt_afdet.datasets.pictures import open_video
 from trt_afdet.errors import InvalidValueError
 
 FRAMES = 30  # Two chunks, the second one short.
@@ -205,7 +206,7 @@ def test_clip_has_one_truth_image_per_frame(tmp_path: Path) -> None:
 
     video = tmp_path / "clip.mp4"
     truth = clip.film_clip(video, "test", 12, 1, resolution="640x480", scale=0.5)
-    capture = cv2.VideoCapture(str(video))
+    capture = open_video(video)
     assert int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) == 12
     assert (capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)) == (
         320,

@@ -26,6 +26,7 @@ from afdet_train.data.doom.world import (
     open_world,
     require_vizdoom,
 )
+from trt_afdet.datasets.pictures import open_video
 from trt_afdet.errors import InvalidValueError, MissingDependencyError, RunError, WriteError
 
 #: Frames per second of the file. The game runs at 35 tics per second; one tic is one frame.
@@ -325,7 +326,7 @@ def film_clip(
         "annotations": annotations,
         "categories": categories(),
     }
-    count = cv2.VideoCapture(str(part)).get(cv2.CAP_PROP_FRAME_COUNT)
+    count = open_video(part).get(cv2.CAP_PROP_FRAME_COUNT)
     if int(count) != frames:
         part.unlink(missing_ok=True)
         raise WriteError(f"cannot write video {video}", got=f"{int(count)} of {frames} frames")
