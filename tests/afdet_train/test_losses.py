@@ -90,7 +90,7 @@ def test_total_is_the_plain_formula(mode: str) -> None:
         onehot = torch.zeros(3)
         onehot[boxes.labels[box]] = 1
         focal = sigmoid_focal_loss(logits[image, point], onehot, reduction="sum")
-        pair.append(float(focal + iou_loss(distances[image, point][None], d[None])[0]))
+        pair.append((focal + iou_loss(distances[image, point][None], d[None])[0]).item())
     selected = select_levels(torch.tensor(pair), found, len(boxes), 5)
     result = assign(found, boxes, GRID, config, selected, level_logits.softmax(1) if soft else None)
     target = torch.zeros_like(logits)

@@ -92,7 +92,7 @@ def test_no_room_left(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 3
-    assert all(line.startswith("cannot write") and "disk" in line for line in lines)
+    assert all(line.startswith("cannot write") and "largest size allowed" in line for line in lines)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
     assert (tmp_path / "a.png").read_bytes().endswith(b"IEND\xaeB`\x82")
