@@ -30,7 +30,7 @@ format: $(DEV)/.ready
 bench: $(DEV)/.ready
 	@for file in benchmarks/bench_*.py; do echo; $(DEV)/bin/python $$file || exit 1; done
 
-# The peers bench compares with; without them it measures ours and says which peer is missing.
+# The peers that bench compares with; without them it measures ours and says which is missing.
 bench-peers: $(DEV)/.ready
 	$(DEV)/bin/pip install $(PIP_FLAGS) -e ".[bench]"
 
