@@ -1,11 +1,12 @@
-"""Heads to detections: the NumPy reference that every other implementation must equal.
+"""Heads to detections: the NumPy reference, and the native code where it is there.
 
-Per level: threshold on raw logits, the best ``candidates_per_level`` in a total order, Eq. (8) as
-corrected. Over all levels: greedy NMS, the best ``max_detections``. Fine print, for whoever writes
-the next implementation:
+The reference is what every other implementation must equal. Per level: threshold on raw logits, the
+best ``candidates_per_level`` in a total order, Eq. (8) as corrected. Over all levels: greedy NMS,
+the best ``max_detections``. Fine print, for whoever writes the next implementation:
 
-* The logit threshold is ln(t / (1 - t)) in double precision, rounded to float32; so is the IoU
-  threshold. t = 0 admits every logit above -inf, t = 1 admits none.
+* The score threshold t, the IoU threshold and the scale are rounded to float32 first. The logit
+  threshold is ln(t / (1 - t)) in double precision, rounded to float32. t = 0 admits every logit
+  above -inf, t = 1 admits none.
 * Zero and minus zero are the same logit.
 * A box is non-finite if a decoded coordinate is, before clipping; it is empty after clipping.
 * IoU is intersection / (area + area - intersection) in float32, each operation rounded (no FMA).
@@ -13,9 +14,11 @@ the next implementation:
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +27,7 @@ import numpy.typing as npt
 from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.geometry import Letterbox
+from trt_afdet.native import HostLibrary, NativeMissingError, host
 from trt_afdet.spec import ModelSpec
 
 Floats = npt.NDArray[np.float32]
@@ -59,6 +63,7 @@ class Candidates(NamedTuple):
 
 def logit_threshold(probability: float) -> np.float32:
     """The logit a candidate must exceed: ln(p / (1 - p)), -inf for 0 and +inf for 1."""
+    probability = float(np.float32(probability))
     if probability <= 0:
         return np.float32(-np.inf)
     if probability >= 1:
@@ -322,6 +327,41 @@ def decode_and_suppress(
     return Candidates(logits[order[keep]], boxes[keep], class_id[keep])
 
 
+@cache
+def _native() -> HostLibrary | None:
+    """The native code; without it one warning line, and None."""
+    try:
+        return host()
+    except NativeMissingError as error:
+        logging.getLogger("trt_afdet").warning("%s; postprocessing runs in NumPy, slower", error)
+        return None
+
+
+def _reference_candidates(
+    arrays: Sequence[npt.NDArray[Any]], spec: ModelSpec, wanted: Ints | None
+) -> list[tuple[Floats, Floats, npt.NDArray[np.int32]]]:
+    """Boxes, confidence and class of each image, by NumPy."""
+    results = []
+    for image in range(arrays[0].shape[0]):
+        found = decode_and_suppress([array[image] for array in arrays], spec, wanted)
+        results.append((found.boxes, sigmoid(found.logits), found.class_id.astype(np.int32)))
+    return results
+
+
+def _native_candidates(
+    library: HostLibrary, arrays: Sequence[npt.NDArray[Any]], spec: ModelSpec, wanted: Ints | None
+) -> list[tuple[Floats, Floats, npt.NDArray[np.int32]]]:
+    """The same by native code, images side by side."""
+    threads = min(len(arrays[0]), os.cpu_count() or 1) or 1
+    ids = None if wanted is None else [int(class_id) for class_id in wanted]
+    found = library.detect(arrays, spec, threads=threads, wanted=ids)
+    counts = found.num_detections[:, 0]
+    return [
+        (found.boxes[i, :n].copy(), found.scores[i, :n].copy(), found.classes[i, :n].copy())
+        for i, n in enumerate(counts)
+    ]
+
+
 def postprocess(
     heads: Mapping[str, npt.NDArray[Any]] | Sequence[npt.NDArray[Any]],
     spec: ModelSpec,
@@ -343,14 +383,17 @@ def postprocess(
     """
     arrays = check_heads(heads, spec)
     wanted = None if classes is None else np.unique(np.asarray(classes, np.int64))
+    library = _native()
+    if library is not None:
+        found = _native_candidates(library, arrays, spec, wanted)
+    else:
+        found = _reference_candidates(arrays, spec, wanted)
     results = []
-    for image in range(arrays[0].shape[0]):
-        found = decode_and_suppress([array[image] for array in arrays], spec, wanted)
-        boxes, confidence, class_id = found.boxes, sigmoid(found.logits), found.class_id
+    for image, (boxes, confidence, class_id) in enumerate(found):
         if letterboxes is not None:
             boxes = letterboxes[image].to_frame(boxes)
             inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
             if not inside.all():
                 boxes, confidence, class_id = boxes[inside], confidence[inside], class_id[inside]
-        results.append(Detections(boxes, confidence, class_id.astype(np.int32), spec.class_names))
+        results.append(Detections(boxes, confidence, class_id, spec.class_names))
     return results

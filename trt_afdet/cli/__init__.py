@@ -21,6 +21,7 @@ from trt_afdet.suggest import nearest
 BUILTIN = {
     "detect": "trt_afdet.cli.detect",
     "demo": "trt_afdet.cli.demo",
+    "doctor": "trt_afdet.cli.doctor",
     "eval": "trt_afdet.cli.eval",
 }
 
@@ -38,6 +39,7 @@ trt-afdet - an anchor-free object detector, from training to the edge.
 EPILOG = """\
 one example of each:
   trt-afdet demo
+  trt-afdet doctor
   trt-afdet detect street.mp4 --model model.onnx --out annotated.mp4 --jsonl boxes.jsonl
   trt-afdet data doom data/doom --split train --frames 7000 --seed 1 --workers 4
   trt-afdet train train/recipes/doom.yaml --out runs/doom

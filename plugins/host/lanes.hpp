@@ -1,0 +1,68 @@
+// The two inner loops, written so that compilers turn them into vector code, once per instruction
+// set. Included by host.cpp several times: no include guard.
+//
+//   AFDET_LANES_NAMESPACE  where this copy goes
+//   AFDET_LANES_TARGET     the attribute that lets the compiler use the instruction set
+
+namespace afdet {
+namespace AFDET_LANES_NAMESPACE {
+
+// The first block with a candidate, from `block` on, and a bit for each candidate in it; or
+// `blocks`. Candidates are the values v with low < v, or low <= v if or_equal; NaN is none.
+AFDET_LANES_TARGET inline size_t find_block(const float* values, size_t block, size_t blocks,
+                                            float low, bool or_equal, uint32_t* found) {
+  for (; block < blocks; ++block) {
+    const float* lane = values + block * kScanBlock;
+    uint32_t mask = 0;
+    if (or_equal) {
+      for (int i = 0; i < kScanBlock; ++i) mask |= lane[i] >= low ? kLaneBits[i] : 0u;
+    } else {
+      for (int i = 0; i < kScanBlock; ++i) mask |= lane[i] > low ? kLaneBits[i] : 0u;
+    }
+    if (mask != 0) {
+      *found = mask;
+      break;
+    }
+  }
+  return block;
+}
+
+// The same for halves in their integer order; see half_order.
+AFDET_LANES_TARGET inline size_t find_block(const Half* values, size_t block, size_t blocks,
+                                            int16_t low, bool or_equal, uint32_t* found) {
+  // low is at least the order of minus infinity, so nothing wraps.
+  const int16_t above = static_cast<int16_t>(or_equal ? low - 1 : low);
+  for (; block < blocks; ++block) {
+    const Half* lane = values + block * kScanBlock;
+    int16_t any = 0;
+    for (int i = 0; i < kScanBlock; ++i) {
+      const int16_t order = half_order(lane[i]);
+      any |= static_cast<int16_t>((order > above) & (order <= kHalfInfinity));
+    }
+    if (any == 0) continue;
+    // Collecting the bits as well would keep compilers from vectorising the loop above.
+    uint32_t mask = 0;
+    for (int i = 0; i < kScanBlock; ++i) {
+      const int16_t order = half_order(lane[i]);
+      mask |= static_cast<uint32_t>((order > above) & (order <= kHalfInfinity)) << i;
+    }
+    *found = mask;
+    break;
+  }
+  return block;
+}
+
+// Whether a box of the group overlaps the candidate. Empty places hold a box at the origin
+// without area, which overlaps nothing.
+AFDET_LANES_TARGET inline bool any_overlaps(const KeptBlock& kept, const Box& box, float box_area,
+                                            float threshold) {
+  int32_t any = 0;
+  for (int i = 0; i < kKeptBlock; ++i) {
+    const Box other{kept.x1[i], kept.y1[i], kept.x2[i], kept.y2[i]};
+    any |= overlaps(other, kept.area[i], box, box_area, threshold) ? 1 : 0;
+  }
+  return any != 0;
+}
+
+}  // namespace AFDET_LANES_NAMESPACE
+}  // namespace afdet

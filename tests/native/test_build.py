@@ -1,0 +1,88 @@
+"""What CMake builds, and what it says of what it leaves out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def cmake() -> str:
+    beside = Path(sys.executable).parent / "cmake"
+    found = str(beside) if beside.exists() else shutil.which("cmake")
+    if not found:
+        pytest.skip("cmake is not installed")
+    return found
+
+
+@pytest.fixture
+def no_compiler(tmp_path: Path) -> dict[str, str]:
+    """An environment in which a few shell tools are, and no compiler."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for tool in ("sh", "make", "uname"):
+        if found := shutil.which(tool):
+            (tools / tool).symlink_to(found)
+    hidden = {"CC", "CXX", "CUDACXX", "CUDA_PATH"}
+    return {k: v for k, v in os.environ.items() if k not in hidden} | {"PATH": str(tools)}
+
+
+def configure(
+    cmake: str, build: Path, *options: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    command = [cmake, "-S", str(ROOT), "-B", str(build), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+
+
+def test_without_a_compiler_the_install_goes_on_with_one_warning(
+    cmake: str, tmp_path: Path, no_compiler: dict[str, str]
+) -> None:
+    result = configure(cmake, tmp_path / "b", env=no_compiler)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("CMake Warning") == 1
+    assert "no C++ compiler found" in result.stderr
+    assert "NumPy" in result.stderr
+
+
+def test_without_nvcc_one_line_says_so(
+    cmake: str, tmp_path: Path, no_compiler: dict[str, str]
+) -> None:
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    env = no_compiler | {"CXX": compiler, "PATH": no_compiler["PATH"] + ":/usr/bin:/bin"}
+    if shutil.which("nvcc", path=env["PATH"]):
+        pytest.skip("nvcc is beside the system's tools")
+    result = configure(cmake, tmp_path / "auto", env=env)
+    if "CUDA kernels" not in result.stdout:
+        pytest.skip("nvcc is found without PATH")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("trt-afdet: no CUDA compiler found") == 1
+    result = configure(cmake, tmp_path / "on", "-DAFDET_CUDA=ON", env=env)
+    assert result.returncode != 0
+    assert "AFDET_CUDA=ON, but no CUDA compiler was found" in result.stderr
+
+
+def test_fast_math_does_not_compile() -> None:
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    source = '#include "core/box.hpp"\nint main() { return 0; }\n'
+    command = [compiler, "-std=c++17", f"-I{ROOT}/plugins", f"-I{ROOT}/plugins/include"]
+    for flags, passes in (([], True), (["-ffast-math"], False)):
+        result = subprocess.run(
+            [*command, *flags, "-fsyntax-only", "-x", "c++", "-"],
+            input=source,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (result.returncode == 0) is passes, result.stderr
+    assert "fast-math" in result.stderr

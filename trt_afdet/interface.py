@@ -1,0 +1,127 @@
+"""What a network's file shows from outside: its input, its outputs, its metadata.
+
+The builder writes it, every runtime checks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from trt_afdet.errors import InvalidValueError
+from trt_afdet.spec import METADATA_KEY, ModelSpec
+
+#: Name of the network's only input.
+INPUT_NAME = "images"
+
+#: Outputs of a network with NMS, of either form: int32 [N, 1], float32 [N, M, 4] x1 y1 x2 y2 in
+#: network-input pixels, float32 [N, M] and int32 [N, M]; unused rows are zero, their class is -1.
+DETECTION_NAMES = ("num_detections", "detection_boxes", "detection_scores", "detection_classes")
+
+#: Key in the ONNX metadata of the form of NMS that a network ends in; "none" where it is absent.
+NMS_KEY = "trt_afdet.nms"
+
+#: A TensorRT plugin, standard ONNX operators, or the ten heads as they are.
+NMS_FORMS = ("plugin", "onnx", "none")
+
+
+def read_spec(text: str | None, file: object) -> ModelSpec:
+    """The spec stored with a network.
+
+    Raises:
+        InvalidValueError: If there is none, it cannot be read, or it is of a newer layout.
+    """
+    if not text:
+        raise InvalidValueError(
+            f"{file} is no trt-afdet model: it carries no {METADATA_KEY!r} metadata",
+            hint="export one with `trt-afdet export`",
+        )
+    try:
+        return ModelSpec.from_json(text)
+    except InvalidValueError as error:
+        raise InvalidValueError(f"{file}: {error.what}", got=error.got, hint=error.hint) from error
+
+
+def read_nms(text: str | None, file: object) -> str:
+    """The form of NMS that a network's metadata tells: one of :data:`NMS_FORMS`.
+
+    Raises:
+        InvalidValueError: If it is another.
+    """
+    form = text or "none"
+    if form not in NMS_FORMS:
+        raise InvalidValueError(
+            f"{file}: {NMS_KEY} must be one of {', '.join(NMS_FORMS)}",
+            got=form,
+            hint="upgrade trt-afdet",
+        )
+    return form
+
+
+def check_network(
+    spec: ModelSpec,
+    file: object,
+    inputs: Sequence[tuple[str, Sequence[Any], str]],
+    outputs: Sequence[tuple[str, Sequence[Any]]],
+    *,
+    finished: bool = False,
+    elements: Collection[str] = ("float32",),
+) -> int | None:
+    """Checks that a network's interface is the one its spec describes.
+
+    Args:
+        spec: The network's spec.
+        file: For the message.
+        inputs: Name, shape and element type of each input; a size that may vary is no int.
+        outputs: Name and shape of each output.
+        finished: Whether the network ends in NMS: it gives detections instead of heads.
+        elements: Element types that the input may have.
+
+    Returns:
+        The batch size if it is fixed, else None.
+
+    Raises:
+        InvalidValueError: Naming the first mismatch.
+    """
+    names = [name for name, _, _ in inputs]
+    if names != [INPUT_NAME]:
+        raise InvalidValueError(f"{file}: the input must be {INPUT_NAME!r}", got=", ".join(names))
+    _, shape, element = inputs[0]
+    if element not in elements:
+        raise InvalidValueError(
+            f"{file}: input {INPUT_NAME!r} must be {' or '.join(elements)}", got=element
+        )
+    _check_shape(file, INPUT_NAME, shape, (3, spec.height, spec.width))
+    batch = shape[0] if isinstance(shape[0], int) else None
+    shapes = dict(outputs)
+    for name, want in _output_shapes(spec, finished).items():
+        if name not in shapes:
+            raise InvalidValueError(
+                f"{file}: output {name!r} of the spec is missing", got=", ".join(shapes)
+            )
+        _check_shape(file, name, shapes[name], want)
+    return batch
+
+
+def _output_shapes(spec: ModelSpec, finished: bool) -> dict[str, tuple[int, ...]]:
+    """What follows N in each output's shape."""
+    if finished:
+        most = spec.max_detections
+        return dict(zip(DETECTION_NAMES, ((1,), (most, 4), (most,), (most,)), strict=True))
+    depths = [spec.num_classes] * len(spec.strides) + [4] * len(spec.strides)
+    shapes = [(depth, *size) for depth, size in zip(depths, spec.grid_sizes * 2, strict=True)]
+    return dict(zip(spec.output_names, shapes, strict=True))
+
+
+def _check_shape(file: object, name: str, got: Sequence[Any], want: tuple[int, ...]) -> None:
+    expected = ("N", *want)
+    fits = len(got) == len(expected) and all(
+        not isinstance(have, int) or have == need for have, need in zip(got[1:], want, strict=True)
+    )
+    if not fits:
+        raise InvalidValueError(
+            f"{file}: {name!r} does not fit the model's spec, expected "
+            f"[{', '.join(map(str, expected))}]",
+            got=f"[{', '.join(map(str, got))}]",
+            hint="export the model again",
+        )

@@ -1,0 +1,523 @@
+"""The native libraries: found, checked and typed.
+
+``libafdet_host`` decodes on the CPU, ``libafdet_cuda`` on the GPU; ``libafdet_emulated`` is the
+CUDA kernels' own source run on the CPU, for tests. Their C ABI is ``plugins/include/afdet``.
+Nothing is loaded before it is asked for.
+
+A library is looked for in the folders of the environment variable ``TRT_AFDET_LIBRARY_PATH``, in
+the installed package, then where the system's loader looks.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import sysconfig
+from collections.abc import Sequence
+from ctypes import POINTER, c_char_p, c_float, c_int32, c_size_t, c_uint8, c_uint32, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_afdet.errors import InvalidValueError, MissingDependencyError, RunError
+from trt_afdet.spec import ModelSpec
+
+#: Folders to look in first, separated as in PATH.
+LIBRARY_PATH_VARIABLE = "TRT_AFDET_LIBRARY_PATH"
+
+ABI_VERSION = 1
+MAX_LEVELS = 8
+
+#: AFDET_FLOAT32, AFDET_FLOAT16.
+DTYPES = {"float32": 0, "float16": 1}
+
+_CUDA_ERRORS = 1000
+
+#: What a status means.
+_STATUS = {
+    1: "a pointer that must not be null is null",
+    2: "a struct has another size than the library was built with",
+    3: "the number of levels or a stride is out of range",
+    4: "height and width must be positive multiples of every stride",
+    5: "there is no class, or there are too many (point, class) pairs",
+    6: "candidates_per_level or max_detections is out of range",
+    7: "a threshold is outside 0..1, or the regression scale is not above 0",
+    8: "the batch or the number of threads is out of range",
+    9: "tensors must be float32 or float16, all of one type",
+    10: "the workspace is too small or not aligned",
+    11: "out of memory",
+    12: "a frame's size, pitch, format or placement is out of range",
+}
+
+#: What to do about CUDA errors that users meet.
+_CUDA_ADVICE = {
+    2: ("out of device memory", "use a smaller batch, or free memory held by others"),
+    35: ("the driver is older than the CUDA runtime", "update the NVIDIA driver"),
+    46: ("the device is in use by another process", "set its compute mode to default"),
+    98: ("a kernel does not exist in the library", "reinstall trt-afdet from source"),
+    100: ("no CUDA device was found", "see `trt-afdet doctor`"),
+    209: (
+        "the library has no code for this GPU",
+        "build it with -DAFDET_CUDA_ARCHITECTURES=native",
+    ),
+    400: ("the stream is invalid", "it may belong to another device or have been destroyed"),
+    700: ("a kernel read or wrote where it must not", "a pointer or size passed in is wrong"),
+    701: ("a kernel asks for more registers or shared memory than the GPU has", None),
+    719: ("a kernel failed; the CUDA context is lost", "restart the process"),
+    900: ("the call is not allowed while the stream is being captured", None),
+}
+
+
+class NativeMissingError(MissingDependencyError):
+    """A native library is not there, or is not the one this package was made for."""
+
+
+class NativeError(RunError):
+    """A native function failed."""
+
+
+class Params(ctypes.Structure):
+    """AfdetParams."""
+
+    _fields_ = (
+        ("struct_size", c_uint32),
+        ("num_levels", c_int32),
+        ("num_classes", c_int32),
+        ("height", c_int32),
+        ("width", c_int32),
+        ("strides", c_int32 * MAX_LEVELS),
+        ("candidates_per_level", c_int32),
+        ("max_detections", c_int32),
+        ("class_agnostic", c_int32),
+        ("regression_scale", c_float),
+        ("score_threshold", c_float),
+        ("nms_iou", c_float),
+    )
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> Params:
+        """The values of a spec.
+
+        Raises:
+            InvalidValueError: If it has more levels than the native code takes.
+        """
+        if len(spec.strides) > MAX_LEVELS:
+            raise InvalidValueError(
+                f"native code takes up to {MAX_LEVELS} levels", got=len(spec.strides)
+            )
+        # More candidates than pairs means all of them.
+        pairs = max(rows * columns for rows, columns in spec.grid_sizes) * spec.num_classes
+        return cls(
+            struct_size=ctypes.sizeof(cls),
+            num_levels=len(spec.strides),
+            num_classes=spec.num_classes,
+            height=spec.height,
+            width=spec.width,
+            strides=(c_int32 * MAX_LEVELS)(*spec.strides),
+            candidates_per_level=min(spec.candidates_per_level, pairs),
+            max_detections=spec.max_detections,
+            class_agnostic=int(spec.class_agnostic),
+            regression_scale=spec.regression_scale,
+            score_threshold=spec.score_threshold,
+            nms_iou=spec.nms_iou,
+        )
+
+
+class DetectionsOut(ctypes.Structure):
+    """AfdetDetections: addresses of the four outputs."""
+
+    _fields_ = (
+        ("num_detections", c_void_p),
+        ("boxes", c_void_p),
+        ("scores", c_void_p),
+        ("classes", c_void_p),
+    )
+
+
+class Frame(ctypes.Structure):
+    """AfdetFrame: one frame's address, layout and placement."""
+
+    _fields_ = (
+        ("planes", c_void_p * 2),
+        ("pitches", c_int32 * 2),
+        ("height", c_int32),
+        ("width", c_int32),
+        ("format", c_int32),
+        ("color", c_int32),
+        ("top", c_int32),
+        ("left", c_int32),
+        ("box_height", c_int32),
+        ("box_width", c_int32),
+    )
+
+
+class InputParams(ctypes.Structure):
+    """AfdetInputParams."""
+
+    _fields_ = (
+        ("struct_size", c_uint32),
+        ("height", c_int32),
+        ("width", c_int32),
+        ("pad_value", c_int32),
+        ("bgr", c_int32),
+        ("mean", c_float * 3),
+        ("std", c_float * 3),
+    )
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> InputParams:
+        """The values of a spec."""
+        return cls(
+            struct_size=ctypes.sizeof(cls),
+            height=spec.height,
+            width=spec.width,
+            pad_value=spec.pad_value,
+            bgr=int(spec.color_order == "BGR"),
+            mean=(c_float * 3)(*spec.mean),
+            std=(c_float * 3)(*spec.std),
+        )
+
+
+class Outputs(NamedTuple):
+    """Detections as the native code and the plugin write them; M = ``spec.max_detections``.
+
+    Attributes:
+        num_detections: int32 [N, 1].
+        boxes: float32 [N, M, 4], x1 y1 x2 y2 in network-input pixels, best first.
+        scores: float32 [N, M].
+        classes: int32 [N, M]; -1 in unused rows, whose other values are 0.
+    """
+
+    num_detections: npt.NDArray[np.int32]
+    boxes: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    classes: npt.NDArray[np.int32]
+
+    @classmethod
+    def empty(cls, batch: int, spec: ModelSpec) -> Outputs:
+        """Uninitialised arrays for a batch."""
+        most = spec.max_detections
+        return cls(
+            np.empty((batch, 1), np.int32),
+            np.empty((batch, most, 4), np.float32),
+            np.empty((batch, most), np.float32),
+            np.empty((batch, most), np.int32),
+        )
+
+
+def check_status(status: int, action: str) -> None:
+    """Turns a status into an error.
+
+    Raises:
+        NativeError: Saying which function failed, why, and what to do; unless ``status`` is 0.
+    """
+    if status == 0:
+        return
+    if status >= _CUDA_ERRORS:
+        code = status - _CUDA_ERRORS
+        text, hint = _CUDA_ADVICE.get(code, ("see cudaError_t in CUDA's manual", None))
+        raise NativeError(f"{action} failed: {text}", got=f"CUDA error {code}", hint=hint)
+    raise NativeError(f"{action} failed: {_STATUS.get(status, 'unknown status')}", got=status)
+
+
+class HostLibrary:
+    """libafdet_host: decode + NMS on the CPU.
+
+    Attributes:
+        path: The file.
+        build_info: Compiler and instruction set.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        library = _open(path, "afdet_host_abi_version")
+        library.afdet_host_build_info.restype = c_char_p
+        self.build_info: str = library.afdet_host_build_info().decode()
+        self._detect = library.afdet_host_detect
+        self._detect.restype = c_int32
+        self._detect.argtypes = (
+            POINTER(Params),
+            POINTER(c_void_p),
+            c_int32,
+            c_int32,
+            POINTER(c_uint8),
+            c_int32,
+            POINTER(DetectionsOut),
+        )
+
+    def detect(
+        self,
+        heads: Sequence[npt.NDArray[Any]],
+        spec: ModelSpec,
+        threads: int = 1,
+        wanted: Sequence[int] | None = None,
+    ) -> Outputs:
+        """Heads to detections (steps 1 to 5).
+
+        Args:
+            heads: cls [N, K, H, W] of each level, then reg [N, 4, H, W] of each level, as
+                :func:`trt_afdet.postprocess.check_heads` returns them. Taken as they are if all
+                are float32 or all float16 and contiguous, else copied to float32.
+            spec: Gives thresholds, scale and sizes.
+            threads: Most CPU threads; an image is never split.
+            wanted: Class ids to look for; all by default.
+
+        Raises:
+            InvalidValueError, NativeError: If the spec is beyond the native code's limits.
+        """
+        half = all(head.dtype == np.float16 for head in heads)
+        dtype = np.float16 if half else np.float32
+        arrays = [np.ascontiguousarray(head, dtype) for head in heads]
+        batch = len(arrays[0])
+        outputs = Outputs.empty(batch, spec)
+        addresses = (c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
+        mask = None
+        if wanted is not None:
+            mask = (c_uint8 * spec.num_classes)()
+            for class_id in wanted:
+                mask[class_id] = 1
+        status = self._detect(
+            Params.of(spec),
+            addresses,
+            DTYPES[np.dtype(dtype).name],
+            batch,
+            mask,
+            threads,
+            DetectionsOut(*(array.ctypes.data for array in outputs)),
+        )
+        check_status(status, "decoding on the CPU")
+        return outputs
+
+
+class CudaLibrary:
+    """libafdet_cuda: decode + NMS and letterbox on the GPU, over raw device addresses.
+
+    The emulation is the same ABI over host addresses.
+
+    Attributes:
+        path: The file.
+        build_info: Toolkit and architectures.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._library = library = _open(path, "afdet_cuda_abi_version")
+        library.afdet_cuda_build_info.restype = c_char_p
+        self.build_info: str = library.afdet_cuda_build_info().decode()
+        signatures: dict[str, tuple[Any, ...]] = {
+            "afdet_cuda_detect_workspace": (POINTER(Params), c_int32, c_int32, POINTER(c_size_t)),
+            "afdet_cuda_detect": (
+                POINTER(Params),
+                POINTER(c_void_p),
+                c_int32,
+                c_int32,
+                POINTER(DetectionsOut),
+                c_void_p,
+                c_size_t,
+                c_void_p,
+            ),
+            "afdet_cuda_check_frames": (POINTER(InputParams), POINTER(Frame), c_int32),
+            "afdet_cuda_fit_frames": (POINTER(InputParams), POINTER(Frame), c_int32),
+            "afdet_cuda_letterbox": (
+                POINTER(InputParams),
+                c_void_p,
+                c_int32,
+                c_void_p,
+                c_int32,
+                c_void_p,
+            ),
+        }
+        for name, arguments in signatures.items():
+            function = getattr(library, name)
+            function.restype = c_int32
+            function.argtypes = arguments
+
+    def detect_workspace(self, spec: ModelSpec, dtype: str, batch: int) -> int:
+        """Bytes of workspace that :meth:`detect` needs.
+
+        Raises:
+            InvalidValueError, NativeError: If the spec or the batch is beyond the limits.
+        """
+        size = c_size_t()
+        status = self._library.afdet_cuda_detect_workspace(
+            Params.of(spec), DTYPES[dtype], batch, size
+        )
+        check_status(status, "sizing the decoder's workspace")
+        return size.value
+
+    def detect(
+        self,
+        heads: Sequence[int],
+        spec: ModelSpec,
+        dtype: str,
+        batch: int,
+        outputs: Sequence[int],
+        workspace: int,
+        workspace_bytes: int,
+        stream: int = 0,
+    ) -> None:
+        """Queues decode + NMS.
+
+        Args:
+            heads: Addresses of cls of each level, then reg of each level, 16-byte aligned.
+            spec: Gives thresholds, scale and sizes.
+            dtype: ``"float32"`` or ``"float16"``.
+            batch: N.
+            outputs: Addresses of num_detections, boxes, scores, classes; see :class:`Outputs`.
+            workspace: Address, 256-byte aligned.
+            workspace_bytes: At least :meth:`detect_workspace`.
+            stream: A cudaStream_t.
+
+        Raises:
+            InvalidValueError, NativeError: If an argument is refused or a launch fails.
+        """
+        status = self._library.afdet_cuda_detect(
+            Params.of(spec),
+            (c_void_p * len(heads))(*heads),
+            DTYPES[dtype],
+            batch,
+            DetectionsOut(*outputs),
+            workspace,
+            workspace_bytes,
+            stream,
+        )
+        check_status(status, "queueing the decoder")
+
+    def check_frames(self, frames: Sequence[Frame], spec: ModelSpec) -> None:
+        """Checks frame descriptors before they go to the device.
+
+        Raises:
+            NativeError: If one is out of range.
+        """
+        array = (Frame * len(frames))(*frames)
+        status = self._library.afdet_cuda_check_frames(InputParams.of(spec), array, len(frames))
+        check_status(status, "checking the frames")
+
+    def letterbox(
+        self, frames: int, count: int, spec: ModelSpec, output: int, dtype: str, stream: int = 0
+    ) -> None:
+        """Queues the letterbox: frames of any sizes to one network input.
+
+        Args:
+            frames: Device address of ``count`` :class:`Frame` descriptors, checked before.
+            count: Frames.
+            spec: Gives size, padding and normalisation.
+            output: Address of [count, 3, spec.height, spec.width], 16-byte aligned.
+            dtype: Of the output.
+            stream: A cudaStream_t.
+
+        Raises:
+            NativeError: If an argument is refused or the launch fails.
+        """
+        status = self._library.afdet_cuda_letterbox(
+            InputParams.of(spec), frames, count, output, DTYPES[dtype], stream
+        )
+        check_status(status, "queueing the letterbox")
+
+    def set_order(self, seed: int) -> None:
+        """Emulation only: threads and blocks run in order (0), reversed (1) or shuffled."""
+        function = self._library.afdet_emulated_set_order
+        function.restype = None
+        function.argtypes = (c_uint32,)
+        function(seed)
+
+
+@cache
+def host() -> HostLibrary:
+    """The CPU library.
+
+    Raises:
+        NativeMissingError: If it is not there.
+    """
+    return HostLibrary(find("afdet_host"))
+
+
+@cache
+def cuda() -> CudaLibrary:
+    """The CUDA library.
+
+    Raises:
+        NativeMissingError: If it is not there, or the CUDA driver is not.
+    """
+    return CudaLibrary(find("afdet_cuda"))
+
+
+@cache
+def emulated() -> CudaLibrary:
+    """The CUDA kernels on the CPU.
+
+    Raises:
+        NativeMissingError: If it is not there.
+    """
+    return CudaLibrary(find("afdet_emulated"))
+
+
+def plugin_build_info() -> str:
+    """What the TensorRT plugin was built with: TensorRT's version, toolkit and architectures.
+
+    Raises:
+        NativeMissingError: If it is not there.
+    """
+    library = _open(find("afdet_plugin"), "afdet_plugin_abi_version")
+    library.afdet_plugin_build_info.restype = c_char_p
+    return str(library.afdet_plugin_build_info().decode())
+
+
+def file_name(name: str) -> str:
+    """A library's file name on this system."""
+    if sys.platform == "win32":
+        return f"{name}.dll"
+    return f"lib{name}.dylib" if sys.platform == "darwin" else f"lib{name}.so"
+
+
+def folders() -> list[Path]:
+    """Where libraries are looked for before the system's own places."""
+    listed = os.environ.get(LIBRARY_PATH_VARIABLE, "").split(os.pathsep)
+    package = [Path(__file__).parent / "lib"]
+    # An editable install leaves the sources where they are and the libraries in site-packages.
+    package.append(Path(sysconfig.get_path("platlib")) / "trt_afdet" / "lib")
+    return [Path(folder) for folder in listed if folder] + package
+
+
+def find(name: str) -> str:
+    """The path of a native library, such as ``"afdet_host"``.
+
+    Raises:
+        NativeMissingError: If it is in none of the folders and the system does not know it.
+    """
+    file = file_name(name)
+    for folder in folders():
+        if (folder / file).is_file():
+            return str(folder / file)
+    try:
+        ctypes.CDLL(file)
+    except OSError:
+        raise NativeMissingError(
+            f"the native library {file} was not found",
+            hint="install trt-afdet where a C++ compiler is, or set " + LIBRARY_PATH_VARIABLE,
+        ) from None
+    return file
+
+
+def _open(path: str, version_function: str) -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(path)
+        version = getattr(library, version_function)()
+    except OSError as error:
+        raise NativeMissingError(
+            "a native library cannot be loaded", got=error, hint="see `trt-afdet doctor`"
+        ) from error
+    except AttributeError as error:
+        raise NativeMissingError(
+            "a file is not the native library it should be", got=path
+        ) from error
+    if version != ABI_VERSION:
+        raise NativeMissingError(
+            f"{path} has interface version {version}, this trt-afdet needs {ABI_VERSION}",
+            hint="reinstall trt-afdet",
+        )
+    return library

@@ -1,0 +1,233 @@
+"""The GPU as the runtime needs it: memory, pinned host memory, streams, events, graphs.
+
+A small interface with two implementations, over pycuda and over cuda-python. Handles and addresses
+are plain integers: they go as they are to TensorRT and to the CUDA library. Both use the device's
+primary context, which the CUDA runtime inside those shares.
+
+What the driver refuses becomes a :class:`trt_afdet.native.NativeError`, with advice, in one place.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_afdet.errors import InvalidValueError, MissingDependencyError
+from trt_afdet.native import NativeError, check_status
+
+Bytes = npt.NDArray[np.uint8]
+
+#: AFDET_ERROR_CUDA: CUDA's error e is status this + e.
+_CUDA_STATUS = 1000
+
+#: Every piece of a larger block starts at a multiple of this, which all kernels are content with.
+ALIGNMENT = 256
+
+
+class Device(Protocol):
+    """One GPU. Every method may be called from any thread inside ``with device.active():``.
+
+    Work is queued on streams; nothing waits for the device but the ``synchronize`` methods. Host
+    arrays in copies are contiguous and, for the copy not to wait, pinned.
+
+    Attributes:
+        name: Of the GPU.
+        index: Among the machine's GPUs.
+        compute_capability: Such as (8, 7).
+        library: The Python package behind it, with its version.
+        has_graphs: Whether work can be captured in a graph.
+        dlpack_type: Device type that DLPack gives its memory: 2 is CUDA.
+    """
+
+    name: str
+    index: int
+    compute_capability: tuple[int, int]
+    library: str
+    has_graphs: bool
+    dlpack_type: int
+
+    def active(self) -> AbstractContextManager[None]:
+        """Makes the device current in this thread; may be nested."""
+        ...
+
+    def memory(self) -> tuple[int, int]:
+        """Free and total device memory, bytes."""
+        ...
+
+    def allocate(self, size: int) -> int:
+        """Device memory of ``size`` bytes, 256-byte aligned; returns its address."""
+        ...
+
+    def free(self, address: int) -> None: ...
+
+    def allocate_pinned(self, size: int) -> Bytes:
+        """Page-locked host memory, uint8 [size]."""
+        ...
+
+    def free_pinned(self, array: Bytes) -> None:
+        """Takes back what :meth:`allocate_pinned` gave; it must not be touched any more."""
+        ...
+
+    def create_stream(self) -> int:
+        """A cudaStream_t that does not wait for the default stream."""
+        ...
+
+    def destroy_stream(self, stream: int) -> None: ...
+
+    def synchronize(self, stream: int) -> None:
+        """Waits until everything queued on the stream is done."""
+        ...
+
+    def create_event(self) -> int:
+        """A cudaEvent_t that knows its time."""
+        ...
+
+    def destroy_event(self, event: int) -> None: ...
+
+    def record(self, event: int, stream: int) -> None:
+        """The event happens when everything queued on the stream so far is done."""
+        ...
+
+    def wait(self, stream: int, event: int) -> None:
+        """What is queued on the stream from now on starts after the event."""
+        ...
+
+    def synchronize_event(self, event: int) -> None: ...
+
+    def elapsed_ms(self, start: int, end: int) -> float:
+        """Milliseconds between two events that have happened."""
+        ...
+
+    def copy_in(self, target: int, source: Bytes, stream: int) -> None:
+        """Queues a copy from the host to the device."""
+        ...
+
+    def copy_out(self, target: Bytes, source: int, stream: int) -> None:
+        """Queues a copy from the device to the host."""
+        ...
+
+    def copy(self, target: int, source: int, size: int, stream: int) -> None:
+        """Queues a copy of ``size`` bytes on the device."""
+        ...
+
+    def copy_rows(
+        self,
+        target: int,
+        target_pitch: int,
+        source: int,
+        source_pitch: int,
+        row_bytes: int,
+        rows: int,
+        stream: int,
+    ) -> None:
+        """Queues a copy of rows on the device; a pitch is the bytes from one to the next."""
+        ...
+
+    def capture(self, stream: int, work: Callable[[], None]) -> int:
+        """Records what ``work`` queues on the stream, instead of running it; returns a graph."""
+        ...
+
+    def launch(self, graph: int, stream: int) -> None:
+        """Queues a graph."""
+        ...
+
+    def destroy_graph(self, graph: int) -> None: ...
+
+    def close(self) -> None:
+        """Lets go of the device; what was allocated must be freed before. Twice is fine."""
+        ...
+
+
+class Resources:
+    """Everything one user of a device allocated, freed together.
+
+    Attributes:
+        device: Where.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._stack = ExitStack()
+
+    def memory(self, size: int) -> int:
+        """Device memory; its address."""
+        address = self.device.allocate(max(size, 1))
+        self._stack.callback(self.device.free, address)
+        return address
+
+    def pinned(self, size: int) -> Bytes:
+        """Page-locked host memory, uint8 [size]."""
+        array = self.device.allocate_pinned(max(size, 1))
+        self._stack.callback(self.device.free_pinned, array)
+        return array
+
+    def stream(self) -> int:
+        stream = self.device.create_stream()
+        self._stack.callback(self.device.destroy_stream, stream)
+        return stream
+
+    def event(self) -> int:
+        event = self.device.create_event()
+        self._stack.callback(self.device.destroy_event, event)
+        return event
+
+    def close(self) -> None:
+        """Frees all, the latest first; twice is fine."""
+        with self.device.active():
+            self._stack.close()
+
+
+def aligned(size: int) -> int:
+    """The size rounded up so that another piece can follow."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def cuda_error(code: int, action: str) -> NativeError:
+    """The error for a CUDA error code other than 0, runtime's and driver's being alike."""
+    try:
+        check_status(_CUDA_STATUS + code, action)
+    except NativeError as error:
+        return error
+    raise AssertionError(code)
+
+
+#: Implementations by name: the module to look for, then ours.
+_LIBRARIES = {"pycuda": "pycuda", "cuda-python": "cuda"}
+
+
+def open_device(index: int = 0, library: str | None = None) -> Device:
+    """Opens a GPU.
+
+    Args:
+        index: Among the machine's GPUs.
+        library: ``"pycuda"`` or ``"cuda-python"``; the first that is installed by default.
+
+    Raises:
+        MissingDependencyError: If no such package is installed.
+        InvalidValueError: If the library is unknown.
+        NativeError: If there is no driver or no such GPU.
+    """
+    if library is not None and library not in _LIBRARIES:
+        raise InvalidValueError(
+            "the device library is one of " + ", ".join(_LIBRARIES), got=library
+        )
+    names = [library] if library else list(_LIBRARIES)
+    for name in names:
+        if importlib.util.find_spec(_LIBRARIES[name]) is None:
+            continue
+        if name == "pycuda":
+            from trt_afdet.runtime.device_pycuda import PycudaDevice
+
+            return PycudaDevice(index)
+        from trt_afdet.runtime.device_cuda_python import CudaPythonDevice
+
+        return CudaPythonDevice(index)
+    raise MissingDependencyError(
+        f"running on a GPU needs {' or '.join(names)}, which is not installed",
+        hint=f"pip install {names[-1]}",
+    )
