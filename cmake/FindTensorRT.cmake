@@ -1,0 +1,54 @@
+# TensorRT's headers, and its library where it is installed (the plugin needs the headers alone).
+#
+# Looks at TensorRT_ROOT (variable or environment: a tar, or a folder with include/), then where
+# JetPack, Debian packages and tars usually are.
+#
+#   TensorRT_FOUND, TensorRT_VERSION, TensorRT_INCLUDE_DIR, TensorRT_LIBRARY (may be empty),
+#   TensorRT::Headers (target)
+
+set(_roots "${TensorRT_ROOT}" "$ENV{TensorRT_ROOT}" "$ENV{TENSORRT_ROOT}")
+list(FILTER _roots EXCLUDE REGEX "^$")
+set(_usual /usr /usr/local /usr/local/tensorrt /usr/local/TensorRT /opt/tensorrt /opt/TensorRT
+           /usr/src/tensorrt)
+file(GLOB _tars /opt/TensorRT-* /usr/local/TensorRT-* "$ENV{HOME}/TensorRT-*")
+set(_suffixes include include/x86_64-linux-gnu include/aarch64-linux-gnu
+              targets/x86_64-linux-gnu/include targets/aarch64-linux-gnu/include)
+
+# A root that was named is meant: nothing else is taken in its place.
+if(_roots)
+  find_path(TensorRT_INCLUDE_DIR NvInfer.h PATHS ${_roots} PATH_SUFFIXES ${_suffixes} NO_DEFAULT_PATH)
+else()
+  find_path(TensorRT_INCLUDE_DIR NvInfer.h PATHS ${_usual} ${_tars} PATH_SUFFIXES ${_suffixes})
+endif()
+
+set(TensorRT_VERSION "")
+if(TensorRT_INCLUDE_DIR)
+  file(STRINGS "${TensorRT_INCLUDE_DIR}/NvInferVersion.h" _lines
+       REGEX "#define (NV_TENSORRT|TRT)_(MAJOR|MINOR|PATCH)")
+  foreach(_part MAJOR MINOR PATCH)
+    # Newer headers define NV_TENSORRT_MAJOR as TRT_MAJOR_ENTERPRISE, and that as the number.
+    foreach(_name "NV_TENSORRT_${_part}" "TRT_${_part}_ENTERPRISE")
+      if("${_lines}" MATCHES "#define ${_name} +([0-9]+)")
+        list(APPEND TensorRT_VERSION ${CMAKE_MATCH_1})
+        break()
+      endif()
+    endforeach()
+  endforeach()
+  list(JOIN TensorRT_VERSION "." TensorRT_VERSION)
+  get_filename_component(_beside "${TensorRT_INCLUDE_DIR}/.." ABSOLUTE)
+  find_library(TensorRT_LIBRARY nvinfer
+               HINTS "${_beside}/lib" "${_beside}/lib/x86_64-linux-gnu"
+                     "${_beside}/lib/aarch64-linux-gnu" "${_beside}/../lib")
+  mark_as_advanced(TensorRT_LIBRARY)
+endif()
+
+include(FindPackageHandleStandardArgs)
+find_package_handle_standard_args(TensorRT
+  REQUIRED_VARS TensorRT_INCLUDE_DIR TensorRT_VERSION VERSION_VAR TensorRT_VERSION)
+
+if(TensorRT_FOUND AND NOT TARGET TensorRT::Headers)
+  add_library(TensorRT::Headers INTERFACE IMPORTED)
+  # Imported, so system headers: their warnings are not ours to mend.
+  set_target_properties(TensorRT::Headers PROPERTIES
+    INTERFACE_INCLUDE_DIRECTORIES "${TensorRT_INCLUDE_DIR}")
+endif()

@@ -1,0 +1,79 @@
+// What both adapters need of TensorRT: its logger, and its types in ours.
+#pragma once
+
+#include <NvInfer.h>
+
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "afdet/cuda.h"
+#include "tensorrt/options.hpp"
+
+// Named so in every version; newer headers set them through other names.
+#if !defined(NV_TENSORRT_MAJOR)
+#error "NvInferVersion.h does not say which TensorRT this is"
+#endif
+
+namespace afdet {
+
+// Where messages go; null as long as TensorRT has not said.
+nvinfer1::ILogger* logger();
+void set_logger(nvinfer1::ILogger* logger);
+
+// One line for the user, through TensorRT's logger, or stderr without one.
+void report(const std::string& text);
+
+Field to_field(const nvinfer1::PluginField& field);
+std::vector<Field> to_fields(const nvinfer1::PluginFieldCollection* collection);
+nvinfer1::PluginField to_plugin_field(const Field& field);
+Shape to_shape(const nvinfer1::Dims& dims);
+
+// The fields that a creator offers: names, types, no values.
+const nvinfer1::PluginFieldCollection* offered_fields();
+
+// FP32 or FP16 for all heads alike, FP32 boxes and scores, INT32 numbers and classes, all linear.
+// `at` gives the description at a position; only those up to `position` are looked at.
+template <typename At>
+bool supports(int32_t position, int32_t inputs, const At& at) {
+  using nvinfer1::DataType;
+  const nvinfer1::PluginTensorDesc& tensor = at(position);
+  if (tensor.format != nvinfer1::TensorFormat::kLINEAR) return false;
+  if (position == 0) return tensor.type == DataType::kFLOAT || tensor.type == DataType::kHALF;
+  if (position < inputs) return tensor.type == at(0).type;
+  return tensor.type ==
+         (position - inputs == 1 || position - inputs == 2 ? DataType::kFLOAT : DataType::kINT32);
+}
+
+inline nvinfer1::DataType output_type(int32_t output) {
+  return output == 1 || output == 2 ? nvinfer1::DataType::kFLOAT : nvinfer1::DataType::kINT32;
+}
+
+// Shape of an output, the batch as in the first input: [N, 1], [N, M, 4], [N, M], [N, M].
+nvinfer1::DimsExprs output_shape(const Options& options, int32_t output,
+                                 const nvinfer1::DimsExprs& first_input,
+                                 nvinfer1::IExprBuilder& builder);
+
+// Bytes for the largest batch; 0, and a report, if the options are beyond the kernels.
+size_t workspace_bytes(const Options& options, int32_t num_classes, nvinfer1::DataType type,
+                       int32_t batch);
+
+// Queues the kernels. Returns 0, or -1 and a report.
+int32_t enqueue(const Options& options, const nvinfer1::PluginTensorDesc* inputs,
+                const void* const* heads, void* const* outputs, void* workspace,
+                cudaStream_t stream);
+
+// Runs a function and turns whatever it throws into a report: nothing may cross the interface.
+template <typename Result, typename Function>
+Result guarded(Result otherwise, Function&& function) noexcept {
+  try {
+    return function();
+  } catch (const std::exception& error) {
+    report(error.what());
+  } catch (...) {
+    report("an unknown error");
+  }
+  return otherwise;
+}
+
+}  // namespace afdet

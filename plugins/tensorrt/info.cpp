@@ -1,0 +1,14 @@
+// What can be asked of the plugin without TensorRT.
+#include "afdet/cuda.h"
+#include "afdet/plugin.h"
+#include "tensorrt/glue.hpp"
+
+int32_t afdet_plugin_abi_version(void) { return AFDET_ABI_VERSION; }
+
+const char* afdet_plugin_build_info(void) {
+  static const std::string text = "TensorRT " + std::to_string(NV_TENSORRT_MAJOR) + "." +
+                                  std::to_string(NV_TENSORRT_MINOR) + ", " +
+                                  (NV_TENSORRT_MAJOR >= 10 ? "IPluginV3" : "IPluginV2DynamicExt") +
+                                  ", " + afdet_cuda_build_info();
+  return text.c_str();
+}

@@ -1,0 +1,81 @@
+// The op's attributes: their table, their checks, and how they are written into an engine. Knows
+// nothing of TensorRT, so it is the same for every version and can be tested without any.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "afdet/types.h"
+
+namespace afdet {
+
+constexpr const char* kOpName = "AfdetDecodeNMS";
+constexpr const char* kOpVersion = "1";
+constexpr int32_t kOutputs = 4;
+
+enum class FieldType { kInt32, kInt64, kFloat32, kFloat64, kOther };
+
+// An attribute as it comes from an ONNX node, from Python or from an engine.
+struct Field {
+  const char* name;
+  FieldType type;
+  int32_t length;
+  const void* data;
+};
+
+// What the op does; the number of classes follows from its inputs.
+struct Options {
+  int32_t height = 0;
+  int32_t width = 0;
+  std::vector<int32_t> strides;
+  float regression_scale = 0.0f;
+  float score_threshold = 0.0f;
+  int32_t candidates_per_level = 0;
+  float nms_iou = 0.0f;
+  int32_t class_agnostic = 0;
+  int32_t max_detections = 0;
+
+  int32_t inputs() const { return 2 * static_cast<int32_t>(strides.size()); }
+
+  // As the kernels take them.
+  AfdetParams params(int32_t num_classes) const;
+};
+
+// One attribute in the table.
+struct Attribute {
+  const char* name;
+  bool is_float;
+  bool is_list;
+};
+
+constexpr int32_t kAttributes = 9;
+extern const Attribute kAttributeTable[kAttributes];
+
+// Addresses of the options' values, in the order of the table.
+std::vector<Field> fields_of(const Options& options);
+
+// Reads and checks all attributes. Returns an empty text, or what is wrong in one line: what, got,
+// hint. Unknown attributes are refused, except plugin_version and plugin_namespace, which parsers
+// keep for themselves.
+std::string read_options(const Field* fields, int32_t count, Options* options);
+
+// A tensor's shape; negative for what is not known yet.
+struct Shape {
+  int32_t rank;
+  int64_t sizes[8];
+};
+
+// Checks the heads' shapes against the options and gives the number of classes. Returns an empty
+// text, or what is wrong.
+std::string check_heads(const Options& options, const Shape* inputs, int32_t count,
+                        int32_t* num_classes);
+
+// The options as bytes: magic, version, number of fields; for each its name, type, length, values.
+std::vector<uint8_t> to_bytes(const Options& options);
+
+// Reads such bytes. Returns an empty text, or what is wrong; reads nothing beyond `size`.
+std::string from_bytes(const void* data, size_t size, Options* options);
+
+}  // namespace afdet
