@@ -1,22 +1,22 @@
 #include "tensorrt/glue.hpp"
 
-#include <atomic>
 #include <cstdio>
-#include <limits>
+#include <utility>
 
 namespace afdet {
 namespace {
 
-std::atomic<nvinfer1::ILogger*> current{nullptr};
+std::function<nvinfer1::ILogger*()> find_logger;
 
 }  // namespace
 
-nvinfer1::ILogger* logger() { return current; }
-void set_logger(nvinfer1::ILogger* logger) { current = logger; }
+void set_logger_source(std::function<nvinfer1::ILogger*()> source) {
+  find_logger = std::move(source);
+}
 
 void report(const std::string& text) {
   const std::string line = std::string(kOpName) + ": " + text;
-  nvinfer1::ILogger* const target = logger();
+  nvinfer1::ILogger* const target = find_logger ? find_logger() : nullptr;
   if (target != nullptr) {
     target->log(nvinfer1::ILogger::Severity::kERROR, line.c_str());
   } else {

@@ -4,6 +4,7 @@
 #include <NvInfer.h>
 
 #include <exception>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -17,9 +18,9 @@
 
 namespace afdet {
 
-// Where messages go; null as long as TensorRT has not said.
-nvinfer1::ILogger* logger();
-void set_logger(nvinfer1::ILogger* logger);
+// How to find TensorRT's logger. Asked for every message: there is none before the first builder or
+// runtime, and it may change.
+void set_logger_source(std::function<nvinfer1::ILogger*()> source);
 
 // One line for the user, through TensorRT's logger, or stderr without one.
 void report(const std::string& text);

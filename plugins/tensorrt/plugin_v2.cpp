@@ -173,7 +173,7 @@ struct Registration {
     if (library == nullptr) return;
     const auto find_logger =
         reinterpret_cast<nvinfer1::ILogger* (*)()>(dlsym(library, "getLogger"));
-    if (find_logger != nullptr) set_logger(find_logger());
+    if (find_logger != nullptr) set_logger_source(find_logger);
     const auto find_registry =
         reinterpret_cast<nvinfer1::IPluginRegistry* (*)()>(dlsym(library, "getPluginRegistry"));
     if (find_registry != nullptr) find_registry()->registerCreator(*creator(), "");
@@ -190,7 +190,7 @@ const Registration registration;
 // What IPluginRegistry::loadLibrary looks for, from 8.6 on.
 
 extern "C" AFDET_API void setLoggerFinder(nvinfer1::ILoggerFinder* finder) {
-  if (finder != nullptr) afdet::set_logger(finder->findLogger());
+  if (finder != nullptr) afdet::set_logger_source([finder] { return finder->findLogger(); });
 }
 
 extern "C" AFDET_API nvinfer1::IPluginCreator* const* getPluginCreators(int32_t& count) {

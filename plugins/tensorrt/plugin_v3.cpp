@@ -175,7 +175,7 @@ nvinfer1::IPluginCreatorInterface* creator() {
 // What IPluginRegistry::loadLibrary looks for.
 
 extern "C" AFDET_API void setLoggerFinder(nvinfer1::ILoggerFinder* finder) {
-  if (finder != nullptr) afdet::set_logger(finder->findLogger());
+  if (finder != nullptr) afdet::set_logger_source([finder] { return finder->findLogger(); });
 }
 
 extern "C" AFDET_API nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) {

@@ -1,0 +1,202 @@
+"""Real TensorRT for tests on machines without a GPU, put together from packages of the registry.
+
+TensorRT-RTX builds engines without a GPU: its bindings are a wheel, its libraries lie in ONNX
+Runtime's execution-provider wheel. TensorRT 8.5.3 is a wheel for Python 3.10; it registers plugins
+without a GPU. Both are fetched once into a cache folder. Where something is missing,
+:class:`PartMissingError` says what.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+RTX_VERSION = "1.7.1"
+RTX_WHEELS = (
+    f"tensorrt-rtx-cu13-bindings=={RTX_VERSION}.116",
+    "onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0",
+)
+TRT85_WHEEL = "tensorrt==8.5.3.1"
+NUMPY_WHEEL = "numpy<2.3"
+
+#: Libraries that TensorRT 8.5.3 links and only uses to run engines, with their symbols' prefixes.
+STAND_INS = {
+    "libcublas.so.11": "cublas",
+    "libcublasLt.so.11": "cublasLt",
+    "libcudnn.so.8": "cudnn",
+}
+
+#: Folder with a folder of headers per TensorRT version: 8.5/include/NvInfer.h, 10.3/include/...
+HEADERS_VARIABLE = "TRT_AFDET_TENSORRT_HEADERS"
+
+
+class PartMissingError(Exception):
+    """What is missing, in one line."""
+
+
+@dataclass(frozen=True)
+class TensorRT:
+    """A Python that imports a TensorRT.
+
+    Attributes:
+        python: The interpreter.
+        environment: Variables that it needs.
+    """
+
+    python: str
+    environment: dict[str, str]
+
+    def run(self, code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        """Runs a program; a crash shows as a negative exit status."""
+        return subprocess.run(
+            [self.python, "-c", code, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **self.environment},
+        )
+
+
+def headers_folder() -> Path:
+    """The folder that :data:`HEADERS_VARIABLE` names."""
+    named = os.environ.get(HEADERS_VARIABLE)
+    if not named:
+        raise PartMissingError(f"TensorRT's headers: {HEADERS_VARIABLE} is not set")
+    if not list(Path(named).glob("*/include/NvInfer.h")):
+        raise PartMissingError(f"{HEADERS_VARIABLE}={named} holds no VERSION/include/NvInfer.h")
+    return Path(named)
+
+
+def tensorrt_rtx() -> TensorRT:
+    """TensorRT-RTX for this Python."""
+    tag = f"rtx-{RTX_VERSION}-py{sys.version_info.major}{sys.version_info.minor}"
+    folder = _cached("TRT_AFDET_RTX_HOME", tag, _make_rtx)
+    library_path = f"{folder / 'lib'}:{os.environ.get('LD_LIBRARY_PATH', '')}".rstrip(":")
+    return TensorRT(
+        sys.executable, {"LD_LIBRARY_PATH": library_path, "PYTHONPATH": str(folder / "python")}
+    )
+
+
+def tensorrt_85() -> TensorRT:
+    """TensorRT 8.5.3 for Python 3.10."""
+    python = _python310()
+    folder = _cached("TRT_AFDET_TRT85_HOME", "tensorrt-8.5.3", lambda to: _make_trt85(python, to))
+    paths = [folder / "python" / "tensorrt", folder / "lib", Path(python).parents[1] / "lib"]
+    return TensorRT(
+        python,
+        {
+            "LD_LIBRARY_PATH": ":".join(map(str, paths)),
+            "PYTHONPATH": str(folder / "python"),
+            "PYTHONNOUSERSITE": "1",
+        },
+    )
+
+
+def _cached(variable: str, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that is made once; it appears when it is complete."""
+    root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "trt-afdet"
+    folder = Path(os.environ[variable]) if variable in os.environ else root / name
+    if (folder / "complete").exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        made = Path(temporary) / "made"
+        made.mkdir()
+        make(made)
+        (made / "complete").touch()
+        if not folder.exists():
+            made.rename(folder)
+    return folder
+
+
+def _download(python: str, folder: Path, *requirements: str) -> None:
+    wheels = folder / "wheels"
+    command = [python, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps"]
+    result = subprocess.run(
+        [*command, "--dest", str(wheels), *requirements],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode != 0:
+        last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+        raise PartMissingError(f"{', '.join(requirements)} cannot be fetched: {last}")
+    for wheel in wheels.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(folder / "python")
+    shutil.rmtree(wheels)
+
+
+def _make_rtx(folder: Path) -> None:
+    _download(sys.executable, folder, *RTX_WHEELS)
+    (folder / "lib").mkdir()
+    for library in (folder / "python").glob("onnxruntime_ep_*/libtensorrt_*rtx.so.*"):
+        stem = library.name.partition(".so")[0]
+        # The parser opens the name without a version.
+        for suffix in ("", ".1", f".{RTX_VERSION}"):
+            target = os.path.relpath(library, folder / "lib")
+            (folder / "lib" / f"{stem}.so{suffix}").symlink_to(target)
+    if not (folder / "lib" / "libtensorrt_rtx.so").exists():
+        raise PartMissingError("TensorRT-RTX's libraries are not in their wheel")
+    (folder / "python" / "tensorrt_rtx").symlink_to("tensorrt_rtx_bindings")
+
+
+def _python310() -> str:
+    named = os.environ.get("TRT_AFDET_PYTHON310")
+    found = (
+        [Path(named)] if named else sorted(Path.home().glob(".pyenv/versions/3.10.*/bin/python"))
+    )
+    on_path = shutil.which("python3.10")
+    if not found and on_path:
+        found = [Path(on_path)]
+    if not found or not found[-1].exists():
+        raise PartMissingError("Python 3.10 (set TRT_AFDET_PYTHON310)")
+    return str(found[-1])
+
+
+def _make_trt85(python: str, folder: Path) -> None:
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        raise PartMissingError("a C compiler, for stand-ins of cuBLAS and cuDNN")
+    _download(python, folder, TRT85_WHEEL, NUMPY_WHEEL)
+    package = folder / "python" / "tensorrt"
+    needed = _undefined([*package.glob("*.so*")])
+    (folder / "lib").mkdir()
+    for library, prefix in STAND_INS.items():
+        names = {n for n in needed if n.startswith(prefix)}
+        if prefix == "cublas":
+            names = {n for n in names if not n.startswith("cublasLt")}
+        _compile_stand_in(compiler, folder / "lib" / library, sorted(names))
+
+
+def _undefined(libraries: Sequence[Path]) -> set[str]:
+    names: set[str] = set()
+    for library in libraries:
+        result = subprocess.run(
+            ["nm", "-D", "--undefined-only", str(library)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        names |= {line.split()[-1].partition("@")[0] for line in result.stdout.splitlines()}
+    return names
+
+
+def _compile_stand_in(compiler: str, path: Path, names: Sequence[str]) -> None:
+    """A library whose functions all answer with an error."""
+    source = path.with_suffix(".c")
+    script = path.with_suffix(".map")
+    lines = [f"int {name}(void) {{ return 1; }}" for name in names]
+    source.write_text("\n".join([*lines, f"int stand_in_for_{len(names)}(void) {{ return 1; }}\n"]))
+    script.write_text(f"{path.name} {{ global: *; }};\n")
+    flags = ["-shared", "-fPIC", f"-Wl,-soname,{path.name}", f"-Wl,--version-script={script}"]
+    subprocess.run([compiler, *flags, "-o", str(path), str(source)], check=True)
+    source.unlink()
+    script.unlink()
