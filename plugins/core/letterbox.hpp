@@ -1,189 +1,297 @@
-// Letterbox: where a frame goes in the network input, and its pixels there. Equal to the bit to
-// OpenCV's INTER_LINEAR on 8-bit pictures, which training and the CPU runtime use.
+// Frame to network input: placement, bilinear resize, NV12 to BGR, normalisation. All integer steps
+// are OpenCV's, so that every pixel equals trt_afdet.preprocess to the bit.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "afdet/cuda.h"
 #include "config.hpp"
 
 namespace afdet {
 
-// Fills the placement of a frame whose size is set: the largest that keeps the aspect ratio,
-// centred, an odd remainder below and right.
-inline void fit_frame(int32_t input_height, int32_t input_width, AfdetFrame* frame) {
-  const double ratio = std::fmin(static_cast<double>(input_height) / frame->height,
-                                 static_cast<double>(input_width) / frame->width);
-  // nearbyint rounds halves to even, as Python's round does.
-  const auto side = [ratio](int32_t frame_side, int32_t input_side) {
-    const int32_t rounded = static_cast<int32_t>(std::nearbyint(frame_side * ratio));
-    const int32_t seen = rounded < 1 ? 1 : rounded;
-    return seen < input_side ? seen : input_side;
-  };
-  frame->box_height = side(frame->height, input_height);
-  frame->box_width = side(frame->width, input_width);
-  frame->top = (input_height - frame->box_height) / 2;
-  frame->left = (input_width - frame->box_width) / 2;
+// Largest side of a frame or of the network input: keeps every coordinate exact in float32.
+constexpr int32_t kMaxSide = 1 << 16;
+
+// Neighbouring pixels of a row that are written together; rows of the input are made of these.
+constexpr int32_t kColumns = 4;
+
+// Fractions of a pixel are in 2048ths, as OpenCV's.
+constexpr uint32_t kWhole = 2048;
+
+// Rounded once, on every device.
+AFDET_HD float fused_multiply_add(float a, float b, float c) {
+#if defined(__CUDA_ARCH__)
+  return __fmaf_rn(a, b, c);
+#else
+  return std::fma(a, b, c);
+#endif
 }
 
-// Bits of a coefficient's fraction.
-constexpr int kCoefficientBits = 11;
-constexpr int kCoefficientOne = 1 << kCoefficientBits;
+// The largest centred placement that keeps the aspect ratio. Python's round goes to even, as
+// nearbyint does.
+inline void place_frame(const AfdetInputParams& params, AfdetFrame* frame) {
+  const auto ratio_of = [](int32_t to, int32_t from) {
+    return static_cast<double>(to) / static_cast<double>(from);
+  };
+  const double ratio =
+      std::min(ratio_of(params.height, frame->height), ratio_of(params.width, frame->width));
+  const auto resized = [&](int32_t size, int32_t most) {
+    const double side = std::nearbyint(static_cast<double>(size) * ratio);
+    return std::min(most, std::max(1, static_cast<int32_t>(side)));
+  };
+  frame->box_height = resized(frame->height, params.height);
+  frame->box_width = resized(frame->width, params.width);
+  frame->top = (params.height - frame->box_height) / 2;
+  frame->left = (params.width - frame->box_width) / 2;
+}
 
-// The two source pixels of an output pixel along one axis, and how much of each.
-struct Taps {
-  int32_t first, second;
-  int32_t weight_first, weight_second;
+inline bool is_side(int32_t value) { return value >= 1 && value <= kMaxSide; }
+
+inline AfdetStatus check_input(const AfdetInputParams* params) {
+  if (params == nullptr) return AFDET_ERROR_NULL_POINTER;
+  if (params->struct_size != sizeof(AfdetInputParams)) return AFDET_ERROR_STRUCT_SIZE;
+  if (!is_side(params->height) || !is_side(params->width) || params->width % kColumns != 0) {
+    return AFDET_ERROR_INPUT_SIZE;
+  }
+  if (params->pad_value < 0 || params->pad_value > 255) return AFDET_ERROR_NORMALISATION;
+  for (int c = 0; c < 3; ++c) {
+    // Written so that NaN fails.
+    constexpr float kMost = std::numeric_limits<float>::max();
+    if (!(std::fabs(params->mean[c]) <= kMost) ||
+        !(params->std[c] > 0.0f && params->std[c] <= kMost)) {
+      return AFDET_ERROR_NORMALISATION;
+    }
+  }
+  return AFDET_OK;
+}
+
+inline bool is_size_possible(const AfdetFrame& frame) {
+  return is_side(frame.height) && is_side(frame.width);
+}
+
+inline bool is_frame_possible(const AfdetInputParams& params, const AfdetFrame& frame) {
+  if (!is_size_possible(frame)) return false;
+  if (frame.format != AFDET_BGR && frame.format != AFDET_NV12) return false;
+  const bool bgr = frame.format == AFDET_BGR;
+  if (frame.planes[0] == nullptr || frame.pitches[0] < frame.width * (bgr ? 3 : 1)) return false;
+  if (!bgr && (frame.height % 2 != 0 || frame.width % 2 != 0 || frame.planes[1] == nullptr ||
+               frame.pitches[1] < frame.width || frame.color < AFDET_BT601_LIMITED ||
+               frame.color > AFDET_BT709_FULL)) {
+    return false;
+  }
+  return frame.box_height >= 1 && frame.box_height <= params.height && frame.top >= 0 &&
+         frame.top <= params.height - frame.box_height && frame.box_width >= 1 &&
+         frame.box_width <= params.width && frame.left >= 0 &&
+         frame.left <= params.width - frame.box_width;
+}
+
+inline AfdetStatus check_batch(const AfdetInputParams* params, const AfdetFrame* frames,
+                               int32_t count) {
+  const AfdetStatus status = check_input(params);
+  if (status != AFDET_OK) return status;
+  if (count < 1 || count > 65535) return AFDET_ERROR_BATCH;
+  return frames == nullptr ? AFDET_ERROR_NULL_POINTER : AFDET_OK;
+}
+
+inline AfdetStatus check_frames(const AfdetInputParams* params, const AfdetFrame* frames,
+                                int32_t count) {
+  const AfdetStatus status = check_batch(params, frames, count);
+  if (status != AFDET_OK) return status;
+  const bool possible = std::all_of(
+      frames, frames + count, [&](const auto& frame) { return is_frame_possible(*params, frame); });
+  return possible ? AFDET_OK : AFDET_ERROR_FRAME;
+}
+
+inline AfdetStatus place_frames(const AfdetInputParams* params, AfdetFrame* frames, int32_t count) {
+  const AfdetStatus status = check_batch(params, frames, count);
+  if (status != AFDET_OK) return status;
+  if (!std::all_of(frames, frames + count, is_size_possible)) return AFDET_ERROR_FRAME;
+  std::for_each(frames, frames + count, [&](AfdetFrame& frame) { place_frame(*params, &frame); });
+  return AFDET_OK;
+}
+
+// Frame pixels per resized pixel along one axis: the sum of the two, to 44 bits or more.
+struct Scale {
+  float high, low;
 };
 
-AFDET_HD int32_t clamp_index(int32_t index, int32_t size) {
-  return index < 0 ? 0 : (index < size ? index : size - 1);
+AFDET_HD Scale make_scale(int32_t size, int32_t resized) {
+  const float from = static_cast<float>(size);
+  const float to = static_cast<float>(resized);
+  // An approximation will do: what `high` lacks, `low` has.
+#if defined(__CUDA_ARCH__)
+  float inverse;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(to));
+#else
+  const float inverse = 1.0f / to;
+#endif
+  const float high = mul(from, inverse);
+  return {high, mul(fused_multiply_add(-high, to, from), inverse)};
 }
 
-// Rounds to even, as OpenCV's cvRound does.
-AFDET_HD int32_t coefficient(float share) {
-  return static_cast<int32_t>(rintf(mul(share, static_cast<float>(kCoefficientOne))));
+// Where the centre of a resized pixel lies in the frame, in pixels from the centre of the first.
+// OpenCV computes it in float64 and rounds it to float32; two float32 give the same, and small GPUs
+// have hardly any float64.
+AFDET_HD float source_of(int32_t resized, Scale scale) {
+  const float center = static_cast<float>(resized) + 0.5f;
+  const float product = mul(center, scale.high);
+  const float rest =
+      fused_multiply_add(center, scale.low, fused_multiply_add(center, scale.high, -product));
+  const float shifted = sub(product, 0.5f);
+  const float lost = sub(sub(product, shifted), 0.5f);
+  return add(shifted, add(lost, rest));
 }
 
-// OpenCV gives a pixel beyond the last column no share, but a row beyond the last one its own: the
-// two halves of a pixel are rounded one by one, so that is not the same.
-AFDET_HD Taps taps(int32_t output, int32_t output_size, int32_t source_size, bool is_column) {
-  const double scale = 1.0 / (static_cast<double>(output_size) / source_size);
-  const float position = static_cast<float>((output + 0.5) * scale - 0.5);
-  const float whole = floorf(position);
-  const int32_t first = static_cast<int32_t>(whole);
-  float share = sub(position, whole);
-  if (is_column && (first < 0 || first >= source_size - 1)) share = 0.0f;
-  return {clamp_index(first, source_size), clamp_index(first + 1, source_size),
-          coefficient(sub(1.0f, share)), coefficient(share)};
+// What two neighbours count for, in 2048ths: the first in the low half, the second in the high one.
+// To nearest, ties to even, by adding 2^23, which leaves no room for a fraction.
+AFDET_HD uint32_t weights_of(float fraction) {
+  const float rounded = fused_multiply_add(fraction, static_cast<float>(kWhole), 0x1p23f);
+  return kWhole + (float_bits(rounded) & 0xFFFu) * 0xFFFFu;
 }
 
-// Four source values to one, each in 0..255: rows first, then columns, in OpenCV's fixed point.
-AFDET_HD int32_t interpolate(const Taps& x, const Taps& y, int32_t upper_left, int32_t upper_right,
-                             int32_t lower_left, int32_t lower_right) {
-  const int32_t upper = upper_left * x.weight_first + upper_right * x.weight_second;
-  const int32_t lower = lower_left * x.weight_first + lower_right * x.weight_second;
-  return (((y.weight_first * (upper >> 4)) >> 16) + ((y.weight_second * (lower >> 4)) >> 16) + 2) >>
+// The pixel at `index` and the next one.
+struct Column {
+  int32_t index;
+  uint32_t weights;
+};
+
+// Beyond an edge, all of the edge's pixel. The next pixel is in the row too, unless the row has
+// only one.
+AFDET_HD Column column_of(int32_t resized, Scale scale, int32_t width) {
+  const float last = static_cast<float>(width - 1);
+  const float source = fminf(fmaxf(source_of(resized, scale), 0.0f), last);
+  const int32_t whole = static_cast<int32_t>(source);
+  const int32_t most = width < 2 ? 0 : width - 2;
+  const int32_t index = whole < most ? whole : most;
+  return {index, weights_of(sub(source, static_cast<float>(index)))};
+}
+
+struct Rows {
+  int32_t upper, lower;
+  uint32_t weights;
+};
+
+// Beyond an edge, the edge's row twice, weighted as if it were two: OpenCV rounds each for itself.
+AFDET_HD Rows rows_of(int32_t resized, Scale scale, int32_t height) {
+  const float source = source_of(resized, scale);
+  const float whole = floorf(source);
+  const int32_t index = static_cast<int32_t>(whole);
+  const int32_t last = height - 1;
+  return {index < 0 ? 0 : (index < last ? index : last), index < last ? index + 1 : last,
+          weights_of(sub(source, whole))};
+}
+
+// The two low bytes of `pair` by the weights; in 2048ths.
+AFDET_HD uint32_t blend_columns(uint32_t pair, uint32_t weights) {
+#if defined(__CUDA_ARCH__)
+  return __dp2a_lo(weights, pair, 0u);
+#else
+  return (pair & 0xFFu) * (weights & 0xFFFFu) + ((pair >> 8) & 0xFFu) * (weights >> 16);
+#endif
+}
+
+AFDET_HD uint32_t high_product(uint32_t a, uint32_t b) {
+#if defined(__CUDA_ARCH__)
+  return __umulhi(a, b);
+#else
+  return static_cast<uint32_t>(static_cast<uint64_t>(a) * b >> 32);
+#endif
+}
+
+// What two rows gave, by the weights; rounded to 8 bits. OpenCV drops 4 bits before each product
+// and 16 after it.
+AFDET_HD uint32_t blend_rows(uint32_t upper, uint32_t lower, uint32_t weights) {
+  return (high_product(upper >> 4, weights << 16) +
+          high_product(lower >> 4, weights & 0xFFFF0000u) + 2) >>
          2;
 }
 
-struct Pixel {
-  int32_t channel[3];  // blue, green, red
+// YUV to BGR with 20 fractional bits.
+struct ColorMatrix {
+  int32_t black, luma, u_to_b, u_to_g, v_to_g, v_to_r;
 };
 
-// Coefficients of a colour space, scaled by 2^20.
-struct YuvMatrix {
-  int32_t black, luma, blue_u, green_u, green_v, red_v;
-};
-
-AFDET_HD YuvMatrix yuv_matrix(int32_t color) {
-  // BT.601 limited is OpenCV's. The others follow from the standards' Kr and Kb.
+// 2^20 times the standards' coefficients, rounded; of BT.601 limited, OpenCV's.
+AFDET_HD ColorMatrix color_matrix(int32_t color) {
   switch (color) {
     case AFDET_BT601_FULL:
       return {0, 1048576, 1858077, -360853, -748826, 1470104};
     case AFDET_BT709_LIMITED:
-      return {16, 1220945, 2214914, -223608, -558784, 1879810};
+      return {16, 1220945, 2215014, -223607, -558796, 1879825};
     case AFDET_BT709_FULL:
-      return {0, 1048576, 1945738, -196424, -490865, 1651297};
+      return {0, 1048576, 1945738, -196424, -490864, 1651297};
     default:
       return {16, 1220542, 2116026, -409993, -852492, 1673527};
   }
 }
 
-AFDET_HD int32_t saturate(int32_t value) { return value < 0 ? 0 : (value > 255 ? 255 : value); }
-
-AFDET_HD Pixel yuv_to_bgr(int32_t luma, int32_t u, int32_t v, int32_t color) {
-  constexpr int kShift = 20;
-  constexpr int32_t kHalf = 1 << (kShift - 1);
-  const YuvMatrix matrix = yuv_matrix(color);
-  const int32_t level = luma - matrix.black;
-  const int32_t base = (level < 0 ? 0 : level) * matrix.luma + kHalf;
-  const int32_t blue = u - 128;
-  const int32_t red = v - 128;
-  return {{saturate((base + matrix.blue_u * blue) >> kShift),
-           saturate((base + matrix.green_u * blue + matrix.green_v * red) >> kShift),
-           saturate((base + matrix.red_v * red) >> kShift)}};
-}
-
-AFDET_HD Pixel read_pixel(const AfdetFrame& frame, int32_t row, int32_t column) {
-  const uint8_t* line =
-      frame.planes[0] + static_cast<size_t>(row) * static_cast<size_t>(frame.pitches[0]);
-  if (frame.format == AFDET_BGR) {
-    const uint8_t* pixel = line + 3 * column;
-    return {{pixel[0], pixel[1], pixel[2]}};
-  }
-  const uint8_t* chroma = frame.planes[1] +
-                          static_cast<size_t>(row / 2) * static_cast<size_t>(frame.pitches[1]) +
-                          column / 2 * 2;
-  return yuv_to_bgr(line[column], chroma[0], chroma[1], frame.color);
-}
-
-// The 8-bit pixel of the resized frame.
-AFDET_HD Pixel resize_pixel(const AfdetFrame& frame, const Taps& x, const Taps& y) {
-  const Pixel upper_left = read_pixel(frame, y.first, x.first);
-  const Pixel upper_right = read_pixel(frame, y.first, x.second);
-  const Pixel lower_left = read_pixel(frame, y.second, x.first);
-  const Pixel lower_right = read_pixel(frame, y.second, x.second);
-  Pixel result;
-  for (int c = 0; c < 3; ++c) {
-    result.channel[c] = interpolate(x, y, upper_left.channel[c], upper_right.channel[c],
-                                    lower_left.channel[c], lower_right.channel[c]);
-  }
-  return result;
-}
-
-// Pixel value to network input, in the network's channel order: value * factor + offset.
-struct Normalisation {
-  float factor[3], offset[3];
+// One number per channel.
+struct Bgr {
+  int32_t b, g, r;
 };
 
-inline Normalisation normalisation(const AfdetInputParams& params) {
-  Normalisation result;
-  for (int c = 0; c < 3; ++c) {
-    const double deviation = static_cast<double>(params.std[c]);
-    result.factor[c] = static_cast<float>(1.0 / (255.0 * deviation));
-    result.offset[c] = static_cast<float>(-static_cast<double>(params.mean[c]) / deviation);
-  }
-  return result;
+// What every pixel's sum starts from: half of a level, less what U = V = 128 and black add.
+AFDET_HD Bgr color_start(const ColorMatrix& matrix) {
+  const int32_t rest = (1 << 19) - matrix.black * matrix.luma;
+  return {rest - 128 * matrix.u_to_b, rest - 128 * (matrix.u_to_g + matrix.v_to_g),
+          rest - 128 * matrix.v_to_r};
 }
 
-constexpr int32_t kLargestSide = 32768;
-
-inline AfdetStatus check_input(const AfdetInputParams* params) {
-  if (params == nullptr) return AFDET_ERROR_NULL_POINTER;
-  if (params->struct_size != sizeof(AfdetInputParams)) return AFDET_ERROR_STRUCT_SIZE;
-  if (params->height < 1 || params->height > kLargestSide || params->width < 1 ||
-      params->width > kLargestSide) {
-    return AFDET_ERROR_INPUT_SIZE;
-  }
-  bool good = params->pad_value >= 0 && params->pad_value <= 255;
-  for (int c = 0; c < 3; ++c) {
-    // Written so that NaN fails; infinity minus itself is one.
-    good = good && params->std[c] > 0.0f && params->std[c] - params->std[c] == 0.0f &&
-           params->mean[c] - params->mean[c] == 0.0f;
-  }
-  return good ? AFDET_OK : AFDET_ERROR_THRESHOLDS;
+// U and V are the two low bytes of `uv`.
+AFDET_HD Bgr add_chroma(const ColorMatrix& matrix, const Bgr& start, uint32_t uv) {
+  const int32_t u = static_cast<int32_t>(uv & 0xFFu);
+  const int32_t v = static_cast<int32_t>((uv >> 8) & 0xFFu);
+  return {start.b + matrix.u_to_b * u, start.g + matrix.u_to_g * u + matrix.v_to_g * v,
+          start.r + matrix.v_to_r * v};
 }
 
-inline AfdetStatus check_frame(const AfdetInputParams& params, const AfdetFrame& frame) {
-  if (frame.format != AFDET_BGR && frame.format != AFDET_NV12) return AFDET_ERROR_FRAME;
-  const bool nv12 = frame.format == AFDET_NV12;
-  if (frame.planes[0] == nullptr || (nv12 && frame.planes[1] == nullptr)) {
-    return AFDET_ERROR_NULL_POINTER;
+AFDET_HD int32_t luma_of(const ColorMatrix& matrix, uint32_t y) {
+  const int32_t level = static_cast<int32_t>(y);
+  return (level < matrix.black ? matrix.black : level) * matrix.luma;
+}
+
+// Two sums of the above as two bytes, each cut to 0..255.
+AFDET_HD uint32_t to_bytes(int32_t first, int32_t second) {
+#if defined(__CUDA_ARCH__)
+  uint32_t pair;
+  asm("cvt.pack.sat.u8.s32.b32 %0, %2, %1, 0;" : "=r"(pair) : "r"(first >> 20), "r"(second >> 20));
+  return pair;
+#else
+  const auto cut = [](int32_t value) {
+    return static_cast<uint32_t>(value < 0 ? 0 : (value > 255 ? 255 : value));
+  };
+  return cut(first >> 20) | cut(second >> 20) << 8;
+#endif
+}
+
+// The network input, in the form the kernel needs it: passed by value.
+struct Input {
+  int32_t height, width;
+  // Of blue, green, red: the channel of the input, and value = pixel * scale + bias there.
+  uint32_t channel[3];
+  float scale[3], bias[3];
+  float pad[3];
+
+  AFDET_HD float normalise(uint32_t pixel, int color) const {
+    return fused_multiply_add(static_cast<float>(pixel), scale[color], bias[color]);
   }
-  if (frame.height < 1 || frame.height > kLargestSide || frame.width < 1 ||
-      frame.width > kLargestSide) {
-    return AFDET_ERROR_FRAME;
+};
+
+inline Input make_input(const AfdetInputParams& params) {
+  Input input{};
+  input.height = params.height;
+  input.width = params.width;
+  for (int color = 0; color < 3; ++color) {
+    const int channel = params.bgr != 0 ? color : 2 - color;
+    const double std = static_cast<double>(params.std[channel]);
+    input.channel[color] = static_cast<uint32_t>(channel);
+    input.scale[color] = static_cast<float>(1.0 / (255.0 * std));
+    input.bias[color] = static_cast<float>(-static_cast<double>(params.mean[channel]) / std);
+    input.pad[color] = input.normalise(static_cast<uint32_t>(params.pad_value), color);
   }
-  if (nv12 && (frame.height % 2 != 0 || frame.width % 2 != 0 || frame.pitches[1] < frame.width ||
-               frame.color < AFDET_BT601_LIMITED || frame.color > AFDET_BT709_FULL)) {
-    return AFDET_ERROR_FRAME;
-  }
-  if (frame.pitches[0] < frame.width * (nv12 ? 1 : 3)) return AFDET_ERROR_FRAME;
-  const bool inside = frame.top >= 0 && frame.left >= 0 && frame.box_height >= 1 &&
-                      frame.box_width >= 1 && frame.box_height <= params.height - frame.top &&
-                      frame.box_width <= params.width - frame.left;
-  return inside ? AFDET_OK : AFDET_ERROR_FRAME;
+  return input;
 }
 
 }  // namespace afdet

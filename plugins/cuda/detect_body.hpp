@@ -291,7 +291,8 @@ AFDET_BODY void suppress(Block& block, const DetectArgs& args) {
       for (int i = thread; i < levels * kHelping; i += Block::kThreads) {
         const int level = i / kHelping;
         const uint32_t place = shared.taken[level] + static_cast<uint32_t>(i % kHelping);
-        shared.window[i] = place < counts[level] ? lists[args.offset[level] + place] : kNoKey;
+        const Key* list = lists + args.offset[level];
+        shared.window[i] = place < counts[level] ? list[place] : kNoKey;
       }
       if (thread == 0) shared.ready = 0;
     });

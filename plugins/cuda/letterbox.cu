@@ -7,13 +7,14 @@ namespace afdet {
 namespace {
 
 template <typename T>
-__global__ void __launch_bounds__(kLetterboxLanes* kLetterboxRows)
+__global__ void __launch_bounds__(kLetterboxLanes* kLetterboxRows, 4)
     letterbox_kernel(const __grid_constant__ Input input, const AfdetFrame* __restrict__ frames,
                      void* __restrict__ output) {
   const int32_t frame = static_cast<int32_t>(blockIdx.z);
   const int32_t lane = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
   const int32_t row = static_cast<int32_t>(blockIdx.y * blockDim.y + threadIdx.y);
-  letterbox_thread(input, frames[frame], image_of<T>(input, output, frame), lane * kColumns, row);
+  letterbox_thread(input, load_frame(frames + frame), image_of<T>(input, output, frame),
+                   lane * kColumns, row);
 }
 
 }  // namespace

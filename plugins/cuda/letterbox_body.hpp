@@ -18,6 +18,25 @@
 
 namespace afdet {
 
+// The frame's descriptor as a whole: left to itself, the compiler loads its fields one by one as
+// branches ask for them, and waits for each.
+AFDET_HD AfdetFrame load_frame(const AfdetFrame* frame) {
+#if defined(__CUDA_ARCH__)
+  uint64_t words[sizeof(AfdetFrame) / 8];
+  AFDET_UNROLL
+  for (int i = 0; i < static_cast<int>(sizeof(AfdetFrame) / 8); ++i) {
+    asm volatile("ld.global.nc.u64 %0, [%1];"
+                 : "=l"(words[i])
+                 : "l"(reinterpret_cast<const uint64_t*>(frame) + i));
+  }
+  AfdetFrame result;
+  memcpy(&result, words, sizeof result);
+  return result;
+#else
+  return *frame;
+#endif
+}
+
 // Threads of a block, along a row and down the rows.
 constexpr int32_t kLetterboxLanes = 32;
 constexpr int32_t kLetterboxRows = 8;
@@ -30,171 +49,180 @@ constexpr int32_t blocks_down(int32_t height) { return blocks_of(height, kLetter
 
 // Some neighbouring bytes of a row, 8 at most.
 struct Bytes {
-  uint32_t words[2];
-
-  AFDET_HD uint32_t operator[](int i) const { return (words[i / 4] >> (i % 4 * 8)) & 0xFFu; }
+  uint32_t low, high;
 };
 
-// At an address that is a multiple of 4.
-AFDET_HD uint32_t load_word(const uint8_t* address) {
+// Bytes `first` and `second` of them, as the two low ones of the result.
+template <int kFirst, int kSecond>
+AFDET_HD uint32_t pair_of(const Bytes& bytes) {
 #if defined(__CUDA_ARCH__)
-  return __ldg(reinterpret_cast<const uint32_t*>(address));
+  return __byte_perm(bytes.low, bytes.high, kFirst | kSecond << 4);
 #else
-  uint32_t word;
-  std::memcpy(&word, address, sizeof word);
-  return word;
+  const uint64_t all = static_cast<uint64_t>(bytes.high) << 32 | bytes.low;
+  return static_cast<uint32_t>((all >> kFirst * 8 & 0xFF) | (all >> kSecond * 8 & 0xFF) << 8);
 #endif
 }
 
-AFDET_HD uint32_t load_byte(const uint8_t* address) {
-#if defined(__CUDA_ARCH__)
-  return __ldg(address);
-#else
-  return *address;
-#endif
-}
-
-// Bits [shift, shift + 32) of two words; shift < 32.
+// Bits [shift % 32, shift % 32 + 32) of two words.
 AFDET_HD uint32_t funnel(uint32_t low, uint32_t high, uint32_t shift) {
 #if defined(__CUDA_ARCH__)
   return __funnelshift_r(low, high, shift);
 #else
-  return static_cast<uint32_t>(((static_cast<uint64_t>(high) << 32) | low) >> shift);
+  return static_cast<uint32_t>((static_cast<uint64_t>(high) << 32 | low) >> shift % 32);
 #endif
 }
 
-// Bytes past an aligned address that an address is.
-AFDET_HD int32_t past_word(const uint8_t* address) {
-  return static_cast<int32_t>(reinterpret_cast<uintptr_t>(address) & 3u);
-}
+// A row of a plane: the aligned word that its first byte is in, and where in it.
+struct Row {
+  const uint32_t* words;
+  uint32_t past;
 
-// `count` bytes, of the aligned words that hold them.
-AFDET_HD Bytes load_by_words(const uint8_t* address, int32_t count) {
-  const int32_t past = past_word(address);
-  const uint8_t* aligned = address - past;
-  const uint32_t first = load_word(aligned);
-  const uint32_t second = past + count > 4 ? load_word(aligned + 4) : 0;
-  const uint32_t third = past + count > 8 ? load_word(aligned + 8) : 0;
-  const uint32_t shift = static_cast<uint32_t>(past) * 8;
-  return {{funnel(first, second, shift), funnel(second, third, shift)}};
-}
-
-// `kCount` bytes, one by one; kCount is what a loop can be unrolled to.
-template <int kCount>
-AFDET_HD Bytes load_by_bytes(const uint8_t* address, int32_t count) {
-  Bytes bytes{};
-  AFDET_UNROLL
-  for (int i = 0; i < kCount; ++i) {
-    if (i < count) bytes.words[i / 4] |= load_byte(address + i) << (i % 4 * 8);
+  AFDET_HD Row(const AfdetFrame& frame, int plane, int32_t row) {
+    const uint8_t* address =
+        frame.planes[plane] + static_cast<size_t>(frame.pitches[plane]) * static_cast<size_t>(row);
+    past = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(address) & 3u);
+    words = reinterpret_cast<const uint32_t*>(address - past);
   }
-  return bytes;
-}
 
-// Bytes [first, end) of a row, as this thread needs them.
-struct Span {
-  int32_t first, end;
+  // Whether the word of the byte before `end` lies within the row's `size` bytes: what is past it
+  // may be no memory. What is before it is, since no allocation starts within a word.
+  AFDET_HD bool has_word(int32_t end, int32_t size) const {
+    return ((past + static_cast<uint32_t>(end) + 3u) & ~3u) <= past + static_cast<uint32_t>(size);
+  }
 
-  // Whether the aligned words that hold them lie within the row too: what is past it may not be
-  // memory.
-  AFDET_HD bool words_within(const uint8_t* row, int32_t row_bytes) const {
-    return past_word(row + first) <= first && ((4 - past_word(row + end)) & 3) <= row_bytes - end;
+  // `count` bytes, of the words that hold them.
+  AFDET_HD Bytes load_by_words(int32_t first, int32_t count) const {
+    const uint32_t at = past + static_cast<uint32_t>(first);
+    const int32_t skipped = static_cast<int32_t>(at & 3u);
+    const uint32_t* word = words + at / 4;
+    const uint32_t a = load(word);
+    const uint32_t b = skipped > 4 - count ? load(word + 1) : 0;
+    const uint32_t c = skipped > 8 - count ? load(word + 2) : 0;
+    return {funnel(a, b, at * 8), funnel(b, c, at * 8)};
+  }
+
+  // The same one by one; kMost is the largest count.
+  template <int kMost>
+  AFDET_HD Bytes load_by_bytes(int32_t first, int32_t count) const {
+    const uint8_t* address = reinterpret_cast<const uint8_t*>(words) + past + first;
+    Bytes bytes{};
+    AFDET_UNROLL
+    for (int i = 0; i < kMost; ++i) {
+      if (i < count) (i < 4 ? bytes.low : bytes.high) |= uint32_t{load(address + i)} << i % 4 * 8;
+    }
+    return bytes;
+  }
+
+ private:
+  template <typename T>
+  static AFDET_HD T load(const T* address) {
+#if defined(__CUDA_ARCH__)
+    return __ldg(address);
+#else
+    return *address;
+#endif
   }
 };
 
-AFDET_HD const uint8_t* row_of(const AfdetFrame& frame, int plane, int32_t row) {
-  return frame.planes[plane] + static_cast<size_t>(frame.pitches[plane]) * static_cast<size_t>(row);
-}
+// Two horizontal neighbours: of blue, green, red, a byte of each.
+struct Neighbours {
+  uint32_t bytes[3];
+};
 
-// The thread's pixels of a BGR frame.
-AFDET_HD void sample_bgr(const AfdetFrame& frame, const RowTap& y, const Tap (&x)[kColumns],
-                         Bgr (&pixels)[kColumns]) {
-  const uint8_t* rows[2] = {row_of(frame, 0, y.rows[0]), row_of(frame, 0, y.rows[1])};
-  // A frame of one column has no neighbour to read.
-  const int32_t count = frame.width == 1 ? 3 : 6;
-  const Span span = {x[0].index * 3, x[kColumns - 1].index * 3 + count};
+// The thread's pixels of a BGR frame, in both rows.
+AFDET_HD void read_bgr(const AfdetFrame& frame, const Rows& rows, const Column (&columns)[kColumns],
+                       Neighbours (&pixels)[kColumns][2]) {
+  const Row lines[2] = {Row(frame, 0, rows.upper), Row(frame, 0, rows.lower)};
+  const int32_t end = columns[kColumns - 1].index * 3 + 6;
+  const int32_t size = frame.width * 3;
   Bytes bytes[kColumns][2];
-  if (span.words_within(rows[0], frame.width * 3) && span.words_within(rows[1], frame.width * 3)) {
+  if (lines[0].has_word(end, size) && lines[1].has_word(end, size)) {
     AFDET_UNROLL
     for (int k = 0; k < kColumns; ++k) {
       AFDET_UNROLL
-      for (int r = 0; r < 2; ++r) bytes[k][r] = load_by_words(rows[r] + x[k].index * 3, count);
+      for (int r = 0; r < 2; ++r) bytes[k][r] = lines[r].load_by_words(columns[k].index * 3, 6);
     }
   } else {
+    // A row of one pixel has no neighbour to read.
+    const int32_t count = size < 6 ? size : 6;
     AFDET_UNROLL
     for (int k = 0; k < kColumns; ++k) {
       AFDET_UNROLL
-      for (int r = 0; r < 2; ++r) bytes[k][r] = load_by_bytes<6>(rows[r] + x[k].index * 3, count);
+      for (int r = 0; r < 2; ++r) {
+        bytes[k][r] = lines[r].load_by_bytes<6>(columns[k].index * 3, count);
+      }
     }
   }
   AFDET_UNROLL
   for (int k = 0; k < kColumns; ++k) {
-    Bgr sides[2];
     AFDET_UNROLL
     for (int r = 0; r < 2; ++r) {
-      const Bytes& b = bytes[k][r];
-      sides[r] = blend_columns(Bgr{b[0], b[1], b[2]}, Bgr{b[3], b[4], b[5]}, x[k].weight);
+      const Bytes& both = bytes[k][r];
+      pixels[k][r] = {{pair_of<0, 3>(both), pair_of<1, 4>(both), pair_of<2, 5>(both)}};
     }
-    pixels[k] = blend_rows(sides[0], sides[1], y.weight);
   }
 }
 
-// The thread's pixels of an NV12 frame, whose width is even, so at least 2.
-AFDET_HD void sample_nv12(const AfdetFrame& frame, const RowTap& y, const Tap (&x)[kColumns],
-                          Bgr (&pixels)[kColumns]) {
-  const uint8_t* luma[2] = {row_of(frame, 0, y.rows[0]), row_of(frame, 0, y.rows[1])};
-  const uint8_t* chroma[2] = {row_of(frame, 1, y.rows[0] / 2), row_of(frame, 1, y.rows[1] / 2)};
-  // A pair of columns shares its chroma, or reaches into the next pair's.
-  const auto chroma_count = [](int32_t index) { return index % 2 == 0 ? 2 : 4; };
-  const int32_t first = x[0].index;
-  const int32_t last = x[kColumns - 1].index;
-  const Span luma_span = {first, last + 2};
-  const Span chroma_span = {first / 2 * 2, last / 2 * 2 + chroma_count(last)};
-  Bytes y_bytes[kColumns][2];
-  Bytes uv_bytes[kColumns][2];
-  if (luma_span.words_within(luma[0], frame.width) &&
-      luma_span.words_within(luma[1], frame.width) &&
-      chroma_span.words_within(chroma[0], frame.width) &&
-      chroma_span.words_within(chroma[1], frame.width)) {
+// The thread's pixels of an NV12 frame, in both rows.
+AFDET_HD void read_nv12(const AfdetFrame& frame, const Rows& rows,
+                        const Column (&columns)[kColumns], Neighbours (&pixels)[kColumns][2]) {
+  const Row luma[2] = {Row(frame, 0, rows.upper), Row(frame, 0, rows.lower)};
+  const Row chroma[2] = {Row(frame, 1, rows.upper >> 1), Row(frame, 1, rows.lower >> 1)};
+  // Two columns share their chroma, or reach into the next columns'.
+  const auto chroma_first = [](int32_t index) { return index & ~1; };
+  const auto chroma_count = [](int32_t index) { return (index & 1) == 0 ? 2 : 4; };
+  const int32_t last = columns[kColumns - 1].index;
+  const int32_t luma_end = last + 2;
+  const int32_t chroma_end = chroma_first(last) + chroma_count(last);
+  const int32_t size = frame.width;
+  Bytes y[kColumns][2];
+  Bytes uv[kColumns][2];
+  if (luma[0].has_word(luma_end, size) && luma[1].has_word(luma_end, size) &&
+      chroma[0].has_word(chroma_end, size) && chroma[1].has_word(chroma_end, size)) {
     AFDET_UNROLL
     for (int k = 0; k < kColumns; ++k) {
-      const int32_t index = x[k].index;
+      const int32_t index = columns[k].index;
       AFDET_UNROLL
       for (int r = 0; r < 2; ++r) {
-        y_bytes[k][r] = load_by_words(luma[r] + index, 2);
-        uv_bytes[k][r] = load_by_words(chroma[r] + index / 2 * 2, chroma_count(index));
+        y[k][r] = luma[r].load_by_words(index, 2);
+        uv[k][r] = chroma[r].load_by_words(chroma_first(index), chroma_count(index));
       }
     }
   } else {
     AFDET_UNROLL
     for (int k = 0; k < kColumns; ++k) {
-      const int32_t index = x[k].index;
+      const int32_t index = columns[k].index;
       AFDET_UNROLL
       for (int r = 0; r < 2; ++r) {
-        y_bytes[k][r] = load_by_bytes<2>(luma[r] + index, 2);
-        uv_bytes[k][r] = load_by_bytes<4>(chroma[r] + index / 2 * 2, chroma_count(index));
+        y[k][r] = luma[r].load_by_bytes<2>(index, 2);
+        uv[k][r] = chroma[r].load_by_bytes<4>(chroma_first(index), chroma_count(index));
       }
     }
   }
   const ColorMatrix matrix = color_matrix(frame.color);
+  const Bgr start = color_start(matrix);
   AFDET_UNROLL
   for (int k = 0; k < kColumns; ++k) {
-    Bgr sides[2];
     AFDET_UNROLL
     for (int r = 0; r < 2; ++r) {
-      const uint32_t uv = uv_bytes[k][r].words[0];
-      const uint32_t next = x[k].index % 2 == 0 ? uv : uv >> 16;
-      sides[r] = blend_columns(to_bgr(matrix, y_bytes[k][r][0], uv & 0xFFu, (uv >> 8) & 0xFFu),
-                               to_bgr(matrix, y_bytes[k][r][1], next & 0xFFu, (next >> 8) & 0xFFu),
-                               x[k].weight);
+      const uint32_t first_uv = uv[k][r].low;
+      const uint32_t second_uv = (columns[k].index & 1) == 0 ? first_uv : first_uv >> 16;
+      const Bgr first = add_chroma(matrix, start, first_uv);
+      const Bgr second = add_chroma(matrix, start, second_uv);
+      const int32_t first_y = luma_of(matrix, y[k][r].low & 0xFFu);
+      const int32_t second_y = luma_of(matrix, (y[k][r].low >> 8) & 0xFFu);
+      pixels[k][r] = {{to_bytes(first_y + first.b, second_y + second.b),
+                       to_bytes(first_y + first.g, second_y + second.g),
+                       to_bytes(first_y + first.r, second_y + second.r)}};
     }
-    pixels[k] = blend_rows(sides[0], sides[1], y.weight);
   }
 }
 
-// kColumns values, as one vector store where the type allows.
+// kColumns values by one store. The compiler splits an assignment of a vector here.
 AFDET_HD void store(float* address, const float (&values)[kColumns]) {
 #if defined(__CUDA_ARCH__)
-  *reinterpret_cast<float4*>(address) = make_float4(values[0], values[1], values[2], values[3]);
+  asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(address), "f"(values[0]),
+               "f"(values[1]), "f"(values[2]), "f"(values[3]));
 #else
   std::memcpy(address, values, sizeof values);
 #endif
@@ -204,8 +232,9 @@ AFDET_HD void store(Half* address, const float (&values)[kColumns]) {
 #if defined(__CUDA_ARCH__)
   const __half2 low = __floats2half2_rn(values[0], values[1]);
   const __half2 high = __floats2half2_rn(values[2], values[3]);
-  *reinterpret_cast<uint2*>(address) =
-      make_uint2(reinterpret_cast<const uint32_t&>(low), reinterpret_cast<const uint32_t&>(high));
+  asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(address),
+               "r"(reinterpret_cast<const uint32_t&>(low)),
+               "r"(reinterpret_cast<const uint32_t&>(high)));
 #else
   for (int k = 0; k < kColumns; ++k) address[k] = to_half(values[k]);
 #endif
@@ -216,46 +245,46 @@ template <typename T>
 AFDET_HD void letterbox_thread(const Input& input, const AfdetFrame& frame, T* image, int32_t left,
                                int32_t row) {
   if (left >= input.width || row >= input.height) return;
-  const int32_t resized_row = row - frame.top;
+  T* pixel = image + static_cast<size_t>(row) * static_cast<size_t>(input.width) + left;
+  const size_t plane = static_cast<size_t>(input.height) * static_cast<size_t>(input.width);
+  float values[kColumns];
+  const int32_t box_row = row - frame.top;
   const int32_t first = left - frame.left;
-  float values[3][kColumns];
-  AFDET_UNROLL
-  for (int c = 0; c < 3; ++c) {
+  if (box_row < 0 || box_row >= frame.box_height || first <= -kColumns ||
+      first >= frame.box_width) {
     AFDET_UNROLL
-    for (int k = 0; k < kColumns; ++k) values[c][k] = input.pad[c];
+    for (int color = 0; color < 3; ++color) {
+      AFDET_UNROLL
+      for (int k = 0; k < kColumns; ++k) values[k] = input.pad[color];
+      store(pixel + plane * input.channel[color], values);
+    }
+    return;
   }
-  if (resized_row >= 0 && resized_row < frame.box_height && first + kColumns > 0 &&
-      first < frame.box_width) {
-    const RowTap y = row_tap(resized_row, make_scale(frame.height, frame.box_height), frame.height);
-    const Scale scale = make_scale(frame.width, frame.box_width);
-    Tap x[kColumns];
-    AFDET_UNROLL
-    for (int k = 0; k < kColumns; ++k) {
-      const int32_t column = first + k;
-      const int32_t last = frame.box_width - 1;
-      x[k] = column_tap(column < 0 ? 0 : (column < last ? column : last), scale, frame.width);
-    }
-    Bgr pixels[kColumns];
-    if (frame.format == AFDET_NV12) {
-      sample_nv12(frame, y, x, pixels);
-    } else {
-      sample_bgr(frame, y, x, pixels);
-    }
-    AFDET_UNROLL
-    for (int k = 0; k < kColumns; ++k) {
-      const int32_t column = first + k;
-      if (column < 0 || column >= frame.box_width) continue;
-      const Bgr& pixel = pixels[k];
-      values[0][k] = input.normalise(input.bgr ? pixel.b : pixel.r, 0);
-      values[1][k] = input.normalise(pixel.g, 1);
-      values[2][k] = input.normalise(input.bgr ? pixel.r : pixel.b, 2);
-    }
+  const Rows rows = rows_of(box_row, make_scale(frame.height, frame.box_height), frame.height);
+  const Scale scale = make_scale(frame.width, frame.box_width);
+  Column columns[kColumns];
+  bool inside[kColumns];
+  AFDET_UNROLL
+  for (int k = 0; k < kColumns; ++k) {
+    columns[k] = column_of(first + k, scale, frame.width);
+    inside[k] = first + k >= 0 && first + k < frame.box_width;
+  }
+  Neighbours pixels[kColumns][2];
+  if (frame.format == AFDET_NV12) {
+    read_nv12(frame, rows, columns, pixels);
+  } else {
+    read_bgr(frame, rows, columns, pixels);
   }
   AFDET_UNROLL
-  for (int c = 0; c < 3; ++c) {
-    const size_t line =
-        static_cast<size_t>(c) * static_cast<size_t>(input.height) + static_cast<size_t>(row);
-    store(image + line * static_cast<size_t>(input.width) + left, values[c]);
+  for (int color = 0; color < 3; ++color) {
+    AFDET_UNROLL
+    for (int k = 0; k < kColumns; ++k) {
+      const uint32_t upper = blend_columns(pixels[k][0].bytes[color], columns[k].weights);
+      const uint32_t lower = blend_columns(pixels[k][1].bytes[color], columns[k].weights);
+      const float value = input.normalise(blend_rows(upper, lower, rows.weights), color);
+      values[k] = inside[k] ? value : input.pad[color];
+    }
+    store(pixel + plane * input.channel[color], values);
   }
 }
 

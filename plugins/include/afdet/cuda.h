@@ -79,11 +79,6 @@ AFDET_API AfdetStatus afdet_cuda_detect(const AfdetParams* params, const void* c
 
 /* Fills top, left, box_height and box_width of frames whose height and width are set: as large as
    fits, aspect ratio kept, centred. Host memory. */
-AFDET_API AfdetStatus afdet_cuda_fit_frames(const AfdetInputParams* params, AfdetFrame* frames,
-                                            int32_t count);
-
-/* Fills in each frame's placement from its size, the largest and centred. Host memory; pointers and
-   pitches are neither used nor checked. */
 AFDET_API AfdetStatus afdet_cuda_place_frames(const AfdetInputParams* params, AfdetFrame* frames,
                                               int32_t count);
 
