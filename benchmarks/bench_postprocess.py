@@ -1,10 +1,12 @@
-"""Heads to boxes, per frame: ours beside torchvision's, Ultralytics' and OpenCV's.
+"""Heads to boxes, per frame: ours beside torchvision's, Ultralytics', OpenCV's, ONNX Runtime's.
 
-All get the same numbers of one 512x512 frame, in the layout each of them reads, and the same score
-threshold, IoU and limits. What differs by their design: Ultralytics decodes in the network, so
-there is one row with that step and one without; both take every class of a point (``multi_label``)
-as ours does, "best class" only one. OpenCV's has no decode or per-level cut and gets the boxes and
-scores that pass ours: that row is NMS alone. Median of interleaved runs.
+All get the same numbers of one frame, in the layout each of them reads, and the same score
+threshold, IoU and limits. The frames: two made up (sparse, and crowded beyond all limits), and one
+of the shipped clip through the shipped detector. What differs by their design: Ultralytics decodes
+in the network, so there is one row with that step and one without; both take every class of a point
+(``multi_label``) as ours does, "best class" only one. OpenCV and ONNX Runtime have no decode or
+per-level cut and get the boxes and scores that pass ours: these rows are NMS alone. Median of
+interleaved runs.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from table import installed, interleaved_ms, rows, show
 
-from trt_afdet.postprocess import decode_level, postprocess, sigmoid
+from trt_afdet import native
+from trt_afdet.postprocess import decode_and_suppress, decode_level, postprocess, sigmoid
 from trt_afdet.spec import ModelSpec
 
 Task = Callable[[], object]
@@ -154,14 +157,96 @@ def opencv_task(heads: Heads, spec: ModelSpec) -> Task:
     return run
 
 
+def onnxruntime_task(heads: Heads, spec: ModelSpec) -> Task:
+    """A graph of one NonMaxSuppression node, on the boxes that our decode leaves."""
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper
+
+    count = len(spec.strides)
+    levels = [decode_level(heads[i][0], heads[count + i][0], spec, i) for i in range(count)]
+    boxes = np.concatenate([level.boxes for level in levels])[None, :, [1, 0, 3, 2]]
+    class_id = np.concatenate([level.class_id for level in levels])
+    scores = np.zeros((1, spec.num_classes, boxes.shape[1]), np.float32)
+    scores[0, class_id, np.arange(len(class_id))] = sigmoid(
+        np.concatenate([level.logits for level in levels])
+    )
+    names = ["boxes", "scores", "most", "iou", "score"]
+    node = helper.make_node("NonMaxSuppression", names, ["kept"])
+    constants = [
+        helper.make_tensor("most", TensorProto.INT64, [1], [spec.max_detections]),
+        helper.make_tensor("iou", TensorProto.FLOAT, [1], [spec.nms_iou]),
+        helper.make_tensor("score", TensorProto.FLOAT, [1], [spec.score_threshold]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("boxes", TensorProto.FLOAT, boxes.shape),
+        helper.make_tensor_value_info("scores", TensorProto.FLOAT, scores.shape),
+    ]
+    output = helper.make_tensor_value_info("kept", TensorProto.INT64, [None, 3])
+    graph = helper.make_graph([node], "nms", inputs, [output], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    feed = {"boxes": np.ascontiguousarray(boxes), "scores": scores}
+    return lambda: session.run(None, feed)
+
+
+#: Peers that do all of the work; the others are NMS alone.
+WHOLE = ("torchvision FCOS", "ultralytics + decode")
+
+
 def tasks_for(heads: Heads, spec: ModelSpec, peers: dict[str, bool]) -> dict[str, Task]:
-    tasks: dict[str, Task] = {"trt-afdet": lambda: postprocess(heads, spec)}
+    half = [head.astype(np.float16) for head in heads]
+    flat = [head[0] for head in heads]
+    tasks: dict[str, Task] = {
+        "trt-afdet": lambda: postprocess(heads, spec),
+        "trt-afdet, FP16 heads": lambda: postprocess(half, spec),
+        "trt-afdet, NumPy alone": lambda: decode_and_suppress(flat, spec),
+    }
     if peers["torchvision"]:
         tasks["torchvision FCOS"] = torchvision_task(heads, spec)
     if peers["ultralytics"]:
         tasks |= ultralytics_tasks(heads, spec)
     tasks["cv2 NMSBoxesBatched"] = opencv_task(heads, spec)
+    if peers["onnx"]:
+        tasks["onnxruntime NMS"] = onnxruntime_task(heads, spec)
     return tasks
+
+
+def real_heads() -> tuple[ModelSpec, Heads]:
+    """The shipped detector's, of a frame of the shipped clip, at the threshold of evaluations."""
+    from trt_afdet.cli.demo import ASSETS
+    from trt_afdet.cli.detect import SHIPPED_MODEL
+    from trt_afdet.datasets.pictures import open_video
+    from trt_afdet.preprocess import preprocess
+    from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend
+
+    capture = open_video(ASSETS / "clip.mp4")
+    for _ in range(60):
+        _, frame = capture.read()
+    with OnnxRuntimeBackend(SHIPPED_MODEL) as backend:
+        spec = backend.spec.replace(score_threshold=0.01)
+        images, _ = preprocess([np.asarray(frame, np.uint8)], spec)
+        return spec, [np.asarray(head, np.float32) for head in backend.infer(images)]
+
+
+def batch_lines(seconds: float) -> list[list[str]]:
+    """16 frames at once, on one thread and on two."""
+    try:
+        library = native.host()
+    except native.NativeMissingError as error:
+        print(f"no batches: {error}")
+        return []
+    spec = make_spec(80)
+    frames = [sparse_heads(spec, seed=seed) for seed in range(16)]
+    heads = [np.concatenate(level) for level in zip(*frames, strict=True)]
+    medians = interleaved_ms(
+        {f"trt-afdet, {n} thread(s)": lambda n=n: library.detect(heads, spec, n) for n in (1, 2)},
+        seconds,
+    )
+    return rows("batch of 16, 80 classes", medians)
 
 
 def main() -> None:
@@ -171,25 +256,32 @@ def main() -> None:
     args = parser.parse_args()
     os.environ.setdefault("YOLO_OFFLINE", "true")
     cv2.setNumThreads(args.threads)
-    peers = {
-        name: installed(name, f"pip install {name}") for name in ("torchvision", "ultralytics")
-    }
+    names = ("torchvision", "ultralytics", "onnx")
+    peers = {name: installed(name, f"pip install {name}") for name in names}
     if peers["torchvision"]:
         import torch
 
         torch.set_num_threads(args.threads)
-    lines: list[list[str]] = []
+    cases = {"shipped detector": real_heads()}
     for classes in (20, 80):
         spec = make_spec(classes)
-        for heads in (sparse_heads(spec), dense_heads(spec)):
-            count = len(spec.strides)
-            found = sum(
-                len(decode_level(heads[i][0], heads[count + i][0], spec, i).logits)
-                for i in range(count)
-            )
-            medians = interleaved_ms(tasks_for(heads, spec, peers), args.seconds)
-            lines += rows(f"{classes} classes, {found} boxes", medians)
-    show(f"postprocess, sparse and dense 512x512 frame, {args.threads} thread(s)", lines)
+        cases[f"{classes} classes, sparse"] = spec, sparse_heads(spec)
+        cases[f"{classes} classes, dense"] = spec, dense_heads(spec)
+    lines: list[list[str]] = []
+    for name, (spec, heads) in cases.items():
+        count = len(spec.strides)
+        found = sum(
+            len(decode_level(heads[i][0], heads[count + i][0], spec, i).logits)
+            for i in range(count)
+        )
+        medians = interleaved_ms(tasks_for(heads, spec, peers), args.seconds)
+        lines += rows(f"{name}, {found} boxes", medians)
+        best = min((ms for task, ms in medians.items() if task in WHOLE), default=None)
+        if best is not None:
+            share = medians["trt-afdet"] / best
+            lines.append(["", "ours / best peer that does it all", "", f"1/{1 / share:.1f}"])
+    lines += batch_lines(args.seconds / 2)
+    show(f"postprocess, {args.threads} thread(s)", lines)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,73 @@
+"""The C ABI under fire: whatever it is given, a status, never a crash, and nothing written.
+
+The calls run in a process of their own, so that a crash is a failure of the test and not its end.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trt_afdet import native
+
+#: Calls with random bad arguments; its own program.
+FUZZ = Path(__file__).with_name("abi_fuzz.py")
+
+
+@pytest.mark.parametrize("kind", ["host", "emulated"])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_no_call_crashes(kind: str, seed: int) -> None:
+    try:
+        native.host() if kind == "host" else native.emulated()
+    except native.NativeMissingError as error:
+        pytest.skip(f"missing: {error}")
+    result = subprocess.run(
+        [sys.executable, str(FUZZ), kind, str(seed), "3000"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_example_prints_what_the_runtime_finds(tmp_path: Path) -> None:
+    import cv2
+
+    from trt_afdet.postprocess import postprocess
+    from trt_afdet.preprocess import preprocess
+    from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend
+
+    root = Path(__file__).parents[2]
+    program = root / "build" / "host" / "bin" / "detect_dump"
+    if not program.exists():
+        pytest.skip("missing: build/host/bin/detect_dump (make native-host builds it)")
+    model = root / "trt_afdet" / "assets" / "model.onnx"
+    capture = cv2.VideoCapture(str(root / "trt_afdet" / "assets" / "clip.mp4"))
+    _, frame = capture.read()
+    cv2.imwrite(str(tmp_path / "frame.png"), frame)
+    script = root / "plugins" / "examples" / "dump_heads.py"
+    command = [sys.executable, str(script), str(model), str(tmp_path / "frame.png")]
+    subprocess.run([*command, str(tmp_path / "heads.bin")], check=True)
+    result = subprocess.run(
+        [str(program), str(tmp_path / "heads.bin")], capture_output=True, text=True, check=True
+    )
+    with OnnxRuntimeBackend(model) as backend:
+        want = postprocess(backend.infer(preprocess([frame], backend.spec)[0]), backend.spec)[0]
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert len(rows) == len(want) > 0
+    for row, box, score, class_id in zip(
+        rows, want.xyxy, want.confidence, want.class_id, strict=True
+    ):
+        assert int(row[0]) == class_id
+        assert float(row[1]) == pytest.approx(score, abs=1e-4)
+        assert [float(v) for v in row[2:]] == pytest.approx(box.tolist(), abs=0.01)
+
+    (tmp_path / "cut.bin").write_bytes((tmp_path / "heads.bin").read_bytes()[:5000])
+    cut = subprocess.run(
+        [str(program), str(tmp_path / "cut.bin")], capture_output=True, text=True, check=False
+    )
+    assert cut.returncode == 2
+    assert "cut off" in cut.stderr
