@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cub/block/block_merge_sort.cuh>
 #include <cub/block/block_scan.cuh>
+#include <type_traits>
 
 #include "core/key.hpp"
 
@@ -15,8 +16,11 @@ struct KeyLess {
   __device__ __forceinline__ bool operator()(Key a, Key b) const { return a < b; }
 };
 
-// kSort: keys that sort() orders, a multiple of kThreads; 0 if a kernel sorts nothing.
-template <int kBlockThreads, typename SharedData, int kSort = 0>
+struct Nothing {};
+
+// kSums: whether a kernel uses exclusive_sum. kSort: keys that sort() orders, a multiple of
+// kThreads; 0 if it sorts nothing. What is not used takes no shared memory.
+template <int kBlockThreads, typename SharedData, bool kSums = false, int kSort = 0>
 class CudaBlock {
   static constexpr int kItems = kSort == 0 ? 1 : kSort / kBlockThreads;
   using Scan = cub::BlockScan<int32_t, kBlockThreads>;
@@ -27,13 +31,14 @@ class CudaBlock {
   static constexpr int kSortKeys = kSort;
 
   // The block's shared memory. Keys lie where the sort works, since they are never both needed.
+  union SortStorage {
+    Key keys[kSort == 0 ? 1 : kSort];
+    typename Sort::TempStorage temporary;
+  };
   struct Storage {
     SharedData data;
-    typename Scan::TempStorage scan;
-    union {
-      Key keys[kSort == 0 ? 1 : kSort];
-      typename Sort::TempStorage sort;
-    };
+    std::conditional_t<kSums, typename Scan::TempStorage, Nothing> sums;
+    std::conditional_t<(kSort > 0), SortStorage, Nothing> sort;
   };
 
   // A variable of each thread that lives on from phase to phase.
@@ -52,7 +57,7 @@ class CudaBlock {
   __device__ __forceinline__ int x() const { return static_cast<int>(blockIdx.x); }
   __device__ __forceinline__ int y() const { return static_cast<int>(blockIdx.y); }
   __device__ __forceinline__ SharedData& shared() { return storage_.data; }
-  __device__ __forceinline__ Key* keys() { return storage_.keys; }
+  __device__ __forceinline__ Key* keys() { return storage_.sort.keys; }
 
   // A phase: the function once for each thread, then a barrier.
   template <typename F>
@@ -72,7 +77,7 @@ class CudaBlock {
   // Each thread's value becomes the sum of those of the threads before it. Returns the sum of all.
   __device__ __forceinline__ int32_t exclusive_sum(PerThread<int32_t>& values) {
     int32_t total;
-    Scan(storage_.scan).ExclusiveSum(values[0], values[0], total);
+    Scan(storage_.sums).ExclusiveSum(values[0], values[0], total);
     __syncthreads();
     return total;
   }
@@ -88,12 +93,12 @@ class CudaBlock {
   __device__ __forceinline__ void sort() {
     Key items[kItems];
 #pragma unroll
-    for (int i = 0; i < kItems; ++i) items[i] = storage_.keys[threadIdx.x * kItems + i];
+    for (int i = 0; i < kItems; ++i) items[i] = storage_.sort.keys[threadIdx.x * kItems + i];
     __syncthreads();
-    Sort(storage_.sort).Sort(items, KeyLess());
+    Sort(storage_.sort.temporary).Sort(items, KeyLess());
     __syncthreads();
 #pragma unroll
-    for (int i = 0; i < kItems; ++i) storage_.keys[threadIdx.x * kItems + i] = items[i];
+    for (int i = 0; i < kItems; ++i) storage_.sort.keys[threadIdx.x * kItems + i] = items[i];
     __syncthreads();
   }
 

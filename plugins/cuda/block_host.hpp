@@ -38,7 +38,7 @@ class Order {
   std::mt19937 random_;
 };
 
-template <int kBlockThreads, typename SharedData, int kSort = 0>
+template <int kBlockThreads, typename SharedData, bool kSums = false, int kSort = 0>
 class HostBlock {
  public:
   static constexpr int kThreads = kBlockThreads;
@@ -83,6 +83,7 @@ class HostBlock {
   }
 
   int32_t exclusive_sum(PerThread<int32_t>& values) {
+    static_assert(kSums, "the block must say that it sums");
     int32_t total = 0;
     for (int thread = 0; thread < kThreads; ++thread) {
       const int32_t value = values[thread];

@@ -11,9 +11,9 @@
 namespace afdet {
 namespace {
 
-using ScanBlock = CudaBlock<kScanThreads, ScanShared>;
+using ScanBlock = CudaBlock<kScanThreads, ScanShared, true>;
 template <int kSort>
-using SelectBlock = CudaBlock<kSelectThreads, SelectShared, kSort>;
+using SelectBlock = CudaBlock<kSelectThreads, SelectShared, true, kSort>;
 using SuppressBlock = CudaBlock<kSuppressThreads, SuppressShared>;
 
 template <typename T>

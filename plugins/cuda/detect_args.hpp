@@ -26,7 +26,7 @@ constexpr int32_t kMostSorted = 4096;
 
 // Detections kept in shared memory; more lie in the workspace.
 // As many as the 48 KiB that every GPU gives a block allow.
-constexpr int32_t kSharedKept = 384;
+constexpr int32_t kSharedKept = 512;
 
 struct KeptBox {
   Box box;

@@ -18,9 +18,9 @@ uint32_t emulated_order() { return order_seed; }
 
 namespace {
 
-using ScanBlock = HostBlock<kScanThreads, ScanShared>;
+using ScanBlock = HostBlock<kScanThreads, ScanShared, true>;
 template <int kSort>
-using SelectBlock = HostBlock<kSelectThreads, SelectShared, kSort>;
+using SelectBlock = HostBlock<kSelectThreads, SelectShared, true, kSort>;
 using SuppressBlock = HostBlock<kSuppressThreads, SuppressShared>;
 
 template <typename T>

@@ -17,7 +17,7 @@ struct Shared {
   int last;
 };
 
-using Block = HostBlock<128, Shared, 256>;
+using Block = HostBlock<128, Shared, true, 256>;
 
 template <typename F>
 void in_every_order(F body) {
