@@ -119,7 +119,9 @@ struct Row {
 #if defined(__CUDA_ARCH__)
     return __ldg(address);
 #else
-    return *address;
+    T value;
+    std::memcpy(&value, address, sizeof value);
+    return value;
 #endif
   }
 };

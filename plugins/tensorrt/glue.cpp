@@ -1,26 +1,34 @@
 #include "tensorrt/glue.hpp"
 
 #include <cstdio>
-#include <utility>
+#include <limits>
+
+#include "cuda/detect_args.hpp"
 
 namespace afdet {
 namespace {
 
-std::function<nvinfer1::ILogger*()> find_logger;
+// Set while the library is loaded, so they must need no constructor.
+LoggerSource logger_source = nullptr;
+void* logger_context = nullptr;
 
 }  // namespace
 
-void set_logger_source(std::function<nvinfer1::ILogger*()> source) {
-  find_logger = std::move(source);
+void set_logger_source(LoggerSource source, void* context) {
+  logger_source = source;
+  logger_context = context;
 }
 
-void report(const std::string& text) {
-  const std::string line = std::string(kOpName) + ": " + text;
-  nvinfer1::ILogger* const target = find_logger ? find_logger() : nullptr;
-  if (target != nullptr) {
-    target->log(nvinfer1::ILogger::Severity::kERROR, line.c_str());
+void report(const char* text) noexcept {
+  // No allocation: the trouble may be a lack of memory.
+  char line[1024];
+  std::snprintf(line, sizeof line, "%s: %s", kOpName, text);
+  nvinfer1::ILogger* const logger =
+      logger_source != nullptr ? logger_source(logger_context) : nullptr;
+  if (logger != nullptr) {
+    logger->log(nvinfer1::ILogger::Severity::kERROR, line);
   } else {
-    std::fprintf(stderr, "%s\n", line.c_str());
+    std::fprintf(stderr, "%s\n", line);
   }
 }
 
@@ -30,7 +38,7 @@ Field to_field(const nvinfer1::PluginField& field) {
   if (field.type == PluginFieldType::kINT32) type = FieldType::kInt32;
   if (field.type == PluginFieldType::kFLOAT32) type = FieldType::kFloat32;
   if (field.type == PluginFieldType::kFLOAT64) type = FieldType::kFloat64;
-#if NV_TENSORRT_MAJOR >= 10
+#if AFDET_PLUGIN_V3
   if (field.type == PluginFieldType::kINT64) type = FieldType::kInt64;
 #endif
   return {field.name, type, field.length, field.data};
@@ -54,6 +62,14 @@ nvinfer1::PluginField to_plugin_field(const Field& field) {
 Shape to_shape(const nvinfer1::Dims& dims) {
   Shape shape{dims.nbDims, {}};
   for (int32_t i = 0; i < dims.nbDims && i < 8; ++i) shape.sizes[i] = dims.d[i];
+  return shape;
+}
+
+Shape to_shape(const nvinfer1::DimsExprs& dims) {
+  Shape shape{dims.nbDims, {}};
+  for (int32_t i = 0; i < dims.nbDims && i < 8; ++i) {
+    shape.sizes[i] = dims.d[i]->isConstant() ? dims.d[i]->getConstantValue() : -1;
+  }
   return shape;
 }
 
@@ -89,46 +105,102 @@ nvinfer1::DimsExprs output_shape(const Options& options, int32_t output,
 
 namespace {
 
+// TensorRT does not say how it aligns a workspace; the kernels want this.
+constexpr size_t kAlignment = 256;
+
 int32_t element_type(nvinfer1::DataType type) {
   return type == nvinfer1::DataType::kHALF ? AFDET_FLOAT16 : AFDET_FLOAT32;
 }
 
+int32_t saturate(int64_t value) {
+  return static_cast<int32_t>(
+      std::min(value, static_cast<int64_t>(std::numeric_limits<int32_t>::max())));
+}
+
+void report_refusal(AfdetStatus status, const Options& options, int64_t num_classes,
+                    int64_t batch) {
+  switch (status) {
+    case AFDET_ERROR_LIMITS:
+      return report("the GPU sorts at most " + std::to_string(kMostSorted) +
+                    " candidates of a level (got candidates_per_level " +
+                    std::to_string(options.candidates_per_level) + ") - lower it");
+    case AFDET_ERROR_CLASSES:
+      return report("a level has too many (point, class) pairs (got " +
+                    std::to_string(num_classes) + " classes) - use fewer, or a smaller input");
+    case AFDET_ERROR_BATCH:
+      return report("the batch must be within 1..65535 (got " + std::to_string(batch) +
+                    ") - change the optimization profile");
+    default:
+      return report(status >= AFDET_ERROR_CUDA
+                        ? "a kernel could not be queued (got CUDA error " +
+                              std::to_string(status - AFDET_ERROR_CUDA) +
+                              ") - is the plugin built for this GPU?"
+                        : "the kernels refuse (got status " + std::to_string(status) +
+                              ") - see afdet/types.h");
+  }
+}
+
+AfdetStatus size_workspace(const Options& options, int64_t num_classes, int32_t dtype,
+                           int64_t batch, size_t* bytes) {
+  const AfdetParams params = options.params(saturate(num_classes));
+  return afdet_cuda_detect_workspace(&params, dtype, saturate(batch), bytes);
+}
+
 }  // namespace
 
-size_t workspace_bytes(const Options& options, int32_t num_classes, nvinfer1::DataType type,
-                       int32_t batch) {
-  size_t bytes = 0;
-  const AfdetParams params = options.params(num_classes);
-  const AfdetStatus status =
-      afdet_cuda_detect_workspace(&params, element_type(type), batch, &bytes);
-  if (status != AFDET_OK) {
-    report("these attributes are beyond the kernels (status " + std::to_string(status) +
-           ") - use at most 4096 candidates_per_level");
-    return 0;
+bool fits(const Options& options, const std::vector<Shape>& heads) {
+  int64_t classes;
+  const std::string error =
+      check_heads(options, heads.data(), static_cast<int32_t>(heads.size()), &classes);
+  if (!error.empty()) report(error);
+  return error.empty();
+}
+
+bool runs(const Options& options, const std::vector<Shape>& heads, int64_t batch) {
+  if (!fits(options, heads)) return false;
+  const int64_t classes = heads[0].sizes[1];
+  if (classes < 1) {
+    report("the number of classes must be known (got " + std::to_string(classes) +
+           ") - export the model with a fixed second dimension of its cls heads");
+    return false;
   }
-  return bytes;
+  size_t bytes;
+  const AfdetStatus status = size_workspace(options, classes, AFDET_FLOAT32, batch, &bytes);
+  if (status != AFDET_OK) report_refusal(status, options, classes, batch);
+  return status == AFDET_OK;
+}
+
+size_t workspace_bytes(const Options& options, int64_t num_classes, nvinfer1::DataType type,
+                       int64_t batch) {
+  size_t bytes = 0;
+  const AfdetStatus status =
+      size_workspace(options, num_classes, element_type(type), batch, &bytes);
+  if (status == AFDET_OK) return bytes + kAlignment;
+  report_refusal(status, options, num_classes, batch);
+  return 0;
 }
 
 int32_t enqueue(const Options& options, const nvinfer1::PluginTensorDesc* inputs,
                 const void* const* heads, void* const* outputs, void* workspace,
                 cudaStream_t stream) {
   const nvinfer1::Dims& first = inputs[0].dims;
-  const int32_t batch = static_cast<int32_t>(first.d[0]);
-  if (batch == 0) return 0;
-  const AfdetParams params = options.params(static_cast<int32_t>(first.d[1]));
+  if (first.d[0] == 0) return 0;
+  const int32_t batch = saturate(first.d[0]);
   const int32_t dtype = element_type(inputs[0].type);
   size_t bytes = 0;
-  AfdetStatus status = afdet_cuda_detect_workspace(&params, dtype, batch, &bytes);
+  AfdetStatus status = size_workspace(options, first.d[1], dtype, batch, &bytes);
   if (status == AFDET_OK) {
+    const AfdetParams params = options.params(saturate(first.d[1]));
     const AfdetDetections detections = {
         static_cast<int32_t*>(outputs[0]), static_cast<float*>(outputs[1]),
         static_cast<float*>(outputs[2]), static_cast<int32_t*>(outputs[3])};
-    status = afdet_cuda_detect(&params, heads, dtype, batch, &detections, workspace, bytes, stream);
+    const uintptr_t start = reinterpret_cast<uintptr_t>(workspace);
+    void* const aligned =
+        reinterpret_cast<void*>((start + kAlignment - 1) / kAlignment * kAlignment);
+    status = afdet_cuda_detect(&params, heads, dtype, batch, &detections, aligned, bytes, stream);
   }
   if (status == AFDET_OK) return 0;
-  report(status >= AFDET_ERROR_CUDA ? "a kernel could not be queued (CUDA error " +
-                                          std::to_string(status - AFDET_ERROR_CUDA) + ")"
-                                    : "the kernels refuse (status " + std::to_string(status) + ")");
+  report_refusal(status, options, first.d[1], batch);
   return -1;
 }
 

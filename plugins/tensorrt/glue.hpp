@@ -4,31 +4,51 @@
 #include <NvInfer.h>
 
 #include <exception>
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "afdet/cuda.h"
 #include "tensorrt/options.hpp"
 
-// Named so in every version; newer headers set them through other names.
+// Which interface to implement. TensorRT-RTX counts its versions from 1 and has V3 alone.
 #if !defined(NV_TENSORRT_MAJOR)
 #error "NvInferVersion.h does not say which TensorRT this is"
+#elif defined(TRT_MAJOR_RTX)
+#define AFDET_PLUGIN_V3 1
+#define AFDET_TENSORRT_NAME "TensorRT-RTX"
+#define AFDET_TENSORRT_LIBRARY "libtensorrt_rtx.so."
+#else
+#define AFDET_PLUGIN_V3 (NV_TENSORRT_MAJOR >= 10)
+#define AFDET_TENSORRT_NAME "TensorRT"
+#define AFDET_TENSORRT_LIBRARY "libnvinfer.so."
 #endif
 
 namespace afdet {
 
+#if AFDET_PLUGIN_V3
+using CreatorInterface = nvinfer1::IPluginCreatorInterface;
+#else
+using CreatorInterface = nvinfer1::IPluginCreator;
+#endif
+
+// The op's only creator.
+CreatorInterface* creator();
+
 // How to find TensorRT's logger. Asked for every message: there is none before the first builder or
 // runtime, and it may change.
-void set_logger_source(std::function<nvinfer1::ILogger*()> source);
+using LoggerSource = nvinfer1::ILogger* (*)(void* context);
+void set_logger_source(LoggerSource source, void* context);
 
 // One line for the user, through TensorRT's logger, or stderr without one.
-void report(const std::string& text);
+void report(const char* text) noexcept;
+inline void report(const std::string& text) noexcept { report(text.c_str()); }
 
 Field to_field(const nvinfer1::PluginField& field);
 std::vector<Field> to_fields(const nvinfer1::PluginFieldCollection* collection);
 nvinfer1::PluginField to_plugin_field(const Field& field);
 Shape to_shape(const nvinfer1::Dims& dims);
+// What is not constant is not known yet.
+Shape to_shape(const nvinfer1::DimsExprs& dims);
 
 // The fields that a creator offers: names, types, no values.
 const nvinfer1::PluginFieldCollection* offered_fields();
@@ -55,9 +75,15 @@ nvinfer1::DimsExprs output_shape(const Options& options, int32_t output,
                                  const nvinfer1::DimsExprs& first_input,
                                  nvinfer1::IExprBuilder& builder);
 
-// Bytes for the largest batch; 0, and a report, if the options are beyond the kernels.
-size_t workspace_bytes(const Options& options, int32_t num_classes, nvinfer1::DataType type,
-                       int32_t batch);
+// Whether the heads' shapes fit the options, as far as they are known; a report if not.
+bool fits(const Options& options, const std::vector<Shape>& heads);
+
+// Whether the kernels take the heads: the number of classes must be known, for the largest batch.
+bool runs(const Options& options, const std::vector<Shape>& heads, int64_t batch);
+
+// Bytes for the largest batch; 0, and a report, if the kernels do not take it.
+size_t workspace_bytes(const Options& options, int64_t num_classes, nvinfer1::DataType type,
+                       int64_t batch);
 
 // Queues the kernels. Returns 0, or -1 and a report.
 int32_t enqueue(const Options& options, const nvinfer1::PluginTensorDesc* inputs,

@@ -1,9 +1,7 @@
 // The op for TensorRT 8.5 and 8.6: IPluginV2DynamicExt.
 #include "tensorrt/glue.hpp"
 
-#if NV_TENSORRT_MAJOR < 10
-
-#include <dlfcn.h>
+#if !AFDET_PLUGIN_V3
 
 #include <cstring>
 
@@ -50,6 +48,7 @@ class DecodeNms final : public nvinfer1::IPluginV2DynamicExt {
     return guarded<nvinfer1::IPluginV2DynamicExt*>(nullptr, [this] {
       DecodeNms* copy = new DecodeNms(options_);
       copy->namespace_ = namespace_;
+      copy->runs_ = runs_;
       return copy;
     });
   }
@@ -59,9 +58,9 @@ class DecodeNms final : public nvinfer1::IPluginV2DynamicExt {
                                           nvinfer1::IExprBuilder& builder) noexcept override {
     const nvinfer1::DimsExprs none{-1, {}};
     return guarded<nvinfer1::DimsExprs>(none, [&] {
-      if (count == options_.inputs()) return output_shape(options_, output, inputs[0], builder);
-      report("the op has as many inputs as twice its strides (got " + std::to_string(count) + ")");
-      return none;
+      std::vector<Shape> heads;
+      for (int32_t i = 0; i < count; ++i) heads.push_back(to_shape(inputs[i]));
+      return fits(options_, heads) ? output_shape(options_, output, inputs[0], builder) : none;
     });
   }
 
@@ -73,10 +72,11 @@ class DecodeNms final : public nvinfer1::IPluginV2DynamicExt {
 
   void configurePlugin(const DynamicPluginTensorDesc* inputs, int32_t count,
                        const DynamicPluginTensorDesc*, int32_t) noexcept override {
-    fits_ = guarded<bool>(false, [&] {
-      std::vector<Shape> shapes;
-      for (int32_t i = 0; i < count; ++i) shapes.push_back(to_shape(inputs[i].desc.dims));
-      return check(shapes);
+    runs_ = guarded<bool>(false, [&] {
+      std::vector<Shape> heads;
+      for (int32_t i = 0; i < count; ++i) heads.push_back(to_shape(inputs[i].desc.dims));
+      const int64_t batch = inputs[0].max.d[0];
+      return runs(options_, heads, batch == 0 ? 1 : batch);
     });
   }
 
@@ -91,24 +91,16 @@ class DecodeNms final : public nvinfer1::IPluginV2DynamicExt {
                   void* const* outputs, void* workspace, cudaStream_t stream) noexcept override {
     return guarded<int32_t>(-1, [&] {
       // This interface has no other way to refuse shapes than to fail here.
-      if (!fits_) return -1;
+      if (!runs_) return -1;
       return afdet::enqueue(options_, inputs, heads, outputs, workspace, stream);
     });
   }
 
  private:
-  bool check(const std::vector<Shape>& shapes) const {
-    int32_t classes;
-    const std::string error =
-        check_heads(options_, shapes.data(), static_cast<int32_t>(shapes.size()), &classes);
-    if (!error.empty()) report(error);
-    return error.empty();
-  }
-
   const Options options_;
   const std::vector<uint8_t> bytes_;
   std::string namespace_;
-  bool fits_ = true;
+  bool runs_ = true;
 };
 
 class Creator final : public nvinfer1::IPluginCreator {
@@ -159,46 +151,13 @@ class Creator final : public nvinfer1::IPluginCreator {
   std::string namespace_;
 };
 
-nvinfer1::IPluginCreator* creator() {
+}  // namespace
+
+CreatorInterface* creator() {
   static Creator instance;
   return &instance;
 }
 
-// Loading the library registers the op, as REGISTER_TENSORRT_PLUGIN would, if TensorRT is loaded.
-// Asked for by name, so that the library loads without TensorRT too.
-struct Registration {
-  Registration() {
-    const std::string name = "libnvinfer.so." + std::to_string(NV_TENSORRT_MAJOR);
-    void* library = dlopen(name.c_str(), RTLD_LAZY | RTLD_NOLOAD);
-    if (library == nullptr) return;
-    const auto find_logger =
-        reinterpret_cast<nvinfer1::ILogger* (*)()>(dlsym(library, "getLogger"));
-    if (find_logger != nullptr) set_logger_source(find_logger);
-    const auto find_registry =
-        reinterpret_cast<nvinfer1::IPluginRegistry* (*)()>(dlsym(library, "getPluginRegistry"));
-    if (find_registry != nullptr) find_registry()->registerCreator(*creator(), "");
-  }
-};
-
-const Registration registration;
-
-}  // namespace
 }  // namespace afdet
 
-#if NV_TENSORRT_MINOR >= 6
-
-// What IPluginRegistry::loadLibrary looks for, from 8.6 on.
-
-extern "C" AFDET_API void setLoggerFinder(nvinfer1::ILoggerFinder* finder) {
-  if (finder != nullptr) afdet::set_logger_source([finder] { return finder->findLogger(); });
-}
-
-extern "C" AFDET_API nvinfer1::IPluginCreator* const* getPluginCreators(int32_t& count) {
-  static nvinfer1::IPluginCreator* const creators[] = {afdet::creator()};
-  count = 1;
-  return creators;
-}
-
-#endif  // NV_TENSORRT_MINOR >= 6
-
-#endif  // NV_TENSORRT_MAJOR < 10
+#endif  // !AFDET_PLUGIN_V3

@@ -1,7 +1,7 @@
 // The op for TensorRT 10 and newer, and TensorRT-RTX: IPluginV3.
 #include "tensorrt/glue.hpp"
 
-#if NV_TENSORRT_MAJOR >= 10
+#if AFDET_PLUGIN_V3
 
 namespace afdet {
 namespace {
@@ -56,11 +56,9 @@ class DecodeNms final : public nvinfer1::IPluginV3,
                           int32_t outputs_count,
                           nvinfer1::IExprBuilder& builder) noexcept override {
     return guarded<int32_t>(-1, [&] {
-      if (count != options_.inputs()) {
-        report("the op has as many inputs as twice its strides (got " + std::to_string(count) +
-               ")");
-        return -1;
-      }
+      std::vector<Shape> heads;
+      for (int32_t i = 0; i < count; ++i) heads.push_back(to_shape(inputs[i]));
+      if (!fits(options_, heads)) return -1;
       for (int32_t i = 0; i < outputs_count; ++i) {
         outputs[i] = output_shape(options_, i, inputs[0], builder);
       }
@@ -77,17 +75,16 @@ class DecodeNms final : public nvinfer1::IPluginV3,
   int32_t configurePlugin(const DynamicPluginTensorDesc* inputs, int32_t count,
                           const DynamicPluginTensorDesc*, int32_t) noexcept override {
     return guarded<int32_t>(-1, [&] {
-      std::vector<Shape> shapes;
-      for (int32_t i = 0; i < count; ++i) shapes.push_back(to_shape(inputs[i].desc.dims));
-      return check(shapes);
+      std::vector<Shape> heads;
+      for (int32_t i = 0; i < count; ++i) heads.push_back(to_shape(inputs[i].desc.dims));
+      return runs(options_, heads, inputs[0].max.d[0]) ? 0 : -1;
     });
   }
 
   size_t getWorkspaceSize(const DynamicPluginTensorDesc* inputs, int32_t,
                           const DynamicPluginTensorDesc*, int32_t) const noexcept override {
     return guarded<size_t>(0, [&] {
-      return workspace_bytes(options_, static_cast<int32_t>(inputs[0].max.d[1]),
-                             inputs[0].desc.type, static_cast<int32_t>(inputs[0].max.d[0]));
+      return workspace_bytes(options_, inputs[0].max.d[1], inputs[0].desc.type, inputs[0].max.d[0]);
     });
   }
 
@@ -99,9 +96,11 @@ class DecodeNms final : public nvinfer1::IPluginV3,
   int32_t onShapeChange(const PluginTensorDesc* inputs, int32_t count, const PluginTensorDesc*,
                         int32_t) noexcept override {
     return guarded<int32_t>(-1, [&] {
-      std::vector<Shape> shapes;
-      for (int32_t i = 0; i < count; ++i) shapes.push_back(to_shape(inputs[i].dims));
-      return check(shapes);
+      std::vector<Shape> heads;
+      for (int32_t i = 0; i < count; ++i) heads.push_back(to_shape(inputs[i].dims));
+      // An empty batch needs no kernel.
+      const int64_t batch = inputs[0].dims.d[0];
+      return runs(options_, heads, batch == 0 ? 1 : batch) ? 0 : -1;
     });
   }
 
@@ -127,15 +126,6 @@ class DecodeNms final : public nvinfer1::IPluginV3,
   }
 
  private:
-  int32_t check(const std::vector<Shape>& shapes) const {
-    int32_t classes;
-    const std::string error =
-        check_heads(options_, shapes.data(), static_cast<int32_t>(shapes.size()), &classes);
-    if (error.empty()) return 0;
-    report(error);
-    return -1;
-  }
-
   const Options options_;
   std::vector<nvinfer1::PluginField> fields_;
   nvinfer1::PluginFieldCollection collection_{};
@@ -164,24 +154,13 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
   }
 };
 
-nvinfer1::IPluginCreatorInterface* creator() {
+}  // namespace
+
+CreatorInterface* creator() {
   static Creator instance;
   return &instance;
 }
 
-}  // namespace
 }  // namespace afdet
 
-// What IPluginRegistry::loadLibrary looks for.
-
-extern "C" AFDET_API void setLoggerFinder(nvinfer1::ILoggerFinder* finder) {
-  if (finder != nullptr) afdet::set_logger_source([finder] { return finder->findLogger(); });
-}
-
-extern "C" AFDET_API nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& count) {
-  static nvinfer1::IPluginCreatorInterface* const creators[] = {afdet::creator()};
-  count = 1;
-  return creators;
-}
-
-#endif  // NV_TENSORRT_MAJOR >= 10
+#endif  // AFDET_PLUGIN_V3

@@ -22,18 +22,18 @@ extern "C" {
 typedef int32_t AfdetStatus;
 enum {
   AFDET_OK = 0,
-  AFDET_ERROR_NULL_POINTER = 1, /* a pointer that must not be null is null */
-  AFDET_ERROR_STRUCT_SIZE = 2,  /* struct_size is not what this library was built with */
-  AFDET_ERROR_LEVELS = 3,       /* num_levels or a stride is out of range */
-  AFDET_ERROR_INPUT_SIZE = 4,   /* height or width is not a positive multiple of every stride */
-  AFDET_ERROR_CLASSES = 5,      /* num_classes is below 1, or too many pairs for a key */
-  AFDET_ERROR_LIMITS = 6,       /* candidates_per_level or max_detections is out of range */
-  AFDET_ERROR_THRESHOLDS = 7,   /* a threshold is outside 0..1 or NaN, or the scale not above 0 */
-  AFDET_ERROR_BATCH = 8,        /* the batch is out of range */
-  AFDET_ERROR_DTYPE = 9,        /* not one of AFDET_FLOAT32, AFDET_FLOAT16 */
-  AFDET_ERROR_WORKSPACE = 10,   /* the workspace is smaller than asked for, or not aligned */
-  AFDET_ERROR_NO_MEMORY = 11,   /* the system gave no memory or no thread */
-  AFDET_ERROR_FRAME = 12,       /* a frame's size, pitch, format or placement is out of range */
+  AFDET_ERROR_NULL_POINTER = 1,   /* a pointer that must not be null is null */
+  AFDET_ERROR_STRUCT_SIZE = 2,    /* struct_size is not what this library was built with */
+  AFDET_ERROR_LEVELS = 3,         /* num_levels or a stride is out of range */
+  AFDET_ERROR_INPUT_SIZE = 4,     /* height or width is not a positive multiple of every stride */
+  AFDET_ERROR_CLASSES = 5,        /* num_classes is below 1, or too many pairs for a key */
+  AFDET_ERROR_LIMITS = 6,         /* candidates_per_level or max_detections is out of range */
+  AFDET_ERROR_THRESHOLDS = 7,     /* a threshold is outside 0..1 or NaN, or the scale not above 0 */
+  AFDET_ERROR_BATCH = 8,          /* the batch is out of range */
+  AFDET_ERROR_DTYPE = 9,          /* not one of AFDET_FLOAT32, AFDET_FLOAT16 */
+  AFDET_ERROR_WORKSPACE = 10,     /* the workspace is smaller than asked for, or not aligned */
+  AFDET_ERROR_NO_MEMORY = 11,     /* the system gave no memory or no thread */
+  AFDET_ERROR_FRAME = 12,         /* a frame's size, pitch, format or placement is out of range */
   AFDET_ERROR_NORMALISATION = 13, /* pad_value, mean or std is out of range, or not a number */
   AFDET_ERROR_ALIGNMENT = 14,     /* a pointer is not aligned as it must be */
   AFDET_ERROR_CUDA = 1000
