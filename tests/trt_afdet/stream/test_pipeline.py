@@ -1,0 +1,405 @@
+"""Scheduling: nobody waits for anybody, drops are counted, order holds, failures have names."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from trt_afdet.detections import Detections
+from trt_afdet.errors import InvalidValueError
+from trt_afdet.stream.capture import Retry
+from trt_afdet.stream.frame import StreamFrame, StreamResult
+from trt_afdet.stream.intake import Intake
+from trt_afdet.stream.metrics import Histogram
+from trt_afdet.stream.pipeline import Pipeline, PipelineError, PipelineOptions, SourcePlan
+from trt_afdet.stream.sources.base import (
+    Picture,
+    Source,
+    SourceError,
+    SourceInfo,
+    SourceRefusedError,
+)
+from trt_afdet.stream.sources.test_pattern import Pattern, TestPatternSource, boxes_at
+from trt_afdet.stream.status import StatusEvent
+
+IMAGE = np.zeros((8, 8, 3), np.uint8)
+FAST = Retry(first=0.02, longest=0.05, stall=0.3, opening=0.5, settled=100.0)
+
+
+def frame(source: str, sequence: int = 0, captured: float = 0.0) -> StreamFrame:
+    return StreamFrame(source, sequence, IMAGE, captured, 0.0)
+
+
+class OneBox:
+    """Finds one object of class "a" in every frame."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.batches: list[int] = []
+
+    def __call__(self, frames: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
+        self.batches.append(len(frames))
+        time.sleep(self.seconds)
+        box = np.array([[1, 1, 4, 4]], np.float32)
+        one = Detections(box, np.ones(1, np.float32), np.zeros(1, np.int32), ("a",))
+        return [one for _ in frames]
+
+
+class Memory:
+    """A sink that keeps what it gets."""
+
+    def __init__(self, durable: bool = True, seconds: float = 0.0, fail_at: int = -1) -> None:
+        self.name = "memory"
+        self.durable = durable
+        self.results: list[StreamResult] = []
+        self.events: list[StatusEvent] = []
+        self.closed = 0
+        self._seconds = seconds
+        self._fail_at = fail_at
+
+    def open(self) -> None:
+        """Nothing to open."""
+
+    def write(self, result: StreamResult) -> None:
+        if len(self.results) == self._fail_at:
+            raise OSError("disk full")
+        time.sleep(self._seconds)
+        self.results.append(result)
+
+    def status(self, event: StatusEvent) -> None:
+        self.events.append(event)
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def sequences(self, source: str) -> list[int]:
+        return [r.frame.sequence for r in self.results if r.frame.source == source]
+
+    def states(self, source: str) -> list[str]:
+        return [e.state for e in self.events if e.source == source]
+
+
+class Scripted:
+    """A source that does what a list says: "frame", "end", "lost", "refused", "crash", "hang"."""
+
+    def __init__(self, script: list[str], live: bool = True) -> None:
+        self.name = "scripted"
+        self.live = live
+        self._script = script
+        self._released = threading.Event()
+
+    def open(self) -> SourceInfo:
+        if self._script and self._script[0].startswith("no "):
+            raise SourceError(self._script.pop(0))
+        return SourceInfo(8, 8, None, "script")
+
+    def read(self) -> Picture | None:
+        step = self._script.pop(0) if self._script else "end"
+        if step == "frame":
+            time.sleep(0.005)
+            return Picture(IMAGE)
+        if step == "end":
+            return None
+        if step == "hang":
+            self._released.wait(20)
+            raise SourceError("came back late")
+        raise {"lost": SourceError, "refused": SourceRefusedError, "crash": ZeroDivisionError}[
+            step
+        ](step)
+
+    def interrupt(self) -> None:
+        """A driver that does not listen."""
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def pattern(frames: int, fps: float = 0, seed: int = 1) -> Source:
+    return TestPatternSource(f"test://?width=64&height=64&fps={fps}&frames={frames}&seed={seed}")
+
+
+def test_a_full_queue_drops_as_its_policy_says() -> None:
+    intake = Intake()
+    intake.add("old", "drop-oldest", 2)
+    intake.add("new", "drop-newest", 2)
+    for sequence in range(5):
+        assert intake.put(frame("old", sequence))
+        assert intake.put(frame("new", sequence))
+    batch = intake.take(8, 0) or []
+    assert [f.sequence for f in batch if f.source == "old"] == [3, 4]
+    assert [f.sequence for f in batch if f.source == "new"] == [0, 1]
+    counts = intake.counts()
+    assert (counts["old"].received, counts["old"].dropped) == (5, 3)
+    assert (counts["new"].received, counts["new"].dropped) == (5, 3)
+
+
+def test_waiting_sources_lose_nothing_and_are_released_by_stop() -> None:
+    intake = Intake()
+    intake.add("file", "wait", 1)
+    results: list[bool] = []
+    thread = threading.Thread(
+        target=lambda: results.extend(intake.put(frame("file", i)) for i in range(3))
+    )
+    thread.start()
+    assert [f.sequence for f in intake.take(4, 0) or []] == [0]
+    assert [f.sequence for f in intake.take(4, 0.2) or []] == [1]
+    intake.stop()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert intake.take(4, 0) is None
+    assert intake.counts()["file"].dropped == 0
+
+
+def test_sources_take_turns() -> None:
+    intake = Intake()
+    for name in "abc":
+        intake.add(name, "drop-oldest", 4)
+        for sequence in range(4):
+            intake.put(frame(name, sequence))
+    batches = [[f.source for f in intake.take(2, 0) or []] for _ in range(6)]
+    assert batches == [["a", "b"], ["c", "a"], ["b", "c"]] * 2
+
+
+def test_a_batch_leaves_when_its_time_is_up_and_no_later() -> None:
+    intake = Intake()
+    for name in ("quick", "dead"):
+        intake.add(name)
+    intake.put(frame("quick"))
+    started = time.monotonic()
+    batch = intake.take(2, 0.1)
+    waited = time.monotonic() - started
+    assert [f.source for f in batch or []] == ["quick"]
+    assert 0.08 < waited < 2.0
+    # Once the dead one is known to be over, nobody waits for it.
+    intake.close("dead")
+    intake.put(frame("quick", 1))
+    started = time.monotonic()
+    assert len(intake.take(2, 30.0) or []) == 1
+    assert time.monotonic() - started < 5
+
+
+def test_frames_that_waited_too_long_are_dropped_and_counted() -> None:
+    now = [100.0]
+    intake = Intake(max_age=0.5, clock=lambda: now[0])
+    intake.add("live", "drop-oldest", 3)
+    intake.add("file", "wait", 3)
+    intake.put(frame("live", 0, captured=99.0))
+    intake.put(frame("live", 1, captured=99.9))
+    intake.put(frame("file", 0, captured=1.0))
+    taken = {(f.source, f.sequence) for f in intake.take(8, 0) or []}
+    assert taken == {("live", 1), ("file", 0)}
+    assert intake.counts()["live"].stale == 1
+
+
+def test_bad_queues_are_refused() -> None:
+    intake = Intake()
+    intake.add("a")
+    with pytest.raises(InvalidValueError, match="same name"):
+        intake.add("a")
+    with pytest.raises(InvalidValueError, match="drop-oldest, drop-newest, wait"):
+        intake.add("b", "random")  # type: ignore[arg-type]
+    with pytest.raises(InvalidValueError, match="capacity"):
+        intake.add("c", capacity=0)
+    with pytest.raises(InvalidValueError, match="max_age"):
+        Intake(max_age=0)
+
+
+def test_files_are_read_to_the_last_frame_in_order() -> None:
+    sink, detector = Memory(), OneBox()
+    plans = [
+        SourcePlan(f"f{i}", lambda i=i: pattern(300, seed=i), live=False)  # type: ignore[misc]
+        for i in range(4)
+    ]
+    pipeline = Pipeline(detector, plans, [sink], PipelineOptions(batch=4))
+    pipeline.run()
+    for plan in plans:
+        assert sink.sequences(plan.name) == list(range(300))
+        assert sink.states(plan.name)[-1] == "ended"
+    assert sink.closed == 1
+    assert sum(detector.batches) == 1200
+    figures = pipeline.snapshot()
+    assert figures.sources["f0"].processed == 300
+    assert figures.sources["f0"].objects == {"a": 300}
+    assert figures.lanes["f0"].dropped == 0
+
+
+def test_latency_stays_bounded_when_the_detector_is_too_slow() -> None:
+    sink = Memory()
+    plans = [
+        SourcePlan(f"c{i}", lambda i=i: pattern(0, fps=50, seed=i))  # type: ignore[misc]
+        for i in range(3)
+    ]
+    pipeline = Pipeline(OneBox(0.1), plans, [sink], PipelineOptions(batch=3))
+    threading.Timer(2.0, pipeline.stop).start()
+    pipeline.run()
+    figures = pipeline.snapshot()
+    for plan in plans:
+        assert figures.lanes[plan.name].dropped > 20
+        # At most: wait for the batch in work, then for its own.
+        assert figures.sources[plan.name].latency_p99 < 1.0
+        sequences = sink.sequences(plan.name)
+        assert sequences == sorted(set(sequences))
+
+
+def test_stop_ends_within_a_second_even_if_a_driver_hangs() -> None:
+    sink = Memory()
+    plans = [
+        SourcePlan("hung", lambda: Scripted(["frame", "hang"]), retry=Retry(stall=60)),
+        SourcePlan("fine", lambda: pattern(0, fps=30)),
+    ]
+    pipeline = Pipeline(OneBox(), plans, [sink])
+    threading.Timer(0.5, pipeline.stop).start()
+    started = time.monotonic()
+    pipeline.run()
+    assert time.monotonic() - started < 0.5 + 1.0 + 1.0
+    assert sink.closed == 1
+
+
+def test_a_lost_camera_comes_back_and_keeps_counting() -> None:
+    sink = Memory()
+    scripts = [["frame", "frame", "lost"], ["no answer"], ["frame", "end"]]
+    plan = SourcePlan("cam", lambda: Scripted(scripts.pop(0)), retry=FAST)
+    pipeline = Pipeline(OneBox(), [plan], [sink])
+    pipeline.run()
+    assert sink.sequences("cam") == [0, 1, 2]
+    assert sink.states("cam") == [
+        "connecting", "live", "lost", "connecting", "lost", "connecting", "live", "ended",
+    ]  # fmt: skip
+    assert pipeline.snapshot().reconnects["cam"] == 2
+
+
+def test_a_frozen_camera_is_restarted_beside_its_hung_driver() -> None:
+    sink = Memory()
+    scripts = [["frame", "hang", "frame"], ["frame", "end"]]
+    plan = SourcePlan("cam", lambda: Scripted(scripts.pop(0)), retry=FAST)
+    Pipeline(OneBox(), [plan], [sink]).run()
+    assert sink.sequences("cam") == [0, 1]
+    assert sink.states("cam")[:4] == ["connecting", "live", "stalled", "lost"]
+
+
+@pytest.mark.parametrize("step", ["refused", "crash"])
+def test_a_camera_that_fails_for_good_ends_alone(step: str) -> None:
+    sink = Memory()
+    plans = [
+        SourcePlan("bad", lambda: Scripted(["frame", step]), retry=FAST),
+        SourcePlan("good", lambda: pattern(200), live=False),
+    ]
+    Pipeline(OneBox(), plans, [sink]).run()
+    assert sink.states("bad")[-1] == "failed"
+    assert len(sink.sequences("good")) == 200
+    sink = Memory()
+    plans[1] = SourcePlan("good", lambda: pattern(0, fps=30))
+    with pytest.raises(PipelineError, match="source bad failed"):
+        Pipeline(OneBox(), plans, [sink], PipelineOptions(fail_fast=True)).run()
+    assert sink.closed == 1
+
+
+def test_if_all_sources_fail_the_run_fails_with_a_name() -> None:
+    plan = SourcePlan("only", lambda: Scripted(["refused"]), retry=FAST)
+    with pytest.raises(PipelineError, match="source only failed: refused"):
+        Pipeline(OneBox(), [plan]).run()
+
+
+def test_a_failing_sink_or_detector_is_named() -> None:
+    def plan() -> SourcePlan:
+        return SourcePlan("file", lambda: pattern(500), live=False)
+
+    with pytest.raises(PipelineError, match="sink memory failed: disk full"):
+        Pipeline(OneBox(), [plan()], [Memory(fail_at=3)]).run()
+
+    def broken(frames: object) -> list[Detections]:
+        raise RuntimeError("out of memory")
+
+    sink = Memory()
+    with pytest.raises(PipelineError, match="detector failed: out of memory"):
+        Pipeline(broken, [plan()], [sink]).run()
+    assert sink.closed == 1
+
+
+def test_a_slow_sink_drops_its_own_and_a_durable_one_gets_all() -> None:
+    slow, durable = Memory(durable=False, seconds=0.02), Memory()
+    plan = SourcePlan("file", lambda: pattern(200), live=False)
+    pipeline = Pipeline(OneBox(), [plan], [slow, durable], PipelineOptions(sink_queue=4))
+    pipeline.run()
+    assert durable.sequences("file") == list(range(200))
+    assert len(slow.results) < 150
+    assert pipeline.snapshot().sinks["memory"][1] >= 0
+
+
+def test_sources_come_and_go_while_it_runs() -> None:
+    sink = Memory()
+    pipeline = Pipeline(OneBox(), [SourcePlan("a", lambda: pattern(0, fps=60))], [sink])
+    thread = threading.Thread(target=pipeline.run)
+    thread.start()
+    pipeline_deadline = time.monotonic() + 10
+    pipeline.add(SourcePlan("b", lambda: pattern(0, fps=60)))
+    with pytest.raises(InvalidValueError, match="same name"):
+        pipeline.add(SourcePlan("b", lambda: pattern(0, fps=60)))
+    while not sink.sequences("b") and time.monotonic() < pipeline_deadline:
+        time.sleep(0.01)
+    pipeline.remove("b")
+    assert "b" not in pipeline.snapshot().lanes
+    pipeline.stop()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert sink.sequences("a")
+
+
+def test_realtime_files_keep_their_pace() -> None:
+    plan = SourcePlan("file", lambda: pattern(15, fps=0), live=False, realtime=True)
+    started = time.monotonic()
+    Pipeline(OneBox(), [plan]).run()
+    # 15 frames at 30 a second.
+    assert time.monotonic() - started > 0.4
+
+
+def test_pauses_grow_to_a_limit_and_jitter_both_ways() -> None:
+    retry = Retry(first=1, factor=2, longest=10, jitter=0.2)
+    assert [retry.pause(n, 0.5) for n in (1, 2, 3, 4, 5)] == [1, 2, 4, 8, 10]
+    assert retry.pause(10**6, 0.5) == 10
+    assert retry.pause(1, 0.0) == pytest.approx(0.8)
+    assert retry.pause(1, 1.0) == pytest.approx(1.2)
+
+
+def test_percentiles_of_the_histogram() -> None:
+    histogram = Histogram()
+    for value in range(1, 1001):
+        histogram.add(value / 1000)
+    assert histogram.percentile(0.5) == pytest.approx(0.5, rel=0.3)
+    assert histogram.percentile(0.99) == pytest.approx(0.99, rel=0.3)
+    assert histogram.percentile(1.0) == 1.0
+    assert np.isnan(Histogram().percentile(0.5))
+
+
+def test_the_pattern_moves_and_its_boxes_are_where_it_says() -> None:
+    source = TestPatternSource("test://?width=320&height=240&objects=2&frames=3&fps=0")
+    source.open()
+    for index in range(3):
+        picture = source.read()
+        assert picture is not None
+        for x1, y1, x2, y2 in boxes_at(source.pattern, index).round().astype(int):
+            assert (picture.image[y1:y2, x1:x2] >= 120).any(axis=2).all()
+    assert source.read() is None
+    first, later = boxes_at(Pattern(), 0), boxes_at(Pattern(), 1000)
+    assert not np.array_equal(first, later)
+    assert (later[:, :2] >= 0).all()
+    assert (later[:, 2] <= 640).all()
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("test://?widht=5", "no such option .*width"),
+        ("test://?width=5", "at least 64"),
+        ("test://?fps=fast", "must be a number"),
+        ("test://?objects=-1", "at least 0"),
+    ],
+)
+def test_bad_patterns_are_refused(uri: str, message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        TestPatternSource(uri)

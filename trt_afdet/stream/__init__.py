@@ -1,0 +1,1 @@
+"""Cameras to events: sources, scheduling, detection, tracking, sinks."""

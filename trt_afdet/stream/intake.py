@@ -1,0 +1,219 @@
+"""Where frames wait for the detector: one short queue per source, one batcher over all of them.
+
+Nothing waits for a particular source: a batch is whatever is there, taken in turn, and it leaves
+when it is full or when its oldest frame has waited long enough. So a slow or dead camera costs the
+others nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from trt_afdet.errors import InvalidValueError
+from trt_afdet.stream.frame import StreamFrame
+
+#: What happens to a frame that finds its source's queue full: the oldest waiting frame goes
+#: (live sources: latency stays bounded), the new one goes, or the source waits (files).
+Policy = Literal["drop-oldest", "drop-newest", "wait"]
+
+
+@dataclass
+class _Lane:
+    policy: Policy
+    capacity: int
+    frames: deque[StreamFrame] = field(default_factory=deque)
+    closed: bool = False
+    received: int = 0
+    dropped: int = 0
+    stale: int = 0
+
+
+@dataclass(frozen=True)
+class LaneCount:
+    """What became of a source's frames so far.
+
+    Attributes:
+        received: Frames offered by the source.
+        dropped: Of these, dropped because the queue was full.
+        stale: Of these, dropped because they had waited longer than the age limit.
+        waiting: Frames in the queue now.
+    """
+
+    received: int
+    dropped: int
+    stale: int
+    waiting: int
+
+
+class Intake:
+    """The queues of all sources.
+
+    Args:
+        max_age: Frames that have waited longer than so many seconds when their turn comes are
+            dropped; None for no limit. Never applies to sources with policy ``wait``.
+        clock: Seconds, monotonic; the time base of ``StreamFrame.captured``.
+    """
+
+    def __init__(
+        self, max_age: float | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        if max_age is not None and not max_age > 0:
+            raise InvalidValueError("max_age must be above 0 seconds", got=max_age)
+        self._max_age = max_age
+        self._clock = clock
+        self._lanes: dict[str, _Lane] = {}
+        self._turn: deque[str] = deque()  # Sources in the order in which they are served next.
+        self._changed = threading.Condition()
+        self._stopped = False
+
+    def add(self, source: str, policy: Policy = "drop-oldest", capacity: int = 1) -> None:
+        """Opens a source's queue. A closed one of the same name is opened again, counts kept.
+
+        Raises:
+            InvalidValueError: If the policy is unknown, the capacity below 1, or the name in use.
+        """
+        if policy not in get_args(Policy):
+            raise InvalidValueError(
+                "unknown drop policy", got=policy, hint=f"one of {', '.join(get_args(Policy))}"
+            )
+        if capacity < 1:
+            raise InvalidValueError("a queue's capacity must be at least 1", got=capacity)
+        with self._changed:
+            lane = self._lanes.get(source)
+            if lane is not None and not lane.closed:
+                raise InvalidValueError("two sources have the same name", got=source)
+            if lane is None:
+                lane = self._lanes[source] = _Lane(policy, capacity)
+                self._turn.append(source)
+            lane.policy, lane.capacity, lane.closed = policy, capacity, False
+
+    def put(self, frame: StreamFrame) -> bool:
+        """Hands in a frame; with policy ``wait`` blocks until there is room.
+
+        Returns:
+            False if the source should end: it or the intake was closed.
+        """
+        with self._changed:
+            lane = self._lanes[frame.source]
+            if lane.policy == "wait":
+                self._changed.wait_for(
+                    lambda: len(lane.frames) < lane.capacity or lane.closed or self._stopped
+                )
+            if lane.closed or self._stopped:
+                return False
+            lane.received += 1
+            if len(lane.frames) >= lane.capacity:
+                lane.dropped += 1
+                if lane.policy == "drop-newest":
+                    return True
+                lane.frames.popleft()
+            lane.frames.append(frame)
+            self._changed.notify_all()
+            return True
+
+    def close(self, source: str) -> None:
+        """Says that a source will hand in no more; what waits is still served."""
+        with self._changed:
+            self._lanes[source].closed = True
+            self._changed.notify_all()
+
+    def forget(self, source: str) -> None:
+        """Removes a source, frames and counts included."""
+        with self._changed:
+            self._lanes.pop(source, None)
+            if source in self._turn:
+                self._turn.remove(source)
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Ends all waiting, at once: puts return False, takes return nothing."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def take(self, most: int, max_wait: float) -> list[StreamFrame] | None:
+        """The next batch: what is there, one frame of each source in turn.
+
+        Waits for the first frame as long as it takes; then for more until there are ``most``, or
+        until ``max_wait`` seconds have passed since the first was seen, or until every open source
+        has one in the batch (waiting longer could only help a source that is ahead).
+
+        Args:
+            most: Frames per batch.
+            max_wait: Seconds.
+
+        Returns:
+            1 to ``most`` frames of different sources where possible; None when all sources are
+            closed and served, or the intake was stopped.
+        """
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._stopped or self._waiting() or self._ended())
+                if self._stopped or (self._ended() and not self._waiting()):
+                    return None
+                deadline = self._clock() + max_wait
+                while not self._stopped and not self._full(most):
+                    left = deadline - self._clock()
+                    if left <= 0 or not self._changed.wait(left):
+                        break
+                if self._stopped:
+                    return None
+                batch = self._collect(most)
+                if batch:
+                    self._changed.notify_all()
+                    return batch
+
+    def counts(self) -> dict[str, LaneCount]:
+        """Counts of every source."""
+        with self._changed:
+            return {
+                name: LaneCount(lane.received, lane.dropped, lane.stale, len(lane.frames))
+                for name, lane in self._lanes.items()
+            }
+
+    def _waiting(self) -> int:
+        return sum(len(lane.frames) for lane in self._lanes.values())
+
+    def _ended(self) -> bool:
+        return bool(self._lanes) and all(lane.closed for lane in self._lanes.values())
+
+    def _full(self, most: int) -> bool:
+        waiting = [len(lane.frames) for lane in self._lanes.values()]
+        if sum(waiting) >= most:
+            return True
+        return all(
+            count > 0
+            for count, lane in zip(waiting, self._lanes.values(), strict=True)
+            if not lane.closed
+        )
+
+    def _collect(self, most: int) -> list[StreamFrame]:
+        now = self._clock()
+        batch: list[StreamFrame] = []
+        while len(batch) < most:
+            before = len(batch)
+            for _ in range(len(self._turn)):
+                source = self._turn[0]
+                self._turn.rotate(-1)
+                lane = self._lanes[source]
+                while lane.frames:
+                    frame = lane.frames.popleft()
+                    if (
+                        self._max_age is not None
+                        and lane.policy != "wait"
+                        and now - frame.captured > self._max_age
+                    ):
+                        lane.stale += 1
+                        continue
+                    batch.append(frame)
+                    break
+                if len(batch) == most:
+                    return batch
+            if len(batch) == before:
+                break
+        return batch

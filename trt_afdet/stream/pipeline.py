@@ -1,0 +1,317 @@
+"""The pipeline: captures -> intake -> detector -> trackers and zones -> sinks.
+
+Threads: one or two per source (``capture.py``), one for the detector, one per sink. The detector's
+thread takes whatever frames are there (``intake.py``), so no source waits for another.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_afdet.detections import Detections
+from trt_afdet.errors import AfdetError, InvalidValueError, RunError
+from trt_afdet.stream.capture import Capture, Retry
+from trt_afdet.stream.frame import StreamFrame, StreamResult
+from trt_afdet.stream.intake import Intake, LaneCount, Policy
+from trt_afdet.stream.metrics import Metrics, SourceSnapshot
+from trt_afdet.stream.sinks.base import Sink, SinkRunner
+from trt_afdet.stream.sources.base import Source
+from trt_afdet.stream.status import FINAL, StatusBoard, StatusEvent
+
+log = logging.getLogger("trt_afdet.stream")
+
+
+class DetectorLike(Protocol):
+    """Frames in, one result per frame out."""
+
+    def __call__(self, frames: Sequence[npt.NDArray[np.uint8]], /) -> list[Detections]: ...
+
+
+class Stage(Protocol):
+    """What happens to a source's detections before the sinks see them: filters, tracking, zones.
+
+    One per source, called in the order of its frames from one thread.
+    """
+
+    def wants_detector(self, frame: StreamFrame) -> bool:
+        """Whether the detector must see this frame; if not, ``apply`` gets None."""
+        ...
+
+    def apply(
+        self, frame: StreamFrame, found: Detections | None
+    ) -> tuple[Detections, tuple[object, ...]]:
+        """The detections to report, and events."""
+        ...
+
+
+class PassThrough:
+    """The stage of a source without tracking, zones or filters."""
+
+    def wants_detector(self, frame: StreamFrame) -> bool:
+        return True
+
+    def apply(
+        self, frame: StreamFrame, found: Detections | None
+    ) -> tuple[Detections, tuple[object, ...]]:
+        assert found is not None
+        return found, ()
+
+
+@dataclass(frozen=True)
+class SourcePlan:
+    """How one source is run.
+
+    Attributes:
+        name: Unique in the pipeline.
+        make: Makes the source; called for every connection.
+        live: Live sources drop frames and reconnect; the others are read frame by frame.
+        policy, queue: What waits for the detector; by default the newest frame of a live source,
+            and as many frames as a batch has of any other.
+        realtime: Files only: at the pace of the file.
+        stage: Tracking, zones and filters.
+        retry: When it is reconnected.
+    """
+
+    name: str
+    make: Callable[[], Source]
+    live: bool = True
+    policy: Policy | None = None
+    queue: int | None = None
+    realtime: bool = False
+    stage: Stage | None = None
+    retry: Retry | None = None
+
+
+@dataclass(frozen=True)
+class PipelineOptions:
+    """How the pipeline schedules.
+
+    Attributes:
+        batch: Most frames per run of the detector.
+        max_wait: Seconds that a frame waits for others to fill the batch.
+        max_age: Seconds after which a live frame that still waits is dropped; None: never.
+        sink_queue: Results that may wait for a sink.
+        fail_fast: Whether the first source that fails for good ends everything.
+        stop_within: Seconds that ending may take, flushing durable sinks included.
+    """
+
+    batch: int = 1
+    max_wait: float = 0.005
+    max_age: float | None = None
+    sink_queue: int = 64
+    fail_fast: bool = False
+    stop_within: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, low in (("batch", 1), ("sink_queue", 1), ("max_wait", 0), ("stop_within", 0)):
+            if getattr(self, name) < low:
+                raise InvalidValueError(f"{name} must be at least {low}", got=getattr(self, name))
+
+
+class PipelineError(RunError):
+    """A part of the pipeline failed; the text names it."""
+
+
+@dataclass(frozen=True)
+class PipelineSnapshot:
+    """All figures at a moment, by source or sink name."""
+
+    sources: dict[str, SourceSnapshot]
+    lanes: dict[str, LaneCount]
+    states: dict[str, StatusEvent]
+    sinks: dict[str, tuple[int, int, int]]
+    reconnects: dict[str, int]
+    uptime: float
+
+
+class Pipeline:
+    """Runs sources through a detector into sinks until all have ended or it is stopped.
+
+    ``run`` blocks; ``stop`` may be called from any thread or a signal handler. Sources can be added
+    and removed while it runs.
+
+    Args:
+        detector: Called from one thread.
+        sources: At least one.
+        sinks: Opened by ``run``, closed when it ends, however it ends.
+        options: Scheduling.
+    """
+
+    def __init__(
+        self,
+        detector: DetectorLike,
+        sources: Sequence[SourcePlan],
+        sinks: Sequence[Sink] = (),
+        options: PipelineOptions | None = None,
+    ) -> None:
+        if not sources:
+            raise InvalidValueError("a pipeline needs at least one source")
+        self.options = options or PipelineOptions()
+        self.metrics = Metrics()
+        self.board = StatusBoard(self._tell_status)
+        self._detector = detector
+        self._intake = Intake(self.options.max_age)
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._captures: dict[str, Capture] = {}
+        self._stages: dict[str, Stage] = {}
+        self._plans = list(sources)
+        self._sinks = [SinkRunner(s, self.options.sink_queue, self._sink_failed) for s in sinks]
+        self._failure: BaseException | None = None
+        names = [plan.name for plan in sources]
+        for name in names:
+            if names.count(name) > 1:
+                raise InvalidValueError("two sources have the same name", got=name)
+
+    def run(self) -> None:
+        """Runs to the end.
+
+        Raises:
+            PipelineError: If the detector or a sink fails, if all sources fail, or if one does with
+                ``fail_fast``.
+            AfdetError: If a sink cannot be opened.
+        """
+        started: list[SinkRunner] = []
+        try:
+            for runner in self._sinks:
+                runner.start()
+                started.append(runner)
+            for plan in self._plans:
+                self.add(plan)
+            self._detect()
+        except AfdetError:
+            raise
+        except BaseException as error:
+            raise PipelineError(f"the detector failed: {error}") from error
+        finally:
+            self._end(started)
+        if self._failure is not None:
+            raise self._failure
+        self._check_sources()
+
+    def stop(self) -> None:
+        """Ends the run soon; returns at once."""
+        self._stop.set()
+        self._intake.stop()
+
+    def add(self, plan: SourcePlan) -> None:
+        """Starts a source.
+
+        Raises:
+            InvalidValueError: If its name is taken.
+        """
+        policy: Policy = plan.policy or ("drop-oldest" if plan.live else "wait")
+        # A file's next batch is decoded while this one is detected.
+        queue = plan.queue or (1 if plan.live else self.options.batch)
+        capture = Capture(
+            plan.name,
+            plan.make,
+            self._intake,
+            self.board,
+            retry=plan.retry,
+            realtime=plan.realtime,
+            on_failure=self._source_failed,
+        )
+        with self._lock:
+            self._intake.add(plan.name, policy, queue)
+            self._captures[plan.name] = capture
+            self._stages[plan.name] = plan.stage or PassThrough()
+        capture.start()
+
+    def remove(self, name: str) -> None:
+        """Stops a source and forgets it; the others go on."""
+        with self._lock:
+            capture = self._captures.pop(name, None)
+        if capture is None:
+            raise InvalidValueError("no source of that name is running", got=name)
+        capture.stop()
+        capture.join(self.options.stop_within)
+        self._intake.forget(name)
+        self.board.forget(name)
+        self.metrics.forget(name)
+
+    def snapshot(self) -> PipelineSnapshot:
+        """All figures now."""
+        with self._lock:
+            reconnects = {name: capture.reconnects for name, capture in self._captures.items()}
+        return PipelineSnapshot(
+            sources=self.metrics.snapshot(),
+            lanes=self._intake.counts(),
+            states=self.board.latest(),
+            sinks={r.sink.name: (r.written, r.dropped, r.waiting()) for r in self._sinks},
+            reconnects=reconnects,
+            uptime=time.monotonic() - self.metrics.started,
+        )
+
+    def _detect(self) -> None:
+        while not self._stop.is_set():
+            frames = self._intake.take(self.options.batch, self.options.max_wait)
+            if frames is None:
+                return
+            stages = [self._stages[frame.source] for frame in frames]
+            seen = [stage.wants_detector(f) for stage, f in zip(stages, frames, strict=True)]
+            images = [f.image for f, wanted in zip(frames, seen, strict=True) if wanted]
+            found = iter(self._detector(images)) if images else iter(())
+            if images:
+                self.metrics.batch_done(len(images))
+            for frame, stage, wanted in zip(frames, stages, seen, strict=True):
+                detections, events = stage.apply(frame, next(found) if wanted else None)
+                self._hand_out(frame, detections, events, wanted)
+
+    def _hand_out(
+        self, frame: StreamFrame, found: Detections, events: tuple[object, ...], detected: bool
+    ) -> None:
+        result = StreamResult(frame, found, detected, time.monotonic(), events)
+        for runner in self._sinks:
+            runner.put(result, self._stop.is_set)
+        now = time.monotonic()
+        self.metrics.frame_done(
+            frame.source, now - frame.captured, list(found.names), detected=detected, now=now
+        )
+
+    def _end(self, started: Sequence[SinkRunner]) -> None:
+        deadline = time.monotonic() + self.options.stop_within
+        self.stop()
+        with self._lock:
+            captures = list(self._captures.values())
+        for capture in captures:
+            capture.stop()
+        for runner in started:
+            if not runner.close(max(0.05, deadline - time.monotonic())):
+                log.warning("sink %s did not finish in time", runner.sink.name)
+        for capture in captures:
+            if not capture.join(max(0.05, deadline - time.monotonic())):
+                log.warning("%s: its driver does not answer; left behind", capture.source)
+
+    def _tell_status(self, event: StatusEvent) -> None:
+        log.info("%s: %s%s", event.source, event.state, f": {event.detail}" if event.detail else "")
+        for runner in self._sinks:
+            runner.put(event, self._stop.is_set)
+
+    def _source_failed(self, name: str, error: BaseException) -> None:
+        if self.options.fail_fast:
+            self._fail(PipelineError(f"source {name} failed: {error}"))
+
+    def _sink_failed(self, name: str, error: BaseException) -> None:
+        self._fail(PipelineError(f"sink {name} failed: {error}"))
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            if self._failure is None:
+                self._failure = error
+        self.stop()
+
+    def _check_sources(self) -> None:
+        states = self.board.latest()
+        if states and all(event.state == "failed" for event in states.values()):
+            name, event = next(iter(states.items()))
+            raise PipelineError(f"source {name} failed: {event.detail}")
+        assert set(FINAL) == {"failed", "ended"}

@@ -1,0 +1,155 @@
+"""What a sink is, and the thread and queue that each one has to itself.
+
+A sink never slows another one down. One that must not lose anything (``durable``) makes the
+pipeline wait when its queue is full, so that frames are dropped before they are processed; any
+other loses its oldest waiting results instead.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from trt_afdet.stream.frame import StreamResult
+from trt_afdet.stream.status import StatusEvent
+
+log = logging.getLogger("trt_afdet.stream")
+
+Item = StreamResult | StatusEvent
+
+
+class Sink(Protocol):
+    """Receives results. Used by one thread.
+
+    Attributes:
+        name: For people and logs; without credentials.
+        durable: Whether every result counts.
+    """
+
+    name: str
+    durable: bool
+
+    def open(self) -> None:
+        """Called once, before anything else."""
+        ...
+
+    def write(self, result: StreamResult) -> None:
+        """Takes a result."""
+        ...
+
+    def status(self, event: StatusEvent) -> None:
+        """Takes a change of a source's state; may ignore it."""
+        ...
+
+    def close(self) -> None:
+        """Called once at the end: whatever was taken is now safe."""
+        ...
+
+
+class SinkRunner:
+    """A sink with its queue and thread.
+
+    Args:
+        sink: The sink.
+        capacity: Results that may wait.
+        on_failure: Called with the sink's name when it raises; nothing is written after that.
+    """
+
+    def __init__(
+        self, sink: Sink, capacity: int, on_failure: Callable[[str, BaseException], None]
+    ) -> None:
+        self.sink = sink
+        self.written = 0
+        self.dropped = 0
+        self._capacity = capacity
+        self._on_failure = on_failure
+        self._items: deque[Item] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._failed = False
+        self._thread = threading.Thread(target=self._run, name=f"sink {sink.name}", daemon=True)
+
+    def start(self) -> None:
+        """Opens the sink, in the caller's thread so that it may refuse, and starts to serve it."""
+        self.sink.open()
+        self._thread.start()
+
+    def put(self, item: Item, stopping: Callable[[], bool]) -> None:
+        """Hands in a result or a change of state.
+
+        Args:
+            item: What to write.
+            stopping: Asked while waiting for room in a durable sink's queue; True gives up the
+                waiting and lets the queue grow by this one.
+        """
+        with self._changed:
+            if self._failed or self._closing:
+                return
+            if isinstance(item, StreamResult) and len(self._items) >= self._capacity:
+                if self.sink.durable:
+                    while len(self._items) >= self._capacity and not self._failed:
+                        if stopping():
+                            break
+                        self._changed.wait(0.1)
+                else:
+                    self._drop_oldest_result()
+            self._items.append(item)
+            self._changed.notify_all()
+
+    def waiting(self) -> int:
+        """Results in the queue."""
+        with self._changed:
+            return len(self._items)
+
+    def close(self, timeout: float) -> bool:
+        """Lets the sink finish: durable ones write what waits, others forget it.
+
+        Returns:
+            False if it did not finish in time.
+        """
+        with self._changed:
+            self._closing = True
+            if not self.sink.durable:
+                self._items.clear()
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _drop_oldest_result(self) -> None:
+        for index, waiting in enumerate(self._items):
+            if isinstance(waiting, StreamResult):
+                del self._items[index]
+                self.dropped += 1
+                return
+
+    def _run(self) -> None:
+        try:
+            try:
+                while (item := self._next()) is not None:
+                    if isinstance(item, StatusEvent):
+                        self.sink.status(item)
+                    else:
+                        self.sink.write(item)
+                        self.written += 1
+            finally:
+                self.sink.close()
+        except BaseException as error:
+            log.error("sink %s: %s", self.sink.name, error)
+            with self._changed:
+                self._failed = True
+                self._items.clear()
+                self._changed.notify_all()
+            self._on_failure(self.sink.name, error)
+
+    def _next(self) -> Item | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._items or self._closing)
+            if not self._items:
+                return None
+            item = self._items.popleft()
+            self._changed.notify_all()
+            return item

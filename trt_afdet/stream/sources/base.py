@@ -1,0 +1,90 @@
+"""What a source is, and what may go wrong with one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_afdet.errors import RunError
+
+
+class SourceError(RunError):
+    """A source cannot be opened or read. For live sources that is a reason to try again."""
+
+
+class SourceRefusedError(SourceError):
+    """Trying again cannot help: wrong password, no such stream, an option the source lacks."""
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What a source says of itself once it is open.
+
+    Attributes:
+        width, height: Pixels; 0 if it will only be known with the first frame.
+        fps: Frames per second, or None if it does not say.
+        codec: Name of the codec or pixel format, for people.
+    """
+
+    width: int
+    height: int
+    fps: float | None
+    codec: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One frame as a source gives it.
+
+    Attributes:
+        image: BGR uint8 [H, W, 3]; the receiver may keep it.
+        position: Seconds into the file; None for live sources.
+        captured: ``time.monotonic`` of its capture if the source knows better than "now".
+    """
+
+    image: npt.NDArray[np.uint8]
+    position: float | None = None
+    captured: float | None = None
+
+
+class Source(Protocol):
+    """A camera, a stream, a file. Used by one thread, except for :meth:`interrupt`.
+
+    Attributes:
+        name: For people and logs; without credentials.
+        live: Whether it goes on without being read. Live sources are reconnected and may lose
+            frames; the others are read to their end, every frame.
+    """
+
+    name: str
+    live: bool
+
+    def open(self) -> SourceInfo:
+        """Connects; may be called again after :meth:`close`.
+
+        Raises:
+            SourceError: If it cannot be opened now; SourceRefusedError if it never can.
+        """
+        ...
+
+    def read(self) -> Picture | None:
+        """The next frame; blocks no longer than the source's read timeout.
+
+        Returns:
+            None at the end of a file.
+
+        Raises:
+            SourceError: If the source is lost, sends garbage, or is silent for too long.
+        """
+        ...
+
+    def interrupt(self) -> None:
+        """Makes a blocked :meth:`read` or :meth:`open` return soon. From any thread."""
+        ...
+
+    def close(self) -> None:
+        """Disconnects; closing twice is fine."""
+        ...
