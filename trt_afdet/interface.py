@@ -24,6 +24,9 @@ NMS_KEY = "trt_afdet.nms"
 #: A TensorRT plugin, standard ONNX operators, or the ten heads as they are.
 NMS_FORMS = ("plugin", "onnx", "none")
 
+#: The TensorRT plugin's op, in the ONNX domain "trt_afdet".
+PLUGIN_OP = "AfdetDecodeNMS"
+
 
 def read_spec(text: str | None, file: object) -> ModelSpec:
     """The spec stored with a network.

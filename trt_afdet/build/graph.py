@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trt_afdet.build.portable_nms import MIN_OPSET, GraphWriter, write_portable_nms
+from trt_afdet.build.graph_writer import GraphWriter
+from trt_afdet.build.portable_nms import MIN_OPSET, write_portable_nms
 from trt_afdet.errors import InvalidValueError, MissingDependencyError
 from trt_afdet.interface import (
     DETECTION_NAMES,
     NMS_FORMS,
     NMS_KEY,
+    PLUGIN_OP,
     check_network,
     read_nms,
     read_spec,
@@ -24,21 +26,25 @@ from trt_afdet.spec import METADATA_KEY, ModelSpec
 if TYPE_CHECKING:
     import onnx
 
-#: The TensorRT plugin's op, its ONNX domain and its version.
-PLUGIN_OP = "AfdetDecodeNMS"
+#: The TensorRT plugin's ONNX domain and its version.
 PLUGIN_DOMAIN = "trt_afdet"
 PLUGIN_VERSION = "1"
 
 _FLOATS = ("float32", "float16")
 
 
-def add_nms(model: onnx.ModelProto, form: str, *, file: object = "the model") -> onnx.ModelProto:
+def add_nms(
+    model: onnx.ModelProto, form: str, *, loop: bool = False, file: object = "the model"
+) -> onnx.ModelProto:
     """A copy of a canonical model that ends in decode + NMS, as its spec says.
 
     Args:
         model: Canonical; input and heads FP32 or FP16. Stays as it is.
         form: ``"plugin"`` for the TensorRT plugin, ``"onnx"`` for standard operators, ``"none"``
             to keep the heads.
+        loop: In the ``"onnx"`` form, suppress by a loop of elementary operators, not by
+            NonMaxSuppression, which TensorRT-RTX does not have. The result is the same; in ONNX
+            Runtime it takes longer. TensorRT takes up to 3840 candidates per level and detections.
         file: What messages call the model.
 
     Returns:
@@ -64,7 +70,7 @@ def add_nms(model: onnx.ModelProto, form: str, *, file: object = "the model") ->
     if form == "plugin":
         _append_plugin(result, spec)
     else:
-        _append_portable(result, spec, file)
+        _append_portable(result, spec, loop, file)
     _declare_outputs(result, spec)
     try:
         onnx.checker.check_model(result, full_check=form == "onnx")
@@ -137,9 +143,8 @@ def _element(value: onnx.ValueInfoProto) -> str:
     """The element type as NumPy calls it: "float32" and the like."""
     from onnx import TensorProto
 
-    names = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
-    kind = value.type.tensor_type.elem_type
-    return names.get(kind) or TensorProto.DataType.Name(kind).lower()
+    name = TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
+    return "float32" if name == "float" else name
 
 
 def _set_metadata(model: onnx.ModelProto, key: str, value: str) -> None:
@@ -154,6 +159,8 @@ def _append_plugin(model: onnx.ModelProto, spec: ModelSpec) -> None:
     """One node; its attributes are described beside the plugin."""
     from onnx import helper
 
+    # More candidates than pairs means all of them; the plugin has its limits.
+    pairs = max(rows * columns for rows, columns in spec.grid_sizes) * spec.num_classes
     node = helper.make_node(
         PLUGIN_OP,
         list(spec.output_names),
@@ -165,7 +172,7 @@ def _append_plugin(model: onnx.ModelProto, spec: ModelSpec) -> None:
         strides=list(spec.strides),
         regression_scale=float(spec.regression_scale),
         score_threshold=float(spec.score_threshold),
-        candidates_per_level=spec.candidates_per_level,
+        candidates_per_level=min(spec.candidates_per_level, pairs),
         nms_iou=float(spec.nms_iou),
         class_agnostic=int(spec.class_agnostic),
         max_detections=spec.max_detections,
@@ -177,7 +184,7 @@ def _append_plugin(model: onnx.ModelProto, spec: ModelSpec) -> None:
         model.opset_import.append(helper.make_opsetid(PLUGIN_DOMAIN, 1))
 
 
-def _append_portable(model: onnx.ModelProto, spec: ModelSpec, file: object) -> None:
+def _append_portable(model: onnx.ModelProto, spec: ModelSpec, loop: bool, file: object) -> None:
     opset = max((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), default=0)
     if opset < MIN_OPSET:
         raise InvalidValueError(
@@ -186,7 +193,7 @@ def _append_portable(model: onnx.ModelProto, spec: ModelSpec, file: object) -> N
             hint="export the model again",
         )
     writer = GraphWriter("nms")
-    write_portable_nms(writer, spec)
+    write_portable_nms(writer, spec, loop=loop)
     model.graph.node.extend(writer.nodes)
     model.graph.initializer.extend(writer.constants)
 

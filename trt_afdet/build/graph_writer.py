@@ -1,0 +1,105 @@
+"""Writing ONNX nodes as one writes expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import onnx
+
+
+class GraphWriter:
+    """Collects nodes and constants; a tensor is its name.
+
+    Args:
+        prefix: Every name starts with it.
+
+    Attributes:
+        nodes: In an order that can be run.
+        constants: Initializers.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+        self._prefix = prefix
+        self._written = 0
+
+    def add(self, op: str, *inputs: str, **attributes: Any) -> str:
+        """Adds a node of one output and returns that."""
+        return self.add_many(op, inputs, 1, **attributes)[0]
+
+    def add_many(self, op: str, inputs: Sequence[str], count: int, **attributes: Any) -> list[str]:
+        """Adds a node of several outputs and returns them."""
+        from onnx import helper
+
+        self._written += 1
+        name = f"{self._prefix}/{op}_{self._written}"
+        outputs = [name] if count == 1 else [f"{name}.{i}" for i in range(count)]
+        self.nodes.append(helper.make_node(op, inputs, outputs, name=name, **attributes))
+        return outputs
+
+    def floats(self, value: npt.ArrayLike) -> str:
+        """A float32 constant."""
+        return self._constant(np.asarray(value, np.float32))
+
+    def ints(self, value: npt.ArrayLike, dtype: npt.DTypeLike = np.int64) -> str:
+        """An integer constant."""
+        return self._constant(np.asarray(value, dtype))
+
+    def truth(self, value: bool) -> str:
+        """A boolean constant."""
+        return self._constant(np.asarray(value, np.bool_))
+
+    def _constant(self, value: npt.NDArray[Any]) -> str:
+        from onnx import numpy_helper
+
+        tensor = numpy_helper.from_array(value)
+        for known in self.constants:
+            tensor.name = known.name
+            if known == tensor:
+                return known.name
+        tensor.name = f"{self._prefix}/constant_{len(self.constants)}"
+        self.constants.append(tensor)
+        return tensor.name
+
+    def to_float(self, tensor: str) -> str:
+        """Cast to float32."""
+        from onnx import TensorProto
+
+        return self.add("Cast", tensor, to=TensorProto.FLOAT)
+
+    def to_int32(self, tensor: str) -> str:
+        """Cast to int32."""
+        from onnx import TensorProto
+
+        return self.add("Cast", tensor, to=TensorProto.INT32)
+
+    def full_like(self, tensor: str, value: float) -> str:
+        """A float32 tensor of another's shape, filled with one value."""
+        from onnx import numpy_helper
+
+        fill = numpy_helper.from_array(np.array([value], np.float32))
+        return self.add("ConstantOfShape", self.add("Shape", tensor), value=fill)
+
+    def publish(self, tensor: str, name: str) -> None:
+        """Gives a tensor a name of its own, as the graph's outputs need it."""
+        from onnx import helper
+
+        self.nodes.append(helper.make_node("Identity", [tensor], [name], name=name))
+
+    @contextmanager
+    def body(self) -> Iterator[list[onnx.NodeProto]]:
+        """Within it nodes go to the list it yields: the body of a loop, which sees all the rest."""
+        outside, self.nodes = self.nodes, []
+        try:
+            yield self.nodes
+        finally:
+            self.nodes = outside
