@@ -68,14 +68,14 @@ def point_centres(spec: ModelSpec) -> list[Any]:
     return centres
 
 
-def torchvision_task(heads: Heads, spec: ModelSpec) -> Task:
+def torchvision_task(heads: Heads, spec: ModelSpec, device: str = "cpu") -> Task:
     """What torchvision's FCOS does after its heads: sigmoid, per-level topk, batched_nms."""
     import torch
     from torchvision.ops import batched_nms, clip_boxes_to_image
 
     count = len(spec.strides)
-    tensors = [torch.from_numpy(head) for head in heads]
-    centres = point_centres(spec)
+    tensors = [torch.from_numpy(head).to(device) for head in heads]
+    centres = [centre.to(device) for centre in point_centres(spec)]
 
     @torch.inference_mode()
     def run() -> Any:
