@@ -1,6 +1,7 @@
 # demo  run the shipped detector on the shipped clip (own environment, no torch)
 # test  the whole test suite        lint  format, lint, types
-# bench side-by-side measurements   clean remove what these left
+# bench side-by-side measurements (those of a GPU are part of gpu-check)
+# clean remove what these left
 # native         every native part that this machine can build, with C++ tests, into build/native
 # test-native    the C++ tests, plain and under sanitizers
 # plugin-matrix  the plugin against HEADERS=FOLDER, which holds a folder per TensorRT version
@@ -65,7 +66,7 @@ format: $(DEV)/.ready
 	$(DEV)/bin/clang-format -i $(CXX_FILES)
 
 bench: $(DEV)/.ready
-	@for file in benchmarks/bench_*.py; do echo; $(DEV)/bin/python $$file || exit 1; done
+	@for file in $(filter-out %_cuda.py,$(wildcard benchmarks/bench_*.py)); do echo; $(DEV)/bin/python $$file || exit 1; done
 
 # The peers that bench compares with; without them it measures ours and says which is missing.
 bench-peers: $(DEV)/.ready

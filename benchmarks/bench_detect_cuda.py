@@ -1,8 +1,8 @@
 """Decode + NMS on a GPU: ours beside TensorRT's EfficientNMS and torchvision's operators.
 
 Medians of CUDA-graph replays, in microseconds, for what a launch of many small kernels would hide.
-EfficientNMS gets decoded boxes and activated scores, so it does less; torchvision cannot be captured
-and is timed by events. Each peer is left out, with a line, where its package is not installed.
+EfficientNMS gets decoded boxes and activated scores, so it does less; torchvision cannot be
+captured and is timed by events. Each peer is left out, with a line, where its package is missing.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def efficient_nms(device: Device, heads: Arrays, spec: ModelSpec, rounds: int) -
 
 
 def decoded(heads: Arrays, spec: ModelSpec) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Boxes float32 [N, points, 4] and scores float32 [N, points, K], as EfficientNMS reads them."""
+    """What EfficientNMS reads: boxes float32 [N, points, 4], scores float32 [N, points, K]."""
     levels = len(spec.strides)
     boxes, scores = [], []
     for level, stride in enumerate(spec.strides):
