@@ -1,229 +1,195 @@
 // The scan and suppress kernels once more, by hand: threadIdx, __syncthreads and CUB in place of
 // the block policy. Only compiled, to see what the policy costs (compare.py); never linked.
-#include <cuda_runtime.h>
-
 #include <cub/block/block_scan.cuh>
 
 #include "cuda/block_cuda.cuh"
-#include "cuda/detect_args.hpp"
-#include "cuda/detect_body.hpp"
+#include "cuda/detect_suppress.hpp"
 
 using namespace afdet;
 
 template <typename T>
 __global__ void __launch_bounds__(kScanThreads)
     hand_scan_kernel(const __grid_constant__ DetectArgs args) {
-  using V = Vector<T>;
-  using Scan = cub::BlockScan<int32_t, kScanThreads>;
-  constexpr int kVectors = kScanBytes / 16;
+  using Scan = cub::BlockScan<int32_t, kScanThreads, cub::BLOCK_SCAN_WARP_SCANS>;
   __shared__ typename Scan::TempStorage scan_storage;
   __shared__ uint32_t shared_start;
-  const Plan& plan = args.plan;
+
   const int thread = static_cast<int>(threadIdx.x);
   const int image = static_cast<int>(blockIdx.y);
   int chunk = static_cast<int>(blockIdx.x);
   int level = 0;
   while (chunk >= args.chunks[level]) chunk -= args.chunks[level++];
-  const T* logits = image_logits<T>(args, level, image);
-  const uint32_t pairs = static_cast<uint32_t>(plan.pairs(level));
-  const uint32_t first = static_cast<uint32_t>(chunk) * (kScanThreads * kVectors * V::kSize);
-  const float threshold = plan.logit_threshold;
-  const bool aligned =
-      reinterpret_cast<uintptr_t>(logits) % sizeof(V) == 0 && pairs % V::kSize == 0;
-  const auto start_of = [&](int vector) {
-    return first + static_cast<uint32_t>((vector * kScanThreads + thread) * V::kSize);
-  };
-  V vectors[kVectors];
-  for (int v = 0; v < kVectors; ++v) {
-    const uint32_t start = start_of(v);
-    if (aligned && start < pairs) {
-      vectors[v] = *reinterpret_cast<const V*>(logits + start);
-    } else {
-      for (int i = 0; i < V::kSize; ++i) {
-        const uint32_t index = start + static_cast<uint32_t>(i);
-        vectors[v].values[i] = logits[index < pairs ? index : 0];
-      }
-    }
-  }
-  uint32_t found = 0;
-  for (int v = 0; v < kVectors; ++v) {
-    for (int i = 0; i < V::kSize; ++i) {
-      const bool inside = start_of(v) + static_cast<uint32_t>(i) < pairs;
-      const bool above = to_float(vectors[v].values[i]) > threshold;
-      found |= static_cast<uint32_t>(inside & above) << (v * V::kSize + i);
-    }
-  }
-  int32_t place = static_cast<int32_t>(count_bits(found));
-  int32_t total;
-  Scan(scan_storage).ExclusiveSum(place, place, total);
+  const Logits<T> logits(args, level, image);
+  const uint32_t place = static_cast<uint32_t>(chunk);
+
+  uint32_t found = logits.template find<kScanThreads>(place, thread);
+  int32_t before, total;
+  Scan(scan_storage).ExclusiveSum(static_cast<int32_t>(count_bits(found)), before, total);
   if (total == 0) return;
   if (thread == 0) {
-    shared_start =
-        atomicAdd(args.counts + image * plan.num_levels + level, static_cast<uint32_t>(total));
+    shared_start = atomicAdd(count_of(args, level, image), static_cast<uint32_t>(total));
   }
   __syncthreads();
-  uint32_t position = shared_start + static_cast<uint32_t>(place);
-  Key* list = args.lists + static_cast<size_t>(image) * static_cast<size_t>(args.image_keys) +
-              args.offset[level];
+  uint32_t position = shared_start + static_cast<uint32_t>(before);
   const uint32_t capacity = static_cast<uint32_t>(args.capacity[level]);
-  for (uint32_t bits = found; bits != 0 && position < capacity; bits &= bits - 1) {
-    const int bit = lowest_bit(bits);
-    const uint32_t index = start_of(bit / V::kSize) + static_cast<uint32_t>(bit % V::kSize);
-    list[position++] = key_at(plan, level, index, to_float(logits[index]));
+  Key* list = list_of(args, level, image);
+  for (; found != 0 && position < capacity; found &= found - 1) {
+    list[position++] =
+        logits.key(logits.template index<kScanThreads>(place, thread, lowest_bit(found)));
   }
+}
+
+// How many threads before this one have the flag, and how many of all.
+__device__ __forceinline__ int rank_by_hand(bool flag, uint32_t* warps, int* total) {
+  const uint32_t lane = threadIdx.x % 32;
+  const uint32_t warp = threadIdx.x / 32;
+  const uint32_t word = __ballot_sync(0xFFFFFFFFu, flag);
+  if (lane == 0) warps[warp] = static_cast<uint32_t>(__popc(word));
+  __syncthreads();
+  uint32_t before = static_cast<uint32_t>(__popc(word & ((1u << lane) - 1u)));
+  uint32_t all = 0;
+#pragma unroll
+  for (uint32_t other = 0; other < kSuppressThreads / 32; ++other) {
+    before += other < warp ? warps[other] : 0;
+    all += warps[other];
+  }
+  *total = static_cast<int>(all);
+  return static_cast<int>(before);
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kSuppressThreads)
     hand_suppress_kernel(const __grid_constant__ DetectArgs args) {
   __shared__ SuppressShared shared;
+  __shared__ uint32_t warps[2][kSuppressThreads / 32];
   const Plan& plan = args.plan;
   const int thread = static_cast<int>(threadIdx.x);
   const int image = static_cast<int>(blockIdx.x);
-  const int levels = plan.num_levels;
   const int most = plan.max_detections;
-  const Key* lists = args.lists + static_cast<size_t>(image) * static_cast<size_t>(args.image_keys);
-  const uint32_t* counts = args.counts + image * levels;
   const size_t first_row = static_cast<size_t>(image) * static_cast<size_t>(most);
-  KeptBox* kept = most <= kSharedKept ? shared.kept : args.kept + first_row;
+  Candidate* kept = args.kept == nullptr ? shared.kept : args.kept + first_row;
   float* boxes = args.out.boxes + first_row * 4;
   float* scores = args.out.scores + first_row;
   int32_t* classes = args.out.classes + first_row;
-  if (thread < levels) shared.taken[thread] = 0;
+
+  for (int i = thread; i < kBuckets; i += kSuppressThreads) shared.bucket[i] = -1;
+  if (thread < AFDET_MAX_LEVELS) {
+    shared.progress.count[thread] = thread < plan.num_levels ? *count_of(args, thread, image) : 0;
+    shared.progress.taken[thread] = 0;
+  }
   __syncthreads();
+  const uint32_t total = total_of(shared.progress);
+
+  int turn = 0;
   int count = 0;
-  while (count < most) {
-    for (int i = thread; i < levels * kHelping; i += kSuppressThreads) {
-      const int level = i / kHelping;
-      const uint32_t place = shared.taken[level] + static_cast<uint32_t>(i % kHelping);
-      const Key* list = lists + args.offset[level];
-      shared.window[i] = place < counts[level] ? list[place] : kNoKey;
-    }
-    if (thread == 0) shared.ready = 0;
+  for (uint32_t walked = 0; walked < total && count < most; walked += kSuppressThreads) {
+    const auto load = [&](int level) {
+      const uint32_t place = shared.progress.taken[level] + static_cast<uint32_t>(thread);
+      return place < shared.progress.count[level] ? sorted_of(args, level, image)[place] : kNoKey;
+    };
+    uint32_t left = levels_left(shared.progress);
+    int current = 0;
+    Key ahead = kNoKey;
+    shared.merged[0][thread] = load(lowest_bit(left));
+    left &= left - 1;
+    if (left != 0) ahead = load(lowest_bit(left));
     __syncthreads();
-    for (int i = thread; i < levels * kHelping; i += kSuppressThreads) {
-      const Key key = shared.window[i];
-      if (key == kNoKey) continue;
-      const int level = i / kHelping;
-      int rank = i % kHelping;
-      for (int other = 0; other < levels && rank < kHelping; ++other) {
-        if (other != level) rank += keys_below(shared.window + other * kHelping, key);
-      }
-      if (rank >= kHelping) continue;
-      shared.keys[rank] = key;
-      atomicAdd(&shared.taken[level], 1u);
-      atomicAdd(&shared.ready, 1u);
+    for (; left != 0; left &= left - 1) {
+      shared.window[thread] = ahead;
+      const uint32_t rest = left & (left - 1);
+      if (rest != 0) ahead = load(lowest_bit(rest));
+      __syncthreads();
+      shared.merged[1 - current][thread] =
+          merged_key(shared.merged[current], shared.window, thread);
+      __syncthreads();
+      current = 1 - current;
     }
-    __syncthreads();
-    const int ready = static_cast<int>(shared.ready);
-    if (ready == 0) break;
+    const Key key = shared.merged[current][thread];
+    Candidate mine;
     bool open = false;
-    if (thread < ready) {
-      const Key key = shared.keys[thread];
-      const uint32_t rank = key_rank(key);
-      const uint32_t point = rank / static_cast<uint32_t>(plan.num_classes);
-      const uint32_t class_id = rank - point * static_cast<uint32_t>(plan.num_classes);
-      const int level = key_level(key);
-      const Level& grid = plan.levels[level];
-      const size_t points = static_cast<size_t>(grid.points());
-      const T* distance = static_cast<const T*>(args.heads[levels + level]) +
-                          static_cast<size_t>(image) * points * 4 + point;
-      const int32_t index = static_cast<int32_t>(point);
-      Box box{};
-      open = decode_box(grid.x(index), grid.y(index), to_float(distance[0]),
-                        to_float(distance[points]), to_float(distance[2 * points]),
-                        to_float(distance[3 * points]), grid.scale, plan.width, plan.height, &box);
-      shared.boxes[thread] = {box, area(box),
-                              plan.class_agnostic ? 0 : static_cast<int32_t>(class_id)};
-    }
-    __syncthreads();
-    const int candidate = thread % kHelping;
-    bool near = false;
-    if (candidate < ready) {
-      const KeptBox mine = shared.boxes[candidate];
-      for (int i = thread / kHelping; i < count && !near; i += kSuppressThreads / kHelping) {
-        near = kept[i].group == mine.group &&
-               overlaps(kept[i].box, kept[i].area, mine.box, mine.area, plan.nms_iou);
+    if (key != kNoKey) {
+      atomicAdd(&shared.progress.taken[key_level(key)], 1u);
+      open = decode<T>(args, image, key, &mine);
+      if (open) {
+        int32_t i = shared.bucket[mine.group % kBuckets];
+        for (; i >= 0 && open; i = kept[i].next) open = !removes(kept[i], mine, plan.nms_iou);
       }
     }
-    shared.near_kept[thread] = near;
     __syncthreads();
-    for (int i = thread; i < kSuppressThreads; i += kHelping) {
-      if (shared.near_kept[i]) open = false;
-    }
-    const uint32_t open_word = __ballot_sync(0xFFFFFFFFu, open);
-    if (thread % 32 == 0) shared.alive[thread / 32] = open_word;
-    __syncthreads();
-    for (int i = thread; i < kHelping * kHelpingWords; i += kSuppressThreads) {
-      const int later = i % kHelping;
-      const int word = i / kHelping;
-      if (word * 32 >= later || ((shared.alive[later / 32] >> (later % 32)) & 1u) == 0) continue;
-      const uint32_t earlier_ones = later - word * 32 < 32 ? (1u << (later % 32)) - 1u : ~0u;
-      const KeptBox mine = shared.boxes[later];
-      uint32_t removes = 0;
-      for (uint32_t bits = shared.alive[word] & earlier_ones; bits != 0; bits &= bits - 1) {
-        const KeptBox& other = shared.boxes[word * 32 + lowest_bit(bits)];
-        if (other.group == mine.group &&
-            overlaps(other.box, other.area, mine.box, mine.area, plan.nms_iou)) {
-          removes |= bits & (~bits + 1u);
+    int open_count;
+    int rank = rank_by_hand(open, warps[turn ^= 1], &open_count);
+    while (open_count > 0 && count < most) {
+      if (open && rank < kChunk) shared.chunk[rank] = mine;
+      __syncthreads();
+      const int size = open_count < kChunk ? open_count : kChunk;
+      for (int item = thread; item < kChunk * kChunk / 8; item += kSuppressThreads) {
+        const int earlier = item % kChunk;
+        const int first = item / kChunk * 8;
+        unsigned char bits = 0;
+        if (earlier < size && earlier < first + 7) {
+          const Candidate candidate = shared.chunk[earlier];
+          for (int i = 0; i < 8; ++i) {
+            const int later = first + i;
+            if (later > earlier && later < size &&
+                removes(candidate, shared.chunk[later], plan.nms_iou)) {
+              bits = static_cast<unsigned char>(bits | (1u << i));
+            }
+          }
+        }
+        reinterpret_cast<unsigned char*>(&shared.removes[earlier])[item / kChunk] = bits;
+      }
+      __syncthreads();
+      if (thread == 0) {
+        uint64_t unsettled = size < 64 ? (uint64_t{1} << size) - 1 : ~uint64_t{0};
+        uint64_t stays = 0;
+        while (unsettled != 0) {
+          const uint64_t first = unsettled & (~unsettled + 1);
+          stays |= first;
+          unsettled &= ~(first | shared.removes[lowest_bit(unsettled)]);
+        }
+        shared.stays = stays;
+      }
+      __syncthreads();
+      const uint64_t stays = shared.stays;
+      if (open && rank >= kChunk) {
+        for (uint64_t bits = stays; bits != 0 && open; bits &= bits - 1) {
+          open = !removes(shared.chunk[lowest_bit(bits)], mine, plan.nms_iou);
+        }
+      } else if (open) {
+        open = false;
+        const uint64_t own = uint64_t{1} << rank;
+        const int place = count + static_cast<int>(count_bits(stays & (own - 1)));
+        if ((stays & own) != 0 && place < most) {
+          mine.next = atomicExch(&shared.bucket[mine.group % kBuckets], place);
+          kept[place] = mine;
+          boxes[place * 4 + 0] = mine.box.x1;
+          boxes[place * 4 + 1] = mine.box.y1;
+          boxes[place * 4 + 2] = mine.box.x2;
+          boxes[place * 4 + 3] = mine.box.y2;
+          scores[place] = key_logit(key);
+          classes[place] = class_of(plan, key);
         }
       }
-      shared.overlap[word][later] = removes;
-    }
-    __syncthreads();
-    bool stays = open;
-    bool changed = true;
-    while (changed) {
-      stays = open;
-      for (int word = 0; stays && word * 32 < thread; ++word) {
-        stays = (shared.overlap[word][thread] & shared.alive[word]) == 0;
-      }
-      const uint32_t stays_word = __ballot_sync(0xFFFFFFFFu, stays);
-      if (thread % 32 == 0) shared.again[thread / 32] = stays_word;
       __syncthreads();
-      changed = false;
-      for (int word = 0; word < kHelpingWords; ++word) {
-        changed |= shared.again[word] != shared.alive[word];
-      }
-      __syncthreads();
-      if (thread < kHelpingWords) shared.alive[thread] = shared.again[thread];
-      __syncthreads();
+      count += static_cast<int>(count_bits(stays));
+      rank = rank_by_hand(open, warps[turn ^= 1], &open_count);
     }
-    int total = 0;
-    for (int word = 0; word < kHelpingWords; ++word) {
-      total += static_cast<int>(count_bits(shared.alive[word]));
-    }
-    if (stays) {
-      int place = count + static_cast<int>(
-                              count_bits(shared.alive[thread / 32] & ((1u << (thread % 32)) - 1u)));
-      for (int word = 0; word < thread / 32; ++word) {
-        place += static_cast<int>(count_bits(shared.alive[word]));
-      }
-      if (place < most) {
-        const KeptBox& entry = shared.boxes[thread];
-        const Key key = shared.keys[thread];
-        kept[place] = entry;
-        boxes[place * 4 + 0] = entry.box.x1;
-        boxes[place * 4 + 1] = entry.box.y1;
-        boxes[place * 4 + 2] = entry.box.x2;
-        boxes[place * 4 + 3] = entry.box.y2;
-        scores[place] = sigmoid(key_logit(key));
-        classes[place] =
-            static_cast<int32_t>(key_rank(key) % static_cast<uint32_t>(plan.num_classes));
-      }
-    }
-    __syncthreads();
-    count = count + total < most ? count + total : most;
   }
+  count = count < most ? count : most;
+  __syncthreads();
   if (thread == 0) args.out.num_detections[image] = count;
-  for (int i = count + thread; i < most; i += kSuppressThreads) {
+  for (int i = thread; i < most; i += kSuppressThreads) {
+    if (i < count) {
+      scores[i] = sigmoid(scores[i]);
+      continue;
+    }
     for (int side = 0; side < 4; ++side) boxes[i * 4 + side] = 0.0f;
     scores[i] = 0.0f;
     classes[i] = -1;
   }
 }
 
-template __global__ void hand_scan_kernel<float>(const __grid_constant__ DetectArgs);
 template __global__ void hand_scan_kernel<Half>(const __grid_constant__ DetectArgs);
-template __global__ void hand_suppress_kernel<float>(const __grid_constant__ DetectArgs);
+template __global__ void hand_scan_kernel<float>(const __grid_constant__ DetectArgs);
 template __global__ void hand_suppress_kernel<Half>(const __grid_constant__ DetectArgs);
+template __global__ void hand_suppress_kernel<float>(const __grid_constant__ DetectArgs);

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -33,12 +35,16 @@ class Order {
 
   bool ascending() const { return seed_ == 0; }
 
+  // The byte that memory which nobody has written yet is filled with: what a kernel reads without
+  // having written it is garbage on the GPU, and here. A negative number, or a positive one.
+  int garbage() const { return seed_ == 0 ? 0xCD : 0x2D; }
+
  private:
   uint32_t seed_;
   std::mt19937 random_;
 };
 
-template <int kBlockThreads, typename SharedData, bool kSums = false, int kSort = 0>
+template <int kBlockThreads, typename SharedData, int kSort = 0>
 class HostBlock {
  public:
   static constexpr int kThreads = kBlockThreads;
@@ -47,8 +53,9 @@ class HostBlock {
   template <typename T>
   class PerThread {
    public:
-    explicit PerThread(HostBlock&) : values_(new T[kBlockThreads]) {
-      std::memset(static_cast<void*>(values_.get()), 0xCD, sizeof(T) * kBlockThreads);
+    explicit PerThread(HostBlock& block) : values_(new T[kBlockThreads]) {
+      std::memset(static_cast<void*>(values_.get()), block.order_.garbage(),
+                  sizeof(T) * kBlockThreads);
     }
     T& operator[](int thread) { return values_[static_cast<size_t>(thread)]; }
 
@@ -58,9 +65,8 @@ class HostBlock {
 
   HostBlock(int x, int y, Order& order)
       : x_(x), y_(y), order_(order), shared_(new SharedData), keys_(kSort == 0 ? 1 : kSort) {
-    // What a kernel reads without having written it is garbage on the GPU, and here.
-    std::memset(static_cast<void*>(shared_.get()), 0xCD, sizeof(SharedData));
-    std::memset(static_cast<void*>(keys_.data()), 0xCD, keys_.size() * sizeof(Key));
+    std::memset(static_cast<void*>(shared_.get()), order.garbage(), sizeof(SharedData));
+    std::memset(static_cast<void*>(keys_.data()), order.garbage(), keys_.size() * sizeof(Key));
   }
 
   int x() const { return x_; }
@@ -75,15 +81,23 @@ class HostBlock {
     } else {
       for (const int thread : order_.turns(kThreads)) function(thread);
     }
+    for (const Watched& watched : watched_) {
+      if (std::memcmp(watched.address, watched.bytes.data(), watched.bytes.size()) == 0) continue;
+      std::fputs("afdet: a phase changed what block.read() had read just before\n", stderr);
+      std::abort();
+    }
+    watched_.clear();
   }
 
   template <typename T>
   T read(const T& shared) {
+    const unsigned char* bytes = reinterpret_cast<const unsigned char*>(&shared);
+    watched_.push_back({&shared, {bytes, bytes + sizeof(T)}});
     return shared;
   }
 
   int32_t exclusive_sum(PerThread<int32_t>& values) {
-    static_assert(kSums, "the block must say that it sums");
+    watched_.clear();
     int32_t total = 0;
     for (int thread = 0; thread < kThreads; ++thread) {
       const int32_t value = values[thread];
@@ -93,28 +107,48 @@ class HostBlock {
     return total;
   }
 
-  void ballot(PerThread<bool>& flags, uint32_t* words) {
-    for (int word = 0; word < kThreads / 32; ++word) {
-      words[word] = 0;
-      for (int lane = 0; lane < 32; ++lane) {
-        if (flags[word * 32 + lane]) words[word] |= 1u << lane;
-      }
+  int32_t rank(PerThread<bool>& flags, PerThread<int32_t>& ranks) {
+    watched_.clear();
+    int32_t total = 0;
+    for (int thread = 0; thread < kThreads; ++thread) {
+      ranks[thread] = total;
+      total += flags[thread] ? 1 : 0;
     }
+    return total;
   }
 
-  void sort() { std::sort(keys_.begin(), keys_.end()); }
+  void sort() {
+    watched_.clear();
+    std::sort(keys_.begin(), keys_.end());
+  }
 
-  static uint32_t atomic_add(uint32_t* address, uint32_t value) {
+  static uint32_t add(uint32_t* address, uint32_t value) {
     const uint32_t before = *address;
     *address += value;
     return before;
   }
 
+  static int32_t exchange(int32_t* address, int32_t value) {
+    const int32_t before = *address;
+    *address = value;
+    return before;
+  }
+
+  static void count(uint32_t* address) { ++*address; }
+  static uint32_t take(uint32_t* address) { return (*address)++; }
+
  private:
+  // What was read since the last barrier: on the GPU, threads that are late may not have yet.
+  struct Watched {
+    const void* address;
+    std::vector<unsigned char> bytes;
+  };
+
   int x_, y_;
   Order& order_;
   std::unique_ptr<SharedData> shared_;
   std::vector<Key> keys_;
+  std::vector<Watched> watched_;
 };
 
 // A launch: the body once for each block of a grid.

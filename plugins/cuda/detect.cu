@@ -1,9 +1,10 @@
-// libafdet_cuda: decode + NMS. Queues a clearing and three kernels; see detect_body.hpp.
+// libafdet_cuda: decode + NMS. Queues a clearing and three kernels; detect_scan.hpp,
+// detect_select.hpp, detect_suppress.hpp.
 #include <cuda_runtime.h>
 
 #include "cuda/block_cuda.cuh"
-#include "cuda/detect_args.hpp"
-#include "cuda/detect_body.hpp"
+#include "cuda/detect_select.hpp"
+#include "cuda/detect_suppress.hpp"
 
 #define AFDET_TEXT_(x) #x
 #define AFDET_TEXT(x) AFDET_TEXT_(x)
@@ -11,9 +12,9 @@
 namespace afdet {
 namespace {
 
-using ScanBlock = CudaBlock<kScanThreads, ScanShared, true>;
+using ScanBlock = CudaBlock<kScanThreads, ScanShared>;
 template <int kSort>
-using SelectBlock = CudaBlock<kSelectThreads, SelectShared, true, kSort>;
+using SelectBlock = CudaBlock<kSelectThreads, SelectShared, kSort>;
 using SuppressBlock = CudaBlock<kSuppressThreads, SuppressShared>;
 
 template <typename T>
@@ -50,20 +51,18 @@ AfdetStatus launch(const DetectArgs& args, int32_t batch, cudaStream_t stream) {
   const unsigned images = static_cast<unsigned>(batch);
   const unsigned levels = static_cast<unsigned>(plan.num_levels);
   unsigned chunks = 0;
-  bool few = true;
   for (int level = 0; level < plan.num_levels; ++level) {
     chunks += static_cast<unsigned>(args.chunks[level]);
-    few = few && most_of_level(plan, level) <= kFewSorted;
   }
   cudaError_t error = cudaMemsetAsync(args.counts, 0, sizeof(uint32_t) * levels * images, stream);
   if (error != cudaSuccess) return translate(error);
   scan_kernel<T><<<dim3(chunks, images), kScanThreads, 0, stream>>>(args);
   error = cudaGetLastError();
   if (error != cudaSuccess) return translate(error);
-  if (few) {
+  if (args.few) {
     select_kernel<T, kFewSorted><<<dim3(levels, images), kSelectThreads, 0, stream>>>(args);
   } else {
-    select_kernel<T, kMostSorted><<<dim3(levels, images), kSelectThreads, 0, stream>>>(args);
+    select_kernel<T, kManySorted><<<dim3(levels, images), kSelectThreads, 0, stream>>>(args);
   }
   error = cudaGetLastError();
   if (error != cudaSuccess) return translate(error);

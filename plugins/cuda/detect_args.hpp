@@ -11,40 +11,49 @@
 namespace afdet {
 
 constexpr int kScanThreads = 256;
-constexpr int kScanBytes = 64;  // of logits per thread
 constexpr int kSelectThreads = 512;
 constexpr int kSuppressThreads = 512;
 
-// Candidates of a level that are listed as they are found. If there are more, the level's logits
-// are read again: exact all the same, only slower.
-constexpr int32_t kListCapacity = 16384;
+// Bytes of logits that a thread reads at a time.
+constexpr int kLoadBytes = 64;
 
-// Most candidates_per_level: what one block sorts in shared memory. Up to kFewSorted it sorts
-// faster.
-constexpr int32_t kFewSorted = 1024;
-constexpr int32_t kMostSorted = 4096;
+// Candidates of a level that are listed as they are found. If there are more, the level's logits
+// are read again: exact all the same, only slower. Five such lists and what is sorted of them stay
+// below 1 MiB.
+constexpr int32_t kListCapacity = 24576;
+
+// Candidates that a block sorts at a time. Selection ends as soon as what is left fits, so the
+// smaller sort serves limits up to half its size.
+constexpr int32_t kFewSorted = 2048;
+constexpr int32_t kManySorted = 4096;
 
 // Detections kept in shared memory; more lie in the workspace.
-// As many as the 48 KiB that every GPU gives a block allow.
 constexpr int32_t kSharedKept = 512;
 
-struct KeptBox {
+// A decoded candidate. Two 16-byte loads.
+struct alignas(16) Candidate {
   Box box;
   float area;
-  int32_t group;
+  int32_t group;  // only candidates of one group suppress each other
+  int32_t next;   // of those kept, another one of the same bucket, or -1
+  int32_t unused;
 };
 
 struct DetectArgs {
   Plan plan;
   const void* heads[2 * AFDET_MAX_LEVELS];
   AfdetDetections out;
-  int32_t chunks[AFDET_MAX_LEVELS];    // blocks of the scan
-  int32_t capacity[AFDET_MAX_LEVELS];  // of the level's list
-  int32_t offset[AFDET_MAX_LEVELS];    // of the level's list within the image's lists
-  int32_t image_keys;                  // keys of all lists of an image
-  uint32_t* counts;                    // [N, levels] candidates found
-  Key* lists;                          // [N, image_keys]
-  KeptBox* kept;                       // [N, max_detections], if these are many
+  int32_t chunks[AFDET_MAX_LEVELS];         // blocks of the scan
+  int32_t capacity[AFDET_MAX_LEVELS];       // of the level's list
+  int32_t list_offset[AFDET_MAX_LEVELS];    // of the level's list within the image's
+  int32_t sorted_offset[AFDET_MAX_LEVELS];  // of the level's best within the image's
+  int32_t image_listed;                     // keys of all lists of an image
+  int32_t image_sorted;
+  bool few;          // the smaller sort is enough
+  uint32_t* counts;  // [N, levels] candidates found, then selected
+  Key* lists;        // [N, image_listed] in no order
+  Key* sorted;       // [N, image_sorted]
+  Candidate* kept;   // [N, max_detections], null if shared memory holds them
 };
 
 // The level's share of the image's candidates that go on to NMS.
@@ -61,32 +70,38 @@ inline AfdetStatus lay_out(const AfdetParams* params, int32_t dtype, int32_t bat
   if (dtype != AFDET_FLOAT32 && dtype != AFDET_FLOAT16) return AFDET_ERROR_DTYPE;
   if (batch < 1 || batch > 65535) return AFDET_ERROR_BATCH;
   const Plan& plan = args->plan;
-  const int32_t values = kScanThreads * kScanBytes / (dtype == AFDET_FLOAT16 ? 2 : 4);
-  args->image_keys = 0;
+  const int32_t chunk = kScanThreads * kLoadBytes / (dtype == AFDET_FLOAT16 ? 2 : 4);
+  args->image_listed = 0;
+  args->image_sorted = 0;
+  args->few = true;
   for (int level = 0; level < plan.num_levels; ++level) {
     const int32_t pairs = plan.pairs(level);
     const int32_t most = most_of_level(plan, level);
-    if (most > kMostSorted) return AFDET_ERROR_LIMITS;
-    args->chunks[level] = (pairs + values - 1) / values;
-    args->capacity[level] = std::max(most, std::min(pairs, kListCapacity));
-    args->offset[level] = args->image_keys;
-    args->image_keys += args->capacity[level];
+    args->chunks[level] = (pairs + chunk - 1) / chunk;
+    args->capacity[level] = std::min(pairs, kListCapacity);
+    args->list_offset[level] = args->image_listed;
+    args->sorted_offset[level] = args->image_sorted;
+    args->image_listed += args->capacity[level];
+    args->image_sorted += most;
+    args->few = args->few && (most <= kFewSorted / 2 || pairs <= kFewSorted);
   }
   const size_t images = static_cast<size_t>(batch);
   size_t end = 0;
-  const auto take = [&](size_t size) {
+  const auto take = [&](size_t each) {
     const size_t start = end;
-    end = (end + size + 255) / 256 * 256;
+    end = (end + images * each + 255) / 256 * 256;
     return workspace == nullptr ? nullptr : static_cast<char*>(workspace) + start;
   };
-  args->counts = reinterpret_cast<uint32_t*>(
-      take(images * static_cast<size_t>(plan.num_levels) * sizeof(uint32_t)));
-  args->lists =
-      reinterpret_cast<Key*>(take(images * static_cast<size_t>(args->image_keys) * sizeof(Key)));
-  const size_t kept = plan.max_detections > kSharedKept
-                          ? images * static_cast<size_t>(plan.max_detections) * sizeof(KeptBox)
-                          : 0;
-  args->kept = reinterpret_cast<KeptBox*>(take(kept));
+  const auto keys = [](int32_t count) { return static_cast<size_t>(count) * sizeof(Key); };
+  args->counts =
+      reinterpret_cast<uint32_t*>(take(static_cast<size_t>(plan.num_levels) * sizeof(uint32_t)));
+  args->lists = reinterpret_cast<Key*>(take(keys(args->image_listed)));
+  args->sorted = reinterpret_cast<Key*>(take(keys(args->image_sorted)));
+  args->kept = nullptr;
+  if (plan.max_detections > kSharedKept) {
+    args->kept = reinterpret_cast<Candidate*>(
+        take(static_cast<size_t>(plan.max_detections) * sizeof(Candidate)));
+  }
   *bytes = end;
   return AFDET_OK;
 }
@@ -112,6 +127,22 @@ inline AfdetStatus prepare(const AfdetParams* params, const void* const* heads, 
   }
   args->out = *out;
   return AFDET_OK;
+}
+
+// Where the level's things of an image lie.
+AFDET_HD uint32_t* count_of(const DetectArgs& args, int level, int image) {
+  return args.counts + static_cast<size_t>(image) * static_cast<size_t>(args.plan.num_levels) +
+         level;
+}
+
+AFDET_HD Key* list_of(const DetectArgs& args, int level, int image) {
+  return args.lists + static_cast<size_t>(image) * static_cast<size_t>(args.image_listed) +
+         args.list_offset[level];
+}
+
+AFDET_HD Key* sorted_of(const DetectArgs& args, int level, int image) {
+  return args.sorted + static_cast<size_t>(image) * static_cast<size_t>(args.image_sorted) +
+         args.sorted_offset[level];
 }
 
 }  // namespace afdet

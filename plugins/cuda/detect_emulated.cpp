@@ -5,8 +5,8 @@
 
 #include "cuda/block_host.hpp"
 // The kernels are written against the policy, so it comes first.
-#include "cuda/detect_args.hpp"
-#include "cuda/detect_body.hpp"
+#include "cuda/detect_select.hpp"
+#include "cuda/detect_suppress.hpp"
 #include "cuda/emulated.hpp"
 
 namespace afdet {
@@ -18,27 +18,23 @@ uint32_t emulated_order() { return order_seed; }
 
 namespace {
 
-using ScanBlock = HostBlock<kScanThreads, ScanShared, true>;
+using ScanBlock = HostBlock<kScanThreads, ScanShared>;
 template <int kSort>
-using SelectBlock = HostBlock<kSelectThreads, SelectShared, true, kSort>;
+using SelectBlock = HostBlock<kSelectThreads, SelectShared, kSort>;
 using SuppressBlock = HostBlock<kSuppressThreads, SuppressShared>;
 
 template <typename T>
 void launch(const DetectArgs& args, int32_t batch) {
   const int levels = args.plan.num_levels;
   int chunks = 0;
-  bool few = true;
-  for (int level = 0; level < levels; ++level) {
-    chunks += args.chunks[level];
-    few = few && most_of_level(args.plan, level) <= kFewSorted;
-  }
+  for (int level = 0; level < levels; ++level) chunks += args.chunks[level];
   std::memset(args.counts, 0, sizeof(uint32_t) * static_cast<size_t>(levels * batch));
   for_blocks<ScanBlock>(chunks, batch, order_seed, [&](ScanBlock& block) { scan<T>(block, args); });
-  if (few) {
+  if (args.few) {
     using Block = SelectBlock<kFewSorted>;
     for_blocks<Block>(levels, batch, order_seed, [&](Block& block) { select<T>(block, args); });
   } else {
-    using Block = SelectBlock<kMostSorted>;
+    using Block = SelectBlock<kManySorted>;
     for_blocks<Block>(levels, batch, order_seed, [&](Block& block) { select<T>(block, args); });
   }
   for_blocks<SuppressBlock>(batch, 1, order_seed,
@@ -72,7 +68,7 @@ AfdetStatus afdet_cuda_detect(const AfdetParams* params, const void* const* head
       afdet::prepare(params, heads, dtype, batch, out, workspace, workspace_bytes, &args);
   if (status != AFDET_OK) return status;
   // Its contents are undefined on the GPU.
-  std::memset(workspace, 0xCD, workspace_bytes);
+  std::memset(workspace, afdet::Order(afdet::order_seed).garbage(), workspace_bytes);
   try {
     if (dtype == AFDET_FLOAT16) {
       afdet::launch<afdet::Half>(args, batch);

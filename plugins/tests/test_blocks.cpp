@@ -12,12 +12,12 @@ namespace {
 using namespace afdet;
 
 struct Shared {
-  uint32_t words[4];
   uint32_t sum;
-  int last;
+  int32_t last;
+  int32_t values[128];
 };
 
-using Block = HostBlock<128, Shared, true, 256>;
+using Block = HostBlock<128, Shared, 256>;
 
 template <typename F>
 void in_every_order(F body) {
@@ -29,13 +29,32 @@ void in_every_order(F body) {
 }
 
 TEST(orders_are_permutations) {
+  std::set<std::vector<int>> seen;
   for (const uint32_t seed : {0u, 1u, 2u, 3u}) {
     Order order(seed);
     std::vector<int> turns = order.turns(50);
-    CHECK((turns.front() == 0 && turns[1] == 1) == (seed == 0));
-    if (seed == 1) CHECK(turns.front() == 49);
+    seen.insert(turns);
+    if (seed > 1) seen.insert(order.turns(50));
     std::sort(turns.begin(), turns.end());
     for (int i = 0; i < 50; ++i) CHECK(turns[static_cast<size_t>(i)] == i);
+  }
+  CHECK(seen.size() == 6);  // Each phase is shuffled anew.
+}
+
+TEST(a_phase_runs_every_thread_once) {
+  in_every_order([](Block& block) {
+    std::vector<int> runs(Block::kThreads);
+    block.for_threads([&](int thread) { ++runs[static_cast<size_t>(thread)]; });
+    CHECK(std::count(runs.begin(), runs.end(), 1) == Block::kThreads);
+  });
+}
+
+TEST(a_launch_runs_every_block_once) {
+  for (const uint32_t seed : {0u, 1u, 7u}) {
+    std::vector<int> runs(12);
+    for_blocks<Block>(
+        4, 3, seed, [&](Block& block) { ++runs[static_cast<size_t>(block.y() * 4 + block.x())]; });
+    CHECK(std::count(runs.begin(), runs.end(), 1) == 12);
   }
 }
 
@@ -53,14 +72,14 @@ TEST(sums_are_exclusive) {
   });
 }
 
-TEST(ballots_have_a_bit_per_thread) {
+TEST(ranks_count_the_flags_before) {
   in_every_order([](Block& block) {
     Block::PerThread<bool> flags(block);
+    Block::PerThread<int32_t> ranks(block);
     block.for_threads([&](int thread) { flags[thread] = thread % 3 == 0; });
-    block.ballot(flags, block.shared().words);
+    CHECK(block.rank(flags, ranks) == (Block::kThreads + 2) / 3);
     for (int thread = 0; thread < Block::kThreads; ++thread) {
-      const bool bit = ((block.shared().words[thread / 32] >> (thread % 32)) & 1u) != 0;
-      CHECK(bit == (thread % 3 == 0));
+      CHECK(ranks[thread] == (thread + 2) / 3);
     }
   });
 }
@@ -77,32 +96,61 @@ TEST(keys_are_sorted) {
   });
 }
 
-TEST(atomics_count_every_thread) {
+TEST(atomics_give_each_thread_its_own) {
   in_every_order([](Block& block) {
-    block.for_threads([&](int thread) {
-      if (thread == 0) block.shared().sum = 0;
-    });
-    std::set<uint32_t> places;
-    block.for_threads([&](int) { places.insert(Block::atomic_add(&block.shared().sum, 2)); });
-    CHECK(block.read(block.shared().sum) == 256);
-    CHECK(places.size() == 128);
+    Shared& shared = block.shared();
+    shared.sum = 0;
+    shared.last = -1;
+    std::multiset<int64_t> added, taken, exchanged;
+    block.for_threads([&](int) { added.insert(Block::add(&shared.sum, 2)); });
+    CHECK(shared.sum == 256);
+    block.for_threads([&](int) { Block::count(&shared.sum); });
+    CHECK(shared.sum == 384);
+    block.for_threads([&](int) { taken.insert(Block::take(&shared.sum)); });
+    block.for_threads([&](int thread) { exchanged.insert(Block::exchange(&shared.last, thread)); });
+    exchanged.insert(shared.last);
+    int64_t i = 0;
+    for (const int64_t value : added) CHECK(value == 2 * i++);
+    for (const int64_t value : taken) CHECK(value == 384 + i++ - 128);
+    i = -1;
+    for (const int64_t value : exchanged) CHECK(value == i++);
+    CHECK(i == 128);
   });
 }
 
 TEST(memory_that_nobody_wrote_is_garbage) {
-  Order order(0);
-  Block block(0, 0, order);
-  CHECK(block.shared().sum == 0xCDCDCDCDu);
-  CHECK(block.keys()[7] == 0xCDCDCDCDCDCDCDCDull);
+  for (const uint32_t seed : {0u, 1u}) {
+    Order order(seed);
+    Block block(0, 0, order);
+    Block::PerThread<int32_t> values(block);
+    CHECK((block.shared().last < 0) == (seed == 0));
+    CHECK((values[9] < 0) == (seed == 0));
+    CHECK(block.keys()[7] == (seed == 0 ? 0xCDCDCDCDCDCDCDCDull : 0x2D2D2D2D2D2D2D2Dull));
+  }
+}
+
+// A neighbour's value, taken in the phase that writes it, or as it must be in the next one.
+std::vector<int32_t> neighbours(Block& block, bool in_one_phase) {
+  int32_t* values = block.shared().values;
+  Block::PerThread<int32_t> result(block);
+  block.for_threads([&](int thread) { values[thread] = 0; });
+  const auto take = [&](int thread) { result[thread] = values[(thread + 1) % Block::kThreads]; };
+  block.for_threads([&](int thread) {
+    values[thread] = thread + 1;
+    if (in_one_phase) take(thread);
+  });
+  if (!in_one_phase) block.for_threads(take);
+  std::vector<int32_t> all;
+  for (int thread = 0; thread < Block::kThreads; ++thread) all.push_back(result[thread]);
+  return all;
 }
 
 TEST(a_race_shows_as_a_result_that_depends_on_the_order) {
-  std::set<int> results;
-  in_every_order([&results](Block& block) {
-    block.for_threads([&](int thread) { block.shared().last = thread; });
-    results.insert(block.shared().last);
-  });
-  CHECK(results.size() > 1);
+  std::set<std::vector<int32_t>> right, racing;
+  in_every_order([&](Block& block) { right.insert(neighbours(block, false)); });
+  in_every_order([&](Block& block) { racing.insert(neighbours(block, true)); });
+  CHECK(right.size() == 1);
+  CHECK(racing.size() == 5);
 }
 
 }  // namespace
