@@ -1,11 +1,15 @@
 # TensorRT's headers, and its library where it is installed (the plugin needs the headers alone).
 #
-# Looks at TensorRT_ROOT (variable or environment: a tar, or a folder with include/), then where
-# JetPack, Debian packages and tars usually are.
+# Looks at TensorRT_INCLUDE_DIR (also spelt TENSORRT_INCLUDE_DIR), then at TensorRT_ROOT (variable or
+# environment: a tar, or a folder with include/), then where JetPack, Debian packages and tars
+# usually are. The wheels for Python hold no headers.
 #
 #   TensorRT_FOUND, TensorRT_VERSION, TensorRT_INCLUDE_DIR, TensorRT_LIBRARY (may be empty),
 #   TensorRT::Headers (target)
 
+if(TENSORRT_INCLUDE_DIR AND NOT TensorRT_INCLUDE_DIR)
+  set(TensorRT_INCLUDE_DIR "${TENSORRT_INCLUDE_DIR}" CACHE PATH "Folder of NvInfer.h")
+endif()
 set(_roots "${TensorRT_ROOT}" "$ENV{TensorRT_ROOT}" "$ENV{TENSORRT_ROOT}")
 list(FILTER _roots EXCLUDE REGEX "^$")
 set(_usual /usr /usr/local /usr/local/tensorrt /usr/local/TensorRT /opt/tensorrt /opt/TensorRT
@@ -22,12 +26,13 @@ else()
 endif()
 
 set(TensorRT_VERSION "")
-if(TensorRT_INCLUDE_DIR)
+if(EXISTS "${TensorRT_INCLUDE_DIR}/NvInferVersion.h")
   file(STRINGS "${TensorRT_INCLUDE_DIR}/NvInferVersion.h" _lines
        REGEX "#define (NV_TENSORRT|TRT)_(MAJOR|MINOR|PATCH)")
   foreach(_part MAJOR MINOR PATCH)
-    # Newer headers define NV_TENSORRT_MAJOR as TRT_MAJOR_ENTERPRISE, and that as the number.
-    foreach(_name "NV_TENSORRT_${_part}" "TRT_${_part}_ENTERPRISE")
+    # Newer headers define NV_TENSORRT_MAJOR as TRT_MAJOR_ENTERPRISE (TensorRT-RTX: TRT_MAJOR_RTX),
+    # and that as the number.
+    foreach(_name "NV_TENSORRT_${_part}" "TRT_${_part}_ENTERPRISE" "TRT_${_part}_RTX")
       if("${_lines}" MATCHES "#define ${_name} +([0-9]+)")
         list(APPEND TensorRT_VERSION ${CMAKE_MATCH_1})
         break()
@@ -36,9 +41,9 @@ if(TensorRT_INCLUDE_DIR)
   endforeach()
   list(JOIN TensorRT_VERSION "." TensorRT_VERSION)
   get_filename_component(_beside "${TensorRT_INCLUDE_DIR}/.." ABSOLUTE)
-  find_library(TensorRT_LIBRARY nvinfer
-               HINTS "${_beside}/lib" "${_beside}/lib/x86_64-linux-gnu"
-                     "${_beside}/lib/aarch64-linux-gnu" "${_beside}/../lib")
+  find_library(TensorRT_LIBRARY NAMES nvinfer tensorrt_rtx
+               HINTS "${_beside}/lib" "${_beside}/../lib"
+               PATH_SUFFIXES x86_64-linux-gnu aarch64-linux-gnu)
   mark_as_advanced(TensorRT_LIBRARY)
 endif()
 

@@ -1,9 +1,8 @@
 #include "tensorrt/glue.hpp"
 
+#include <algorithm>
 #include <cstdio>
 #include <limits>
-
-#include "cuda/detect_args.hpp"
 
 namespace afdet {
 namespace {
@@ -117,13 +116,8 @@ int32_t saturate(int64_t value) {
       std::min(value, static_cast<int64_t>(std::numeric_limits<int32_t>::max())));
 }
 
-void report_refusal(AfdetStatus status, const Options& options, int64_t num_classes,
-                    int64_t batch) {
+void report_refusal(AfdetStatus status, int64_t num_classes, int64_t batch) {
   switch (status) {
-    case AFDET_ERROR_LIMITS:
-      return report("the GPU sorts at most " + std::to_string(kMostSorted) +
-                    " candidates of a level (got candidates_per_level " +
-                    std::to_string(options.candidates_per_level) + ") - lower it");
     case AFDET_ERROR_CLASSES:
       return report("a level has too many (point, class) pairs (got " +
                     std::to_string(num_classes) + " classes) - use fewer, or a smaller input");
@@ -148,25 +142,26 @@ AfdetStatus size_workspace(const Options& options, int64_t num_classes, int32_t 
 
 }  // namespace
 
-bool fits(const Options& options, const std::vector<Shape>& heads) {
+bool fits(const Options& options, const std::vector<Shape>& heads, int64_t batch) {
   int64_t classes;
   const std::string error =
       check_heads(options, heads.data(), static_cast<int32_t>(heads.size()), &classes);
-  if (!error.empty()) report(error);
-  return error.empty();
-}
-
-bool runs(const Options& options, const std::vector<Shape>& heads, int64_t batch) {
-  if (!fits(options, heads)) return false;
-  const int64_t classes = heads[0].sizes[1];
-  if (classes < 1) {
-    report("the number of classes must be known (got " + std::to_string(classes) +
-           ") - export the model with a fixed second dimension of its cls heads");
+  if (!error.empty()) {
+    report(error);
     return false;
   }
+  if (classes < 0) {
+    if (batch < 0) return true;
+    report(
+        "the number of classes must be known (got a dynamic one) - export the model with fixed "
+        "channels of its cls heads");
+    return false;
+  }
+  // An empty batch needs no kernel.
+  const int64_t largest = batch < 1 ? 1 : batch;
   size_t bytes;
-  const AfdetStatus status = size_workspace(options, classes, AFDET_FLOAT32, batch, &bytes);
-  if (status != AFDET_OK) report_refusal(status, options, classes, batch);
+  const AfdetStatus status = size_workspace(options, classes, AFDET_FLOAT32, largest, &bytes);
+  if (status != AFDET_OK) report_refusal(status, classes, largest);
   return status == AFDET_OK;
 }
 
@@ -176,7 +171,7 @@ size_t workspace_bytes(const Options& options, int64_t num_classes, nvinfer1::Da
   const AfdetStatus status =
       size_workspace(options, num_classes, element_type(type), batch, &bytes);
   if (status == AFDET_OK) return bytes + kAlignment;
-  report_refusal(status, options, num_classes, batch);
+  report_refusal(status, num_classes, batch);
   return 0;
 }
 
@@ -200,7 +195,7 @@ int32_t enqueue(const Options& options, const nvinfer1::PluginTensorDesc* inputs
     status = afdet_cuda_detect(&params, heads, dtype, batch, &detections, aligned, bytes, stream);
   }
   if (status == AFDET_OK) return 0;
-  report_refusal(status, options, first.d[1], batch);
+  report_refusal(status, first.d[1], batch);
   return -1;
 }
 

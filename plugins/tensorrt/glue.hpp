@@ -75,11 +75,9 @@ nvinfer1::DimsExprs output_shape(const Options& options, int32_t output,
                                  const nvinfer1::DimsExprs& first_input,
                                  nvinfer1::IExprBuilder& builder);
 
-// Whether the heads' shapes fit the options, as far as they are known; a report if not.
-bool fits(const Options& options, const std::vector<Shape>& heads);
-
-// Whether the kernels take the heads: the number of classes must be known, for the largest batch.
-bool runs(const Options& options, const std::vector<Shape>& heads, int64_t batch);
+// Whether the heads' shapes fit the options and the kernels take them; a report if not. `batch` is
+// the largest that will come. Negative, it is not known yet, and nor need be the shapes.
+bool fits(const Options& options, const std::vector<Shape>& heads, int64_t batch);
 
 // Bytes for the largest batch; 0, and a report, if the kernels do not take it.
 size_t workspace_bytes(const Options& options, int64_t num_classes, nvinfer1::DataType type,

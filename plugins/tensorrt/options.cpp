@@ -1,6 +1,7 @@
 #include "tensorrt/options.hpp"
 
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <limits>
 
@@ -20,18 +21,20 @@ namespace {
 
 constexpr uint8_t kMagic[4] = {'A', 'F', 'D', 'N'};
 constexpr uint32_t kFormat = 1;
-constexpr int32_t kLongestName = 64;
+constexpr uint32_t kLongestName = 64;
 
 std::string text_of(double value) {
-  std::string text = std::to_string(value);
-  // Six decimals are for nobody's eyes: 512.000000.
-  text.erase(text.find_last_not_of('0') + 1);
-  if (!text.empty() && text.back() == '.') text.pop_back();
+  char text[32];
+  std::snprintf(text, sizeof text, "%.7g", value);
   return text;
 }
 
-std::string complain(const std::string& what, const std::string& got, const char* hint) {
-  return what + " (got " + got + ")" + (hint[0] != '\0' ? std::string(" - ") + hint : "");
+std::string complain(const std::string& what, const std::string& got, const std::string& hint) {
+  return what + " (got " + got + ") - " + hint;
+}
+
+std::string damaged(const std::string& got) {
+  return complain("the engine's plugin data are damaged", got, "build it again");
 }
 
 bool is_number(FieldType type) { return type != FieldType::kOther; }
@@ -103,23 +106,26 @@ std::string read_field(const Field& field, int32_t* which, Options* options) {
     if (name == kAttributeTable[i].name) *which = i;
   }
   if (*which < 0) {
-    return complain("there is no such attribute", name, ("there are " + names()).c_str());
+    return complain("there is no such attribute", name, "there are " + names());
   }
   const Attribute& attribute = kAttributeTable[*which];
+  const std::string wanted = "attribute " + name + " must be " +
+                             (attribute.is_list    ? "a list of whole numbers"
+                              : attribute.is_float ? "a number"
+                                                   : "a whole number");
+  if (!is_number(field.type)) {
+    return complain(wanted, "another type", attribute.is_float ? "such as 0.5" : "such as 8");
+  }
   const int32_t most = attribute.is_list ? AFDET_MAX_LEVELS : 1;
   if (field.data == nullptr || field.length < 1 || field.length > most) {
-    return complain(
-        "attribute " + name + " must have " +
-            (attribute.is_list ? "1 to " + std::to_string(most) + " values" : "1 value"),
-        std::to_string(field.length), "");
+    return complain(wanted, std::to_string(field.length) + " values",
+                    attribute.is_list ? "give 1 to " + std::to_string(most) : "give one");
   }
-  if (!is_number(field.type))
-    return complain("attribute " + name + " must be a number", "text", "");
   std::vector<double> values;
   for (int32_t i = 0; i < field.length; ++i) {
     const double value = value_at(field, i);
     if (!attribute.is_float && !is_whole(value)) {
-      return complain("attribute " + name + " must be whole", text_of(value), "");
+      return complain(wanted, text_of(value), "it is kept in 32 bits");
     }
     values.push_back(value);
   }
@@ -127,17 +133,38 @@ std::string read_field(const Field& field, int32_t* which, Options* options) {
   return "";
 }
 
+std::string text_of(const std::vector<int32_t>& values) {
+  std::string text;
+  for (const int32_t value : values) text += (text.empty() ? "" : ", ") + std::to_string(value);
+  return text;
+}
+
+std::string check_probability(const char* name, float value) {
+  if (value >= 0.0f && value <= 1.0f) return "";
+  return complain(std::string("attribute ") + name + " must be within 0..1",
+                  text_of(static_cast<double>(value)), "such as 0.5");
+}
+
+std::string check_limit(const char* name, int32_t value) {
+  if (value >= 1 && value <= kMaxLimit) return "";
+  return complain(
+      std::string("attribute ") + name + " must be within 1.." + std::to_string(kMaxLimit),
+      std::to_string(value), "such as 100");
+}
+
 // What the kernels' own check says, as a sentence.
 std::string check_values(const Options& options) {
+  for (const std::string& error :
+       {check_probability("score_threshold", options.score_threshold),
+        check_probability("nms_iou", options.nms_iou),
+        check_limit("candidates_per_level", options.candidates_per_level),
+        check_limit("max_detections", options.max_detections)}) {
+    if (!error.empty()) return error;
+  }
   if (options.class_agnostic != 0 && options.class_agnostic != 1) {
     return complain("attribute class_agnostic must be 0 or 1",
-                    std::to_string(options.class_agnostic), "");
-  }
-  for (const float value : {options.score_threshold, options.nms_iou}) {
-    if (!(value >= 0.0f && value <= 1.0f)) {
-      return complain("score_threshold and nms_iou must be within 0..1",
-                      text_of(static_cast<double>(value)), "");
-    }
+                    std::to_string(options.class_agnostic),
+                    "1 lets a box suppress those of other classes");
   }
   Plan plan;
   const AfdetParams params = options.params(1);
@@ -145,20 +172,16 @@ std::string check_values(const Options& options) {
     case AFDET_OK:
       return "";
     case AFDET_ERROR_LEVELS:
-      return complain("strides must be powers of two, ascending",
-                      std::to_string(options.strides.size()) + " of them", "");
-    case AFDET_ERROR_INPUT_SIZE:
-      return complain("height and width must be positive multiples of every stride",
-                      std::to_string(options.height) + " x " + std::to_string(options.width), "");
-    case AFDET_ERROR_LIMITS:
-      return complain(
-          "candidates_per_level and max_detections must be within 1.." + std::to_string(kMaxLimit),
-          std::to_string(options.candidates_per_level) + " and " +
-              std::to_string(options.max_detections),
-          "");
+      return complain("attribute strides must be ascending powers of two", text_of(options.strides),
+                      "such as 8, 16, 32, 64, 128");
+    case AFDET_ERROR_THRESHOLDS:
+      return complain("attribute regression_scale must be above 0 and finite",
+                      text_of(static_cast<double>(options.regression_scale)), "such as 4");
     default:
-      return complain("regression_scale must be above 0",
-                      text_of(static_cast<double>(options.regression_scale)), "");
+      return complain("attributes height and width must be multiples of every stride",
+                      std::to_string(options.height) + " x " + std::to_string(options.width) +
+                          " and strides " + text_of(options.strides),
+                      "such as 512 x 512");
   }
 }
 
@@ -218,43 +241,41 @@ std::string read_options(const Field* fields, int32_t count, Options* options) {
 }
 
 std::string check_heads(const Options& options, const Shape* inputs, int32_t count,
-                        int32_t* num_classes) {
+                        int64_t* num_classes) {
   if (count != options.inputs()) {
-    return complain("the op has as many inputs as twice its strides", std::to_string(count), "");
+    return complain("the op takes a cls and a reg input per stride",
+                    std::to_string(count) + " inputs and " +
+                        std::to_string(options.strides.size()) + " strides",
+                    "order them cls p3, cls p4, ..., reg p3, reg p4, ...");
   }
   const int32_t levels = count / 2;
   int64_t classes = -1;
   int64_t batch = -1;
   for (int32_t i = 0; i < count; ++i) {
     const Shape& shape = inputs[i];
-    const std::string name =
-        (i < levels ? "cls" : "reg") + std::string(" input ") + std::to_string(i % levels);
-    if (shape.rank != 4) {
-      return complain(name + " must have 4 dimensions", std::to_string(shape.rank), "");
-    }
     const int32_t stride = options.strides[static_cast<size_t>(i % levels)];
+    const std::string name = "the " + std::string(i < levels ? "cls" : "reg") +
+                             " input of stride " + std::to_string(stride);
+    if (shape.rank != 4) {
+      return complain(name + " must have 4 dimensions", std::to_string(shape.rank),
+                      "[N, classes or 4, rows, columns]");
+    }
     const int64_t want[4] = {batch, i < levels ? classes : 4, options.height / stride,
                              options.width / stride};
+    const char* const axes[4] = {"the first input's batch", "channels", "rows", "columns"};
     for (int32_t d = 0; d < 4; ++d) {
       if (shape.sizes[d] >= 0 && want[d] >= 0 && shape.sizes[d] != want[d]) {
-        return complain(
-            name + ", dimension " + std::to_string(d) + ", must be " + std::to_string(want[d]),
-            std::to_string(shape.sizes[d]), "height, width and strides say so");
+        return complain(name + " must have " + std::to_string(want[d]) + " as " + axes[d],
+                        std::to_string(shape.sizes[d]),
+                        "attributes height and width are " + std::to_string(options.height) +
+                            " and " + std::to_string(options.width));
       }
     }
     if (batch < 0) batch = shape.sizes[0];
     if (i < levels && classes < 0) classes = shape.sizes[1];
   }
-  if (classes < 1 || classes > std::numeric_limits<int32_t>::max()) {
-    return complain("the number of classes must be known and above 0", std::to_string(classes), "");
-  }
-  *num_classes = static_cast<int32_t>(classes);
-  Plan plan;
-  const AfdetParams params = options.params(*num_classes);
-  if (make_plan(&params, &plan) != AFDET_OK) {
-    return complain("there are too many (point, class) pairs", std::to_string(classes) + " classes",
-                    "");
-  }
+  *num_classes = classes;
+  if (classes == 0) return complain("there must be classes", "0", "see the cls heads");
   return "";
 }
 
@@ -303,9 +324,7 @@ std::string from_bytes(const void* data, size_t size, Options* options) {
     return complain("the engine was built with another version of the plugin",
                     "format " + std::to_string(format), "build it again, or update trt-afdet");
   }
-  if (count > kAttributes) {
-    return complain("the engine's plugin data are damaged", std::to_string(count) + " fields", "");
-  }
+  if (count > kAttributes) return damaged(std::to_string(count) + " fields");
   // Names and values must outlive the fields that point to them.
   std::vector<std::string> names_read(count);
   std::vector<std::vector<uint8_t>> values(count);
@@ -315,16 +334,13 @@ std::string from_bytes(const void* data, size_t size, Options* options) {
     uint32_t is_float;
     uint32_t numbers;
     if (!take(&length, sizeof length)) return truncated;
-    if (length > kLongestName) {
-      return complain("the engine's plugin data are damaged", "a name of " + std::to_string(length),
-                      "");
-    }
+    if (length > kLongestName) return damaged("a name of " + std::to_string(length) + " bytes");
     names_read[i].resize(length);
     if (length > 0 && !take(&names_read[i][0], length)) return truncated;
     if (!take(&is_float, sizeof is_float) || !take(&numbers, sizeof numbers)) return truncated;
+    if (is_float > 1) return damaged("type " + std::to_string(is_float));
     if (numbers < 1 || numbers > AFDET_MAX_LEVELS) {
-      return complain("the engine's plugin data are damaged", std::to_string(numbers) + " values",
-                      "");
+      return damaged(std::to_string(numbers) + " values");
     }
     values[i].resize(4 * numbers);
     if (!take(values[i].data(), values[i].size())) return truncated;
@@ -332,9 +348,7 @@ std::string from_bytes(const void* data, size_t size, Options* options) {
                       is_float == 1 ? FieldType::kFloat32 : FieldType::kInt32,
                       static_cast<int32_t>(numbers), values[i].data()});
   }
-  if (place != size) {
-    return complain("the engine's plugin data are too long", std::to_string(size) + " bytes", "");
-  }
+  if (place != size) return damaged(std::to_string(size - place) + " bytes too many");
   return read_options(fields.data(), static_cast<int32_t>(fields.size()), options);
 }
 

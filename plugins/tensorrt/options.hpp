@@ -67,10 +67,10 @@ struct Shape {
   int64_t sizes[8];
 };
 
-// Checks the heads' shapes against the options and gives the number of classes. Returns an empty
-// text, or what is wrong.
+// Checks the heads' shapes against the options, as far as they are known, and gives the number of
+// classes (-1: not known yet). Returns an empty text, or what is wrong.
 std::string check_heads(const Options& options, const Shape* inputs, int32_t count,
-                        int32_t* num_classes);
+                        int64_t* num_classes);
 
 // The options as bytes: magic, version, number of fields; for each its name, type, length, values.
 std::vector<uint8_t> to_bytes(const Options& options);

@@ -48,7 +48,7 @@ class DecodeNms final : public nvinfer1::IPluginV2DynamicExt {
     return guarded<nvinfer1::IPluginV2DynamicExt*>(nullptr, [this] {
       DecodeNms* copy = new DecodeNms(options_);
       copy->namespace_ = namespace_;
-      copy->runs_ = runs_;
+      copy->fits_ = fits_;
       return copy;
     });
   }
@@ -60,7 +60,7 @@ class DecodeNms final : public nvinfer1::IPluginV2DynamicExt {
     return guarded<nvinfer1::DimsExprs>(none, [&] {
       std::vector<Shape> heads;
       for (int32_t i = 0; i < count; ++i) heads.push_back(to_shape(inputs[i]));
-      return fits(options_, heads) ? output_shape(options_, output, inputs[0], builder) : none;
+      return fits(options_, heads, -1) ? output_shape(options_, output, inputs[0], builder) : none;
     });
   }
 
@@ -72,11 +72,10 @@ class DecodeNms final : public nvinfer1::IPluginV2DynamicExt {
 
   void configurePlugin(const DynamicPluginTensorDesc* inputs, int32_t count,
                        const DynamicPluginTensorDesc*, int32_t) noexcept override {
-    runs_ = guarded<bool>(false, [&] {
+    fits_ = guarded<bool>(false, [&] {
       std::vector<Shape> heads;
       for (int32_t i = 0; i < count; ++i) heads.push_back(to_shape(inputs[i].desc.dims));
-      const int64_t batch = inputs[0].max.d[0];
-      return runs(options_, heads, batch == 0 ? 1 : batch);
+      return fits(options_, heads, inputs[0].max.d[0]);
     });
   }
 
@@ -91,7 +90,7 @@ class DecodeNms final : public nvinfer1::IPluginV2DynamicExt {
                   void* const* outputs, void* workspace, cudaStream_t stream) noexcept override {
     return guarded<int32_t>(-1, [&] {
       // This interface has no other way to refuse shapes than to fail here.
-      if (!runs_) return -1;
+      if (!fits_) return -1;
       return afdet::enqueue(options_, inputs, heads, outputs, workspace, stream);
     });
   }
@@ -100,7 +99,7 @@ class DecodeNms final : public nvinfer1::IPluginV2DynamicExt {
   const Options options_;
   const std::vector<uint8_t> bytes_;
   std::string namespace_;
-  bool runs_ = true;
+  bool fits_ = true;
 };
 
 class Creator final : public nvinfer1::IPluginCreator {

@@ -58,7 +58,7 @@ class DecodeNms final : public nvinfer1::IPluginV3,
     return guarded<int32_t>(-1, [&] {
       std::vector<Shape> heads;
       for (int32_t i = 0; i < count; ++i) heads.push_back(to_shape(inputs[i]));
-      if (!fits(options_, heads)) return -1;
+      if (!fits(options_, heads, -1)) return -1;
       for (int32_t i = 0; i < outputs_count; ++i) {
         outputs[i] = output_shape(options_, i, inputs[0], builder);
       }
@@ -77,7 +77,7 @@ class DecodeNms final : public nvinfer1::IPluginV3,
     return guarded<int32_t>(-1, [&] {
       std::vector<Shape> heads;
       for (int32_t i = 0; i < count; ++i) heads.push_back(to_shape(inputs[i].desc.dims));
-      return runs(options_, heads, inputs[0].max.d[0]) ? 0 : -1;
+      return fits(options_, heads, inputs[0].max.d[0]) ? 0 : -1;
     });
   }
 
@@ -98,9 +98,7 @@ class DecodeNms final : public nvinfer1::IPluginV3,
     return guarded<int32_t>(-1, [&] {
       std::vector<Shape> heads;
       for (int32_t i = 0; i < count; ++i) heads.push_back(to_shape(inputs[i].dims));
-      // An empty batch needs no kernel.
-      const int64_t batch = inputs[0].dims.d[0];
-      return runs(options_, heads, batch == 0 ? 1 : batch) ? 0 : -1;
+      return fits(options_, heads, inputs[0].dims.d[0]) ? 0 : -1;
     });
   }
 

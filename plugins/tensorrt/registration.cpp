@@ -50,7 +50,7 @@ Registration registration;
 
 #if AFDET_PLUGIN_V3
 #define AFDET_GET_CREATORS getCreators
-#elif NV_TENSORRT_MINOR >= 6
+#elif NV_TENSORRT_MAJOR * 100 + NV_TENSORRT_MINOR >= 806
 #define AFDET_GET_CREATORS getPluginCreators
 #endif
 

@@ -49,7 +49,8 @@ TEST(every_truncation_is_refused) {
   std::vector<uint8_t> longer = bytes;
   longer.push_back(0);
   Options read;
-  CHECK(from_bytes(longer.data(), longer.size(), &read).find("too long") != std::string::npos);
+  CHECK(from_bytes(longer.data(), longer.size(), &read).find("1 bytes too many") !=
+        std::string::npos);
   CHECK(!from_bytes(nullptr, 0, &read).empty());
 }
 
@@ -92,7 +93,10 @@ TEST(attributes_of_other_number_types_are_taken_if_whole) {
   const double broken = 512.5;
   fields[0] = {"height", FieldType::kFloat64, 1, &broken};
   CHECK(read_options(fields.data(), static_cast<int32_t>(fields.size()), &read) ==
-        "attribute height must be whole (got 512.5)");
+        "attribute height must be a whole number (got 512.5) - it is kept in 32 bits");
+  const int64_t large = int64_t{1} << 32;
+  fields[0] = {"height", FieldType::kInt64, 1, &large};
+  CHECK(!read_options(fields.data(), static_cast<int32_t>(fields.size()), &read).empty());
   const double nan = std::numeric_limits<double>::quiet_NaN();
   fields[0] = {"height", FieldType::kFloat64, 1, &nan};
   CHECK(!read_options(fields.data(), static_cast<int32_t>(fields.size()), &read).empty());
@@ -112,13 +116,46 @@ TEST(what_is_wrong_is_said) {
   fields.pop_back();
   CHECK(message().rfind("attribute max_detections is missing", 0) == 0);
   fields.push_back({"max_detections", FieldType::kOther, 1, "100"});
-  CHECK(message() == "attribute max_detections must be a number (got text)");
+  CHECK(message() ==
+        "attribute max_detections must be a whole number (got another type) - such as 8");
   fields.back() = {"max_detections", FieldType::kInt32, 2, options.strides.data()};
-  CHECK(message() == "attribute max_detections must have 1 value (got 2)");
+  CHECK(message() == "attribute max_detections must be a whole number (got 2 values) - give one");
   fields.back() = {"max_detections", FieldType::kInt32, 1, nullptr};
   CHECK(!message().empty());
   fields.back() = {nullptr, FieldType::kInt32, 1, &options.height};
   CHECK(message() == "an attribute has no name");
+}
+
+TEST(what_is_out_of_range_is_said) {
+  Options options = good_options();
+  Options read;
+  const auto message = [&] {
+    const std::vector<Field> fields = fields_of(options);
+    return read_options(fields.data(), static_cast<int32_t>(fields.size()), &read);
+  };
+  const auto starts = [&](const char* text) { return message().rfind(text, 0) == 0; };
+  options.nms_iou = std::numeric_limits<float>::quiet_NaN();
+  CHECK(starts("attribute nms_iou must be within 0..1 (got nan) - "));
+  options = good_options();
+  options.score_threshold = 1.1f;
+  CHECK(starts("attribute score_threshold must be within 0..1 (got 1.1) - "));
+  options = good_options();
+  options.regression_scale = std::numeric_limits<float>::infinity();
+  CHECK(starts("attribute regression_scale must be above 0 and finite (got inf) - "));
+  options = good_options();
+  options.strides = {8, 16, 16};
+  CHECK(starts("attribute strides must be ascending powers of two (got 8, 16, 16) - "));
+  options = good_options();
+  options.width = 130;
+  CHECK(starts("attributes height and width must be multiples of every stride (got 512 x 130 "));
+  options = good_options();
+  options.candidates_per_level = 0;
+  CHECK(starts("attribute candidates_per_level must be within 1..1048576 (got 0) - "));
+  options = good_options();
+  options.class_agnostic = 2;
+  CHECK(starts("attribute class_agnostic must be 0 or 1 (got 2) - "));
+  // Nothing is taken of what is refused.
+  CHECK(read.strides.empty());
 }
 
 TEST(heads_must_fit) {
@@ -129,21 +166,32 @@ TEST(heads_must_fit) {
       shapes.push_back({4, {-1, kind == 0 ? 20 : 4, 512 / stride, 384 / stride}});
     }
   }
-  int32_t classes = 0;
+  int64_t classes = 0;
   const auto message = [&] {
     return check_heads(options, shapes.data(), static_cast<int32_t>(shapes.size()), &classes);
   };
   CHECK(message().empty() && classes == 20);
   shapes[3].sizes[1] = 21;
-  CHECK(message().rfind("cls input 3, dimension 1, must be 20 (got 21)", 0) == 0);
+  CHECK(message().rfind("the cls input of stride 64 must have 20 as channels (got 21)", 0) == 0);
   shapes[3].sizes[1] = 20;
   shapes[7].sizes[2] = 1;
-  CHECK(message().rfind("reg input 2, dimension 2, must be 16 (got 1)", 0) == 0);
+  CHECK(message().rfind("the reg input of stride 32 must have 16 as rows (got 1)", 0) == 0);
   shapes[7].sizes[2] = 16;
+  // Batches may be unknown, not unlike.
+  shapes[0].sizes[0] = 2;
+  CHECK(message().empty());
+  shapes[9].sizes[0] = 3;
+  CHECK(message().rfind("the reg input of stride 128 must have 2 as the first", 0) == 0);
+  shapes[9].sizes[0] = 2;
+  for (size_t i = 0; i < 5; ++i) shapes[i].sizes[1] = -1;
+  CHECK(message().empty() && classes == -1);
+  for (size_t i = 0; i < 5; ++i) shapes[i].sizes[1] = 0;
+  CHECK(message().rfind("there must be classes", 0) == 0);
   shapes[0].rank = 3;
-  CHECK(message() == "cls input 0 must have 4 dimensions (got 3)");
+  CHECK(message().rfind("the cls input of stride 8 must have 4 dimensions (got 3)", 0) == 0);
   shapes.pop_back();
-  CHECK(message().rfind("the op has as many inputs as twice its strides (got 9)", 0) == 0);
+  CHECK(message().rfind("the op takes a cls and a reg input per stride (got 9 inputs and 5", 0) ==
+        0);
 }
 
 }  // namespace

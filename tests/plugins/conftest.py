@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
-from tensorrt_parts import PartMissingError, TensorRT, headers_folder, tensorrt_85, tensorrt_rtx
-
-ROOT = Path(__file__).parents[2]
+from tensorrt_parts import (
+    PartMissingError,
+    TensorRT,
+    build_plugins,
+    find_cmake,
+    headers_folder,
+    tensorrt_85,
+    tensorrt_rtx,
+    version_key,
+)
 
 
 @pytest.fixture(scope="session")
@@ -31,23 +37,46 @@ def trt85() -> TensorRT:
 
 
 @pytest.fixture(scope="session")
-def plugins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The plugin built against every TensorRT whose headers are at hand, by version."""
+def cmake() -> str:
+    """The path of CMake."""
     try:
-        headers = headers_folder()
+        return find_cmake()
     except PartMissingError as error:
         pytest.skip(f"missing: {error}")
-    if shutil.which("nvcc") is None:
-        pytest.skip("missing: nvcc is not on PATH")
-    build = tmp_path_factory.mktemp("matrix")
-    result = subprocess.run(
-        [str(ROOT / "plugins/tensorrt/matrix.sh"), str(headers), str(build)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    # Every warning is an error there.
-    assert result.returncode == 0, result.stdout + result.stderr
-    found = {p.parent.name: p for p in build.glob("*/libafdet_plugin.so")}
-    assert set(found) == {p.parents[1].name for p in headers.glob("*/include/NvInfer.h")}
-    return found
+
+
+@pytest.fixture(scope="session")
+def headers() -> Path:
+    """A folder of headers per TensorRT version."""
+    try:
+        return headers_folder()
+    except PartMissingError as error:
+        pytest.skip(f"missing: {error}")
+
+
+@pytest.fixture(scope="session")
+def plugins(headers: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The plugin built against every TensorRT whose headers are at hand, by version."""
+    try:
+        return build_plugins(headers, tmp_path_factory.mktemp("matrix"))
+    except PartMissingError as error:
+        pytest.skip(f"missing: {error}")
+
+
+@pytest.fixture(scope="session")
+def plugin_for_rtx(headers: Path, plugins: dict[str, Path]) -> Path:
+    """The plugin built for TensorRT-RTX, whose headers are TensorRT 11's but for the version."""
+    newest = max(plugins, key=version_key)
+    if int(newest.partition(".")[0]) < 11:
+        pytest.skip("missing: headers of TensorRT 11")
+    build = plugins[newest].parents[1]
+    include = build / "headers" / "rtx" / "include"
+    # Copies: compilers look beside what a link points to.
+    shutil.copytree(headers / newest / "include", include)
+    numbers = zip(("MAJOR", "MINOR", "PATCH", "BUILD"), (1, 7, 1, 116), strict=True)
+    lines = [
+        f"#define TRT_{name}_RTX {number}\n#define NV_TENSORRT_{name} TRT_{name}_RTX\n"
+        for name, number in numbers
+    ]
+    (include / "NvInferVersion.h").write_text("#pragma once\n" + "".join(lines))
+    return build_plugins(build / "headers", build)["rtx"]

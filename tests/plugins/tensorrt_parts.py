@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
+
 RTX_VERSION = "1.7.1"
 RTX_WHEELS = (
     f"tensorrt-rtx-cu13-bindings=={RTX_VERSION}.116",
@@ -72,6 +74,41 @@ def headers_folder() -> Path:
     if not list(Path(named).glob("*/include/NvInfer.h")):
         raise PartMissingError(f"{HEADERS_VARIABLE}={named} holds no VERSION/include/NvInfer.h")
     return Path(named)
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """Sorts versions as numbers."""
+    return tuple(map(int, version.split(".")))
+
+
+def find_cmake() -> str:
+    """CMake's path: beside this Python, or on PATH."""
+    beside = Path(sys.executable).parent / "cmake"
+    found = str(beside) if beside.exists() else shutil.which("cmake")
+    if not found:
+        raise PartMissingError("cmake")
+    return found
+
+
+def build_plugins(headers: Path, build: Path) -> dict[str, Path]:
+    """Builds the plugin against each version of a headers folder; gives its path by version.
+
+    Every warning is an error there. Builds into the same folder share the kernels' objects.
+    """
+    if shutil.which("nvcc") is None:
+        raise PartMissingError("nvcc is not on PATH")
+    result = subprocess.run(
+        [str(ROOT / "plugins/tensorrt/matrix.sh"), str(headers), str(build)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"CMAKE": find_cmake()},
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    names = {p.parents[1].name for p in headers.glob("*/include/NvInfer.h")}
+    found = {name: build / name / "libafdet_plugin.so" for name in names}
+    assert all(path.exists() for path in found.values()), result.stdout
+    return found
 
 
 def tensorrt_rtx() -> TensorRT:

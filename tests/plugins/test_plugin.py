@@ -10,12 +10,15 @@ from typing import Any
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from tensorrt_parts import TensorRT
+from tensorrt_parts import ROOT, TensorRT, version_key
 
 from trt_afdet.build.graph import add_nms
 from trt_afdet.spec import ModelSpec
 
-MODEL = Path(__file__).parents[2] / "trt_afdet" / "assets" / "model.onnx"
+MODEL = ROOT / "trt_afdet" / "assets" / "model.onnx"
+
+#: How BUILD ends if the model was not parsed.
+NOT_PARSED = 3
 
 pytestmark = pytest.mark.slow
 
@@ -111,7 +114,7 @@ def heads_model(path: Path, element: int = TensorProto.FLOAT, **attributes: Any)
 
 
 def newest(plugins: dict[str, Path]) -> Path:
-    return plugins[max(plugins, key=lambda v: tuple(map(int, v.split("."))))]
+    return plugins[max(plugins, key=version_key)]
 
 
 def of_major(plugins: dict[str, Path], *majors: int) -> dict[str, Path]:
@@ -175,19 +178,23 @@ def test_rtx_builds_the_shipped_detector_with_the_op(
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ({"nms_iou": 1.5}, "score_threshold and nms_iou must be within 0..1 (got 1.5)"),
+        ({"nms_iou": 1.5}, "attribute nms_iou must be within 0..1 (got 1.5) - such as 0.5"),
         ({"score_threshold": None}, "attribute score_threshold is missing"),
-        ({"strides": [8, 16, 32, 64, 100]}, "strides must be powers of two, ascending"),
-        ({"height": 130}, "height and width must be positive multiples of every stride"),
-        ({"max_detections": 0}, "candidates_per_level and max_detections must be within 1.."),
-        ({"regression_scale": -1.0}, "regression_scale must be above 0 (got -1)"),
+        ({"strides": [8, 16, 32, 64, 100]}, "strides must be ascending powers of two (got 8, 16,"),
+        ({"height": 130}, "height and width must be multiples of every stride (got 130 x 256"),
+        ({"height": "128"}, "attribute height must be a whole number (got another type)"),
+        ({"height": 128.5}, "attribute height must be a whole number (got 128.5)"),
+        ({"height": [128, 128]}, "attribute height must be a whole number (got 2 values)"),
+        ({"strides": list(range(9))}, "must be a list of whole numbers (got 9 values) - give 1 to"),
+        ({"max_detections": 0}, "attribute max_detections must be within 1.."),
+        ({"regression_scale": -1.0}, "regression_scale must be above 0 and finite (got -1)"),
         ({"class_agnostic": 2}, "class_agnostic must be 0 or 1 (got 2)"),
-        # These are known only with the heads' shapes.
-        ({"width": 128}, "dimension 3, must be 16 (got 32)"),
-        ({"strides": [8, 16, 32, 64]}, "as many inputs as twice its strides (got 10)"),
+        # These need the heads' shapes.
+        ({"width": 128}, "the cls input of stride 8 must have 16 as columns (got 32)"),
+        ({"strides": [8, 16, 32, 64]}, "per stride (got 10 inputs and 4 strides)"),
     ],
 )
-def test_rtx_refuses_bad_attributes_with_one_clear_line(
+def test_rtx_does_not_parse_bad_attributes_and_says_why(
     plugins: dict[str, Path],
     rtx: TensorRT,
     tmp_path: Path,
@@ -196,10 +203,105 @@ def test_rtx_refuses_bad_attributes_with_one_clear_line(
 ) -> None:
     model = heads_model(tmp_path / "bad.onnx", **attributes)
     result = rtx.run(BUILD, newest(of_major(plugins, 10, 11)), model, "SM89")
-    # 3: not parsed; 4: not built. A crash would be negative.
-    assert result.returncode in (3, 4), result.stdout + result.stderr[-2000:]
-    assert "log: AfdetDecodeNMS: " in result.stdout
-    assert message in result.stdout
+    # A crash would be negative.
+    assert result.returncode == NOT_PARSED, result.stdout + result.stderr[-2000:]
+    lines = [line for line in result.stdout.splitlines() if "log: AfdetDecodeNMS: " in line]
+    assert any(message in line for line in lines), result.stdout
+
+
+@pytest.mark.parametrize(
+    ("attributes", "domain", "parses"),
+    [
+        # What the README says of parsers: which attributes and domains they look at.
+        ({"plugin_version": None, "plugin_namespace": None}, "trt_afdet", True),
+        ({}, "", True),
+        ({}, "another", True),
+        ({"nms_iuo": 0.5}, "trt_afdet", True),
+        ({"plugin_version": "2"}, "trt_afdet", False),
+        ({"plugin_namespace": "trt_afdet"}, "trt_afdet", False),
+    ],
+)
+def test_how_rtx_finds_the_op(
+    plugins: dict[str, Path],
+    rtx: TensorRT,
+    tmp_path: Path,
+    attributes: dict[str, Any],
+    domain: str,
+    parses: bool,
+) -> None:
+    path = heads_model(tmp_path / "heads.onnx", **attributes)
+    model = onnx.load(path)
+    model.graph.node[0].domain = domain
+    onnx.save(model, path)
+    result = rtx.run(BUILD, newest(of_major(plugins, 10, 11)), path, "SM89")
+    assert result.returncode == (0 if parses else NOT_PARSED), result.stdout + result.stderr[-2000:]
+    assert parses or "Plugin not found" in result.stdout
+
+
+#: Makes the op known in the ways named, and says after each how often it is known.
+LOAD = """
+import ctypes
+import os
+import sys
+import tensorrt_rtx as trt
+
+registry = trt.get_plugin_registry()
+library, *ways = sys.argv[1:]
+for way in ways:
+    if way == "open":
+        result = ctypes.CDLL(library, mode=os.RTLD_GLOBAL | os.RTLD_NOW)
+    elif way == "load":
+        result = registry.load_library(library)
+        handle = result or handle
+    else:
+        result = registry.deregister_library(handle)  # Returns nothing.
+    known = [c.name for c in registry.all_creators].count("AfdetDecodeNMS")
+    print(way, result is not None, known, flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("ways", "told"),
+    [
+        (["open"], ["open True 1"]),
+        (["load"], ["load True 1"]),
+        # TensorRT refuses to load a library with an op that it knows.
+        (["open", "load", "load"], ["open True 1", "load True 1", "load False 1"]),
+        (["load", "open"], ["load True 1", "open True 1"]),
+        (["load", "remove", "load"], ["load True 1", "remove False 0", "load True 1"]),
+    ],
+)
+def test_rtx_knows_it_once_however_it_is_loaded(
+    plugin_for_rtx: Path, rtx: TensorRT, ways: list[str], told: list[str]
+) -> None:
+    result = rtx.run(LOAD, plugin_for_rtx, *ways)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.splitlines() == told
+
+
+def test_rtx_is_left_alone_by_a_library_for_another_tensorrt(
+    plugins: dict[str, Path], rtx: TensorRT
+) -> None:
+    for version, path in plugins.items():
+        result = rtx.run(LOAD, path, "open")
+        assert (result.returncode, result.stdout) == (0, "open True 0\n"), version
+
+
+def test_driven_as_an_engine_does(headers: Path, plugins: dict[str, Path], tmp_path: Path) -> None:
+    """Serialisation, shapes, types, workspace and failures, for which TensorRT wants a GPU."""
+    source = ROOT / "tests/plugins/drive_plugin.cpp"
+    # 8.5 has no loadLibrary, so its library shows no creators: see the next test.
+    for version in plugins.keys() - {"8.5"}:
+        driver = tmp_path / f"drive-{version}"
+        includes = ["-isystem", str(headers / version / "include"), f"-I{ROOT / 'plugins/tests'}"]
+        # nvcc, because it knows where CUDA's headers are.
+        command = ["nvcc", "-std=c++17", "-cudart=none", "-Xcompiler=-Wall,-Wextra,-Werror"]
+        command += [*includes, str(source), "-o", str(driver), "-ldl"]
+        subprocess.run(command, check=True)
+        result = subprocess.run(
+            [str(driver), str(plugins[version])], capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, (version, result.stdout, result.stderr)
 
 
 #: Registers the plugin in TensorRT 8.5.3, makes one from fields, writes it and reads it back.
