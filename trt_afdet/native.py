@@ -51,6 +51,8 @@ _STATUS = {
     10: "the workspace is too small or not aligned",
     11: "out of memory",
     12: "a frame's size, pitch, format or placement is out of range",
+    13: "pad_value, mean or std is out of range, or not a number",
+    14: "a pointer is not aligned as it must be",
 }
 
 #: What to do about CUDA errors that users meet.
@@ -321,7 +323,7 @@ class CudaLibrary:
                 c_void_p,
             ),
             "afdet_cuda_check_frames": (POINTER(InputParams), POINTER(Frame), c_int32),
-            "afdet_cuda_fit_frames": (POINTER(InputParams), POINTER(Frame), c_int32),
+            "afdet_cuda_place_frames": (POINTER(InputParams), POINTER(Frame), c_int32),
             "afdet_cuda_letterbox": (
                 POINTER(InputParams),
                 c_void_p,

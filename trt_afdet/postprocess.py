@@ -388,12 +388,69 @@ def postprocess(
         found = _native_candidates(library, arrays, spec, wanted)
     else:
         found = _reference_candidates(arrays, spec, wanted)
+    return [
+        _placed(rows, spec, None if letterboxes is None else letterboxes[image])
+        for image, rows in enumerate(found)
+    ]
+
+
+def from_outputs(
+    outputs: Sequence[npt.NDArray[Any]],
+    spec: ModelSpec,
+    letterboxes: Sequence[Letterbox] | None = None,
+    classes: Sequence[int] | None = None,
+    *,
+    above: float | None = None,
+) -> list[Detections]:
+    """A batch of a network's own detections, of one that ends in NMS.
+
+    Args:
+        outputs: In the order of :data:`trt_afdet.interface.DETECTION_NAMES`: how many int [N, 1],
+            boxes floating [N, M, 4] x1 y1 x2 y2 in input pixels, scores floating [N, M], class ids
+            int [N, M]; best first.
+        spec: Gives the class names and the maximum, which may be lower than M.
+        letterboxes: See :func:`postprocess`.
+        classes: Class ids to leave; all by default.
+        above: Leave only those of a higher confidence.
+
+    Raises:
+        InvalidValueError: If the outputs do not fit each other, or count rows that are not there.
+    """
+    arrays = [np.asarray(output) for output in outputs]
+    scores = arrays[2] if len(arrays) == 4 else np.empty(0)
+    batch, most = scores.shape if scores.ndim == 2 else (-1, -1)
+    shapes = [array.shape for array in arrays]
+    if shapes != [(batch, 1), (batch, most, 4), (batch, most), (batch, most)]:
+        raise InvalidValueError(
+            "detections must be [N, 1], [N, M, 4], [N, M] and [N, M]", got=shapes or "no output"
+        )
+    counts = arrays[0][:, 0]
+    if np.any((counts < 0) | (counts > most)):
+        raise InvalidValueError(f"num_detections must be within 0..{most}", got=counts.tolist())
     results = []
-    for image, (boxes, confidence, class_id) in enumerate(found):
-        if letterboxes is not None:
-            boxes = letterboxes[image].to_frame(boxes)
-            inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-            if not inside.all():
-                boxes, confidence, class_id = boxes[inside], confidence[inside], class_id[inside]
-        results.append(Detections(boxes, confidence, class_id, spec.class_names))
+    for image, count in enumerate(counts):
+        boxes, confidence, class_id = (array[image, :count] for array in arrays[1:])
+        wanted = np.ones(count, np.bool_)
+        if above is not None:
+            wanted &= confidence > np.float32(above)
+        if classes is not None:
+            wanted &= np.isin(class_id, classes)
+        rows = np.flatnonzero(wanted)[: spec.max_detections]
+        letterbox = None if letterboxes is None else letterboxes[image]
+        results.append(_placed((boxes[rows], confidence[rows], class_id[rows]), spec, letterbox))
     return results
+
+
+def _placed(
+    rows: tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]],
+    spec: ModelSpec,
+    letterbox: Letterbox | None,
+) -> Detections:
+    """Boxes, confidence and class id in the frame's pixels, without those beside the frame."""
+    boxes, confidence, class_id = rows
+    if letterbox is not None:
+        boxes = letterbox.to_frame(boxes)
+        inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        if not inside.all():
+            boxes, confidence, class_id = boxes[inside], confidence[inside], class_id[inside]
+    return Detections(boxes, confidence, class_id, spec.class_names)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from trt_afdet.detections import Detections
 
 
 @runtime_checkable
@@ -53,3 +57,47 @@ class Backend(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+class Ticket(Protocol):
+    """Frames that were submitted.
+
+    Attributes:
+        count: How many.
+        seconds: What each stage took, once the detections were collected.
+    """
+
+    count: int
+    seconds: dict[str, float]
+
+    def detections(self) -> list[Detections]:
+        """Waits for the detections: one for each frame, in its pixels.
+
+        Raises:
+            RunError: If the run failed.
+        """
+        ...
+
+
+@runtime_checkable
+class FrameBackend(Backend, Protocol):
+    """A backend that goes from frames to detections by itself, as a GPU does.
+
+    Attributes:
+        max_batch: Most frames that can be submitted together.
+    """
+
+    max_batch: int
+
+    def configure(self, spec: ModelSpec, classes: Sequence[int] | None) -> None:
+        """Sets thresholds, limits and classes of everything submitted from now on."""
+        ...
+
+    def submit(self, frames: Sequence[npt.NDArray[np.uint8]]) -> Ticket:
+        """Sends frames (BGR uint8 [H, W, 3] of any sizes) on their way without waiting for them.
+
+        Raises:
+            InvalidValueError: If a frame is not what it must be, or there are too many.
+            RunError: If the device fails.
+        """
+        ...

@@ -12,18 +12,14 @@ import numpy.typing as npt
 
 from trt_afdet.detections import Detections
 from trt_afdet.errors import AfdetError, InvalidValueError
-from trt_afdet.postprocess import postprocess
+from trt_afdet.postprocess import from_outputs, postprocess
 from trt_afdet.preprocess import preprocess
-from trt_afdet.runtime.backend import Backend
+from trt_afdet.runtime.backend import Backend, FrameBackend, Ticket
 from trt_afdet.runtime.times import StageTimes
 from trt_afdet.spec import ModelSpec
 from trt_afdet.suggest import nearest
 
 Frame = npt.NDArray[np.uint8]
-
-
-class EngineNotSupportedError(AfdetError, NotImplementedError):
-    """The file needs a backend that this version does not have."""
 
 
 class Detector:
@@ -32,20 +28,23 @@ class Detector:
     ``detector(frame)`` gives :class:`Detections`, ``detector([frame, ...])`` a list of them.
     Use it as a context manager, or call :meth:`close`.
 
-    A detector may be called from several threads if its backend may (ONNX Runtime may);
+    A detector may be called from several threads, as ONNX Runtime and engines may;
     :attr:`times` then mixes their figures.
 
     Args:
         backend: Runs the network.
-        conf, iou, max_detections: Replace the spec's score threshold, NMS IoU and maximum.
-        classes: Names or ids of the classes to look for; all by default.
+        conf, iou, max_detections: Replace the spec's score threshold, NMS IoU and maximum. They
+            are built into a network that ends in NMS: of that only a higher threshold and a lower
+            maximum can be asked for.
+        classes: Names or ids of the classes to look for; all by default. Of a network that ends in
+            NMS the others are left out afterwards.
 
     Attributes:
         spec: The network's spec with the replacements.
         times: Milliseconds of every stage.
 
     Raises:
-        InvalidValueError: If a value is out of range or a class is unknown.
+        InvalidValueError: If a value is out of range or cannot be changed, or a class is unknown.
     """
 
     def __init__(
@@ -62,8 +61,12 @@ class Detector:
         self.spec: ModelSpec = backend.spec.replace(
             **{name: value for name, value in changes.items() if value is not None}
         )
+        if backend.finished:
+            check_built_in(backend.spec, self.spec)
         self.classes = None if classes is None else class_ids(classes, self.spec.class_names)
         self.times = StageTimes()
+        if isinstance(backend, FrameBackend):
+            backend.configure(self.spec, self.classes)
 
     @classmethod
     def load(
@@ -76,21 +79,30 @@ class Detector:
         classes: Iterable[str | int] | None = None,
         threads: int | None = None,
         providers: Sequence[str] | None = None,
+        rebuild: bool = False,
     ) -> Detector:
-        """Opens a model file; its suffix chooses the backend (.onnx: ONNX Runtime).
+        """Opens a model file; its suffix chooses the backend.
+
+        ONNX Runtime runs .onnx files, TensorRT .engine and .plan files.
 
         Args:
             path: The file.
             conf, iou, max_detections, classes: See :class:`Detector`.
             threads: CPU threads of the network; the backend's choice by default.
             providers: ONNX Runtime execution providers; the CPU by default.
+            rebuild: Whether to build an engine that does not fit this machine again, from the ONNX
+                file beside it.
 
         Raises:
-            MissingFileError, CorruptFileError, InvalidValueError: See the backend.
+            MissingFileError, CorruptFileError, InvalidValueError, RunError: See the backend.
             MissingDependencyError: If the backend's package is not installed.
         """
-        backend = open_backend(path, threads=threads, providers=providers)
-        return cls(backend, conf=conf, iou=iou, max_detections=max_detections, classes=classes)
+        backend = open_backend(path, threads=threads, providers=providers, rebuild=rebuild)
+        try:
+            return cls(backend, conf=conf, iou=iou, max_detections=max_detections, classes=classes)
+        except AfdetError:
+            backend.close()
+            raise
 
     @overload
     def __call__(self, frames: Frame) -> Detections: ...
@@ -113,12 +125,44 @@ class Detector:
             RunError: If the network fails.
         """
         if isinstance(frames, np.ndarray):
-            return self._detect([frames])[0]
+            return self.collect(self.submit([frames]))[0]
+        if isinstance(self.backend, FrameBackend):
+            step = self.backend.max_batch
+            tickets = [self.submit(frames[i : i + step]) for i in range(0, len(frames), step)]
+            return [found for ticket in tickets for found in self.collect(ticket)]
         step = self.backend.batch_size or len(frames) or 1
         results: list[Detections] = []
         for start in range(0, len(frames), step):
             results += self._detect(list(frames[start : start + step]))
         return results
+
+    def submit(self, frames: Sequence[Frame]) -> Ticket:
+        """Sends frames on their way, to be collected later: on a GPU, without waiting for them.
+
+        Keep one or two batches under way to have upload, network and download overlap.
+
+        Args:
+            frames: BGR uint8 [H, W, 3] of any sizes, as many as one batch takes. They may be
+                changed as soon as this returns.
+
+        Raises:
+            InvalidValueError: If a frame is not what it must be, or there are too many.
+            RunError: If the network fails.
+        """
+        if isinstance(self.backend, FrameBackend):
+            return self.backend.submit(frames)
+        return _Done(self._detect(list(frames)))
+
+    def collect(self, ticket: Ticket) -> list[Detections]:
+        """The detections of submitted frames; waits for them.
+
+        Raises:
+            RunError: If the network failed.
+        """
+        found = ticket.detections()
+        for stage, seconds in ticket.seconds.items():
+            self.times.record(stage, seconds, ticket.count)
+        return found
 
     def _detect(self, frames: list[Frame]) -> list[Detections]:
         count = len(frames)
@@ -128,10 +172,14 @@ class Detector:
             if fixed is not None and fixed > count:
                 images = np.concatenate([images, np.repeat(images[-1:], fixed - count, axis=0)])
         with self.times.measure("network", count):
-            heads = self.backend.infer(images)
+            outputs = self.backend.infer(images)
         with self.times.measure("postprocess", count):
-            heads = [head[:count] for head in heads]
-            return postprocess(heads, self.spec, letterboxes, self.classes)
+            outputs = [output[:count] for output in outputs]
+            if not self.backend.finished:
+                return postprocess(outputs, self.spec, letterboxes, self.classes)
+            raised = self.spec.score_threshold > self.backend.spec.score_threshold
+            above = self.spec.score_threshold if raised else None
+            return from_outputs(outputs, self.spec, letterboxes, self.classes, above=above)
 
     def close(self) -> None:
         """Frees the network."""
@@ -150,14 +198,29 @@ class Detector:
         self.backend.__exit__(kind, error, trace)
 
 
+class _Done:
+    """A ticket of a backend that has done the work already."""
+
+    def __init__(self, found: list[Detections]) -> None:
+        self.count = len(found)
+        self.seconds: dict[str, float] = {}
+        self._found = found
+
+    def detections(self) -> list[Detections]:
+        return self._found
+
+
 def open_backend(
-    path: str | Path, *, threads: int | None = None, providers: Sequence[str] | None = None
+    path: str | Path,
+    *,
+    threads: int | None = None,
+    providers: Sequence[str] | None = None,
+    rebuild: bool = False,
 ) -> Backend:
     """The backend that reads a model file, chosen by its suffix.
 
     Raises:
         InvalidValueError: If no backend reads such files.
-        EngineNotSupportedError: For TensorRT engines.
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".onnx":
@@ -165,12 +228,32 @@ def open_backend(
 
         return OnnxRuntimeBackend(path, threads=threads, providers=providers)
     if suffix in (".engine", ".plan"):
-        raise EngineNotSupportedError(
-            "TensorRT engines come with the TensorRT backend, which this version does not have",
-            got=path,
-            hint="run the model.onnx that the engine was built from",
-        )
-    raise InvalidValueError("a model is an .onnx file", got=path)
+        from trt_afdet.runtime.tensorrt import open_engine
+
+        return open_engine(path, rebuild=rebuild)
+    raise InvalidValueError("a model is an .onnx or an .engine file", got=path)
+
+
+def check_built_in(built: ModelSpec, wanted: ModelSpec) -> None:
+    """Checks that detections made as ``built`` says can be cut to what ``wanted`` says.
+
+    Raises:
+        InvalidValueError: If they cannot: a lower score threshold, another IoU, more detections.
+    """
+    if wanted.score_threshold < built.score_threshold:
+        asked: float = wanted.score_threshold
+        fixed = f"score threshold {built.score_threshold} cannot be lowered"
+    elif wanted.nms_iou != built.nms_iou:
+        asked = wanted.nms_iou
+        fixed = f"NMS IoU {built.nms_iou} cannot be changed"
+    elif wanted.max_detections > built.max_detections:
+        asked = wanted.max_detections
+        fixed = f"maximum of detections {built.max_detections} cannot be raised"
+    else:
+        return
+    raise InvalidValueError(
+        f"the model ends in NMS: its {fixed}", got=asked, hint="the model without NMS takes any"
+    )
 
 
 def class_ids(classes: Iterable[str | int], names: Sequence[str]) -> list[int]:

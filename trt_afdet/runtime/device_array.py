@@ -1,7 +1,7 @@
 """Arrays that stay on the device, and how other libraries read them without a copy.
 
-They speak ``__cuda_array_interface__`` (CuPy, Numba, PyTorch) and DLPack (those, and more). DLPack's
-capsule is made here through ctypes: its structures are few and fixed.
+They speak ``__cuda_array_interface__`` (CuPy, Numba, PyTorch) and DLPack (those, and more). The
+capsule of DLPack is made here through ctypes: its structures are few and fixed.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import threading
 from collections.abc import Callable, Iterator
@@ -94,11 +95,8 @@ class CudaPythonDevice:
         self._call("freeing device memory", "cuMemFree", address)
 
     def allocate_pinned(self, size: int) -> Bytes:
-        import ctypes
-
         address = int(self._call(f"pinning {size} bytes", "cuMemHostAlloc", size, 0))
-        buffer = (ctypes.c_uint8 * size).from_address(address)
-        array: Bytes = np.frombuffer(buffer, np.uint8)
+        array: Bytes = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
         self._pinned[array.ctypes.data] = address
         return array
 
@@ -241,9 +239,7 @@ def _driver() -> tuple[Any, str]:
             module.cuInit(0)
         except Exception as error:  # It says so only when it first looks for the driver.
             raise NativeError(
-                "cuda-python finds no NVIDIA driver",
-                got=str(error).splitlines()[0],
-                hint="see `trt-afdet doctor`",
+                "cuda-python finds no NVIDIA driver", hint="see `trt-afdet doctor`"
             ) from error
         return module, version
     raise MissingDependencyError("cuda-python is not installed", hint="pip install cuda-python")

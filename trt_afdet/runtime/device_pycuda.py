@@ -156,7 +156,10 @@ class PycudaDevice:
 
     def wait(self, stream: int, event: int) -> None:
         with self._errors("queueing a wait"):
-            self._streams[stream].wait_for_event(self._events[event])
+            if stream in self._streams:
+                self._streams[stream].wait_for_event(self._events[event])
+            else:  # A consumer's: pycuda makes no Stream of a number, so the host waits instead.
+                self._events[event].synchronize()
 
     def synchronize_event(self, event: int) -> None:
         with self._errors("waiting for the GPU"):

@@ -1,4 +1,4 @@
-"""ONNX Runtime backend: the canonical ONNX file on any machine."""
+"""ONNX Runtime backend: the canonical ONNX file, or one with portable NMS, on any machine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ from trt_afdet.errors import (
     MissingFileError,
     RunError,
 )
-from trt_afdet.runtime.backend import INPUT_NAME, check_network, read_spec
+from trt_afdet.interface import (
+    DETECTION_NAMES,
+    INPUT_NAME,
+    NMS_KEY,
+    PLUGIN_OP,
+    check_network,
+    read_nms,
+    read_spec,
+)
 from trt_afdet.spec import METADATA_KEY
 
 #: ONNX Runtime's severities: only what ends the process. Everything else comes as an exception.
@@ -27,7 +35,7 @@ _ELEMENTS = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(u
 
 
 class OnnxRuntimeBackend:
-    """A canonical ONNX file, opened.
+    """A canonical ONNX file, or one that ends in NMS of ONNX operators, opened.
 
     One session may be run from several threads at a time, as ONNX Runtime allows.
 
@@ -39,7 +47,8 @@ class OnnxRuntimeBackend:
     Raises:
         MissingFileError: If there is no such file.
         CorruptFileError: If it is no readable ONNX file.
-        InvalidValueError: If it is not ours, or does not fit its own spec.
+        InvalidValueError: If it is not ours, does not fit its own spec, or ends in the TensorRT
+            plugin.
         MissingDependencyError: If onnxruntime is not installed.
     """
 
@@ -54,14 +63,19 @@ class OnnxRuntimeBackend:
         self._session: Any = _open(self.path, threads, providers)
         metadata = self._session.get_modelmeta().custom_metadata_map
         self.spec = read_spec(metadata.get(METADATA_KEY), self.path)
+        self.finished = read_nms(metadata.get(NMS_KEY), self.path) != "none"
+        self._outputs = DETECTION_NAMES if self.finished else self.spec.output_names
         self.batch_size = check_network(
             self.spec,
             self.path,
             [(i.name, i.shape, _ELEMENTS.get(i.type, i.type)) for i in self._session.get_inputs()],
             [(o.name, o.shape) for o in self._session.get_outputs()],
+            finished=self.finished,
+            elements=("float32", "float16"),
         )
+        self._element = _ELEMENTS[self._session.get_inputs()[0].type]
 
-    def infer(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[np.floating[Any]]]:
+    def infer(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[Any]]:
         """See :meth:`trt_afdet.runtime.backend.Backend.infer`."""
         if self._session is None:
             raise RunError("the detector is closed", got=self.path)
@@ -73,7 +87,8 @@ class OnnxRuntimeBackend:
                 got=f"{images.dtype} {list(images.shape)}",
             )
         try:
-            outputs = self._session.run(list(self.spec.output_names), {INPUT_NAME: images})
+            typed = images.astype(self._element, copy=False)
+            outputs = self._session.run(list(self._outputs), {INPUT_NAME: typed})
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own.
             raise RunError(
                 f"ONNX Runtime cannot run {self.path}", got=_first_line(error)
@@ -121,11 +136,18 @@ def _open(path: Path, threads: int | None, providers: Sequence[str] | None) -> A
         )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
+    # Q/DQ as written: fused into its integer operators, a concatenation with FP16 scales fails.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=chosen)
     except Exception as error:  # ONNX Runtime's exceptions share no base of their own.
+        if PLUGIN_OP in str(error):
+            raise InvalidValueError(
+                f"{path} ends in the TensorRT plugin {PLUGIN_OP}, which ONNX Runtime does not have",
+                hint="run the model it was made from, or add NMS in its onnx form",
+            ) from error
         raise CorruptFileError(
             f"ONNX Runtime cannot open {path}",
             got=_first_line(error),

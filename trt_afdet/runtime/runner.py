@@ -1,9 +1,7 @@
 """Frames to detections on a device: upload, letterbox, network, boxes, download.
 
 Two slots take turns, each with its own frame and result memory: while one batch is in the network,
-the next is uploaded and the one before downloaded, on three streams tied by events. What lies
-between upload and download is captured in one graph per slot and batch size. The network's own
-tensors are shared, as networks run one after another.
+the next is uploaded and the one before downloaded, on three streams tied by events.
 
 Where the CUDA library is missing, the CPU letterboxes and finds the boxes, and the device runs the
 network only.
@@ -12,13 +10,12 @@ network only.
 from __future__ import annotations
 
 import ctypes
-import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,13 +23,15 @@ import numpy.typing as npt
 from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.geometry import Letterbox
-from trt_afdet.native import CudaLibrary
+from trt_afdet.interface import DETECTION_NAMES
 from trt_afdet.native import Frame as FrameDescriptor
-from trt_afdet.postprocess import postprocess
+from trt_afdet.postprocess import from_outputs, postprocess
 from trt_afdet.preprocess import check_frame, preprocess
-from trt_afdet.runtime.backend import INPUT_NAME
 from trt_afdet.runtime.device import Bytes, Device, Resources, aligned
 from trt_afdet.runtime.device_array import DeviceArray, OverwrittenError, byte_size
+from trt_afdet.runtime.network import Kernels, Network, check_tensors
+from trt_afdet.runtime.program import Program
+from trt_afdet.runtime.slots import Block, Slot, describe
 from trt_afdet.spec import ModelSpec
 
 Frame = npt.NDArray[np.uint8]
@@ -44,9 +43,9 @@ _SLOTS = 2
 
 
 class DeviceDetections(NamedTuple):
-    """A batch's results in device memory, as the decode kernel writes them.
+    """A batch's results in device memory.
 
-    They hold until the runner has taken as many further batches as it has slots.
+    They hold until two further batches are submitted.
 
     Attributes:
         num_detections: int32 [N, 1].
@@ -88,11 +87,11 @@ class Ticket:
                     self._found, self.seconds = self._runner.take(
                         self._slot, self._batch, self._boxes
                     )
-                except Exception as error:
+                except Exception as error:  # Kept for whoever collects.
                     self._error = error
 
     def detections(self) -> list[Detections]:
-        """The results, in pixels of each frame.
+        """The results, in pixels of each frame; waits for them.
 
         Raises:
             RunError: If the device failed.
@@ -103,7 +102,7 @@ class Ticket:
         return self._found or []
 
     def on_device(self) -> DeviceDetections:
-        """The results in device memory; see :class:`DeviceDetections`.
+        """The results in device memory; does not wait for them.
 
         Raises:
             RunError: If boxes are found on the CPU, or the results were overwritten.
@@ -111,14 +110,12 @@ class Ticket:
         return self._runner.device_detections(self, self._slot, self._batch)
 
     def check_kept(self) -> None:
-        if self._slot.ticket is not self:
-            raise OverwrittenError(
-                "results on the device hold other frames by now",
-                hint=f"use them before {_SLOTS} further batches are submitted",
-            )
+        """See :class:`trt_afdet.runtime.device_array.Owner`."""
+        self._runner.check_kept(self, self._slot)
 
     def order_after(self, stream: int) -> None:
-        self._runner.order_after(stream, self._slot.computed)
+        """See :class:`trt_afdet.runtime.device_array.Owner`."""
+        self._runner.order_after(stream, self._slot)
 
 
 class Runner:
@@ -127,11 +124,17 @@ class Runner:
     It may be used from several threads.
 
     Args:
-        network: Closed with the runner.
-        device: Closed with the runner.
+        network, device: Closed with the runner.
         spec: Of the network.
         kernels: The CUDA library; without it the CPU does what it would do.
         graphs: Whether to capture graphs where the device can.
+        file: For messages.
+
+    Attributes:
+        spec: With what :meth:`configure` changed.
+        finished: Whether the network ends in NMS.
+        batch_size: Frames per batch if the network fixes it, else None.
+        max_batch: Most frames per batch.
 
     Raises:
         InvalidValueError: If the network's tensors are not what the spec says.
@@ -143,112 +146,75 @@ class Runner:
         network: Network,
         device: Device,
         spec: ModelSpec,
-        kernels: Kernels | CudaLibrary | None,
+        kernels: Kernels | None,
         *,
         graphs: bool = True,
+        file: object = "the engine",
     ) -> None:
         self.network = network
         self.device = device
-        self.base = spec
         self.spec = spec
-        self.batch_size = network.batches[2] if network.batches[0] == network.batches[2] else None
-        self.finished = check_tensors(network, spec)
+        least, _, most = network.batches
+        self.batch_size = most if least == most else None
+        self.max_batch = most
+        self._built = spec
         self._kernels = kernels
-        self._graphs_wanted = graphs and device.has_graphs
-        self._graphs: dict[tuple[int, int], int] = {}
-        self._warm: set[int] = set()
+        self._use_graphs = graphs and device.has_graphs
         self._wanted: tuple[int, ...] | None = None
         self._lock = threading.RLock()
-        self._pinned: dict[int, Bytes] = {}
+        self._frame_buffers: dict[int, Bytes] = {}
         self._turn = 0
+        self._slots: list[Slot] = []
+        self._holders: list[Ticket | None] = [None] * _SLOTS
         self._resources = Resources(device)
+        self._program: Program | None = None
         self._open = True
         try:
+            self.finished = check_tensors(network, spec, file)
             with device.active():
                 self._allocate()
         except BaseException:
             self.close()
             raise
 
-    @property
-    def decodes(self) -> bool:
-        """Whether the decode kernel turns heads into boxes."""
-        return not self.finished and self._kernels is not None
+    def _allocate(self) -> None:
+        """Everything of fixed size; room for frames comes with the first of them."""
+        self._program = program = Program(
+            self._resources,
+            self.network,
+            self._kernels,
+            finished=self.finished,
+            spec=self.spec,
+            wanted=self._wanted,
+            graphs=self._use_graphs,
+        )
+        self._upload = self._resources.stream()
+        self._download = self._resources.stream()
+        most = self.network.batches[2]
+        size = Block.of(program.results, most).size
+        self._slots = [Slot(self._resources, index, most, size) for index in range(_SLOTS)]
 
     def configure(self, spec: ModelSpec, classes: Sequence[int] | None) -> None:
         """Sets thresholds, limits and classes of everything submitted from now on.
 
+        A network that ends in NMS keeps its own; its results are then cut down to the spec's score
+        threshold, maximum and classes. Whether that is what was asked for is the caller's to check.
+
         Args:
             spec: The network's, with other ``score_threshold``, ``nms_iou``, ``max_detections``.
             classes: Ascending ids of the classes to look for; all by default.
-
-        Raises:
-            InvalidValueError: If the network finds its boxes itself, otherwise than asked for.
         """
-        if self.finished:
-            check_baked(self.base, spec)
         wanted = None if classes is None else tuple(classes)
-        with self._lock, self.device.active():
+        with self._using() as program:
             if (spec, wanted) == (self.spec, self._wanted):
                 return
             self._drain()
-            self._forget_graphs()
-            self._free_slots()
-            self._resources.close()
-            self._resources = Resources(self.device)
+            if program.decodes:
+                self._release()
+                self._resources = Resources(self.device)
             self.spec, self._wanted = spec, wanted
-            self._allocate()
-
-    def _allocate(self) -> None:
-        """Everything of fixed size; frames' room follows with the first frames."""
-        most = self.network.batches[2]
-        resources = self._resources
-        self._upload, self._compute, self._download = (resources.stream() for _ in range(3))
-        source = self.network.inputs[0]
-        self._images = resources.memory(byte_size((most, *source.shape), source.dtype))
-        self._tensors = {INPUT_NAME: self._images}
-        for info in self.network.outputs:
-            size = byte_size((most, *info.shape), info.dtype)
-            self._tensors[info.name] = resources.memory(size)
-        self._wanted_heads: dict[str, int] = {}
-        self._workspace_bytes = 0
-        if self.decodes:
-            assert self._kernels is not None
-            dtype = self.network.outputs[0].dtype
-            self._decode_spec = self._spec_of_wanted()
-            if self._wanted is not None:
-                for name in self._class_heads():
-                    shape = (most, len(self._wanted), *self._output(name).shape[1:])
-                    self._wanted_heads[name] = resources.memory(byte_size(shape, dtype))
-            self._workspace_bytes = self._kernels.detect_workspace(self._decode_spec, dtype, most)
-        self._workspace = resources.memory(self._workspace_bytes)
-        largest = Block.of(self._results(), most).size
-        self._slots = [Slot(resources, i, most, largest) for i in range(_SLOTS)]
-
-    def _class_heads(self) -> tuple[str, ...]:
-        return self.spec.output_names[: len(self.spec.strides)]
-
-    def _output(self, name: str) -> TensorInfo:
-        return next(info for info in self.network.outputs if info.name == name)
-
-    def _spec_of_wanted(self) -> ModelSpec:
-        """The decode kernel sees the wanted classes only, as if the network had no other."""
-        if self._wanted is None:
-            return self.spec
-        names = self.spec.class_names
-        return self.spec.replace(class_names=tuple(names[i] for i in self._wanted))
-
-    def _results(self) -> tuple[TensorInfo, ...]:
-        """What a slot takes home."""
-        if not self.decodes:
-            return tuple(self.network.outputs)
-        most = self.spec.max_detections
-        shapes = ((1,), (most, 4), (most,), (most,))
-        dtypes = ("int32", "float32", "float32", "int32")
-        return tuple(
-            TensorInfo(name, dtype, shape)
-            for name, dtype, shape in zip(DETECTION_NAMES, dtypes, shapes, strict=True)
-        )
+            if program.decodes:
+                self._allocate()
 
     def frame_buffer(self, height: int, width: int) -> Frame:
         """Pinned memory for a BGR frame, uint8 [height, width, 3], kept until the runner closes.
@@ -256,10 +222,9 @@ class Runner:
         A frame that lies in one is uploaded from where it is, without being copied first; it must
         stay as it is until its batch is collected.
         """
-        with self._lock, self.device.active():
-            self._check_open()
+        with self._using():
             memory = self.device.allocate_pinned(height * width * 3)
-            self._pinned[memory.ctypes.data] = memory
+            self._frame_buffers[memory.ctypes.data] = memory
         return memory.reshape(height, width, 3)
 
     def warm_up(self, height: int, width: int, batches: Sequence[int] = ()) -> None:
@@ -273,14 +238,14 @@ class Runner:
         """
         black = np.zeros((height, width, 3), np.uint8)
         # The largest first: room for its frames is room for all.
-        for batch in sorted(batches or (self.network.batches[2],), reverse=True):
+        for batch in sorted(set(batches) or {self.network.batches[2]}, reverse=True):
             for _ in range(_SLOTS * 2):
-                self.submit([black] * batch).finish()
+                self.submit([black] * batch).detections()
 
     def submit(self, frames: Sequence[Frame]) -> Ticket:
         """Sends up to the largest batch of frames on its way, without waiting for it.
 
-        A slot whose results were not collected is emptied first; nothing is lost.
+        If both slots are under way, the older one is waited for; its ticket keeps its results.
 
         Args:
             frames: BGR uint8 [H, W, 3] of any sizes.
@@ -295,63 +260,64 @@ class Runner:
         for frame in frames:
             check_frame(frame)
         batch = max(least, len(frames))
-        with self._lock, self.device.active():
-            self._check_open()
-            slot = self._slots[self._turn]
-            if slot.ticket is not None:
-                slot.ticket.finish()
-            # Whatever happens next, what the slot held is not there any more.
-            slot.ticket = None
-            self.device.record(slot.started, self._upload)
+        with self._using() as program:
+            slot = self._next_slot()
+            device = self.device
+            device.record(slot.started, self._upload)
             boxes = self._send(slot, frames, batch)
-            self.device.record(slot.uploaded, self._upload)
-            self.device.wait(self._compute, slot.uploaded)
-            self._run(slot, batch)
-            self.device.record(slot.computed, self._compute)
-            self.device.wait(self._download, slot.computed)
-            block = Block.of(self._results(), batch)
-            self.device.copy_out(slot.results_host[: block.size], slot.results, self._download)
-            self.device.record(slot.downloaded, self._download)
+            device.record(slot.uploaded, self._upload)
+            device.wait(program.stream, slot.uploaded)
+            program.run(slot, batch)
+            device.record(slot.computed, program.stream)
+            device.wait(self._download, slot.computed)
+            size = Block.of(program.results, batch).size
+            device.copy_out(slot.results_host[:size], slot.results, self._download)
+            device.record(slot.downloaded, self._download)
             ticket = Ticket(self, slot, boxes, batch)
-            slot.ticket = ticket
+            self._holders[slot.index] = ticket
             self._turn = (self._turn + 1) % _SLOTS
             return ticket
 
-    def collect(self, ticket: Ticket) -> list[Detections]:
-        """The detections of a batch; see :meth:`Ticket.detections`."""
-        return ticket.detections()
-
     def __call__(self, frames: Sequence[Frame]) -> list[Detections]:
-        """Detects in any number of frames, the batches overlapping."""
+        """Detects in any number of frames; batches overlap. See :meth:`submit`."""
         most = self.network.batches[2]
         tickets = [self.submit(frames[i : i + most]) for i in range(0, len(frames), most)]
         return [found for ticket in tickets for found in ticket.detections()]
+
+    def _next_slot(self) -> Slot:
+        """The slot whose turn it is, emptied. What it held is gone, whatever happens next."""
+        holder = self._holders[self._turn]
+        if holder is not None:
+            holder.finish()
+            self._holders[self._turn] = None
+        return self._slots[self._turn]
 
     def _send(self, slot: Slot, frames: Sequence[Frame], batch: int) -> list[Letterbox]:
         """Queues the upload; a batch under the smallest is filled up with its last frame."""
         if self._kernels is None:
             return self._send_images(slot, frames, batch)
         sizes = [aligned(frame.nbytes) for frame in frames]
-        slot.reserve(self.device, sum(sizes))
-        # Filled in place: the buffer is pinned, and the slot is idle.
-        descriptors = (FrameDescriptor * batch).from_buffer(slot.descriptors_host)
+        slot.reserve(sum(sizes))
+        # Filled in place: the memory is pinned, and the slot is idle.
+        descriptors = (FrameDescriptor * batch).from_buffer(slot.descriptors_host.data)
         boxes, offset = [], 0
-        for index, (frame, size) in enumerate(zip(frames, sizes, strict=True)):
+        for index, frame in enumerate(frames):
             height, width = frame.shape[:2]
             box = Letterbox.fit(height, width, self.spec.height, self.spec.width)
+            describe(descriptors[index], slot.frames + offset, box)
             boxes.append(box)
             self._send_frame(slot, offset, frame)
-            _describe(descriptors[index], slot.frames + offset, box)
-            offset += size
+            offset += sizes[index]
         for index in range(len(frames), batch):
-            ctypes.pointer(descriptors[index])[0] = descriptors[len(frames) - 1]
-        self._kernels.check_frames(descriptors[:batch], self.spec)
-        size = batch * ctypes.sizeof(FrameDescriptor)
+            descriptors[index] = descriptors[len(frames) - 1]
+        self._kernels.check_frames(descriptors[:], self.spec)
+        size = ctypes.sizeof(descriptors)
         self.device.copy_in(slot.descriptors, slot.descriptors_host[:size], self._upload)
         return boxes
 
     def _send_frame(self, slot: Slot, offset: int, frame: Frame) -> None:
-        if self._is_pinned(frame):
+        own = self._frame_buffers.get(frame.ctypes.data)
+        if own is not None and frame.flags.c_contiguous and frame.nbytes <= own.nbytes:
             self.device.copy_in(slot.frames + offset, frame.reshape(-1), self._upload)
             return
         row = frame.shape[1] * 3
@@ -363,308 +329,218 @@ class Runner:
             np.copyto(target.reshape(piece.shape), piece)
             self.device.copy_in(slot.frames + start, target, self._upload)
 
-    def _is_pinned(self, frame: Frame) -> bool:
-        memory = self._pinned.get(frame.ctypes.data)
-        return memory is not None and frame.flags.c_contiguous and frame.nbytes <= memory.nbytes
-
     def _send_images(self, slot: Slot, frames: Sequence[Frame], batch: int) -> list[Letterbox]:
         """Letterboxes on the CPU and queues the upload of the network's input."""
         images, boxes = preprocess(list(frames), self.spec)
-        shape = (batch, *images.shape[1:])
         source = self.network.inputs[0]
-        slot.reserve(self.device, byte_size((self.network.batches[2], *shape[1:]), source.dtype))
-        size = byte_size(shape, source.dtype)
-        target = slot.staging[:size].view(source.dtype).reshape(shape)
+        slot.reserve(byte_size((self.network.batches[2], *source.shape), source.dtype))
+        shape = (batch, *source.shape)
+        staged = slot.staging[: byte_size(shape, source.dtype)]
+        target = staged.view(source.dtype).reshape(shape)
         target[: len(frames)] = images
         target[len(frames) :] = images[-1]
-        self.device.copy_in(slot.frames, slot.staging[:size], self._upload)
+        self.device.copy_in(slot.frames, staged, self._upload)
         return boxes
-
-    def _run(self, slot: Slot, batch: int) -> None:
-        """Queues letterbox, network and boxes: as a graph once the batch size has run."""
-        if not self.network.keeps_batches and batch not in self._warm:
-            self._forget_graphs()
-        graph = self._graphs.get((slot.index, batch))
-        if graph is None and self._graphs_wanted and batch in self._warm:
-            graph = self._capture(slot, batch)
-        if graph is not None:
-            self.device.launch(graph, self._compute)
-            return
-        if batch not in self._warm:
-            self.network.prepare(batch, self._tensors)
-            self._warm.add(batch)
-        self._queue(slot, batch)
-
-    def _capture(self, slot: Slot, batch: int) -> int | None:
-        self.device.synchronize(self._compute)
-        try:
-            graph = self.device.capture(self._compute, lambda: self._queue(slot, batch))
-        except RunError as error:
-            logging.getLogger("trt_afdet").warning(
-                "%s; running without CUDA graphs, a little slower", error
-            )
-            self._graphs_wanted = False
-            return None
-        self._graphs[slot.index, batch] = graph
-        return graph
-
-    def _queue(self, slot: Slot, batch: int) -> None:
-        self._queue_images(slot, batch)
-        self.network.enqueue(batch, self._compute)
-        self._queue_results(slot, batch)
-
-    def _queue_images(self, slot: Slot, batch: int) -> None:
-        source = self.network.inputs[0]
-        if self._kernels is not None:
-            self._kernels.letterbox(
-                slot.descriptors, batch, self.spec, self._images, source.dtype, self._compute
-            )
-            return
-        size = byte_size((batch, *source.shape), source.dtype)
-        self.device.copy(self._images, slot.frames, size, self._compute)
-
-    def _queue_results(self, slot: Slot, batch: int) -> None:
-        block = Block.of(self._results(), batch)
-        targets = block.addresses(slot.results)
-        if not self.decodes:
-            for info, target in zip(block.infos, targets, strict=True):
-                size = byte_size((batch, *info.shape), info.dtype)
-                self.device.copy(target, self._tensors[info.name], size, self._compute)
-            return
-        assert self._kernels is not None
-        self._pick_wanted(batch)
-        heads = {**self._tensors, **self._wanted_heads}
-        self._kernels.detect(
-            [heads[name] for name in self.spec.output_names],
-            self._decode_spec,
-            self.network.outputs[0].dtype,
-            batch,
-            targets,
-            self._workspace,
-            self._workspace_bytes,
-            self._compute,
-        )
-
-    def _pick_wanted(self, batch: int) -> None:
-        """Copies the wanted classes' maps together: exactly as if there were no others."""
-        for name, target in self._wanted_heads.items():
-            assert self._wanted is not None
-            info = self._output(name)
-            plane = byte_size(info.shape[1:], info.dtype)
-            for place, class_id in enumerate(self._wanted):
-                self.device.copy_rows(
-                    target + place * plane,
-                    len(self._wanted) * plane,
-                    self._tensors[name] + class_id * plane,
-                    info.shape[0] * plane,
-                    plane,
-                    batch,
-                    self._compute,
-                )
 
     def take(
         self, slot: Slot, batch: int, boxes: Sequence[Letterbox]
     ) -> tuple[list[Detections], dict[str, float]]:
-        """Waits for a slot's results and makes detections of them, and seconds of its events."""
+        """Waits for a slot's results: detections, and seconds of each stage."""
+        program = self._check_open()
         with self.device.active():
-            self._check_open()
             self.device.synchronize_event(slot.downloaded)
-            events = (slot.started, slot.uploaded, slot.computed, slot.downloaded)
+            marks = (slot.started, slot.uploaded, slot.computed, slot.downloaded)
+            stages = zip(("upload", "network", "download"), marks[:-1], marks[1:], strict=True)
             seconds = {
-                stage: self.device.elapsed_ms(first, second) / 1e3
-                for stage, first, second in zip(
-                    ("upload", "network", "download"), events[:-1], events[1:], strict=True
-                )
+                name: self.device.elapsed_ms(first, second) / 1e3 for name, first, second in stages
             }
-        block = Block.of(self._results(), batch)
-        arrays = [array[: len(boxes)] for array in block.arrays(slot.results_host, batch)]
-        if not self.finished and not self.decodes:
-            by_name = {info.name: array for info, array in zip(block.infos, arrays, strict=True)}
-            return postprocess(by_name, self.spec, boxes, self._wanted), seconds
-        return self._detections(dict(zip(_names(block), arrays, strict=True)), boxes), seconds
-
-    def _detections(
-        self, arrays: Mapping[str, npt.NDArray[Any]], boxes: Sequence[Letterbox]
-    ) -> list[Detections]:
-        """Boxes in input pixels to detections in pixels of each frame."""
-        found = []
-        number, corners, scores, classes = (arrays[name] for name in DETECTION_NAMES)
-        for image, box in enumerate(boxes):
-            count = int(number[image, 0])
-            # Copies: the slot's memory takes the next batch.
-            xyxy = box.to_frame(corners[image, :count])
-            confidence = scores[image, :count].astype(np.float32)
-            class_id = classes[image, :count].astype(np.int32)
-            keep = (xyxy[:, 2] > xyxy[:, 0]) & (xyxy[:, 3] > xyxy[:, 1])
-            if self._wanted is not None:
-                if self.finished:
-                    keep &= np.isin(class_id, self._wanted)
-                else:
-                    class_id = np.asarray(self._wanted, np.int32)[class_id]
-            if self.finished:
-                keep &= confidence > np.float32(self.spec.score_threshold)
-            rows = np.flatnonzero(keep)[: self.spec.max_detections]
-            found.append(
-                Detections(xyxy[rows], confidence[rows], class_id[rows], self.spec.class_names)
-            )
-        return found
+        arrays = Block.of(program.results, batch).arrays(slot.results_host, batch)
+        arrays = {name: array[: len(boxes)] for name, array in arrays.items()}
+        if not self.finished and not program.decodes:
+            return postprocess(arrays, self.spec, boxes, self._wanted), seconds
+        outputs = [arrays[name] for name in DETECTION_NAMES]
+        classes, above = self._wanted, None
+        if program.decodes and self._wanted is not None:
+            # The kernel numbered the wanted classes only; the -1 of unused rows is not read.
+            outputs[-1] = np.asarray(self._wanted, np.int32)[outputs[-1]]
+            classes = None
+        if self.finished and self.spec.score_threshold > self._built.score_threshold:
+            above = self.spec.score_threshold
+        return from_outputs(outputs, self.spec, boxes, classes, above=above), seconds
 
     def device_detections(self, ticket: Ticket, slot: Slot, batch: int) -> DeviceDetections:
-        """A ticket's results in device memory; see :meth:`Ticket.on_device`."""
-        if not self.finished and not self.decodes:
-            raise RunError(
-                "boxes are found on the CPU here, so none are on the device",
-                hint="install the CUDA library; see `trt-afdet doctor`",
-            )
-        if self._wanted is not None:
-            raise RunError(
-                "results on the device number the wanted classes, not the model's",
-                hint="load the detector without classes",
-            )
-        ticket.check_kept()
-        block = Block.of(self._results(), batch)
-        arrays = {
-            info.name: DeviceArray(
-                address,
-                (ticket.count, *info.shape),
-                info.dtype,
-                owner=ticket,
-                stream=self._compute,
-                device=(self.device.dlpack_type, self.device.index),
-            )
-            for info, address in zip(block.infos, block.addresses(slot.results), strict=True)
-        }
+        """See :meth:`Ticket.on_device`."""
+        with self._using() as program:
+            if not self.finished and not program.decodes:
+                raise RunError(
+                    "boxes are found on the CPU here, so none are on the device",
+                    hint="install the CUDA library; see `trt-afdet doctor`",
+                )
+            if self._wanted is not None:
+                raise RunError(
+                    "results on the device cannot be limited to some classes",
+                    hint="load the detector without classes",
+                )
+            self.check_kept(ticket, slot)
+            block = Block.of(program.results, batch)
+            arrays = {
+                info.name: DeviceArray(
+                    address,
+                    (ticket.count, *info.shape),
+                    info.dtype,
+                    owner=ticket,
+                    stream=program.stream,
+                    device=(self.device.dlpack_type, self.device.index),
+                )
+                for info, address in zip(block.infos, block.addresses(slot.results), strict=True)
+            }
         return DeviceDetections(*(arrays[name] for name in DETECTION_NAMES))
 
-    def order_after(self, stream: int, event: int) -> None:
-        """Makes a consumer's stream wait for an event."""
-        with self.device.active():
-            self.device.wait(stream, event)
+    def check_kept(self, ticket: Ticket, slot: Slot) -> None:
+        """Raises RunError if a slot's results are no longer a ticket's."""
+        if not self._open or self._holders[slot.index] is not ticket:
+            raise OverwrittenError(
+                "results on the device were overwritten or freed",
+                hint=f"use them before {_SLOTS} further batches are submitted",
+            )
+
+    def order_after(self, stream: int, slot: Slot) -> None:
+        """Makes a consumer's stream wait for a slot's results."""
+        with self._using():
+            self.device.wait(stream, slot.computed)
 
     def stage_seconds(self, frames: Sequence[Frame]) -> dict[str, float]:
-        """Seconds of every stage of one batch, run by itself and without a graph.
+        """Seconds of every stage of one batch that runs alone, stage after stage, without a graph.
 
         Raises:
             InvalidValueError, RunError: See :meth:`submit`.
         """
+        self.submit(frames).detections()  # Makes room, prepares the network, checks the frames.
         batch = max(self.network.batches[0], len(frames))
-        self.submit(frames).finish()
-        with self._lock, self.device.active():
-            slot = self._slots[self._turn]
-            if slot.ticket is not None:
-                slot.ticket.finish()
-            slot.ticket = None
-            marks = [slot.started, slot.uploaded, slot.computed, slot.downloaded]
-            begin = time.perf_counter()
-            self._send(slot, frames, batch)
+        with self._using() as program:
+            slot = self._next_slot()
+            start = time.perf_counter()
+            boxes = self._send(slot, frames, batch)
             self.device.synchronize(self._upload)
-            seconds = {"upload": time.perf_counter() - begin}
-            stages: dict[str, Callable[[], None]] = {
-                "preprocess": lambda: self._queue_images(slot, batch),
-                "network": lambda: self.network.enqueue(batch, self._compute),
-                "postprocess": lambda: self._queue_results(slot, batch),
-            }
-            self.device.record(marks[0], self._compute)
-            for mark, work in zip(marks[1:], stages.values(), strict=True):
-                work()
-                self.device.record(mark, self._compute)
-            self.device.synchronize(self._compute)
+            seconds = {"upload": time.perf_counter() - start}
+            marks = (slot.started, slot.uploaded, slot.computed, slot.downloaded)
+            self.device.record(marks[0], program.stream)
+            program.queue_images(slot, batch)
+            self.device.record(marks[1], program.stream)
+            program.queue_network(batch)
+            self.device.record(marks[2], program.stream)
+            program.queue_results(slot, batch)
+            self.device.record(marks[3], program.stream)
+            self.device.synchronize(program.stream)
+            stages = ("preprocess", "network", "postprocess")
             for name, first, second in zip(stages, marks[:-1], marks[1:], strict=True):
                 seconds[name] = self.device.elapsed_ms(first, second) / 1e3
+            start = time.perf_counter()
+            size = Block.of(program.results, batch).size
+            self.device.copy_out(slot.results_host[:size], slot.results, self._download)
+            self.device.record(slot.downloaded, self._download)
+            self.take(slot, batch, boxes)
+            seconds["download"] = time.perf_counter() - start
         return seconds
 
     def network_rate(self, batch: int, seconds: float) -> float:
-        """Images a second of the network alone, replayed without anything around it."""
-        with self._lock, self.device.active():
-            self._check_open()
+        """Images a second of the network alone, replayed with nothing around it.
+
+        Args:
+            batch: Images a run.
+            seconds: How long to measure.
+        """
+        with self._using() as program:
             self._drain()
-            if batch not in self._warm:
-                if not self.network.keeps_batches:
-                    self._forget_graphs()
-                self.network.prepare(batch, self._tensors)
-                self._warm.add(batch)
+            return program.network_rate(batch, seconds) * batch
 
-            def queue() -> None:
-                self.network.enqueue(batch, self._compute)
+    def infer(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[Any]]:
+        """Runs the network alone; see :meth:`trt_afdet.runtime.backend.Backend.infer`."""
+        source = self.network.inputs[0]
+        if images.ndim != 4 or images.shape[1:] != source.shape or images.dtype != np.float32:
+            raise InvalidValueError(
+                f"images must be float32 [N, {', '.join(map(str, source.shape))}]",
+                got=f"{images.dtype} {list(images.shape)}",
+            )
+        names = DETECTION_NAMES if self.finished else self._built.output_names
+        least, _, most = self.network.batches
+        parts: list[list[npt.NDArray[Any]]] = []
+        for start in range(0, len(images), most):
+            part = images[start : start + most].astype(source.dtype)
+            count = len(part)
+            filling = np.repeat(part[-1:], max(0, least - count), axis=0)
+            outputs = self._infer(np.concatenate([part, filling]))
+            parts.append([outputs[name][:count] for name in names])
+        return [np.concatenate(output) for output in zip(*parts, strict=True)]
 
-            queue()
-            self.device.synchronize(self._compute)
-            graph = self.device.capture(self._compute, queue) if self._graphs_wanted else None
+    def _infer(self, images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+        """One batch, waited for; memory is allocated on the way."""
+        with self._using() as program:
+            resources = Resources(self.device)
             try:
-                return _rate(self.device, self._compute, graph, queue, seconds) * batch
+                block = Block.of(self.network.outputs, len(images))
+                staged, out = resources.pinned(images.nbytes), resources.pinned(block.size)
+                staged[:] = images.reshape(-1).view(np.uint8)
+                program.run_network(staged, out, block, len(images))
+                return {n: a.copy() for n, a in block.arrays(out, len(images)).items()}
             finally:
-                if graph is not None:
-                    self.device.destroy_graph(graph)
+                resources.close()
 
     def _drain(self) -> None:
-        for slot in getattr(self, "_slots", ()):
-            if slot.ticket is not None:
-                slot.ticket.finish()
-                slot.ticket = None
+        """Takes the results out of every slot."""
+        for index, holder in enumerate(self._holders):
+            if holder is not None:
+                holder.finish()
+                self._holders[index] = None
 
-    def _forget_graphs(self) -> None:
-        if self._graphs:
-            self.device.synchronize(self._compute)
-        for graph in self._graphs.values():
-            self.device.destroy_graph(graph)
-        self._graphs.clear()
-        self._warm.clear()
+    def _release(self) -> None:
+        """Frees what :meth:`_allocate` and the frames took."""
+        program, self._program = self._program, None
+        slots, self._slots = self._slots, []
+        if program is not None:
+            program.forget()
+        for slot in slots:
+            slot.release()
+        self._resources.close()
 
-    def _free_slots(self) -> None:
-        for slot in getattr(self, "_slots", ()):
-            slot.release(self.device)
+    @contextmanager
+    def _using(self) -> Iterator[Program]:
+        """The device in this thread's hands alone."""
+        with self._lock:
+            program = self._check_open()
+            with self.device.active():
+                yield program
 
-    def _check_open(self) -> None:
-        if not self._open:
+    def _check_open(self) -> Program:
+        if not self._open or self._program is None:
             raise RunError("the detector is closed")
+        return self._program
 
     def close(self) -> None:
-        """Collects what is on its way, then frees everything; twice is fine."""
+        """Collects what is under way, then frees everything; twice is fine."""
         with self._lock:
             if not self._open:
                 return
             with self.device.active():
                 self._drain()
+                self._open = False
                 # A device that has failed refuses every call; the rest must still be let go.
                 with suppress(RunError):
-                    self._forget_graphs()
-                    self._free_slots()
-                    for memory in self._pinned.values():
+                    self._release()
+                    for memory in self._frame_buffers.values():
                         self.device.free_pinned(memory)
-                    self._resources.close()
-                self._pinned.clear()
-                self.network.close()
-            self._open = False
+                with suppress(RunError):
+                    self.network.close()
+                self._frame_buffers.clear()
             self.device.close()
 
+    def __enter__(self) -> Runner:
+        return self
 
-def _rate(
-    device: Device, stream: int, graph: int | None, queue: Callable[[], None], seconds: float
-) -> float:
-    """Runs a second, a hundred at a time."""
-    done = 0
-    start = time.perf_counter()
-    while (elapsed := time.perf_counter() - start) < seconds or not done:
-        for _ in range(100):
-            if graph is None:
-                queue()
-            else:
-                device.launch(graph, stream)
-        device.synchronize(stream)
-        done += 100
-    elapsed = time.perf_counter() - start
-    return done / elapsed
-
-
-def _names(block: Block) -> list[str]:
-    return [info.name for info in block.infos]
-
-
-def _describe(descriptor: FrameDescriptor, address: int, box: Letterbox) -> None:
-    """Fills in the descriptor of a BGR frame."""
-    descriptor.planes[0], descriptor.planes[1] = address, None
-    descriptor.pitches[0], descriptor.pitches[1] = box.frame_width * 3, 0
-    descriptor.height, descriptor.width = box.frame_height, box.frame_width
-    descriptor.format = descriptor.color = 0
-    descriptor.top, descriptor.left = box.top, box.left
-    descriptor.box_height, descriptor.box_width = box.height, box.width
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 #: Stages in the order a frame passes them.
-STAGES = ("decode", "preprocess", "network", "postprocess", "write")
+STAGES = ("decode", "upload", "preprocess", "network", "postprocess", "download", "write")
 
 
 def percentile(values: list[float], share: float) -> float:

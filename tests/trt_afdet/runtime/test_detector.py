@@ -12,7 +12,7 @@ from onnx_models import SPEC, build_model, save_model
 
 import trt_afdet
 from trt_afdet.detections import Detections
-from trt_afdet.errors import AfdetError, InvalidValueError
+from trt_afdet.errors import InvalidValueError, MissingFileError
 from trt_afdet.postprocess import postprocess
 from trt_afdet.preprocess import preprocess
 from trt_afdet.runtime.detector import Detector, class_ids
@@ -101,9 +101,9 @@ def test_class_ids() -> None:
 
 
 def test_engines_and_other_suffixes(tmp_path: Path) -> None:
-    with pytest.raises(AfdetError, match="TensorRT backend"):
+    with pytest.raises(MissingFileError, match=r"model\.engine"):
         Detector.load(tmp_path / "model.engine")
-    with pytest.raises(InvalidValueError, match=r"an \.onnx file"):
+    with pytest.raises(InvalidValueError, match=r"an \.onnx or an \.engine file"):
         Detector.load(tmp_path / "model.pt")
 
 

@@ -1,0 +1,51 @@
+"""The runtime's tests on a GPU: the device's contract, and the whole runner."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import test_runner
+from gpu_rig import why_not
+from test_runner import *  # noqa: F403 - its tests, with this folder's rig.
+
+pytestmark = pytest.mark.gpu
+
+CONTRACT = Path(test_runner.__file__).with_name("test_device.py")
+
+
+@pytest.mark.parametrize(("library", "module"), [("cuda-python", "cuda"), ("pycuda", "pycuda")])
+def test_the_devices_contract(library: str, module: str) -> None:
+    if why_not():
+        pytest.skip(f"missing: {why_not()}")
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"missing: {library}")
+    # Its own process: the two packages should not share a context in a test of either.
+    options = ["-q", "-p", "no:cacheprovider", "-k", "TestContract"]
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(CONTRACT)],
+        env={**os.environ, "TRT_AFDET_TEST_DEVICE": library},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_results_on_the_device_go_to_torch(rig: object) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("missing: a torch that sees the GPU")
+    runner = rig.runner()  # type: ignore[attr-defined]
+    ticket = runner.submit([test_runner.exact(1)])
+    on_device = ticket.on_device()
+    scores = torch.from_dlpack(on_device.scores)
+    same = torch.as_tensor(on_device.scores, device="cuda")
+    found = ticket.detections()[0]
+    assert scores.is_cuda
+    assert scores.data_ptr() == same.data_ptr() == on_device.scores.address
+    assert scores[0, : len(found)].cpu().numpy().tolist() == found.confidence.tolist()

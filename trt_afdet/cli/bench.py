@@ -1,0 +1,523 @@
+"""``trt-afdet bench``: how fast models run on this machine, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trt_afdet.runtime.detector import Detector, Frame
+
+SUMMARY = "measure latency and throughput of models side by side"
+
+EPILOG = """\
+examples:
+  trt-afdet bench model.onnx model.fp16.onnx model.int8.onnx --batch 1,4
+  trt-afdet bench model.onnx fp16.engine int8.engine --size 1920x1080 --json bench.json
+  trt-afdet bench model.onnx --backend cpu,cuda --picture bench.png
+
+All models take turns, one batch at a time, so that a busy moment of the machine hits all of them.
+Latency is the wall time of one batch, frames in memory to detections, nothing else under way.
+frames/s is the rate of such batches one after another; for an engine, with batches overlapping.
+"bare" is the rate of an engine's network alone, replayed as a CUDA graph, and the runtime's share
+of it. Stages are medians in milliseconds per batch; an engine's are measured one by one.
+"""
+
+#: Fewest batches of a model that make a percentile.
+_LEAST_ROUNDS = 5
+#: Distinct frames that are kept in memory.
+_FRAMES_KEPT = 32
+#: Batches that overlap in one measurement of an engine's throughput.
+_PIPELINED = 8
+#: Seconds of an engine's bare network in each of its measurements.
+_BARE_SECONDS = 0.1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    parser.add_argument("models", metavar="MODEL", nargs="+", type=Path, help=".onnx or .engine")
+    parser.add_argument(
+        "--backend",
+        default="cpu",
+        help="what runs .onnx files: ONNX Runtime's execution providers, such as cpu,cuda "
+        "(default: cpu)",
+    )
+    parser.add_argument("--batch", default="1", help="frames per batch: 1,4,16 (default: 1)")
+    parser.add_argument(
+        "--frames", type=int, default=100, help="frames per model and batch size (default: 100)"
+    )
+    parser.add_argument("--source", help="picture, folder or video (default: the shipped clip)")
+    parser.add_argument("--size", help="resize the frames first: 1920x1080")
+    parser.add_argument("--threads", type=int, help="CPU threads of ONNX Runtime")
+    parser.add_argument(
+        "--skip-missing", action="store_true", help="leave out models whose file is not there"
+    )
+    parser.add_argument("--json", type=Path, help="write all figures as JSON")
+    parser.add_argument("--picture", type=Path, help="write a picture of them (PNG)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from contextlib import ExitStack
+
+    from trt_afdet.cli import ui
+    from trt_afdet.files import write_text
+
+    if args.frames < 1:
+        from trt_afdet.errors import InvalidValueError
+
+        raise InvalidValueError("--frames must be at least 1", got=args.frames)
+    batches = parse_batches(args.batch)
+    size = parse_size(args.size)
+    frames = load_frames(args.source, size)
+    models = args.models
+    if args.skip_missing:
+        for path in models:
+            if not path.is_file():
+                ui.warn(f"there is no {path}")
+        models = [path for path in models if path.is_file()]
+    with ExitStack() as stack:
+        contenders = open_contenders(stack, models, args.backend, args.threads)
+        results = measure(contenders, frames, batches, args.frames)
+    height, width = frames[0].shape[:2]
+    ui.table(f"frames of {width}x{height}, milliseconds per batch", *latency_table(results))
+    ui.table("milliseconds per batch and stage, p50", *stage_table(results))
+    if args.json:
+        import json
+
+        write_text(args.json, json.dumps(report(results, frames, args), indent=2) + "\n")
+        print(f"wrote {args.json}")
+    if args.picture:
+        draw(results, args.picture)
+        print(f"wrote {args.picture}")
+    return 0
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One model on one backend.
+
+    Attributes:
+        name: Its file's name.
+        precision: ``"fp32"``, ``"fp16"``, ``"int8"``; ``"?"`` if the file does not tell.
+        backend: What runs it: an execution provider of ONNX Runtime, or TensorRT.
+        detector: Open.
+    """
+
+    name: str
+    precision: str
+    backend: str
+    detector: Detector
+
+
+@dataclass
+class Result:
+    """What one contender took at one batch size.
+
+    Attributes:
+        model, precision, backend, batch: What was measured.
+        latencies: Seconds of each batch.
+        stages: Seconds per batch of each stage, each time it was measured.
+        rates: Frames a second of overlapping batches, each time; empty if they do not overlap.
+        bare: Frames a second of an engine's network alone, each time.
+    """
+
+    model: str
+    precision: str
+    backend: str
+    batch: int
+    latencies: list[float] = field(default_factory=list)
+    stages: dict[str, list[float]] = field(default_factory=dict)
+    rates: list[float] = field(default_factory=list)
+    bare: list[float] = field(default_factory=list)
+
+    def latency_ms(self, share: float) -> float:
+        from trt_afdet.runtime.times import percentile
+
+        return percentile(self.latencies, share) * 1e3
+
+    def stage_ms(self) -> dict[str, float]:
+        from trt_afdet.runtime.times import percentile
+
+        return {name: percentile(values, 0.5) * 1e3 for name, values in self.stages.items()}
+
+    def frames_per_second(self) -> float:
+        from trt_afdet.runtime.times import percentile
+
+        if self.rates:
+            return percentile(self.rates, 0.5)
+        return self.batch * len(self.latencies) / sum(self.latencies)
+
+    def bare_frames_per_second(self) -> float | None:
+        from trt_afdet.runtime.times import percentile
+
+        return percentile(self.bare, 0.5) if self.bare else None
+
+    def as_dict(self) -> dict[str, Any]:
+        bare = self.bare_frames_per_second()
+        rate = self.frames_per_second()
+        shares = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
+        return {
+            "model": self.model,
+            "precision": self.precision,
+            "backend": self.backend,
+            "batch": self.batch,
+            "batches": len(self.latencies),
+            "latency_ms": {name: self.latency_ms(share) for name, share in shares.items()},
+            "stages_ms": self.stage_ms(),
+            "frames_per_second": rate,
+            "bare_frames_per_second": bare,
+            "share_of_bare": rate / bare if bare else None,
+        }
+
+
+def parse_batches(text: str) -> list[int]:
+    """Batch sizes from a list with commas, ascending.
+
+    Raises:
+        InvalidValueError: If one is no whole number above 0.
+    """
+    from trt_afdet.errors import InvalidValueError
+
+    sizes = set()
+    for word in text.split(","):
+        if not word.strip().isdecimal() or int(word) < 1:
+            raise InvalidValueError("--batch takes numbers such as 1,4,16", got=text)
+        sizes.add(int(word))
+    return sorted(sizes)
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """Width and height from "1920x1080".
+
+    Raises:
+        InvalidValueError: If it is not of that form.
+    """
+    from trt_afdet.errors import InvalidValueError
+
+    if text is None:
+        return None
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise InvalidValueError("--size takes WIDTHxHEIGHT, such as 1920x1080", got=text)
+    return int(width), int(height)
+
+
+def load_frames(source: str | None, size: tuple[int, int] | None) -> list[Frame]:
+    """Frames spread over a source, or over the shipped clip, in memory.
+
+    Raises:
+        AfdetError: See :func:`trt_afdet.media.open_source`.
+    """
+    import cv2
+    import numpy as np
+
+    from trt_afdet.cli.demo import ASSETS
+    from trt_afdet.errors import InvalidValueError
+    from trt_afdet.media import open_source
+
+    frames: list[Frame] = []
+    with open_source(source or ASSETS / "clip.mp4") as opened:
+        step = max(1, (opened.total or 0) // _FRAMES_KEPT)
+        for frame in opened:
+            if frame.index % step == 0:
+                frames.append(frame.image)
+            if len(frames) == _FRAMES_KEPT:
+                break
+    if not frames:
+        raise InvalidValueError("the source has no readable frame", got=source)
+    if size is not None:
+        frames = [np.asarray(cv2.resize(frame, size), np.uint8) for frame in frames]
+    return frames
+
+
+def open_contenders(
+    stack: Any, models: Sequence[Path], backends: str, threads: int | None
+) -> list[Contender]:
+    """Opens every model, .onnx files once for each backend.
+
+    Args:
+        stack: An ExitStack that closes them.
+        models: Files.
+        backends: Names of execution providers, with commas.
+        threads: CPU threads of ONNX Runtime.
+
+    Raises:
+        AfdetError: If a model cannot be opened, or a backend is unknown.
+    """
+    from trt_afdet.runtime.detector import Detector
+
+    names = [path.name for path in models]
+    contenders = []
+    for path in models:
+        name = path.name if names.count(path.name) == 1 else str(path)
+        if path.suffix.lower() == ".onnx":
+            for backend, provider in providers(backends).items():
+                detector = Detector.load(path, threads=threads, providers=[provider])
+                stack.enter_context(detector)
+                contenders.append(Contender(name, onnx_precision(path), backend, detector))
+        else:
+            detector = stack.enter_context(Detector.load(path))
+            contenders.append(Contender(name, engine_precision(path), "TensorRT", detector))
+    return contenders
+
+
+def providers(text: str) -> dict[str, str]:
+    """ONNX Runtime's execution providers by the names asked for.
+
+    Raises:
+        InvalidValueError: If this ONNX Runtime does not have one.
+        MissingDependencyError: If it is not installed.
+    """
+    from trt_afdet.errors import InvalidValueError, MissingDependencyError
+
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependencyError(
+            "onnxruntime is not installed", hint='pip install "trt-afdet[runtime]"'
+        ) from error
+    ending = "ExecutionProvider"
+    known = {
+        name.removesuffix(ending).lower(): name for name in onnxruntime.get_available_providers()
+    }
+    chosen = {}
+    for word in text.split(","):
+        backend = word.strip().lower()
+        if backend not in known:
+            raise InvalidValueError(
+                "this ONNX Runtime has no such backend",
+                got=word.strip(),
+                hint=f"it has {', '.join(known)}",
+            )
+        chosen[backend] = known[backend]
+    return chosen
+
+
+def onnx_precision(path: Path) -> str:
+    """What an ONNX file computes in, by its operators and weights; "?" without the onnx package."""
+    try:
+        import onnx
+    except ImportError:
+        return "?"
+    model = onnx.load(str(path), load_external_data=False)
+    if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+        return "int8"
+    sizes: dict[int, int] = {}
+    for tensor in model.graph.initializer:
+        count = 1
+        for dim in tensor.dims:
+            count *= dim
+        sizes[tensor.data_type] = sizes.get(tensor.data_type, 0) + count
+    halves = sizes.get(onnx.TensorProto.FLOAT16, 0)
+    return "fp16" if halves > sizes.get(onnx.TensorProto.FLOAT, 0) else "fp32"
+
+
+def engine_precision(path: Path) -> str:
+    """What an engine was built for."""
+    from trt_afdet.build.sidecar import read
+
+    return str(read(path).precision_asked)
+
+
+def measure(
+    contenders: Sequence[Contender], frames: Sequence[Frame], batches: Sequence[int], count: int
+) -> list[Result]:
+    """Measures every contender at every batch size that it takes.
+
+    Args:
+        contenders: Open.
+        frames: BGR uint8 frames to choose from.
+        batches: Batch sizes.
+        count: Frames per contender and batch size, at least.
+
+    Returns:
+        By batch size, then in the order of the contenders.
+    """
+    from trt_afdet.cli import ui
+
+    results: list[Result] = []
+    plan = []
+    for batch in batches:
+        fitting = [c for c in contenders if _fits(c, batch)]
+        measured = [Result(c.name, c.precision, c.backend, batch) for c in fitting]
+        results += measured
+        rounds = max(_LEAST_ROUNDS, -(-count // batch)) if fitting else 0
+        pairs = list(zip(fitting, measured, strict=True))
+        plan += [(pairs, batch, turn) for turn in range(-1, rounds)]
+    done = ui.progress(iter(plan), len(plan), "measuring")
+    for pairs, batch, turn in done:
+        # Whoever goes first finds other caches; so each is first in turn.
+        first = turn % len(pairs)
+        for contender, result in pairs[first:] + pairs[:first]:
+            start = max(turn, 0) * batch
+            group = [frames[i % len(frames)] for i in range(start, start + batch)]
+            if turn < 0:
+                _warm_up(contender, group)
+            else:
+                _measure_once(contender, result, group)
+    return results
+
+
+def _fits(contender: Contender, batch: int) -> bool:
+    from trt_afdet.cli import ui
+    from trt_afdet.runtime.backend import FrameBackend
+
+    backend = contender.detector.backend
+    most = backend.max_batch if isinstance(backend, FrameBackend) else None
+    if backend.batch_size not in (None, batch) or (most is not None and batch > most):
+        takes = backend.batch_size or f"up to {most}"
+        ui.warn(f"{contender.name} takes batches of {takes}, so {batch} is left out")
+        return False
+    return True
+
+
+def _warm_up(contender: Contender, group: list[Frame]) -> None:
+    from trt_afdet.runtime.runner import Runner
+
+    backend = contender.detector.backend
+    if isinstance(backend, Runner):
+        height = max(frame.shape[0] for frame in group)
+        width = max(frame.shape[1] for frame in group)
+        backend.warm_up(height, width, [len(group)])
+    for _ in range(2):
+        contender.detector(group)
+
+
+def _measure_once(contender: Contender, result: Result, group: list[Frame]) -> None:
+    from trt_afdet.runtime.runner import Runner
+    from trt_afdet.runtime.times import StageTimes
+
+    detector = contender.detector
+    detector.times = StageTimes()
+    start = time.perf_counter()
+    detector(group)
+    result.latencies.append(time.perf_counter() - start)
+    backend = detector.backend
+    if isinstance(backend, Runner):
+        stages = backend.stage_seconds(group)
+        result.rates.append(_pipelined_rate(backend, group))
+        result.bare.append(backend.network_rate(len(group), _BARE_SECONDS))
+    else:
+        stages = {name: sum(values) for name, values in detector.times.seconds.items()}
+    for name, seconds in stages.items():
+        result.stages.setdefault(name, []).append(seconds)
+
+
+def _pipelined_rate(backend: Any, group: list[Frame]) -> float:
+    start = time.perf_counter()
+    tickets = [backend.submit(group) for _ in range(_PIPELINED)]
+    for ticket in tickets:
+        ticket.detections()
+    return _PIPELINED * len(group) / (time.perf_counter() - start)
+
+
+Table = tuple[list[str], list[list[str]]]
+
+
+def _label(result: Result) -> list[str]:
+    return [result.model, result.precision, result.backend, str(result.batch)]
+
+
+_LABELS = ["model", "precision", "backend", "batch"]
+
+
+def latency_table(results: Sequence[Result]) -> Table:
+    """Columns and rows: percentiles and rates."""
+    with_bare = any(result.bare for result in results)
+    columns = [*_LABELS, "p50", "p95", "p99", "frames/s"]
+    columns += ["bare", "share"] if with_bare else []
+    rows = []
+    for result in results:
+        row = [*_label(result), *(f"{result.latency_ms(s):.2f}" for s in (0.5, 0.95, 0.99))]
+        row.append(f"{result.frames_per_second():.1f}")
+        if with_bare:
+            bare = result.bare_frames_per_second()
+            row += [f"{bare:.1f}", f"{result.frames_per_second() / bare:.0%}"] if bare else ["", ""]
+        rows.append(row)
+    return columns, rows
+
+
+def stage_names(results: Sequence[Result]) -> list[str]:
+    """The stages that any model has, in the order a frame passes them."""
+    from trt_afdet.runtime.times import STAGES
+
+    return [name for name in STAGES if any(name in result.stages for result in results)]
+
+
+def stage_table(results: Sequence[Result]) -> Table:
+    """Columns and rows: the median of each stage."""
+    names = stage_names(results)
+    rows = []
+    for result in results:
+        stages = result.stage_ms()
+        cells = [f"{stages[name]:.2f}" if name in stages else "" for name in names]
+        rows.append([*_label(result), *cells])
+    return [*_LABELS, *names], rows
+
+
+def report(
+    results: Sequence[Result], frames: Sequence[Frame], args: argparse.Namespace
+) -> dict[str, Any]:
+    """All figures, and what they were measured on."""
+    import os
+    import platform
+    from datetime import datetime, timezone
+
+    from trt_afdet import __version__
+    from trt_afdet.doctor import examine
+
+    height, width = frames[0].shape[:2]
+    return {
+        "trt_afdet": __version__,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": {
+            "platform": platform.platform(),
+            "cpus": os.cpu_count(),
+            "found": [asdict(row) for row in examine()],
+        },
+        "source": args.source or "the shipped clip",
+        "frame_size": [width, height],
+        "threads": args.threads,
+        "results": [result.as_dict() for result in results],
+    }
+
+
+def draw(results: Sequence[Result], path: Path) -> None:
+    """Bars: frames a second, and the stages of a batch.
+
+    Raises:
+        MissingDependencyError: Without matplotlib.
+        WriteError: If the file cannot be written.
+    """
+    from trt_afdet.figures import new_figure, save_figure
+
+    figure = new_figure(11, 1.6 + 0.45 * len(results))
+    rates, stages = figure.subplots(1, 2)
+    labels = [f"{r.model} ({r.precision}, {r.backend}) x{r.batch}" for r in results]
+    places = list(range(len(results)))
+    bare = [result.bare_frames_per_second() or 0.0 for result in results]
+    if any(bare):
+        rates.barh(places, bare, color="0.85", label="network alone")
+    values = [result.frames_per_second() for result in results]
+    bars = rates.barh(places, values, height=0.6, color="tab:green", label="whole runtime")
+    rates.bar_label(bars, fmt="%.0f", padding=3)
+    rates.set_yticks(places, labels)
+    rates.set_xlabel("frames per second")
+    rates.margins(x=0.15)
+    left = [0.0] * len(results)
+    for name in stage_names(results):
+        widths = [result.stage_ms().get(name, 0.0) for result in results]
+        stages.barh(places, widths, left=left, height=0.6, label=name)
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    stages.set_yticks(places, [""] * len(results))
+    stages.set_xlabel("milliseconds per batch, p50")
+    for axes in (rates, stages):
+        axes.invert_yaxis()
+        axes.spines[["top", "right"]].set_visible(False)
+        if any(bare) or axes is stages:
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=5, fontsize="small")
+    save_figure(figure, path)
