@@ -1,19 +1,23 @@
-"""Heads to boxes, per frame: ours beside torchvision's, Ultralytics', OpenCV's, ONNX Runtime's.
+"""Heads to boxes: ours beside torchvision's, Ultralytics', OpenCV's, ONNX Runtime's.
 
-All get the same numbers of one frame, in the layout each of them reads, and the same score
-threshold, IoU and limits. The frames: two made up (sparse, and crowded beyond all limits), and one
-of the shipped clip through the shipped detector. What differs by their design: Ultralytics decodes
-in the network, so there is one row with that step and one without; both take every class of a point
-(``multi_label``) as ours does, "best class" only one. OpenCV and ONNX Runtime have no decode or
-per-level cut and get the boxes and scores that pass ours: these rows are NMS alone. Median of
-interleaved runs.
+All get the same numbers, in the layout each of them reads, and the same score threshold, IoU and
+limits. The frames: two made up (sparse, and crowded beyond all limits), and one of the shipped clip
+through the shipped detector; then 16 at once. "C ABI" is the call of the library alone, as from
+C++; the row above it is ``postprocess`` in Python.
+
+What differs by the peers' design: Ultralytics decodes in the network, so there is one row with that
+step and one without; both take every class of a point (``multi_label``) as ours does, "best class"
+only one. OpenCV and ONNX Runtime have no decode or per-level cut and get the boxes and scores that
+pass ours: these rows are NMS alone. Median of interleaved runs, each task with tensors of its own:
+before each run others have had the caches, as the network would have.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -77,15 +81,14 @@ def torchvision_task(heads: Heads, spec: ModelSpec, device: str = "cpu") -> Task
     tensors = [torch.from_numpy(head).to(device) for head in heads]
     centres = [centre.to(device) for centre in point_centres(spec)]
 
-    @torch.inference_mode()
-    def run() -> Any:
+    def detect(image: int) -> Any:
         boxes, scores, labels = [], [], []
         for level, stride in enumerate(spec.strides):
-            score = tensors[level][0].permute(1, 2, 0).reshape(-1).sigmoid()
+            score = tensors[level][image].permute(1, 2, 0).reshape(-1).sigmoid()
             above = torch.where(score > spec.score_threshold)[0]
             best, order = score[above].topk(min(spec.candidates_per_level, len(above)))
             point = above[order] // spec.num_classes
-            reach = tensors[count + level][0].reshape(4, -1)[:, point].T
+            reach = tensors[count + level][image].reshape(4, -1)[:, point].T
             reach = reach * (spec.regression_scale * stride)
             centre = centres[level][point]
             box = torch.cat([centre - reach[:, :2], centre + reach[:, 2:]], 1)
@@ -95,6 +98,10 @@ def torchvision_task(heads: Heads, spec: ModelSpec, device: str = "cpu") -> Task
         box, score, label = torch.cat(boxes), torch.cat(scores), torch.cat(labels)
         keep = batched_nms(box, score, label, spec.nms_iou)[: spec.max_detections]
         return box[keep], score[keep], label[keep]
+
+    @torch.inference_mode()
+    def run() -> Any:
+        return [detect(image) for image in range(len(tensors[0]))]
 
     return run
 
@@ -193,26 +200,91 @@ def onnxruntime_task(heads: Heads, spec: ModelSpec) -> Task:
     return lambda: session.run(None, feed)
 
 
+def library_task(heads: Sequence[npt.NDArray[Any]], spec: ModelSpec, threads: int = 1) -> Task:
+    """The C ABI's function with everything prepared, in memory that stays."""
+    library = native.host()
+    outputs = native.Outputs.empty(len(heads[0]), spec)
+    addresses = (ctypes.c_void_p * len(heads))(*(head.ctypes.data for head in heads))
+    out = native.DetectionsOut(*(array.ctypes.data for array in outputs))
+    params = native.Params.of(spec)
+    dtype, batch = native.DTYPES[heads[0].dtype.name], len(heads[0])
+
+    def run() -> object:
+        native.check_status(
+            library._detect(params, addresses, dtype, batch, None, threads, out), "decoding"
+        )
+        return heads, outputs  # They must live as long as the task does.
+
+    return run
+
+
 #: Peers that do all of the work; the others are NMS alone.
 WHOLE = ("torchvision FCOS", "ultralytics + decode")
 
+PYTHON, LIBRARY = "trt-afdet", "trt-afdet, C ABI"
+
+
+def copies(heads: Heads, dtype: type = np.float32) -> list[npt.NDArray[Any]]:
+    """The same numbers in other memory."""
+    return [np.array(head, dtype) for head in heads]
+
 
 def tasks_for(heads: Heads, spec: ModelSpec, peers: dict[str, bool]) -> dict[str, Task]:
-    half = [head.astype(np.float16) for head in heads]
-    flat = [head[0] for head in heads]
-    tasks: dict[str, Task] = {
-        "trt-afdet": lambda: postprocess(heads, spec),
-        "trt-afdet, FP16 heads": lambda: postprocess(half, spec),
-        "trt-afdet, NumPy alone": lambda: decode_and_suppress(flat, spec),
-    }
+    """One frame's tasks."""
+    half = copies(heads, np.float16)
+    flat = [head[0] for head in copies(heads)]
+    tasks: dict[str, Task] = {}
+    if peers["library"]:
+        tasks[LIBRARY] = library_task(copies(heads), spec)
+        tasks[f"{LIBRARY}, FP16"] = library_task(copies(half, np.float16), spec)
+        tasks[f"{PYTHON}, FP16"] = lambda: postprocess(half, spec)
+    tasks[PYTHON] = lambda: postprocess(heads, spec)
+    tasks[f"{PYTHON}, NumPy alone"] = lambda: decode_and_suppress(flat, spec)
     if peers["torchvision"]:
-        tasks["torchvision FCOS"] = torchvision_task(heads, spec)
+        tasks["torchvision FCOS"] = torchvision_task(copies(heads), spec)
     if peers["ultralytics"]:
-        tasks |= ultralytics_tasks(heads, spec)
+        tasks |= ultralytics_tasks(copies(heads), spec)
     tasks["cv2 NMSBoxesBatched"] = opencv_task(heads, spec)
-    if peers["onnx"]:
+    if peers["onnx"] and peers["onnxruntime"]:
         tasks["onnxruntime NMS"] = onnxruntime_task(heads, spec)
     return tasks
+
+
+def batch_tasks(
+    spec: ModelSpec, frames: Sequence[Heads], peers: dict[str, bool]
+) -> dict[str, Task]:
+    """Many frames at once, ours on one thread and on two."""
+    heads = [np.concatenate(level) for level in zip(*frames, strict=True)]
+    tasks: dict[str, Task] = {}
+    if peers["library"]:
+        for name, dtype in ((LIBRARY, np.float32), (f"{LIBRARY}, FP16", np.float16)):
+            for threads in (1, 2):
+                task = library_task(copies(heads, dtype), spec, threads)
+                tasks[f"{name}, {threads} thread(s)"] = task
+    tasks[PYTHON] = lambda: postprocess(heads, spec)
+    if peers["torchvision"]:
+        tasks["torchvision FCOS"] = torchvision_task(copies(heads), spec)
+    if peers["ultralytics"]:
+        whole = "ultralytics + decode"
+        tasks[whole] = ultralytics_tasks(copies(heads), spec)[whole]
+    return tasks
+
+
+def verdicts(case: str, medians: Mapping[str, float]) -> list[str]:
+    """How ours compares with the fastest peer that does the same, and with the fastest of all."""
+    peers = {name: ms for name, ms in medians.items() if not name.startswith(PYTHON)}
+    lines = []
+    for kind, names in (("whole", WHOLE), ("of all", tuple(peers))):
+        best = min((name for name in names if name in peers), key=peers.__getitem__, default=None)
+        if best is None:
+            continue
+        shares = [
+            f"{name} 1/{peers[best] / medians[name]:.1f}"
+            for name in (PYTHON, LIBRARY, f"{LIBRARY}, 1 thread(s)")
+            if name in medians
+        ]
+        lines.append(f"{case}: of the best peer {kind} ({best}): {'; '.join(shares)}")
+    return lines
 
 
 def real_heads() -> tuple[ModelSpec, Heads]:
@@ -232,21 +304,14 @@ def real_heads() -> tuple[ModelSpec, Heads]:
         return spec, [np.asarray(head, np.float32) for head in backend.infer(images)]
 
 
-def batch_lines(seconds: float) -> list[list[str]]:
-    """16 frames at once, on one thread and on two."""
+def has_library() -> bool:
+    """Whether the native code is there; says so if not."""
     try:
-        library = native.host()
+        native.host()
     except native.NativeMissingError as error:
-        print(f"no batches: {error}")
-        return []
-    spec = make_spec(80)
-    frames = [sparse_heads(spec, seed=seed) for seed in range(16)]
-    heads = [np.concatenate(level) for level in zip(*frames, strict=True)]
-    medians = interleaved_ms(
-        {f"trt-afdet, {n} thread(s)": lambda n=n: library.detect(heads, spec, n) for n in (1, 2)},
-        seconds,
-    )
-    return rows("batch of 16, 80 classes", medians)
+        print(f"NumPy alone is measured: {error}")
+        return False
+    return True
 
 
 def main() -> None:
@@ -256,32 +321,39 @@ def main() -> None:
     args = parser.parse_args()
     os.environ.setdefault("YOLO_OFFLINE", "true")
     cv2.setNumThreads(args.threads)
-    names = ("torchvision", "ultralytics", "onnx")
+    names = ("torchvision", "ultralytics", "onnx", "onnxruntime")
     peers = {name: installed(name, f"pip install {name}") for name in names}
+    peers["library"] = has_library()
     if peers["torchvision"]:
         import torch
 
         torch.set_num_threads(args.threads)
-    cases = {"shipped detector": real_heads()}
+    cases: dict[str, tuple[ModelSpec, Heads]] = {}
+    if peers["onnxruntime"]:
+        cases["shipped detector"] = real_heads()
     for classes in (20, 80):
         spec = make_spec(classes)
         cases[f"{classes} classes, sparse"] = spec, sparse_heads(spec)
         cases[f"{classes} classes, dense"] = spec, dense_heads(spec)
     lines: list[list[str]] = []
+    notes: list[str] = []
     for name, (spec, heads) in cases.items():
         count = len(spec.strides)
         found = sum(
             len(decode_level(heads[i][0], heads[count + i][0], spec, i).logits)
             for i in range(count)
         )
+        case = f"{name}, {found} boxes"
         medians = interleaved_ms(tasks_for(heads, spec, peers), args.seconds)
-        lines += rows(f"{name}, {found} boxes", medians)
-        best = min((ms for task, ms in medians.items() if task in WHOLE), default=None)
-        if best is not None:
-            share = medians["trt-afdet"] / best
-            lines.append(["", "ours / best peer that does it all", "", f"1/{1 / share:.1f}"])
-    lines += batch_lines(args.seconds / 2)
+        lines += rows(case, medians)
+        notes += verdicts(case, medians)
+    spec = make_spec(80)
+    frames = [sparse_heads(spec, seed=seed) for seed in range(16)]
+    medians = interleaved_ms(batch_tasks(spec, frames, peers), args.seconds)
+    lines += rows("80 classes, sparse, batch of 16", medians)
+    notes += verdicts("80 classes, sparse, batch of 16", medians)
     show(f"postprocess, {args.threads} thread(s)", lines)
+    print("\n".join(notes))
 
 
 if __name__ == "__main__":

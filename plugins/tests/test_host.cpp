@@ -1,241 +1,174 @@
-// libafdet_host against a few dozen plain lines, and the emulated kernels against it.
+// libafdet_host against the naive reference, and what it refuses.
 #include <algorithm>
-#include <cmath>
-#include <limits>
-#include <random>
-#include <tuple>
 #include <vector>
 
-#include "afdet/cuda.h"
-#include "afdet/host.h"
 #include "check.hpp"
-#include "core/box.hpp"
-#include "core/params.hpp"
+#include "naive.hpp"
 #include "problem.hpp"
 
-extern "C" void afdet_emulated_set_order(uint32_t seed);
-
+namespace afdet_test {
 namespace {
 
-using afdet_test::make_params;
-using afdet_test::Problem;
+bool equals_naive(const Problem& problem, int32_t threads = 1, const uint8_t* wanted = nullptr) {
+  Results results(problem);
+  return run_host(problem, &results, threads, wanted) == AFDET_OK &&
+         results == naive_detect(problem, wanted);
+}
 
-struct Found {
-  float logit;
-  int32_t level, point, class_id;
-  afdet::Box box;
-  bool valid;
-};
+TEST(the_library_says_what_it_is) {
+  CHECK(afdet_host_abi_version() == AFDET_ABI_VERSION);
+  CHECK(afdet_host_build_info() != nullptr);
+}
 
-// One image, step by step as the architecture says it. FP32 heads.
-std::vector<Found> plain_detect(const Problem& problem, int32_t image) {
-  afdet::Plan plan{};
-  afdet::make_plan(&problem.params, &plan);
-  const auto order = [](const Found& a, const Found& b) {
-    return std::tie(b.logit, a.level, a.point, a.class_id) <
-           std::tie(a.logit, b.level, b.point, b.class_id);
-  };
-  std::vector<Found> all;
-  for (int32_t level = 0; level < plan.num_levels; ++level) {
-    const int32_t points = plan.levels[level].points();
-    const float* cls =
-        reinterpret_cast<const float*>(problem.heads[static_cast<size_t>(level)].data()) +
-        image * points * plan.num_classes;
-    const float* reg = reinterpret_cast<const float*>(
-                           problem.heads[static_cast<size_t>(plan.num_levels + level)].data()) +
-                       image * points * 4;
-    std::vector<Found> here;
-    for (int32_t c = 0; c < plan.num_classes; ++c) {
-      for (int32_t p = 0; p < points; ++p) {
-        const float logit = cls[c * points + p];
-        if (logit > plan.logit_threshold) here.push_back({logit, level, p, c, {}, false});
+TEST(one_box_by_hand) {
+  Problem problem = make_problem(3, 128, 256);
+  problem.fill([](bool is_box) { return is_box ? 0.25f : -9.0f; });
+  // Level 1 (stride 16), row 2, column 3: point (56, 40), 64 pixels per unit; class 2.
+  const float logit = 0.0f;
+  std::memcpy(&problem.bytes[1][4 * (2 * 8 * 16 + 2 * 16 + 3)], &logit, sizeof logit);
+  Results results(problem);
+  CHECK(run_host(problem, &results) == AFDET_OK);
+  CHECK(results.count[0] == 1);
+  CHECK(results.classes[0] == 2 && results.scores[0] == 0.5f);
+  const float want[] = {40.0f, 24.0f, 72.0f, 56.0f};
+  CHECK(std::equal(want, want + 4, results.boxes.begin()));
+  CHECK(results.classes[1] == -1 && results.scores[1] == 0.0f && results.boxes[4] == 0.0f);
+}
+
+TEST(equals_naive) {
+  const std::vector<std::vector<int32_t>> levels = {
+      {8, 16, 32, 64, 128}, {64}, {1, 2, 4}, {1, 2, 4, 8, 16, 32, 64, 128}};
+  uint32_t seed = 0;
+  for (const std::vector<int32_t>& strides : levels) {
+    for (const int32_t dtype : {AFDET_FLOAT32, AFDET_FLOAT16}) {
+      for (const float mean : {-6.0f, -2.0f, 1.0f}) {
+        for (const float step : {0.0f, 1.0f}) {
+          const bool fine = strides[0] == 1;
+          Problem problem = make_problem(fine ? 1 : 5, 128, fine ? 128 : 256, strides);
+          problem.dtype = dtype;
+          problem.batch = 2;
+          problem.params.class_agnostic = static_cast<int32_t>(seed % 2);
+          problem.params.candidates_per_level = seed % 3 == 0 ? 50 : 1000;
+          problem.params.score_threshold = seed % 5 == 0 ? 0.0f : 0.05f;
+          problem.params.nms_iou = seed % 4 == 0 ? 0.25f : 0.5f;
+          problem.params.max_detections = seed % 7 == 0 ? 3 : 100;
+          fill_random(&problem, seed, mean, step, seed % 3 == 0 ? 0.3 : 0.0);
+          ++seed;
+          CHECK(equals_naive(problem));
+        }
       }
     }
-    std::sort(here.begin(), here.end(), order);
-    here.resize(std::min(here.size(), static_cast<size_t>(plan.candidates_per_level)));
-    for (Found& found : here) {
-      const int32_t p = found.point;
-      found.valid =
-          afdet::decode_box(plan.levels[level].x(p), plan.levels[level].y(p), reg[p],
-                            reg[points + p], reg[2 * points + p], reg[3 * points + p],
-                            plan.levels[level].scale, plan.width, plan.height, &found.box);
-      if (found.valid) all.push_back(found);
-    }
   }
-  std::sort(all.begin(), all.end(), order);
-  std::vector<Found> kept;
-  for (const Found& found : all) {
-    bool stays = true;
-    for (const Found& other : kept) {
-      if ((plan.class_agnostic || other.class_id == found.class_id) &&
-          afdet::overlaps(other.box, afdet::area(other.box), found.box, afdet::area(found.box),
-                          plan.nms_iou)) {
-        stays = false;
-      }
-    }
-    if (stays) kept.push_back(found);
-  }
-  kept.resize(std::min(kept.size(), static_cast<size_t>(plan.max_detections)));
-  return kept;
 }
 
-void check_against_plain(Problem& problem, int32_t threads) {
-  const AfdetDetections out = problem.out();
-  CHECK(afdet_host_detect(&problem.params, problem.pointers.data(), problem.dtype, problem.batch,
-                          nullptr, threads, &out) == AFDET_OK);
-  const size_t most = static_cast<size_t>(problem.params.max_detections);
-  for (int32_t image = 0; image < problem.batch; ++image) {
-    const std::vector<Found> want = plain_detect(problem, image);
-    const size_t first = static_cast<size_t>(image) * most;
-    CHECK(problem.number[static_cast<size_t>(image)] == static_cast<int32_t>(want.size()));
-    for (size_t i = 0; i < most; ++i) {
-      const bool used = i < want.size();
-      CHECK(problem.classes[first + i] == (used ? want[i].class_id : -1));
-      CHECK(problem.boxes[4 * (first + i)] == (used ? want[i].box.x1 : 0.0f));
-      CHECK(problem.boxes[4 * (first + i) + 3] == (used ? want[i].box.y2 : 0.0f));
-      CHECK(problem.scores[first + i] == (used ? afdet::sigmoid(want[i].logit) : 0.0f));
+// Far more candidates than are kept, rising and falling along the scan, and in plateaus: what the
+// host's guess at the cut meets at worst.
+TEST(many_candidates) {
+  for (const int32_t dtype : {AFDET_FLOAT32, AFDET_FLOAT16}) {
+    for (const int shape : {0, 1, 2, 3, 4}) {
+      Problem problem = make_problem(40, 256, 256);
+      problem.dtype = dtype;
+      problem.params.candidates_per_level = 300;
+      int index = 0;
+      problem.fill([&](bool is_box) {
+        if (is_box) return 0.3f;
+        const float place = static_cast<float>(++index % 40960) / 40960.0f;
+        switch (shape) {
+          case 0:
+            return 4.0f * place;
+          case 1:
+            return -4.0f * place + 3.0f;
+          case 2:
+            return place < 0.9f ? 1.0f : 2.0f;
+          case 3:  // The last classes' points come first among equals, and minus zero is zero.
+            return place < 0.9f ? 0.0f : -0.0f;
+          default:  // A guess from evenly spaced values is wrong: only these are high.
+            return index % 20 == 1 ? 5.0f + place : -2.0f;
+        }
+      });
+      CHECK(equals_naive(problem));
     }
   }
 }
 
-// Random heads; some values repeat, so that there are ties.
-Problem random_problem(uint32_t seed, int32_t dtype) {
-  std::mt19937 random(seed);
-  const auto pick = [&random](int32_t low, int32_t high) {
-    return std::uniform_int_distribution<int32_t>(low, high)(random);
+TEST(threads) {
+  Problem problem = make_problem(4, 128, 128);
+  problem.batch = 5;
+  fill_random(&problem, 3, -2.0f);
+  for (const int32_t threads : {1, 2, 3, 5, 6, 64}) CHECK(equals_naive(problem, threads));
+  Problem single = make_problem(4, 128, 128);
+  fill_random(&single, 4, -2.0f);
+  CHECK(equals_naive(single, INT32_MAX));
+}
+
+TEST(wanted_classes) {
+  Problem problem = make_problem(6, 128, 256);
+  problem.params.candidates_per_level = 20;
+  fill_random(&problem, 5, -1.0f);
+  const uint8_t some[] = {0, 1, 0, 0, 255, 0};
+  CHECK(equals_naive(problem, 1, some));
+  const uint8_t all[] = {1, 1, 1, 1, 1, 1};
+  Results with(problem);
+  Results without(problem);
+  CHECK(run_host(problem, &with, 1, all) == AFDET_OK);
+  CHECK(run_host(problem, &without) == AFDET_OK);
+  CHECK(with == without && with.count[0] > 0);
+  const uint8_t none[6] = {};
+  Results empty(problem);
+  CHECK(run_host(problem, &empty, 1, none) == AFDET_OK);
+  CHECK(empty.count[0] == 0 && empty.classes[0] == -1);
+}
+
+TEST(an_empty_batch_touches_nothing) {
+  Problem problem = make_problem(2, 128, 128);
+  problem.batch = 0;
+  CHECK(afdet_host_detect(&problem.params, nullptr, AFDET_FLOAT32, 0, nullptr, 1, nullptr) ==
+        AFDET_OK);
+}
+
+TEST(refusals_touch_nothing) {
+  Problem problem = make_problem(2, 128, 128);
+  fill_random(&problem, 6, 0.0f);
+  const std::vector<const void*> heads = problem.pointers();
+  Results results(problem);
+  const AfdetDetections out = results.out();
+  const auto refuses = [&](AfdetStatus want, const AfdetParams* params, const void* const* from,
+                           int32_t dtype, int32_t batch, int32_t threads,
+                           const AfdetDetections* to) {
+    return afdet_host_detect(params, from, dtype, batch, nullptr, threads, to) == want &&
+           results.untouched();
   };
-  Problem problem;
-  problem.dtype = dtype;
-  problem.batch = pick(1, 4);
-  problem.params = make_params(pick(1, 9), 64 * pick(1, 2), 64 * pick(1, 3), pick(1, 4));
-  problem.params.candidates_per_level = pick(0, 1) != 0 ? 1000 : pick(1, 30);
-  problem.params.max_detections = pick(0, 1) != 0 ? 100 : pick(1, 500);
-  problem.params.class_agnostic = pick(0, 1);
-  problem.params.nms_iou = 0.25f * static_cast<float>(pick(0, 4));
-  problem.params.score_threshold = 0.25f * static_cast<float>(pick(0, 3));
-  std::normal_distribution<float> logit(-1.0f, 2.0f);
-  std::uniform_real_distribution<float> distance(-0.1f, 1.5f);
-  const bool coarse = pick(0, 1) != 0;
-  problem.fill([&](size_t i, bool is_box) {
-    if (i % 97 == 0) return std::numeric_limits<float>::quiet_NaN();
-    if (i % 89 == 0) return std::numeric_limits<float>::infinity();
-    if (i % 83 == 0) return -std::numeric_limits<float>::infinity();
-    const float value = is_box ? distance(random) : logit(random);
-    return coarse ? std::round(value * 4.0f) / 4.0f : value;
-  });
-  return problem;
-}
-
-TEST(equals_plain_code) {
-  for (uint32_t seed = 0; seed < 60; ++seed) {
-    Problem problem = random_problem(seed, AFDET_FLOAT32);
-    check_against_plain(problem, 1 + static_cast<int32_t>(seed % 3));
+  const AfdetParams& good = problem.params;
+  const void* const* from = heads.data();
+  CHECK(refuses(AFDET_ERROR_NULL_POINTER, nullptr, from, 0, 1, 1, &out));
+  CHECK(refuses(AFDET_ERROR_NULL_POINTER, &good, nullptr, 0, 1, 1, &out));
+  CHECK(refuses(AFDET_ERROR_NULL_POINTER, &good, from, 0, 1, 1, nullptr));
+  for (const int32_t dtype : {-1, 2, INT32_MIN, INT32_MAX}) {
+    CHECK(refuses(AFDET_ERROR_DTYPE, &good, from, dtype, 1, 1, &out));
   }
-}
-
-TEST(more_threads_than_images) {
-  Problem problem = random_problem(7, AFDET_FLOAT32);
-  check_against_plain(problem, 64);
-}
-
-TEST(a_guess_that_is_too_high_costs_nothing_but_time) {
-  // Class 0 is crowded, the others nearly empty: what the scan learns from its start misleads it.
-  Problem problem;
-  problem.batch = 1;
-  problem.params = make_params(40, 256, 256, 1);
-  problem.params.candidates_per_level = 100;
-  problem.params.max_detections = 1000;
-  std::mt19937 random(3);
-  std::normal_distribution<float> crowded(3.0f, 1.0f);
-  std::normal_distribution<float> empty(-9.0f, 1.0f);
-  problem.fill([&](size_t i, bool is_box) {
-    if (is_box) return 0.3f;
-    return i < 210 ? crowded(random) : empty(random);
-  });
-  check_against_plain(problem, 1);
-  problem.fill([&](size_t i, bool is_box) {
-    if (is_box) return 0.3f;
-    return i % 20 == 0 ? 100.0f + static_cast<float>(i % 7) : crowded(random);
-  });
-  check_against_plain(problem, 1);
-}
-
-TEST(wanted_classes_equal_heads_without_the_others) {
-  Problem problem = random_problem(11, AFDET_FLOAT32);
-  problem.params.num_classes = 6;
-  problem.fill([](size_t i, bool is_box) {
-    return is_box ? 0.4f : static_cast<float>(i * 7919 % 1000) / 100.0f - 5.0f;
-  });
-  const std::vector<uint8_t> wanted = {0, 1, 0, 0, 5, 0};
-  const AfdetDetections out = problem.out();
-  CHECK(afdet_host_detect(&problem.params, problem.pointers.data(), problem.dtype, problem.batch,
-                          wanted.data(), 1, &out) == AFDET_OK);
-  const std::vector<int32_t> classes = problem.classes;
-  const std::vector<float> boxes = problem.boxes;
-  // The same with the others' logits out of the way.
-  for (int32_t level = 0; level < problem.params.num_levels; ++level) {
-    float* cls = reinterpret_cast<float*>(problem.heads[static_cast<size_t>(level)].data());
-    const size_t count = problem.heads[static_cast<size_t>(level)].size() / 4;
-    const size_t points = count / static_cast<size_t>(6 * problem.batch);
-    for (size_t i = 0; i < count; ++i) {
-      if (wanted[i / points % 6] == 0) cls[i] = -std::numeric_limits<float>::infinity();
-    }
+  for (const int32_t bad : {-1, INT32_MIN}) {
+    CHECK(refuses(AFDET_ERROR_BATCH, &good, from, 0, bad, 1, &out));
+    CHECK(refuses(AFDET_ERROR_BATCH, &good, from, 0, 1, bad, &out));
   }
-  CHECK(afdet_host_detect(&problem.params, problem.pointers.data(), problem.dtype, problem.batch,
-                          nullptr, 1, &out) == AFDET_OK);
-  CHECK(problem.classes == classes);
-  CHECK(problem.boxes == boxes);
-  CHECK(std::count(classes.begin(), classes.end(), 4) > 0);
-}
-
-TEST(emulated_kernels_equal_the_host_in_any_order) {
-  for (uint32_t seed = 0; seed < 40; ++seed) {
-    Problem problem = random_problem(seed, seed % 2 == 0 ? AFDET_FLOAT32 : AFDET_FLOAT16);
-    const AfdetDetections out = problem.out();
-    CHECK(afdet_host_detect(&problem.params, problem.pointers.data(), problem.dtype, problem.batch,
-                            nullptr, 1, &out) == AFDET_OK);
-    Problem other = problem;
-    for (size_t i = 0; i < other.heads.size(); ++i) other.pointers[i] = other.heads[i].data();
-    size_t bytes = 0;
-    CHECK(afdet_cuda_detect_workspace(&other.params, other.dtype, other.batch, &bytes) == AFDET_OK);
-    std::vector<uint8_t> memory(bytes + 256);
-    void* workspace =
-        memory.data() + (256 - reinterpret_cast<uintptr_t>(memory.data()) % 256) % 256;
-    for (const uint32_t order : {0u, 1u, 2u + seed}) {
-      afdet_emulated_set_order(order);
-      const AfdetDetections other_out = other.out();
-      CHECK(afdet_cuda_detect(&other.params, other.pointers.data(), other.dtype, other.batch,
-                              &other_out, workspace, bytes, nullptr) == AFDET_OK);
-      CHECK(other.number == problem.number);
-      CHECK(other.classes == problem.classes);
-      CHECK(other.boxes == problem.boxes);
-      CHECK(other.scores == problem.scores);
-    }
+  CHECK(refuses(AFDET_ERROR_BATCH, &good, from, 0, 1, 0, &out));
+  for (size_t i = 0; i < heads.size(); ++i) {
+    std::vector<const void*> holed = heads;
+    holed[i] = nullptr;
+    CHECK(refuses(AFDET_ERROR_NULL_POINTER, &good, holed.data(), 0, 1, 1, &out));
   }
-}
-
-TEST(bad_calls_are_refused_and_touch_nothing) {
-  Problem problem = random_problem(5, AFDET_FLOAT32);
-  const Problem before = problem;
-  AfdetDetections out = problem.out();
-  const void* const* heads = problem.pointers.data();
-  const AfdetParams* params = &problem.params;
-  CHECK(afdet_host_detect(nullptr, heads, 0, 1, nullptr, 1, &out) == AFDET_ERROR_NULL_POINTER);
-  CHECK(afdet_host_detect(params, nullptr, 0, 1, nullptr, 1, &out) == AFDET_ERROR_NULL_POINTER);
-  CHECK(afdet_host_detect(params, heads, 0, 1, nullptr, 1, nullptr) == AFDET_ERROR_NULL_POINTER);
-  CHECK(afdet_host_detect(params, heads, 2, 1, nullptr, 1, &out) == AFDET_ERROR_DTYPE);
-  CHECK(afdet_host_detect(params, heads, 0, -1, nullptr, 1, &out) == AFDET_ERROR_BATCH);
-  CHECK(afdet_host_detect(params, heads, 0, 1, nullptr, 0, &out) == AFDET_ERROR_BATCH);
-  CHECK(afdet_host_detect(params, heads, 0, 0, nullptr, 1, nullptr) == AFDET_OK);
-  std::vector<const void*> holed = problem.pointers;
-  holed.back() = nullptr;
-  CHECK(afdet_host_detect(params, holed.data(), 0, 1, nullptr, 1, &out) ==
-        AFDET_ERROR_NULL_POINTER);
-  out.scores = nullptr;
-  CHECK(afdet_host_detect(params, heads, 0, 1, nullptr, 1, &out) == AFDET_ERROR_NULL_POINTER);
-  CHECK(problem.number == before.number && problem.boxes == before.boxes);
+  const AfdetDetections holed[] = {{nullptr, out.boxes, out.scores, out.classes},
+                                   {out.num_detections, nullptr, out.scores, out.classes},
+                                   {out.num_detections, out.boxes, nullptr, out.classes},
+                                   {out.num_detections, out.boxes, out.scores, nullptr}};
+  for (const AfdetDetections& to : holed) {
+    CHECK(refuses(AFDET_ERROR_NULL_POINTER, &good, from, 0, 1, 1, &to));
+  }
+  AfdetParams bad = good;
+  bad.nms_iou = 2.0f;
+  CHECK(refuses(AFDET_ERROR_THRESHOLDS, &bad, from, 0, 1, 1, &out));
 }
 
 }  // namespace
+}  // namespace afdet_test
 
 int main() { return afdet_test::run_all(); }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,15 +12,18 @@ import numpy.typing as npt
 import pytest
 
 from trt_afdet import native
-from trt_afdet.native import CudaLibrary, NativeMissingError, Outputs
+from trt_afdet.errors import MissingDependencyError
+from trt_afdet.native import NativeError, NativeMissingError, Outputs
 from trt_afdet.postprocess import decode_and_suppress, sigmoid
+from trt_afdet.runtime.device import Device, Resources, open_device
 from trt_afdet.spec import ModelSpec
 
 Heads = Sequence[npt.NDArray[Any]]
 Implementation = Callable[[Heads, ModelSpec], Outputs]
 
-#: The workspace's alignment, and how far memory that the emulation gets may be off.
+#: The workspace's alignment, and what the memory around it holds.
 ALIGNMENT = 256
+GUARD = 0xA5
 
 
 def run_numpy(heads: Heads, spec: ModelSpec) -> Outputs:
@@ -43,38 +48,51 @@ def host(threads: int) -> Implementation:
     return run
 
 
+class Workspace:
+    """Memory as a device would give it, between guards that show what was written beside it.
+
+    Attributes:
+        address: 256-byte aligned.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._memory = np.full(size + 3 * ALIGNMENT, GUARD, np.uint8)
+        self._start = ALIGNMENT + -self._memory.ctypes.data % ALIGNMENT
+        self._end = self._start + size
+        self.address = int(self._memory.ctypes.data) + self._start
+
+    def check(self) -> None:
+        assert (self._memory[: self._start] == GUARD).all(), "written before the workspace"
+        assert (self._memory[self._end :] == GUARD).all(), "written past the workspace"
+
+
 def emulated(order: int) -> Implementation:
     """The CUDA kernels on the CPU, their threads in order (0), reversed (1) or shuffled."""
 
     def run(heads: Heads, spec: ModelSpec) -> Outputs:
         library = native.emulated()
         library.set_order(order)
-        arrays = [aligned_copy(head) for head in heads]
-        dtype, batch = arrays[0].dtype.name, len(arrays[0])
+        # Not a byte more than they need: a sanitizer sees what is read around them.
+        inputs = [np.array(head, order="C") for head in heads]
+        assert all(array.ctypes.data % 16 == 0 for array in inputs)
+        dtype, batch = inputs[0].dtype.name, len(inputs[0])
         outputs = Outputs.empty(batch, spec)
         size = library.detect_workspace(spec, dtype, batch)
-        workspace = aligned_copy(np.zeros(size, np.uint8))
+        workspace = Workspace(size)
         library.detect(
-            [array.ctypes.data for array in arrays],
+            [array.ctypes.data for array in inputs],
             spec,
             dtype,
             batch,
             [array.ctypes.data for array in outputs],
-            workspace.ctypes.data,
+            workspace.address,
             size,
         )
+        workspace.check()
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(inputs, heads, strict=True))
         return outputs
 
     return run
-
-
-def aligned_copy(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A contiguous copy that starts where device memory would."""
-    memory = np.empty(array.nbytes + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    copy = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    copy[...] = array
-    return copy
 
 
 def portable(loop: bool) -> Implementation:
@@ -87,15 +105,61 @@ def portable(loop: bool) -> Implementation:
 
 
 def run_cuda(heads: Heads, spec: ModelSpec) -> Outputs:
-    """The kernels on the GPU, through torch's device memory."""
+    """The kernels on the GPU, in torch's memory or the runtime's own."""
+    return _run_cuda_torch(heads, spec) if _has_torch_cuda() else _run_cuda(heads, spec)
+
+
+@cache
+def _has_torch_cuda() -> bool:
+    if importlib.util.find_spec("torch") is None:
+        return False
     import torch
 
-    library: CudaLibrary = native.cuda()
+    return bool(torch.cuda.is_available())
+
+
+@cache
+def _device() -> Device:
+    return open_device()
+
+
+def _run_cuda(heads: Heads, spec: ModelSpec) -> Outputs:
+    library, device = native.cuda(), _device()
+    resources = Resources(device)
+    dtype, batch = heads[0].dtype.name, len(heads[0])
+    outputs = Outputs.empty(batch, spec)
+    size = library.detect_workspace(spec, dtype, batch)
+    try:
+        with device.active():
+            stream = resources.stream()
+
+            def put(array: npt.NDArray[Any]) -> int:
+                address = resources.memory(array.nbytes)
+                raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+                device.copy_in(address, raw, stream)
+                device.synchronize(stream)
+                return address
+
+            inputs = [put(head) for head in heads]
+            targets = [resources.memory(array.nbytes) for array in outputs]
+            # Its contents are undefined; so are these.
+            workspace = put(np.full(size, 0xCD, np.uint8))
+            library.detect(inputs, spec, dtype, batch, targets, workspace, size, stream)
+            for array, target in zip(outputs, targets, strict=True):
+                device.copy_out(array.reshape(-1).view(np.uint8), target, stream)
+            device.synchronize(stream)
+    finally:
+        resources.close()
+    return outputs
+
+
+def _run_cuda_torch(heads: Heads, spec: ModelSpec) -> Outputs:
+    import torch
+
+    library = native.cuda()
     arrays = [torch.from_numpy(np.ascontiguousarray(head)).cuda() for head in heads]
     dtype, batch = heads[0].dtype.name, len(heads[0])
-    shapes = [array.shape for array in Outputs.empty(batch, spec)]
-    kinds = (torch.int32, torch.float32, torch.float32, torch.int32)
-    outputs = [torch.empty(s, dtype=k, device="cuda") for s, k in zip(shapes, kinds, strict=True)]
+    outputs = [torch.from_numpy(array).cuda() for array in Outputs.empty(batch, spec)]
     size = library.detect_workspace(spec, dtype, batch)
     workspace = torch.full((size,), 0xCD, dtype=torch.uint8, device="cuda")
     stream = torch.cuda.current_stream()
@@ -126,16 +190,16 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
 }
 
 
-def parameters() -> list[Any]:
-    """All of them for ``pytest.mark.parametrize``."""
+def parameters(*names: str) -> list[Any]:
+    """Those of the names, or all of them, for ``pytest.mark.parametrize``."""
     return [
         pytest.param(name, marks=pytest.mark.gpu if name == "cuda" else ())
-        for name in IMPLEMENTATIONS
+        for name in names or IMPLEMENTATIONS
     ]
 
 
 def get(name: str) -> Implementation:
-    """An implementation; skips the test if its library is not there, naming it."""
+    """An implementation; skips the test if what it needs is not there, naming it."""
     libraries = {"host": native.host, "emulated": native.emulated, "cuda": native.cuda}
     find = libraries.get(name.partition("-")[0])
     if find is not None:
@@ -143,8 +207,13 @@ def get(name: str) -> Implementation:
             find()
         except NativeMissingError as error:
             pytest.skip(f"missing: {error}")
-    if name == "cuda":
-        torch = pytest.importorskip("torch")
-        if not torch.cuda.is_available():
-            pytest.skip("missing: a CUDA device")
+    if name.startswith("onnx"):
+        for package in ("onnx", "onnxruntime"):
+            if importlib.util.find_spec(package) is None:
+                pytest.skip(f"missing: {package}")
+    if name == "cuda" and not _has_torch_cuda():
+        try:
+            _device()
+        except (MissingDependencyError, NativeError) as error:
+            pytest.skip(f"missing: {error}")
     return IMPLEMENTATIONS[name]

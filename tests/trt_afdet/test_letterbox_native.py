@@ -166,8 +166,8 @@ def emulation() -> Emulation:
 def open_machine(kind: Callable[[], Any]) -> Any:
     try:
         return kind()
-    except MissingDependencyError as error:
-        pytest.skip(str(error))
+    except (MissingDependencyError, native.NativeError) as error:
+        pytest.skip(f"missing: {error}")
 
 
 def as_bytes(frames: ctypes.Array[native.Frame]) -> Image:
