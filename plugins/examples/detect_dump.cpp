@@ -22,9 +22,14 @@ int main(int count, char** arguments) {
   AfdetParams params;
   params.struct_size = sizeof params;
   if (!file.read(reinterpret_cast<char*>(&params.num_levels),
-                 sizeof params - sizeof params.struct_size) ||
-      params.num_levels < 1 || params.num_levels > AFDET_MAX_LEVELS) {
+                 sizeof params - sizeof params.struct_size)) {
     std::fprintf(stderr, "%s is no dump of heads\n", arguments[1]);
+    return 2;
+  }
+  // Without an image, a call checks the parameters and nothing more.
+  AfdetStatus status = afdet_host_detect(&params, nullptr, AFDET_FLOAT32, 0, nullptr, 1, nullptr);
+  if (status != AFDET_OK) {
+    std::fprintf(stderr, "%s holds parameters that cannot be: status %d\n", arguments[1], status);
     return 2;
   }
 
@@ -33,12 +38,7 @@ int main(int count, char** arguments) {
   for (int i = 0; i < 2 * params.num_levels; ++i) {
     const int stride = params.strides[i % params.num_levels];
     const int depth = i < params.num_levels ? params.num_classes : 4;
-    const long long size =
-        stride < 1 ? -1 : 1LL * depth * (params.height / stride) * (params.width / stride);
-    if (size < 1 || size > 1LL << 28) {
-      std::fprintf(stderr, "%s holds sizes that cannot be\n", arguments[1]);
-      return 2;
-    }
+    const long long size = 1LL * depth * (params.height / stride) * (params.width / stride);
     heads.emplace_back(static_cast<std::size_t>(size));
     if (!file.read(reinterpret_cast<char*>(heads.back().data()), size * 4)) {
       std::fprintf(stderr, "%s is cut off\n", arguments[1]);
@@ -47,13 +47,12 @@ int main(int count, char** arguments) {
   }
   for (const std::vector<float>& head : heads) pointers.push_back(head.data());
 
-  const std::size_t most = params.max_detections > 0 ? params.max_detections : 0;
+  const std::size_t most = static_cast<std::size_t>(params.max_detections);
   int32_t number = 0;
   std::vector<float> boxes(most * 4), scores(most);
   std::vector<int32_t> classes(most);
   const AfdetDetections out = {&number, boxes.data(), scores.data(), classes.data()};
-  const AfdetStatus status =
-      afdet_host_detect(&params, pointers.data(), AFDET_FLOAT32, 1, nullptr, 1, &out);
+  status = afdet_host_detect(&params, pointers.data(), AFDET_FLOAT32, 1, nullptr, 1, &out);
   if (status != AFDET_OK) {
     std::fprintf(stderr, "refused with status %d\n", status);
     return 1;

@@ -1,6 +1,6 @@
 """Saves a network's heads for one picture, for detect_dump.cpp.
 
-    python plugins/examples/dump_heads.py model.onnx picture.jpg heads.bin
+python plugins/examples/dump_heads.py model.onnx picture.jpg heads.bin
 """
 
 from __future__ import annotations

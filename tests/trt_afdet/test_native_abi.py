@@ -43,9 +43,12 @@ def test_the_example_prints_what_the_runtime_finds(tmp_path: Path) -> None:
     from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend
 
     root = Path(__file__).parents[2]
-    program = root / "build" / "host" / "bin" / "detect_dump"
+    try:
+        program = Path(native.host().path).parents[1] / "bin" / "detect_dump"
+    except native.NativeMissingError as error:
+        pytest.skip(f"missing: {error}")
     if not program.exists():
-        pytest.skip("missing: build/host/bin/detect_dump (make native-host builds it)")
+        pytest.skip(f"missing: {program} (make native-host builds it)")
     model = root / "trt_afdet" / "assets" / "model.onnx"
     capture = cv2.VideoCapture(str(root / "trt_afdet" / "assets" / "clip.mp4"))
     frame = np.asarray(capture.read()[1], np.uint8)
@@ -67,9 +70,17 @@ def test_the_example_prints_what_the_runtime_finds(tmp_path: Path) -> None:
         assert float(row[1]) == pytest.approx(score, abs=1e-4)
         assert [float(v) for v in row[2:]] == pytest.approx(box.tolist(), abs=0.01)
 
-    (tmp_path / "cut.bin").write_bytes((tmp_path / "heads.bin").read_bytes()[:5000])
-    cut = subprocess.run(
-        [str(program), str(tmp_path / "cut.bin")], capture_output=True, text=True, check=False
-    )
-    assert cut.returncode == 2
-    assert "cut off" in cut.stderr
+    whole = (tmp_path / "heads.bin").read_bytes()
+    for damaged, message in {
+        whole[:5000]: "cut off",
+        whole[:20]: "no dump of heads",
+        b"\xff" * 5000: "parameters that cannot be: status 3",
+    }.items():
+        (tmp_path / "damaged.bin").write_bytes(damaged)
+        refusal = subprocess.run(
+            [str(program), str(tmp_path / "damaged.bin")],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (refusal.returncode, message in refusal.stderr) == (2, True), refusal.stderr

@@ -19,10 +19,13 @@ from trt_afdet.errors import AfdetError, MissingDependencyError
 from trt_afdet.suggest import nearest
 
 BUILTIN = {
+    "bench": "trt_afdet.cli.bench",
+    "build-engine": "trt_afdet.cli.build_engine",
     "detect": "trt_afdet.cli.detect",
     "demo": "trt_afdet.cli.demo",
     "doctor": "trt_afdet.cli.doctor",
     "eval": "trt_afdet.cli.eval",
+    "inspect": "trt_afdet.cli.inspect",
 }
 
 #: Commands of the training package, with what help says where it cannot be imported.

@@ -1,0 +1,185 @@
+"""Pictures to calibrate with and to verify on: a folder, a COCO file or a video."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_afdet.build.model_file import file_sha256
+from trt_afdet.datasets import Dataset, read_coco
+from trt_afdet.datasets.pictures import open_video, read_picture
+from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
+from trt_afdet.media import PICTURE_SUFFIXES
+
+if TYPE_CHECKING:
+    import cv2
+
+Frame = npt.NDArray[np.uint8]
+
+
+@dataclass
+class Pictures:
+    """Pictures of a folder, a COCO file or a video; what cannot be read is skipped.
+
+    Attributes:
+        source: What was named.
+        files: The picture of each item; of a video's frames, the video.
+        frames: The frame's number, or None for a picture.
+        truth: The dataset, whose records go with the items, where boxes are known.
+        skipped: What could not be read so far, and why.
+    """
+
+    source: str
+    files: tuple[Path, ...]
+    frames: tuple[int | None, ...]
+    truth: Dataset | None = None
+    skipped: dict[int, AfdetError] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __iter__(self) -> Iterator[tuple[int, Frame]]:
+        """Index and BGR uint8 [H, W, 3] of every readable item, in order."""
+        videos = _VideoReader()
+        try:
+            for index, (path, number) in enumerate(zip(self.files, self.frames, strict=True)):
+                try:
+                    frame = read_picture(path) if number is None else videos.read(path, number)
+                    self._check_size(index, frame)
+                except (CorruptFileError, MissingFileError) as error:
+                    self.skipped[index] = error
+                    continue
+                yield index, frame
+        finally:
+            videos.close()
+
+    def _check_size(self, index: int, frame: Frame) -> None:
+        """Boxes are of use only on a picture of the size they were drawn on."""
+        if self.truth is not None:
+            record = self.truth.records[index]
+            if frame.shape[:2] != (record.height, record.width):
+                raise CorruptFileError(f"{record.path} is not of the size its annotations say")
+
+    def choose(self, indices: Iterable[int]) -> Pictures:
+        """Some of the items."""
+        wanted = list(indices)
+        truth = self.truth
+        if truth is not None:
+            truth = dataclasses.replace(truth, records=tuple(truth.records[i] for i in wanted))
+        return Pictures(
+            self.source,
+            tuple(self.files[i] for i in wanted),
+            tuple(self.frames[i] for i in wanted),
+            truth,
+        )
+
+    def spread(self, count: int) -> Pictures:
+        """At most ``count`` items, evenly over the whole."""
+        if count >= len(self):
+            return self
+        return self.choose(np.linspace(0, len(self) - 1, count).round().astype(int).tolist())
+
+    def split(self, held_out: int) -> tuple[Pictures, Pictures]:
+        """The items without, and with only, ``held_out`` of them, evenly over the whole."""
+        held = np.linspace(0, len(self) - 1, min(held_out, len(self))).round().astype(int)
+        out = set(held.tolist())
+        return self.choose(i for i in range(len(self)) if i not in out), self.choose(sorted(out))
+
+    def digest(self) -> str:
+        """SHA-256 over the contents of the items, in order; names and places do not count."""
+        total = hashlib.sha256()
+        known: dict[Path, str] = {}
+        for path, number in zip(self.files, self.frames, strict=True):
+            if path not in known:
+                known[path] = file_sha256(path) if path.is_file() else "missing"
+            total.update(f"{known[path]} {number}\n".encode())
+        return total.hexdigest()
+
+
+class _VideoReader:
+    """Frames of videos by number; cheap as long as the numbers rise."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._capture: cv2.VideoCapture | None = None
+        self._next = 0
+
+    def read(self, path: Path, number: int) -> Frame:
+        """A frame as BGR uint8 [H, W, 3].
+
+        Raises:
+            CorruptFileError: If the video cannot be read that far.
+        """
+        if self._capture is None or path != self._path or number < self._next:
+            self.close()
+            self._path, self._capture, self._next = path, open_video(path), 0
+        ok = True
+        while ok and self._next < number:
+            ok = self._capture.grab()
+            self._next += 1
+        ok, frame = self._capture.read() if ok else (False, None)
+        self._next += 1
+        if not ok:
+            raise CorruptFileError(f"{path} ends before frame {number}")
+        return np.asarray(frame, np.uint8)
+
+    def close(self) -> None:
+        if self._capture is not None:
+            self._capture.release()
+        self._capture = None
+
+
+def open_pictures(source: str | Path) -> Pictures:
+    """The pictures of a folder (and its subfolders), of a COCO .json, or of a video.
+
+    Raises:
+        MissingFileError: If there is no such thing.
+        InvalidValueError: If it holds no picture.
+        CorruptFileError: If the annotations or the video cannot be read.
+    """
+    path = Path(source)
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+        if not files:
+            raise InvalidValueError(
+                "the folder holds no picture",
+                got=path,
+                hint=f"looked for {', '.join(PICTURE_SUFFIXES)}",
+            )
+        return Pictures(str(path), tuple(files), (None,) * len(files))
+    if path.suffix.lower() == ".json":
+        truth = read_coco(path)
+        return Pictures(
+            str(path),
+            tuple(r.path for r in truth.records),
+            tuple(r.frame_index for r in truth.records),
+            truth,
+        )
+    if not path.is_file():
+        raise MissingFileError(
+            "no such pictures", got=path, hint="give a folder, a COCO .json or a video"
+        )
+    return _video(path)
+
+
+def _video(path: Path) -> Pictures:
+    capture = open_video(path)
+    try:
+        # What a container says of its length is a guess; grabbing does not decode to a picture.
+        count = 0
+        while capture.grab():
+            count += 1
+    finally:
+        capture.release()
+    if not count:
+        raise CorruptFileError(
+            "neither a folder, a COCO .json nor a video that can be read", got=path
+        )
+    return Pictures(str(path), (path,) * count, tuple(range(count)))

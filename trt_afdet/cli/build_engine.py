@@ -1,0 +1,440 @@
+"""``trt-afdet build-engine`` and ``build-engine``: model.onnx to a TensorRT engine."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trt_afdet.build.plan import BuildOptions
+
+SUMMARY = "build a TensorRT engine from a model.onnx, and check that it is what was asked for"
+
+EPILOG = """\
+examples:
+  trt-afdet build-engine model.onnx -o model.engine --precision fp16
+  trt-afdet build-engine model.onnx -o model.engine --precision int8 --calib pictures/ \\
+      --verify data/doom/annotations/val.json --batch 1,4,8
+  trt-afdet build-engine model.onnx -o model.engine --dla-core 0 --gpu-fallback --dry-run
+  trt-afdet build-engine model.onnx -o model.engine --flavour rtx --compute-capability 8.6,8.9
+
+trtexec's words are taken too: --onnx=, --saveEngine=, --fp16, --int8, --best, --minShapes=,
+--optShapes=, --maxShapes=, --memPoolSize=workspace:MiB, --timingCacheFile=,
+--builderOptimizationLevel=, --useDLACore=, --allowGPUFallback, --versionCompatible,
+--hardwareCompatibilityLevel=, --stripWeights, --stronglyTyped, --dynamicPlugins=, --tacticSources=.
+"""
+
+_UNITS = {"": 2**20, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    parser.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="an exported .onnx")
+    parser.add_argument(
+        "-o", "--output", "--saveEngine", type=Path, metavar="FILE", help="the engine to write"
+    )
+    _add_precision(parser.add_argument_group("precision"))
+    _add_network(parser.add_argument_group("network"))
+    _add_builder(parser.add_argument_group("builder"))
+    _add_other(parser)
+
+
+def _add_precision(group: Any) -> None:
+    add = group.add_argument
+    add(
+        "--precision",
+        choices=("fp32", "fp16", "int8", "best"),
+        help="fp16 by default; int8 has fp16 for the rest; best: whichever of the two is measured "
+        "to be faster",
+    )
+    for name in ("fp16", "int8", "best"):
+        add(f"--{name}", dest="flags", action="append_const", const=name, help=argparse.SUPPRESS)
+    add("--io", choices=("float32", "float16"), help="type of input and heads (default: float32)")
+    add("--keep", metavar="BLOCKS", help="blocks or nodes of higher precision: stem,head/reg")
+    add("--calib", metavar="DATA", help="INT8 calibration pictures: folder, COCO .json or video")
+    add("--calib-images", type=int, default=512, metavar="N", help="of them (default: 512)")
+    add("--calib-method", choices=("minmax", "percentile", "entropy"), help="how ranges are found")
+    add("--calib-cache", type=Path, metavar="FILE", help="ranges (default: beside the engine)")
+    add(
+        "--int8-mode",
+        choices=("explicit", "implicit"),
+        default="explicit",
+        help="Q/DQ in the network, or TensorRT's own calibrator (8.x and 10.x)",
+    )
+    add(
+        "--held-out",
+        type=int,
+        default=128,
+        metavar="N",
+        help="pictures on which each block's damage by INT8 is measured; 0: none (default: 128)",
+    )
+    add(
+        "--max-ap-drop",
+        type=float,
+        default=0.5,
+        metavar="POINTS",
+        help="AP that INT8 may lose; blocks stay FP16 until it is less (default: 0.5)",
+    )
+    add("--verify", metavar="DATA", help="compare model and engine on these: COCO .json or folder")
+    add("--verify-images", type=int, metavar="N", help="of them (default: all)")
+    add("--allow-fallback", action="store_true", help="take an engine of larger types than asked")
+
+
+def _add_network(group: Any) -> None:
+    add = group.add_argument
+    add("--nms", choices=("plugin", "onnx", "none"), default="none", help="default: none")
+    add("--plugin", "--dynamicPlugins", "--plugins", type=Path, metavar="FILE", help="its library")
+    add("--batch", metavar="MIN,OPT,MAX", help="or one number (default: 1)")
+    for name in ("min", "opt", "max"):
+        add(f"--{name}Shapes", help=argparse.SUPPRESS)
+
+
+def _add_builder(group: Any) -> None:
+    add = group.add_argument
+    add("--flavour", choices=("auto", "tensorrt", "rtx"), default="auto", help="which TensorRT")
+    add(
+        "--compute-capability",
+        metavar="LIST",
+        help="for these GPUs, TensorRT-RTX only: 8.6,8.9 (default: this one's, else from 8.0 on)",
+    )
+    add("--workspace", metavar="SIZE", help="MiB, or 2G, 512M (default: half of what is free)")
+    add("--memPoolSize", help=argparse.SUPPRESS)
+    add(
+        "--timing-cache",
+        "--timingCacheFile",
+        type=Path,
+        metavar="FILE",
+        help="default: beside the engine",
+    )
+    add("--no-timing-cache", "--noTimingCache", action="store_true", help="measure all anew")
+    add(
+        "--optimization-level", "--builderOptimizationLevel", type=int, metavar="0-5", help="effort"
+    )
+    add(
+        "--version-compatible",
+        "--versionCompatible",
+        "--vc",
+        action="store_true",
+        help="for newer versions of TensorRT too",
+    )
+    add(
+        "--hardware-compatible",
+        "--hardwareCompatibilityLevel",
+        metavar="LEVEL",
+        default="none",
+        help="ampere_plus or same_compute_capability: for other GPUs too",
+    )
+    add("--strip-weights", "--stripWeights", action="store_true", help="leave the weights out")
+    add("--dla-core", "--useDLACore", type=int, metavar="N", help="run on this DLA core")
+    add(
+        "--gpu-fallback",
+        "--allowGPUFallback",
+        action="store_true",
+        help="what the DLA cannot run runs on the GPU",
+    )
+    add("--without-tactics", metavar="LIST", help="sources of kernels to leave out: CUDNN,CUBLAS")
+    add("--tacticSources", help=argparse.SUPPRESS)
+
+
+def _add_other(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--dry-run", action="store_true", help="convert, parse, check, show the plan; no build")
+    add("--force", action="store_true", help="replace a file that is no engine of trt-afdet")
+    add("-v", "--verbose", action="store_true", help="show what TensorRT says")
+    add("--onnx", type=Path, dest="onnx", help=argparse.SUPPRESS)
+    # What trtexec needs to be told and this command does anyway.
+    for name in ("stronglyTyped", "buildOnly", "skipInference", "explicitBatch"):
+        add(f"--{name}", action="store_true", help=argparse.SUPPRESS)
+    add("--profilingVerbosity", help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace) -> int:
+    from trt_afdet.build.engine import StillBuildingError
+    from trt_afdet.build.make import make_engine
+
+    if args.verbose:
+        _show_log()
+    options = options_of(args)
+    with Display(verbose=args.verbose or args.dry_run) as display:
+        try:
+            sidecar = make_engine(options, display, flavour=args.flavour)
+        except StillBuildingError:
+            display.close()
+            _leave()
+    if sidecar is not None:
+        print("\n".join(summary(options.output, sidecar)))
+    return 0
+
+
+def _leave() -> None:
+    """Ends the process around a build that cannot be stopped; nothing of it is on disk."""
+    import os
+
+    print("trt-afdet: error: stopped", file=sys.stderr, flush=True)
+    os._exit(130)
+
+
+def _show_log() -> None:
+    import logging
+
+    log = logging.getLogger("trt_afdet.tensorrt")
+    log.setLevel(logging.DEBUG)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("TensorRT: %(message)s"))
+    log.addHandler(handler)
+
+
+def options_of(args: argparse.Namespace) -> BuildOptions:
+    """What the command line asks for.
+
+    Raises:
+        InvalidValueError: If two of its words contradict each other, or one cannot be read.
+    """
+    from trt_afdet.build.plan import BuildOptions
+    from trt_afdet.errors import InvalidValueError
+
+    onnx = _either(args.model, args.onnx, "MODEL", "--onnx")
+    if onnx is None:
+        raise InvalidValueError("no model is given", hint="trt-afdet build-engine MODEL -o ENGINE")
+    if args.output is None:
+        raise InvalidValueError("no engine is named", hint="-o model.engine")
+    without = _words(args.without_tactics) + _tactics(args.tacticSources)
+    return BuildOptions(
+        onnx=onnx,
+        output=args.output,
+        precision=_precision(args),
+        io=args.io or "float32",
+        nms=args.nms,
+        batch=_batch(args),
+        keep=_words(args.keep),
+        calib=args.calib,
+        calib_images=args.calib_images,
+        calib_method=args.calib_method,
+        calib_cache=args.calib_cache,
+        int8_mode=args.int8_mode,
+        held_out=args.held_out,
+        max_ap_drop=args.max_ap_drop,
+        verify=args.verify,
+        verify_images=args.verify_images,
+        workspace=_workspace(args),
+        timing_cache=args.timing_cache,
+        use_timing_cache=not args.no_timing_cache,
+        optimization_level=args.optimization_level,
+        version_compatible=args.version_compatible,
+        hardware_compatible=_compatibility(args.hardware_compatible),
+        strip_weights=args.strip_weights,
+        dla_core=args.dla_core,
+        gpu_fallback=args.gpu_fallback,
+        allow_fallback=args.allow_fallback,
+        compute_capability=tuple(map(_capability, _words(args.compute_capability))),
+        plugin=args.plugin,
+        without_tactics=without,
+        force=args.force,
+        dry_run=args.dry_run,
+    )
+
+
+def _either(first: Any, second: Any, name: str, alias: str) -> Any:
+    from trt_afdet.errors import InvalidValueError
+
+    if first is not None and second is not None and first != second:
+        raise InvalidValueError(f"{name} and {alias} contradict", got=f"{first} and {second}")
+    return second if first is None else first
+
+
+def _precision(args: argparse.Namespace) -> str:
+    """Of trtexec's flags the boldest: --fp16 --int8 is INT8 with FP16 for the rest."""
+    flags = args.flags or []
+    bold = next((name for name in ("best", "int8", "fp16") if name in flags), None)
+    return _either(args.precision, bold, "--precision", f"--{bold}") or "fp16"
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+
+
+def _batch(args: argparse.Namespace) -> tuple[int, int, int]:
+    from trt_afdet.errors import InvalidValueError
+
+    shapes = [args.minShapes, args.optShapes, args.maxShapes]
+    if any(shapes):
+        if args.batch is not None:
+            raise InvalidValueError("--batch and --minShapes.. contradict", got=args.batch)
+        known = [_first_size(shape) for shape in shapes if shape]
+        # As trtexec does: what is not given is as what is.
+        least = _first_size(shapes[0]) if shapes[0] else known[0]
+        most = _first_size(shapes[2]) if shapes[2] else known[-1]
+        return least, _first_size(shapes[1]) if shapes[1] else most, most
+    try:
+        sizes = [int(word) for word in _words(args.batch or "1")]
+    except ValueError:
+        sizes = []
+    if len(sizes) == 1:
+        sizes *= 3
+    if len(sizes) != 3:
+        raise InvalidValueError("--batch takes one number or MIN,OPT,MAX", got=args.batch)
+    return sizes[0], sizes[1], sizes[2]
+
+
+def _first_size(shape: str) -> int:
+    """The batch of "images:4x3x512x512"."""
+    from trt_afdet.errors import InvalidValueError
+
+    found = re.fullmatch(r"'?images'?:(\d+)(?:x\d+)*", shape)
+    if found is None:
+        raise InvalidValueError("a shape is written images:Nx3xHxW", got=shape)
+    return int(found.group(1))
+
+
+def _workspace(args: argparse.Namespace) -> int | None:
+    """Bytes of "--workspace 2G" or of "--memPoolSize=workspace:2048"."""
+    from trt_afdet.errors import InvalidValueError
+
+    text = args.workspace
+    for pool in _words(args.memPoolSize):
+        name, _, size = pool.partition(":")
+        if name != "workspace":
+            raise InvalidValueError("only the pool workspace can be set", got=pool)
+        text = _either(text, size, "--workspace", "--memPoolSize")
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([BKMG]?)(?:iB)?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise InvalidValueError("a size is a number of MiB, or one such as 512M or 2G", got=text)
+    return int(float(found.group(1)) * _UNITS[found.group(2).upper()])
+
+
+def _capability(text: str) -> str:
+    """ "8.9" of "8.9", "89", "sm89" or "SM_89"."""
+    digits = re.sub(r"^sm_?", "", text.lower())
+    return f"{digits[:-1]}.{digits[-1]}" if re.fullmatch(r"\d{2,3}", digits) else digits
+
+
+def _compatibility(text: str) -> str:
+    """Also as trtexec writes it: "ampere+", "sameComputeCapability"."""
+    snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text).lower()
+    return snake.replace("ampere+", "ampere_plus")
+
+
+def _tactics(text: str | None) -> tuple[str, ...]:
+    """What "-CUDNN,-CUBLAS" leaves out."""
+    from trt_afdet.errors import InvalidValueError
+
+    words = _words(text)
+    if not all(word.startswith("-") for word in words):
+        raise InvalidValueError("tactic sources can only be left out here: -CUDNN", got=text)
+    return tuple(word[1:] for word in words)
+
+
+class Display:
+    """Reports on stdout, progress on stderr; see :class:`trt_afdet.build.engine.Listener`.
+
+    Args:
+        verbose: Whether to print the plan.
+    """
+
+    def __init__(self, verbose: bool = False) -> None:
+        self._verbose = verbose
+        self._bar: Any = None
+        self._task: Any = None
+        self._next_line = 0.0
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Takes the bar off the screen."""
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            bar.stop()
+
+    def warn(self, text: str) -> None:
+        from trt_afdet.cli import ui
+
+        self.close()
+        ui.warn(text)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        from trt_afdet.cli import ui
+
+        if title != "plan" or self._verbose:
+            self.close()
+            ui.table(title, columns, rows)
+
+    def progress(self, items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
+        from trt_afdet.cli import ui
+
+        return ui.progress(items, total, description)
+
+    def building(self, state: Any) -> None:
+        """A bar with phase and time on a terminal, a line every ten seconds elsewhere."""
+        if state.ended:
+            self.close()
+            return
+        if self._bar is None and not self._open():
+            self._line(state)
+            return
+        done = state.fraction
+        self._bar.update(self._task, total=None if done is None else 1, completed=done or 0)
+        self._bar.update(self._task, description=state.doing)
+
+    def _open(self) -> bool:
+        if not sys.stderr.isatty():
+            return False
+        try:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        except ImportError:
+            return False
+        columns = (
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+        )
+        self._bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
+        self._task = self._bar.add_task("building", total=None)
+        self._bar.start()
+        return True
+
+    def _line(self, state: Any) -> None:
+        from trt_afdet.cli.ui import LINE_EVERY
+
+        if state.seconds < max(self._next_line, LINE_EVERY):
+            return
+        self._next_line = state.seconds + LINE_EVERY
+        done = "" if state.fraction is None else f" {state.fraction:.0%},"
+        print(f"building:{done} {state.seconds:.0f} s, {state.doing}", file=sys.stderr)
+
+
+def summary(engine: Path, sidecar: Any) -> list[str]:
+    """What was built, in a few lines."""
+    counts = ", ".join(f"{count} {kind}" for kind, count in sidecar.precision_layers.items())
+    source = sidecar.precision_source
+    memory = f"{sidecar.peak_memory / 2**20:.0f} MiB of memory"
+    if sidecar.peak_device_memory is not None:
+        memory += f", {sidecar.peak_device_memory / 2**20:.0f} MiB on the GPU"
+    lines = [
+        f"wrote {engine} ({engine.stat().st_size / 1e6:.1f} MB) and {engine.name}.json",
+        f"{sidecar.precision_asked}: {counts} layers, read back from the {source}",
+        f"built in {sidecar.build_seconds:.1f} s, at most {memory}",
+    ]
+    if sidecar.fallback:
+        lines.append(f"larger than asked: {'; '.join(sidecar.fallback)}")
+    if sidecar.kept:
+        lines.append(f"kept on purpose: {', '.join(sidecar.kept)}")
+    return lines
+
+
+def main() -> int:
+    """The console script ``build-engine``."""
+    from trt_afdet.cli import main as command_line
+
+    return command_line(["build-engine", *sys.argv[1:]])

@@ -1,0 +1,233 @@
+"""``trt-afdet inspect``: what a model file expects, returns and computes in."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trt_afdet.build.sidecar import EngineSidecar
+    from trt_afdet.spec import ModelSpec
+
+SUMMARY = "show inputs, outputs, spec and precision of a model.onnx or an engine"
+
+EPILOG = """\
+examples:
+  trt-afdet inspect model.onnx
+  trt-afdet inspect model.engine --picture precisions.png
+  trt-afdet inspect model.engine.json
+"""
+
+_COLOURS = {"INT8": "#55a868", "HALF": "#4c72b0", "FLOAT": "#c44e52"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help=".onnx, an engine with its sidecar, or a sidecar"
+    )
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="draw the precision per block")
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is known of a file.
+
+    Attributes:
+        facts: What and how, for people.
+        tensors: Name, kind, type and shape of inputs and outputs.
+        spec: The model's.
+        groups: Layers with weights by block and type.
+    """
+
+    facts: list[list[str]]
+    tensors: list[list[str]]
+    spec: ModelSpec
+    groups: Mapping[str, Mapping[str, int]]
+
+
+def run(args: argparse.Namespace) -> int:
+    from trt_afdet.cli import ui
+
+    found = examine(args.file)
+    ui.table(str(args.file), ("what", ""), found.facts)
+    ui.table("tensors", ("name", "kind", "type", "shape"), found.tensors)
+    ui.table("spec", ("what", ""), _spec_rows(found.spec))
+    kinds = sorted({kind for counts in found.groups.values() for kind in counts})
+    rows = [
+        [block, *(str(counts.get(kind, 0)) for kind in kinds)]
+        for block, counts in found.groups.items()
+    ]
+    ui.table("layers with weights, by type", ("block", *kinds), rows)
+    if args.picture is not None:
+        save_picture(found.groups, args.file.name, args.picture)
+        print(f"wrote {args.picture}")
+    return 0
+
+
+def examine(path: Path) -> Findings:
+    """Reads an ONNX file, an engine's sidecar, or the engine's beside it.
+
+    Raises:
+        MissingFileError, CorruptFileError, InvalidValueError: If it cannot be read, or is not ours.
+        MissingDependencyError: If it is an ONNX file and onnx is not installed.
+    """
+    if path.suffix.lower() == ".onnx":
+        return _of_onnx(path)
+    from trt_afdet.build.sidecar import read
+
+    return _of_sidecar(read(path))
+
+
+def _of_onnx(path: Path) -> Findings:
+    from trt_afdet.build.inspector import node_blocks, of_model
+    from trt_afdet.build.model_file import file_sha256
+    from trt_afdet.interface import NMS_KEY, read_nms, read_spec
+    from trt_afdet.spec import METADATA_KEY
+
+    model = _read_onnx(path)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    spec = read_spec(metadata.get(METADATA_KEY), path)
+    opsets = [f"{e.domain or 'ai.onnx'} {e.version}" for e in model.opset_import]
+    facts = [
+        ["kind", "ONNX model"],
+        ["size", f"{path.stat().st_size / 1e6:.1f} MB"],
+        ["NMS", read_nms(metadata.get(NMS_KEY), path)],
+        ["operators", ", ".join(opsets)],
+        ["nodes", str(len(model.graph.node))],
+        ["SHA-256", file_sha256(path)],
+    ]
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    tensors = [_tensor_row(value, "input") for value in inputs]
+    tensors += [_tensor_row(value, "output") for value in model.graph.output]
+    return Findings(facts, tensors, spec, of_model(model, node_blocks(model)).groups())
+
+
+def _read_onnx(path: Path) -> Any:
+    """Any model of ours: canonical, converted, with NMS."""
+    from trt_afdet.build.model_file import load_canonical
+    from trt_afdet.errors import InvalidValueError
+
+    try:
+        return load_canonical(path)[0]
+    except InvalidValueError:  # Whole, but not canonical.
+        import onnx
+
+        model = onnx.load(str(path), load_external_data=False)
+    for index, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
+    return model
+
+
+def _tensor_row(value: Any, kind: str) -> list[str]:
+    from onnx import TensorProto
+
+    kinds = value.type.tensor_type
+    name = TensorProto.DataType.Name(kinds.elem_type).lower()
+    sizes = [d.dim_param or str(d.dim_value) for d in kinds.shape.dim]
+    dtype = "float32" if name == "float" else name
+    return [value.name, kind, dtype, f"[{', '.join(sizes)}]"]
+
+
+def _of_sidecar(sidecar: EngineSidecar) -> Findings:
+    from trt_afdet.interface import INPUT_NAME
+
+    spec = sidecar.spec
+    low, best, high = sidecar.batch
+    verified = sidecar.verification
+    capability = ", ".join(sidecar.compute_capability or ()) or "unknown"
+    facts = [
+        ["kind", "TensorRT engine"],
+        ["built by", f"{sidecar.flavour} {sidecar.tensorrt_version} on {sidecar.platform}"],
+        ["for compute capability", capability],
+        ["GPU", sidecar.gpu_name or "built without one"],
+        ["precision", f"{sidecar.precision_asked}, read back from the {sidecar.precision_source}"],
+        ["larger than asked", "; ".join(sidecar.fallback) or "nothing"],
+        ["kept on purpose", ", ".join(sidecar.kept) or "nothing"],
+        ["NMS", sidecar.nms + (f" {sidecar.plugin_version}" if sidecar.plugin_version else "")],
+        ["batch", str(low) if low == high else f"{low} to {high}, best {best}"],
+        ["runs on other versions", "newer ones" if sidecar.version_compatible else "no"],
+        ["runs on other GPUs", sidecar.hardware_compatible.replace("none", "no")],
+        ["weights", "left out" if sidecar.stripped else "inside"],
+        ["DLA core", "none" if sidecar.dla_core is None else str(sidecar.dla_core)],
+        ["verified", _verdict(verified)],
+        ["built", f"{sidecar.created} in {sidecar.build_seconds:.1f} s"],
+        ["from", f"{sidecar.onnx_file}, {sidecar.onnx_sha256}"],
+        ["again with", " ".join(sidecar.arguments())],
+    ]
+    shapes = dict(zip(spec.output_names, _head_shapes(spec), strict=True))
+    most = str(spec.max_detections)
+    shapes |= {
+        "num_detections": ["1"],
+        "detection_boxes": [most, "4"],
+        "detection_scores": [most],
+        "detection_classes": [most],
+    }
+    batch = str(low) if low == high else "N"
+    image = ["3", str(spec.height), str(spec.width)]
+    tensors = [[INPUT_NAME, "input", sidecar.input_dtype, _shape(batch, image)]]
+    tensors += [
+        [name, "output", dtype, _shape(batch, shapes[name])]
+        for name, dtype in sidecar.output_dtypes.items()
+    ]
+    return Findings(facts, tensors, spec, sidecar.precision_groups)
+
+
+def _verdict(verified: Mapping[str, Any] | None) -> str:
+    if verified is None:
+        return "no"
+    return (
+        f"{'passed' if verified.get('passed') else 'failed'}, {verified.get('pictures')} pictures"
+    )
+
+
+def _head_shapes(spec: ModelSpec) -> list[list[str]]:
+    depths = [spec.num_classes] * len(spec.strides) + [4] * len(spec.strides)
+    sizes = spec.grid_sizes * 2
+    return [[str(d), str(h), str(w)] for d, (h, w) in zip(depths, sizes, strict=True)]
+
+
+def _shape(batch: str, rest: list[str]) -> str:
+    return f"[{', '.join([batch, *rest])}]"
+
+
+def _spec_rows(spec: ModelSpec) -> list[list[str]]:
+    import dataclasses
+
+    rows = []
+    for name, value in dataclasses.asdict(spec).items():
+        if name == "class_names":
+            rows.append(["classes", f"{len(value)}: {', '.join(value)}"])
+        else:
+            text = ", ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else str(value)
+            rows.append([name.replace("_", " "), text])
+    return rows
+
+
+def save_picture(groups: Mapping[str, Mapping[str, int]], title: str, path: Path) -> None:
+    """Layers of each block as bars, coloured by type, as PNG.
+
+    Raises:
+        MissingDependencyError: Without matplotlib.
+        WriteError: If it cannot be written.
+    """
+    from trt_afdet.figures import new_figure, save_figure
+
+    figure = new_figure(7, 1.2 + 0.3 * len(groups))
+    axes = figure.subplots()
+    names = list(groups)
+    left = [0] * len(names)
+    for kind in sorted({kind for counts in groups.values() for kind in counts}):
+        widths = [groups[name].get(kind, 0) for name in names]
+        axes.barh(names, widths, left=left, label=kind, color=_COLOURS.get(kind, "#8c8c8c"))
+        left = [a + b for a, b in zip(left, widths, strict=True)]
+    axes.invert_yaxis()
+    axes.set_xlabel("layers with weights")
+    axes.set_title(title)
+    axes.legend()
+    axes.grid(axis="x", alpha=0.3)
+    save_figure(figure, path)
