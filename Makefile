@@ -26,10 +26,10 @@ demo: $(DEMO)/.ready
 	$(DEMO)/bin/trt-afdet demo --out out/demo
 
 test: native-host test-native
-	TRT_AFDET_LIBRARY_PATH=build/host/lib $(DEV)/bin/python -m pytest
+	TRT_AFDET_LIBRARY_PATH=$(CURDIR)/build/host/lib $(DEV)/bin/python -m pytest
 
 test-fast: native-host
-	TRT_AFDET_LIBRARY_PATH=build/host/lib $(DEV)/bin/python -m pytest -m "not slow"
+	TRT_AFDET_LIBRARY_PATH=$(CURDIR)/build/host/lib $(DEV)/bin/python -m pytest -m "not slow"
 
 # What runs on the CPU: the host library, the emulated kernels, the C++ tests.
 native-host: $(DEV)/.ready

@@ -494,7 +494,7 @@ def find(name: str) -> str:
     file = file_name(name)
     for folder in folders():
         if (folder / file).is_file():
-            return str(folder / file)
+            return str((folder / file).absolute())
     try:
         ctypes.CDLL(file)
     except OSError:

@@ -146,7 +146,7 @@ def test_sources_are_never_overwritten(model: Path, pictures: Path, video: Path)
         ("good.png", ["--model", "cut.onnx"], ["cut.onnx"]),
         ("good.png", ["--model", "foreign.onnx"], ["foreign.onnx", "no trt-afdet model"]),
         ("good.png", ["--model", "newer.onnx"], ["newer.onnx", "upgrade"]),
-        ("good.png", ["--model", "x.engine"], ["x.engine", "TensorRT"]),
+        ("good.png", ["--model", "x.engine"], ["x.engine", "sidecar"]),
         ("good.png", ["--conf", "1.5"], ["0..1", "1.5"]),
         ("good.png", ["--max-det", "0"], ["max_detections", "0"]),
         ("good.png", ["--batch", "0"], ["--batch", "0"]),
