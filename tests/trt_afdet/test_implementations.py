@@ -36,7 +36,6 @@ CASES = case_matrix()
 LARGE_CASES = large_cases()
 
 #: Cases that take minutes in a loop of elementary operators.
-LONG_LOOPS = {name for name in CASES if "1000 classes" in name or "a list holds" in name}
 
 WITHOUT_NUMPY = [p for p in parameters() if p.values[0] != "numpy"]
 
@@ -80,8 +79,6 @@ def plain_outputs(heads: Heads, spec: ModelSpec) -> Outputs:
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", WITHOUT_NUMPY)
 def test_every_implementation_equals_the_reference(name: str, case: str) -> None:
-    if name == "onnx-loop" and case in LONG_LOOPS:
-        pytest.skip("takes minutes in a loop of elementary operators")
     run = get(name)
     spec, heads, want = expected(case)
     assert_same(run(heads, spec), want)
@@ -89,7 +86,7 @@ def test_every_implementation_equals_the_reference(name: str, case: str) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", LARGE_CASES)
-@pytest.mark.parametrize("name", [p for p in WITHOUT_NUMPY if p.values[0] != "onnx-loop"])
+@pytest.mark.parametrize("name", WITHOUT_NUMPY)
 def test_large_heads(name: str, case: str) -> None:
     run = get(name)
     spec, heads, want = expected(case)
@@ -173,8 +170,6 @@ def torchvision_detect(heads: Heads, spec: ModelSpec) -> list[tuple[Any, Any, An
 def test_torchvision_is_an_independent_oracle(
     name: str, classes: int, mean: float, agnostic: bool
 ) -> None:
-    if name == "onnx-loop" and classes == 80:
-        pytest.skip("takes minutes in a loop of elementary operators")
     run = get(name)
     spec = make_spec(classes, 256, 256, class_agnostic=agnostic)
     heads = tie_free_heads(spec, mean, seed=classes, batch=2)
