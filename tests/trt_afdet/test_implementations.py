@@ -35,8 +35,6 @@ from trt_afdet.spec import ModelSpec
 CASES = case_matrix()
 LARGE_CASES = large_cases()
 
-#: Cases that take minutes in a loop of elementary operators.
-
 WITHOUT_NUMPY = [p for p in parameters() if p.values[0] != "numpy"]
 
 
@@ -229,14 +227,15 @@ def sanitizer_runtime(build: Path) -> str:
 
 @pytest.mark.slow
 def test_native_code_under_sanitizers() -> None:
-    """This suite once more, over libraries that see every read and write."""
+    """This suite and the letterbox's once more, over libraries that see every read and write."""
     build = Path(__file__).parents[2] / "build" / "sanitized"
     if not (build / "lib" / native.file_name("afdet_emulated")).exists():
         pytest.skip("missing: build/sanitized (make test-native builds it)")
-    tests = "equals_the_reference or any_heads or to_the_bit"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
+    tests = "(host or emulated) and (equals_the_reference or any_heads or to_the_bit)"
+    letterbox = Path(__file__).with_name("test_letterbox_native.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     result = subprocess.run(
-        [*command, "-k", f"(host or emulated) and ({tests})"],
+        [*command, __file__, letterbox, "-k", f"{tests} or letterbox"],
         env=os.environ
         | {
             "LD_PRELOAD": sanitizer_runtime(build),
