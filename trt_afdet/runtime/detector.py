@@ -136,6 +136,18 @@ class Detector:
             results += self._detect(list(frames[start : start + step]))
         return results
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether :meth:`submit` returns before the work is done."""
+        return isinstance(self.backend, FrameBackend)
+
+    @property
+    def max_batch(self) -> int | None:
+        """Most frames of one :meth:`submit`; None if any number goes."""
+        if isinstance(self.backend, FrameBackend):
+            return self.backend.max_batch
+        return self.backend.batch_size
+
     def submit(self, frames: Sequence[Frame]) -> Ticket:
         """Sends frames on their way, to be collected later: on a GPU, without waiting for them.
 

@@ -1,8 +1,8 @@
 """Where frames wait for the detector: one short queue per source, one batcher over all of them.
 
 Nothing waits for a particular source: a batch is whatever is there, taken in turn, and it leaves
-when it is full or when its oldest frame has waited long enough. So a slow or dead camera costs the
-others nothing.
+when it is full, when no other source is due soon, or when it has waited long enough. So a slow or
+dead camera costs the others nothing.
 """
 
 from __future__ import annotations
@@ -31,6 +31,27 @@ class _Lane:
     received: int = 0
     dropped: int = 0
     stale: int = 0
+    arrived: float | None = None
+    interval: float | None = None
+
+    def arrives(self, moment: float) -> None:
+        """Notes when a frame came, for :meth:`worth_waiting`."""
+        if self.arrived is not None:
+            gap = moment - self.arrived
+            self.interval = gap if self.interval is None else 0.8 * self.interval + 0.2 * gap
+        self.arrived = moment
+
+    def worth_waiting(self, now: float, deadline: float) -> bool:
+        """Whether an empty queue can be expected to have a frame by the deadline."""
+        if self.closed or self.arrived is None:
+            return False
+        if self.policy == "wait":
+            return True  # A file gives its next frame as soon as it can.
+        if self.interval is None:
+            return False
+        due = self.arrived + self.interval
+        # Long overdue: a camera that is dead or slower than it was is not waited for.
+        return due <= deadline and now <= due + self.interval
 
 
 @dataclass(frozen=True)
@@ -107,6 +128,7 @@ class Intake:
             if lane.closed or self._stopped:
                 return False
             lane.received += 1
+            lane.arrives(self._clock())
             if len(lane.frames) >= lane.capacity:
                 lane.dropped += 1
                 if lane.policy == "drop-newest":
@@ -136,35 +158,42 @@ class Intake:
             self._stopped = True
             self._changed.notify_all()
 
-    def take(self, most: int, max_wait: float) -> list[StreamFrame] | None:
+    def take(self, most: int, max_wait: float, *, block: bool = True) -> list[StreamFrame] | None:
         """The next batch: what is there, one frame of each source in turn.
 
         Waits for the first frame as long as it takes; then for more until there are ``most``, or
-        until ``max_wait`` seconds have passed since the first was seen, or until every open source
-        has one in the batch (waiting longer could only help a source that is ahead).
+        until ``max_wait`` seconds have passed since the first was seen, or until no source without
+        one in the batch is due by then (waiting longer could only help a source that is ahead).
 
         Args:
             most: Frames per batch.
             max_wait: Seconds.
+            block: Whether to wait for the first frame.
 
         Returns:
-            1 to ``most`` frames of different sources where possible; None when all sources are
-            closed and served, or the intake was stopped.
+            1 to ``most`` frames of different sources where possible; none if there is none and
+            ``block`` is False; None when all sources are closed and served, or the intake was
+            stopped.
         """
         with self._changed:
             while True:
-                self._changed.wait_for(lambda: self._stopped or self._waiting() or self._ended())
+                if block:
+                    self._changed.wait_for(
+                        lambda: self._stopped or self._waiting() or self._ended()
+                    )
                 if self._stopped or (self._ended() and not self._waiting()):
                     return None
+                if not self._waiting():
+                    return []
                 deadline = self._clock() + max_wait
-                while not self._stopped and not self._full(most):
+                while not self._stopped and not self._full(most, deadline):
                     left = deadline - self._clock()
                     if left <= 0 or not self._changed.wait(left):
                         break
                 if self._stopped:
                     return None
                 batch = self._collect(most)
-                if batch:
+                if batch or not block:
                     self._changed.notify_all()
                     return batch
 
@@ -182,14 +211,12 @@ class Intake:
     def _ended(self) -> bool:
         return bool(self._lanes) and all(lane.closed for lane in self._lanes.values())
 
-    def _full(self, most: int) -> bool:
-        waiting = [len(lane.frames) for lane in self._lanes.values()]
-        if sum(waiting) >= most:
+    def _full(self, most: int, deadline: float) -> bool:
+        if self._waiting() >= most:
             return True
-        return all(
-            count > 0
-            for count, lane in zip(waiting, self._lanes.values(), strict=True)
-            if not lane.closed
+        now = self._clock()
+        return not any(
+            not lane.frames and lane.worth_waiting(now, deadline) for lane in self._lanes.values()
         )
 
     def _collect(self, most: int) -> list[StreamFrame]:

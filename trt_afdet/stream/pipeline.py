@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,15 +31,28 @@ log = logging.getLogger("trt_afdet.stream")
 
 
 class DetectorLike(Protocol):
-    """Frames in, one result per frame out."""
+    """Frames in, one result per frame out.
+
+    One that has ``overlaps`` set is used as a :class:`BackgroundDetector` instead; ``max_batch``
+    bounds its batches. See :class:`trt_afdet.runtime.detector.Detector`.
+    """
 
     def __call__(self, frames: Sequence[npt.NDArray[np.uint8]], /) -> list[Detections]: ...
+
+
+class BackgroundDetector(Protocol):
+    """One that works while the next frames are sent to it."""
+
+    def submit(self, frames: Sequence[npt.NDArray[np.uint8]], /) -> Any: ...
+
+    def collect(self, ticket: Any, /) -> list[Detections]: ...
 
 
 class Stage(Protocol):
     """What happens to a source's detections before the sinks see them: filters, tracking, zones.
 
-    One per source, called in the order of its frames from one thread.
+    One per source, called in the order of its frames from one thread. ``wants_detector`` may be
+    asked for a frame before ``apply`` was called with the one before it.
     """
 
     def wants_detector(self, frame: StreamFrame) -> bool:
@@ -121,6 +135,17 @@ class PipelineError(RunError):
 
 
 @dataclass(frozen=True)
+class _Batch:
+    """Frames on their way through the detector."""
+
+    frames: list[StreamFrame]
+    stages: list[Stage]
+    seen: list[bool]
+    count: int
+    collect: Callable[[], list[Detections]]
+
+
+@dataclass(frozen=True)
 class PipelineSnapshot:
     """All figures at a moment, by source or sink name."""
 
@@ -158,6 +183,12 @@ class Pipeline:
         self.metrics = Metrics()
         self.board = StatusBoard(self._tell_status)
         self._detector = detector
+        self._background = (
+            cast(BackgroundDetector, detector) if getattr(detector, "overlaps", False) else None
+        )
+        self._batch = min(
+            self.options.batch, getattr(detector, "max_batch", None) or self.options.batch
+        )
         self._intake = Intake(self.options.max_age)
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -252,19 +283,44 @@ class Pipeline:
         )
 
     def _detect(self) -> None:
+        # With a detector that works in the background, the next batch is sent off before the last
+        # one is collected. No frame waits for that: if none is there, collecting goes first.
+        under_way: _Batch | None = None
         while not self._stop.is_set():
-            frames = self._intake.take(self.options.batch, self.options.max_wait)
+            idle = under_way is None
+            frames = self._intake.take(
+                self._batch, self.options.max_wait if idle else 0.0, block=idle
+            )
+            following = self._send(frames) if frames else None
+            if under_way is not None:
+                self._finish(under_way)
+            under_way = following
             if frames is None:
                 return
-            stages = [self._stages[frame.source] for frame in frames]
-            seen = [stage.wants_detector(f) for stage, f in zip(stages, frames, strict=True)]
-            images = [f.image for f, wanted in zip(frames, seen, strict=True) if wanted]
-            found = iter(self._detector(images)) if images else iter(())
-            if images:
-                self.metrics.batch_done(len(images))
-            for frame, stage, wanted in zip(frames, stages, seen, strict=True):
-                detections, events = stage.apply(frame, next(found) if wanted else None)
-                self._hand_out(frame, detections, events, wanted)
+            if under_way is not None and self._background is None:
+                self._finish(under_way)
+                under_way = None
+        if under_way is not None:
+            self._finish(under_way)
+
+    def _send(self, frames: list[StreamFrame]) -> _Batch:
+        stages = [self._stages[frame.source] for frame in frames]
+        seen = [stage.wants_detector(f) for stage, f in zip(stages, frames, strict=True)]
+        images = [f.image for f, wanted in zip(frames, seen, strict=True) if wanted]
+        collect: Callable[[], list[Detections]] = list
+        if images and self._background is not None:
+            collect = partial(self._background.collect, self._background.submit(images))
+        elif images:
+            collect = partial(self._detector, images)
+        return _Batch(frames, stages, seen, len(images), collect)
+
+    def _finish(self, batch: _Batch) -> None:
+        found = iter(batch.collect())
+        if batch.count:
+            self.metrics.batch_done(batch.count)
+        for frame, stage, wanted in zip(batch.frames, batch.stages, batch.seen, strict=True):
+            detections, events = stage.apply(frame, next(found) if wanted else None)
+            self._hand_out(frame, detections, events, wanted)
 
     def _hand_out(
         self, frame: StreamFrame, found: Detections, events: tuple[object, ...], detected: bool

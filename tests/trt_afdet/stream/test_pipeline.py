@@ -165,22 +165,65 @@ def test_sources_take_turns() -> None:
     assert batches == [["a", "b"], ["c", "a"], ["b", "c"]] * 2
 
 
-def test_a_batch_leaves_when_its_time_is_up_and_no_later() -> None:
-    intake = Intake()
-    for name in ("quick", "dead"):
+def test_a_batch_waits_for_nobody_who_is_not_due() -> None:
+    now = [0.0]
+    intake = Intake(clock=lambda: now[0])
+    for name in ("quick", "slow", "dead"):
         intake.add(name)
+    started = time.monotonic()
+    for moment in (0.0, 100.0, 200.0):
+        now[0] = moment
+        intake.put(frame("slow"))
+        assert len(intake.take(3, 30.0) or []) == 1  # Nothing is known of the others.
+    now[0] = 250.0
+    intake.put(frame("quick"))
+    assert len(intake.take(3, 30.0) or []) == 1  # Due at 300, after the deadline.
+    now[0] = 450.0
+    intake.put(frame("quick"))
+    assert len(intake.take(3, 30.0) or []) == 1  # More than an interval overdue.
+    assert time.monotonic() - started < 20
+
+
+def test_a_batch_waits_for_who_is_due() -> None:
+    now = [0.0]
+    intake = Intake(clock=lambda: now[0])
+    intake.add("quick")
+    intake.add("due")
+    for moment in (0.0, 100.0):
+        now[0] = moment
+        intake.put(frame("due"))
+        intake.take(1, 0)
+    now[0] = 190.0
+    intake.put(frame("quick"))
+    late = threading.Timer(0.2, intake.put, [frame("due")])
+    late.start()
+    assert [f.source for f in intake.take(2, 30.0) or []] == ["quick", "due"]
+    late.join()
+
+
+def test_a_batch_leaves_when_its_time_is_up() -> None:
+    now = [0.0]
+    intake = Intake(clock=lambda: now[0])
+    intake.add("quick")
+    intake.add("due")
+    for moment in (0.0, 0.1):
+        now[0] = moment
+        intake.put(frame("due"))
+        intake.take(1, 0)
     intake.put(frame("quick"))
     started = time.monotonic()
-    batch = intake.take(2, 0.1)
-    waited = time.monotonic() - started
-    assert [f.source for f in batch or []] == ["quick"]
-    assert 0.08 < waited < 2.0
-    # Once the dead one is known to be over, nobody waits for it.
-    intake.close("dead")
-    intake.put(frame("quick", 1))
-    started = time.monotonic()
-    assert len(intake.take(2, 30.0) or []) == 1
-    assert time.monotonic() - started < 5
+    assert len(intake.take(2, 0.2) or []) == 1
+    assert 0.15 < time.monotonic() - started < 10
+
+
+def test_taking_need_not_block() -> None:
+    intake = Intake()
+    intake.add("camera")
+    assert intake.take(2, 1.0, block=False) == []
+    intake.put(frame("camera"))
+    assert len(intake.take(2, 1.0, block=False) or []) == 1
+    intake.close("camera")
+    assert intake.take(2, 1.0, block=False) is None
 
 
 def test_frames_that_waited_too_long_are_dropped_and_counted() -> None:
@@ -403,3 +446,56 @@ def test_the_pattern_moves_and_its_boxes_are_where_it_says() -> None:
 def test_bad_patterns_are_refused(uri: str, message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         TestPatternSource(uri)
+
+
+class InBackground(OneBox):
+    """Works as a GPU does: ``submit`` returns at once, ``collect`` waits."""
+
+    overlaps = True
+    max_batch = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.under_way = 0
+        self.most_under_way = 0
+        self.calls: list[str] = []
+
+    def submit(self, frames: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        return self(frames)
+
+    def collect(self, ticket: list[Detections]) -> list[Detections]:
+        time.sleep(0.01)
+        self.under_way -= 1
+        return ticket
+
+
+def test_batches_overlap_on_a_detector_that_works_in_the_background() -> None:
+    detector = InBackground()
+    sink = Memory()
+    plans = [
+        SourcePlan(name, lambda: Scripted(["frame"] * 12, live=False), live=False)
+        for name in ("a", "b")
+    ]
+    Pipeline(detector, plans, [sink], PipelineOptions(batch=16)).run()
+    assert detector.most_under_way == 2
+    assert detector.under_way == 0
+    assert max(detector.batches) == 2
+    for name in ("a", "b"):
+        assert sink.sequences(name) == list(range(12))
+
+
+def test_a_lone_frame_does_not_wait_for_the_next_one() -> None:
+    sink = Memory()
+    plans = [SourcePlan("a", lambda: TestPatternSource("test://?fps=5"), live=True)]
+    pipeline = Pipeline(InBackground(), plans, [sink])
+    thread = threading.Thread(target=pipeline.run)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while len(sink.results) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    pipeline.stop()
+    thread.join(10)
+    # The next frame comes 200 ms later.
+    assert min(r.finished - r.frame.captured for r in sink.results) < 0.1
