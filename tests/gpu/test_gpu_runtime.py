@@ -12,6 +12,7 @@ import pytest
 import test_runner
 from gpu_rig import why_not
 from test_runner import *  # noqa: F403 - its tests, with this folder's rig.
+from test_runner_in_pipeline import *  # noqa: F403
 
 pytestmark = pytest.mark.gpu
 
