@@ -59,5 +59,3 @@ class RunError(AfdetError, RuntimeError):
 
 class WriteError(AfdetError, OSError):
     """A result cannot be written (full disk, no permission)."""
-
-    exit_code = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,7 @@ class ConvertOptions:
         max_ap_drop: Points of AP that INT8 may lose on them.
         progress: Shows how far a step is.
         warn: Told what is worth knowing but no error.
+        measured: Told what INT8 does to each block, also where it is too much.
 
     Raises:
         InvalidValueError: If a value is out of range.
@@ -66,6 +68,7 @@ class ConvertOptions:
     max_ap_drop: float = 0.5
     progress: ProgressLike | None = None
     warn: Warn | None = None
+    measured: Callable[[Sensitivity], None] | None = None
 
     def __post_init__(self) -> None:
         if self.io not in IO_TYPES:
@@ -182,6 +185,8 @@ def _to_int8(
             keep=fixed,
             progress=options.progress,
         )
+        if options.measured is not None:
+            options.measured(found)
         if not found.reached:
             raise RunError(
                 f"INT8 loses more than {options.max_ap_drop:g} points of AP, "

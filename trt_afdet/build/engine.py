@@ -32,9 +32,17 @@ if TYPE_CHECKING:
 
     from trt_afdet.build.convert import Converted
     from trt_afdet.build.implicit import ImplicitCalibration
+    from trt_afdet.build.sensitivity import Sensitivity
+    from trt_afdet.spec import ModelSpec
 
 #: Seconds between two looks at a running build.
 _TICK = 0.1
+
+#: The most that TensorRT's TopK layer chooses.
+LARGEST_TOPK = 3840
+
+#: Attributes of a plugin's node that the ONNX parser reads itself.
+_PARSERS_OWN = {"plugin_version", "plugin_namespace"}
 
 _NUMPY = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "INT64": "int64"}
 
@@ -122,19 +130,28 @@ def prepare(plan: Plan, listener: Listener) -> Prepared:
 
     options, flavour = plan.options, plan.flavour
     # What is wrong with the model or the plugin shows before minutes of calibration.
-    canonical, _ = load_canonical(options.onnx)
+    canonical, spec = load_canonical(options.onnx)
     _check_batch(canonical, options.batch)
+    _check_image(spec, options.image)
     logger = flavour.make_logger()
     if plan.plugin is not None:
         flavour.load_plugin(plan.plugin, PLUGIN_OP, PLUGIN_VERSION)
     builder = flavour.make_builder(logger)
     _check_dla(plan, builder)
     block = node_blocks(canonical)
+
+    def parsed(source: onnx.ModelProto) -> tuple[onnx.ModelProto, Any, Any]:
+        model = add_nms(source, options.nms, loop=flavour.is_rtx, file=options.onnx)
+        _check_nms(plan, model)
+        make = flavour.make_typed_network if plan.typed else flavour.make_untyped_network
+        network = make(builder)
+        data = model.SerializeToString()
+        return model, network, flavour.parse(network, logger, data, model.graph.node)
+
+    if options.precision == "int8":
+        parsed(canonical)
     converted = _convert(plan, listener)
-    model = add_nms(converted.model, options.nms, loop=flavour.is_rtx, file=options.onnx)
-    make = flavour.make_typed_network if plan.typed else flavour.make_untyped_network
-    network = make(builder)
-    parser = flavour.parse(network, logger, model.SerializeToString(), model.graph.node)
+    model, network, parser = parsed(converted.model)
     planned: Mapping[str, str] = of_model(converted.model, block).types
     config = flavour.make_config(builder)
     alive = [parser]
@@ -157,6 +174,8 @@ def prepare(plan: Plan, listener: Listener) -> Prepared:
     )  # fmt: skip
     if options.dla_core is not None:
         report_dla(prepared, listener)
+    if flavour.is_rtx and options.timing_cache is not None:
+        listener.warn(f"{flavour} measures nothing when it builds: there are no timings to keep")
     if plan.implicit and not options.dry_run:
         _calibrate(prepared, profile, listener)
     return prepared
@@ -166,6 +185,13 @@ def _convert(plan: Plan, listener: Listener) -> Converted:
     """Precision into the ONNX, as far as it is not left to flags."""
     from trt_afdet.build.calibration import FEWEST
     from trt_afdet.build.convert import ConvertOptions, convert
+    from trt_afdet.build.sensitivity import save_picture
+
+    def measured(found: Sensitivity) -> None:
+        columns = ("block", "layers", "output error, %", "AP lost", "stays")
+        listener.table("damage by INT8, each block alone", columns, found.table())
+        if options.picture is not None:
+            save_picture(found, options.picture)
 
     options = plan.options
     by_flags = not plan.typed and (options.precision == "fp16" or plan.implicit)
@@ -184,16 +210,13 @@ def _convert(plan: Plan, listener: Listener) -> Converted:
             "held_out": options.held_out,
             "max_ap_drop": options.max_ap_drop,
             "cache": plan.calib_cache,
+            "measured": measured,
         }
         if options.calib_method is not None:
             wanted["method"] = options.calib_method
         if options.dry_run:  # Only the graph matters.
             wanted |= {"calibration_images": FEWEST, "held_out": 0, "cache": None}
-    converted = convert(options.onnx, precision, ConvertOptions(**wanted))
-    if converted.sensitivity is not None:
-        columns = ("block", "layers", "output error, %", "AP lost", "stays")
-        listener.table("damage by INT8, each block alone", columns, converted.sensitivity.table())
-    return converted
+    return convert(options.onnx, precision, ConvertOptions(**wanted))
 
 
 def _check_batch(model: onnx.ModelProto, batch: tuple[int, int, int]) -> None:
@@ -204,6 +227,60 @@ def _check_batch(model: onnx.ModelProto, batch: tuple[int, int, int]) -> None:
             got=",".join(map(str, batch)),
             hint=f"--batch {size.dim_value}, or export it with a dynamic batch",
         )
+
+
+def _check_image(spec: ModelSpec, image: tuple[int, ...] | None) -> None:
+    own = (3, spec.height, spec.width)
+    if image is not None and image != own:
+        raise InvalidValueError(
+            f"the model takes pictures of {'x'.join(map(str, own))}",
+            got="x".join(map(str, image)),
+            hint="leave the shapes to --batch, or export the model at another size",
+        )
+
+
+def _check_nms(plan: Plan, model: onnx.ModelProto) -> None:
+    """What TensorRT's parsers take without a word, or refuse without a reason.
+
+    Raises:
+        InvalidValueError: If the plugin does not know an attribute, or a TopK is too large.
+    """
+    from trt_afdet.build.graph import PLUGIN_VERSION
+
+    if plan.options.nms == "plugin":
+        node = next(node for node in model.graph.node if node.op_type == PLUGIN_OP)
+        taken = plan.flavour.plugin_fields(PLUGIN_OP, PLUGIN_VERSION)
+        own = {attribute.name for attribute in node.attribute} - _PARSERS_OWN
+        if own != taken:
+            raise InvalidValueError(
+                f"{plan.plugin} is of another version of trt-afdet: its attributes differ",
+                got=", ".join(sorted(own ^ taken)),
+                hint="build the plugin from this version's sources",
+            )
+    for name, size in _top_k(model.graph):
+        if size > LARGEST_TOPK:
+            raise InvalidValueError(
+                f"{plan.flavour} chooses at most {LARGEST_TOPK} of anything; NMS in ONNX operators "
+                f"needs {size} here",
+                got=f"node {name!r}",
+                hint="use --nms plugin or none, or export with fewer candidates per level and "
+                "detections",
+            )
+
+
+def _top_k(graph: onnx.GraphProto) -> list[tuple[str, int]]:
+    """How many each TopK chooses, in loops too."""
+    from onnx import AttributeProto, numpy_helper
+
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    found = []
+    for node in graph.node:
+        if node.op_type == "TopK" and node.input[1] in stored:
+            found.append((node.name, int(numpy_helper.to_array(stored[node.input[1]]).max())))
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPH:
+                found += _top_k(attribute.g)
+    return found
 
 
 def _keep_float(
@@ -258,6 +335,8 @@ def check_precision(
 
 def _configure(plan: Plan, config: Any, listener: Listener) -> None:
     options, flavour = plan.options, plan.flavour
+    if not options.tf32:
+        flavour.forbid_tf32(config)
     if plan.workspace is not None:
         flavour.set_workspace(config, plan.workspace)
     if options.optimization_level is not None:
@@ -298,22 +377,19 @@ def report_dla(prepared: Prepared, listener: Listener) -> None:
         InvalidValueError: If there are any and they may not run on the GPU.
     """
     flavour, block = prepared.plan.flavour, prepared.types.block
-    rows, outside = [], 0
-    for layer in flavour.layers(prepared.network):
-        if flavour.kind(layer) == "CONSTANT" or flavour.runs_on_dla(prepared.config, layer):
-            continue
-        node = flavour.onnx_node(layer)
-        outside += 1
-        rows.append([str(layer.name), flavour.kind(layer), block.get(node, "")])
+    rows = [
+        [str(layer.name), flavour.kind(layer), block.get(flavour.onnx_node(layer), "")]
+        for layer in flavour.layers(prepared.network)
+        if flavour.kind(layer) != "CONSTANT" and not flavour.runs_on_dla(prepared.config, layer)
+    ]
     if not rows:
         return
-    listener.table(
-        f"{outside} layers run on the GPU, not on the DLA", ("layer", "kind", "block"), rows
-    )
+    count = "1 layer" if len(rows) == 1 else f"{len(rows)} layers"
+    listener.table(f"on the GPU, not the DLA: {count}", ("layer", "kind", "block"), rows)
     if not prepared.plan.options.gpu_fallback:
         raise InvalidValueError(
-            f"the DLA cannot run {outside} layers",
-            got=f"{rows[0][0]} ({rows[0][1]}) and others",
+            f"the DLA cannot run {count}",
+            got=f"{rows[0][0]} ({rows[0][1]})" + " and others" * (len(rows) > 1),
             hint="--gpu-fallback runs them on the GPU",
         )
 
@@ -338,7 +414,7 @@ def build(prepared: Prepared, listener: Listener) -> Built:
     state = BuildState(plan.gpu.free if plan.gpu else None)
     host = _run(prepared, state, listener)
     if prepared.calibration is not None:
-        prepared.calibration.close()
+        prepared.calibration.finish(listener.warn)
     if host is None:
         errors = prepared.logger.errors
         raise RunError(
@@ -478,6 +554,7 @@ def _describe(
         peak_memory=_peak_memory(),
         peak_device_memory=state.device_memory,
         verification=None,
+        layer_types=dict(types.types),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
 

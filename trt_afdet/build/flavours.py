@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from trt_afdet.errors import (
 )
 from trt_afdet.suggest import nearest
 
-VERSIONS = ("8.5", "10.3", "10.13", "10.16", "11.4", "RTX 1.7")
+VERSIONS = ("8.5", "8.6", "10.3", "10.13", "10.16", "11.4", "RTX 1.7")
 
 
 @dataclass(frozen=True)
@@ -48,69 +49,69 @@ class Feature:
 
 
 #: What is asked for, by the name that this package gives it.
-#                                                     8.5 10.3 10.13 10.16 11.4 RTX
+#                                                 8.5 8.6 10.3 10.13 10.16 11.4 RTX
 FEATURES: dict[str, Feature] = {
     "typed_networks": Feature(
-        "NetworkDefinitionCreationFlag.STRONGLY_TYPED", ". x x x x x", "strongly typed networks"
+        "NetworkDefinitionCreationFlag.STRONGLY_TYPED", ". . x x x x x", "strongly typed networks"
     ),
     "explicit_batch": Feature(
-        "NetworkDefinitionCreationFlag.EXPLICIT_BATCH", "x x x x . .", "flag for explicit batch"
+        "NetworkDefinitionCreationFlag.EXPLICIT_BATCH", "x x x x x . .", "flag for explicit batch"
     ),
     "precision_flags": Feature(
         "BuilderFlag.FP16",
-        "x x x x . .",
+        "x x x x x . .",
         "precision flags",
         "leave out what asks for an untyped network",
     ),
     "calibrator": Feature(
         "IInt8EntropyCalibrator2",
-        "x x x x . .",
+        "x x x x x . .",
         "implicit INT8 calibration",
         "use --int8-mode explicit",
     ),
-    "progress": Feature("IProgressMonitor", ". x x x x x", "progress monitor"),
+    "progress": Feature("IProgressMonitor", ". . x x x x x", "progress monitor"),
     "optimization_level": Feature(
         "IBuilderConfig.builder_optimization_level",
-        ". x x x x x",
+        ". x x x x x x",
         "optimization levels",
         "leave out --optimization-level",
     ),
     "version_compatible": Feature(
         "BuilderFlag.VERSION_COMPATIBLE",
-        ". x x x x x",
+        ". x x x x x x",
         "version-compatible engines",
         "build with the version that will run it",
     ),
     "ampere_plus": Feature(
         "HardwareCompatibilityLevel.AMPERE_PLUS",
-        ". x x x x x",
+        ". x x x x x x",
         "hardware-compatible engines",
         "build on the GPU that will run it",
     ),
     "same_compute_capability": Feature(
         "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY",
-        ". . x x x x",
+        ". . . x x x x",
         "engines for all GPUs of a compute capability",
         "use --hardware-compatible ampere_plus, or build on the GPU that will run it",
     ),
     "strip_weights": Feature(
         "BuilderFlag.STRIP_PLAN",
-        ". x x x x x",
+        ". . x x x x x",
         "engines without weights",
         "leave out --strip-weights",
     ),
-    "plugin_v3": Feature("IPluginRegistry.get_creator", ". x x x x x", "plugins of version 3"),
+    "plugin_v3": Feature("IPluginRegistry.get_creator", ". . x x x x x", "plugins of version 3"),
     "plugin_list": Feature(
-        "IPluginRegistry.plugin_creator_list", "x x x x . .", "list of plugins of version 2"
+        "IPluginRegistry.plugin_creator_list", "x x x x x . .", "list of plugins of version 2"
     ),
     "compute_capabilities": Feature(
         "ComputeCapability",
-        ". . . . . x",
+        ". . . . . . x",
         "engines for GPUs other than this machine's",
         "build on the GPU that will run it, or with TensorRT-RTX (--flavour rtx)",
     ),
-    "node_names": Feature("ParserError.node_name", ". x x x x x", "names of nodes in errors"),
-    "layer_metadata": Feature("ILayer.metadata", ". x x x x x", "metadata of layers"),
+    "node_names": Feature("ParserError.node_name", ". . x x x x x", "names of nodes in errors"),
+    "layer_metadata": Feature("ILayer.metadata", ". x x x x x x", "metadata of layers"),
 }
 
 #: Modules by what --flavour calls them.
@@ -334,6 +335,10 @@ class Flavour:
             raise RunError(f"{self} refuses batches of {', '.join(map(str, batch))}")
         return profile
 
+    def forbid_tf32(self, config: Any) -> None:
+        """FP32 stays FP32: without this, tensor cores may round its products to 10 bits."""
+        config.clear_flag(self.trt.BuilderFlag.TF32)
+
     def set_workspace(self, config: Any, size: int) -> None:
         """Most scratch memory of a kernel, in bytes."""
         config.set_memory_pool_limit(self.trt.MemoryPoolType.WORKSPACE, size)
@@ -509,6 +514,8 @@ class Flavour:
             RunError: If it cannot be loaded.
         """
         runtime = self.trt.Runtime(logger)
+        if self.has("version_compatible"):
+            self._allow_host_code(runtime)
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise RunError(
@@ -516,6 +523,11 @@ class Flavour:
             )
         inspector = engine.create_engine_inspector()
         return str(inspector.get_engine_information(self.trt.LayerInformationFormat.JSON))
+
+    @needs("version_compatible")
+    def _allow_host_code(self, runtime: Any) -> None:
+        """A version-compatible engine brings a runtime of its own, which is code."""
+        runtime.engine_host_code_allowed = True
 
     def load_plugin(self, path: Path, name: str, version: str) -> None:
         """Loads a plugin library and checks that it brings the plugin.
@@ -526,8 +538,10 @@ class Flavour:
         """
         if not path.is_file():
             raise MissingFileError("no such plugin library", got=path)
+        if self.is_rtx:
+            _check_rtx_library()
         about = _plugin_info(path)
-        if ("IPluginV3" in about) != self.has("plugin_v3"):
+        if not self._takes_plugin(about):
             raise InvalidValueError(
                 f"{path} was built for another TensorRT than {self}",
                 got=about.partition(", IPlugin")[0],
@@ -539,22 +553,39 @@ class Flavour:
                 f"the plugin library brings no {name} of version {version}", got=path
             )
 
+    def _takes_plugin(self, about: str) -> bool:
+        """Whether a library, by what it says of itself ("TensorRT 10.3, IPluginV3, ..."), was built
+        for this major version; those of 10 and 11 serve RTX too."""
+        if ("IPluginV3" in about) != self.has("plugin_v3"):
+            return False
+        return self.is_rtx or about.startswith(f"TensorRT {self.version.partition('.')[0]}.")
+
+    def plugin_fields(self, name: str, version: str) -> frozenset[str]:
+        """Attributes that a loaded plugin takes. TensorRT-RTX's parser drops others silently."""
+        find = self._creator_v3 if self.has("plugin_v3") else self._creator_v2
+        return frozenset(field.name for field in find(name, version).field_names)
+
+    @needs("plugin_v3")
+    def _creator_v3(self, name: str, version: str) -> Any:
+        return self.trt.get_plugin_registry().get_creator(name, version, "")
+
+    @needs("plugin_list")
+    def _creator_v2(self, name: str, version: str) -> Any:
+        creators = self.trt.get_plugin_registry().plugin_creator_list
+        return next((c for c in creators if (c.name, c.plugin_version) == (name, version)), None)
+
     @needs("plugin_v3")
     def _load_v3(self, path: Path, name: str, version: str) -> bool:
-        registry = self.trt.get_plugin_registry()
-        if registry.get_creator(name, version, "") is None:
+        if self._creator_v3(name, version) is None:
+            registry = self.trt.get_plugin_registry()
             registry.load_library(str(path))
-        return registry.get_creator(name, version, "") is not None
+        return self._creator_v3(name, version) is not None
 
     @needs("plugin_list")
     def _load_v2(self, path: Path, name: str, version: str) -> bool:
         """Loading it registers it, in 8.6 too, where ``load_library`` would do it again."""
         ctypes.CDLL(str(path), mode=os.RTLD_GLOBAL | os.RTLD_NOW)
-        registry = self.trt.get_plugin_registry()
-        return any(
-            (creator.name, creator.plugin_version) == (name, version)
-            for creator in registry.plugin_creator_list
-        )
+        return self._creator_v2(name, version) is not None
 
 
 def _has(trt: Any, dotted: str) -> bool:
@@ -574,6 +605,22 @@ def first_line(text: str) -> str:
     """Of a message of TensorRT's, at most 300 characters."""
     lines = text.strip().splitlines()
     return lines[0][:300] if lines else "no message"
+
+
+def _check_rtx_library() -> None:
+    """RTX's parser opens its library by the name without a version when it meets a plugin, and ends
+    the process if that is not found."""
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        ctypes.CDLL("libtensorrt_rtx.so")
+    except OSError as error:
+        raise MissingDependencyError(
+            "plugins of TensorRT-RTX need libtensorrt_rtx.so by that name",
+            got=first_line(str(error)),
+            hint="link it to libtensorrt_rtx.so.1 in a folder on LD_LIBRARY_PATH, or use --nms "
+            "onnx",
+        ) from error
 
 
 def _plugin_info(path: Path) -> str:

@@ -126,8 +126,8 @@ def _limits(options: BuildOptions) -> Limits:
 
     limits = LIMITS[options.precision]
     if options.precision == "int8":
-        return dataclasses.replace(limits, ap_drop=options.max_ap_drop)
-    return limits
+        limits = dataclasses.replace(limits, ap_drop=options.max_ap_drop)
+    return dataclasses.replace(limits, **dict(options.verify_limits))
 
 
 def _verify(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from trt_afdet.build.calibration import FEWEST, calibration_key
 from trt_afdet.build.model_file import file_sha256
 from trt_afdet.build.pictures import Frame, Pictures, open_pictures
 from trt_afdet.build.plan import Plan
-from trt_afdet.errors import InvalidValueError
+from trt_afdet.errors import AfdetError, InvalidValueError, RunError
 from trt_afdet.evaluation.predict import ProgressLike
 from trt_afdet.files import write_text
 from trt_afdet.preprocess import preprocess
@@ -89,6 +89,9 @@ class ImplicitCalibration:
         self.size = options.batch[1]
         self._cache = CalibrationCache(plan.calib_cache, self.calibration_key)
         self._spec = spec
+        self._pictures = pictures
+        self._failure: Exception | None = None
+        self._unkept: AfdetError | None = None
         self._batches: Iterator[npt.NDArray[np.float32]] = iter(())
         if self._cache.read() is None:
             _check_readable(pictures, max(FEWEST, self.size))
@@ -112,6 +115,13 @@ class ImplicitCalibration:
 
     def next_address(self) -> int | None:
         """Where the next batch lies, float32 [size, 3, H, W]; None after the last."""
+        try:
+            return self._next()
+        except Exception as error:  # TensorRT would take it for the last batch.
+            self._failure = error
+            return None
+
+    def _next(self) -> int | None:
         images = next(self._batches, None)
         if images is None:
             return None
@@ -125,7 +135,29 @@ class ImplicitCalibration:
         return self._cache.read()
 
     def write_cache(self, cache: bytes) -> None:
-        self._cache.write(cache)
+        """Keeps the result; that it cannot be kept is told at the end, and no reason to stop."""
+        if self._failure is not None:
+            return
+        try:
+            self._cache.write(cache)
+        except AfdetError as error:
+            self._unkept = error
+
+    def finish(self, warn: Callable[[str], None]) -> None:
+        """Frees the memory, and tells what went wrong while TensorRT read.
+
+        Raises:
+            AfdetError: If not all pictures could be given to TensorRT.
+        """
+        self.close()
+        if self._failure is not None:
+            if isinstance(self._failure, AfdetError):
+                raise self._failure
+            raise RunError("calibration stopped early", got=self._failure) from self._failure
+        if self._pictures.skipped:
+            warn(f"{len(self._pictures.skipped)} of {len(self._pictures)} pictures unreadable")
+        if self._unkept is not None:
+            warn(f"the calibration is not kept: {self._unkept}")
 
     def close(self) -> None:
         """Frees the memory; twice is fine."""

@@ -188,7 +188,7 @@ def of_engine(text: str, block: Mapping[str, str]) -> Precisions:
         block: ONNX node -> block.
 
     Raises:
-        RunError: If it tells nothing of any layer with weights.
+        RunError: If it tells of fewer layers with weights than :data:`LEAST_SHARE` of them.
     """
     try:
         layers = json.loads(text)["Layers"]
@@ -206,6 +206,11 @@ def of_engine(text: str, block: Mapping[str, str]) -> Precisions:
         raise RunError(
             "TensorRT's engine inspector does not tell the types of the layers",
             hint="the engine was built without detailed profiling verbosity",
+        )
+    if len(found) < LEAST_SHARE * len(block):
+        raise RunError(
+            "TensorRT's engine inspector tells the types of too few layers",
+            got=f"{len(found)} of {len(block)} with weights",
         )
     return Precisions(found, block, "engine")
 

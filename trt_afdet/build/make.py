@@ -60,7 +60,9 @@ def _make(
         results.append(gate.verify_converted(options, prepared.converted, pictures, listener))
     built = build(prepared, listener)
     if pictures is not None:
-        if gpu is not None and gpu.compute_capability in plan.compute_capability:
+        if options.strip_weights:
+            listener.warn("the engine itself is not verified: its weights are left out")
+        elif gpu is not None and gpu.compute_capability in plan.compute_capability:
             results.append(gate.verify_engine(options, built, pictures, listener))
         else:
             listener.warn("the engine itself is not verified: this machine has no GPU for it")
@@ -87,9 +89,15 @@ def _best(
 
     INT8 is no promise of speed: where a network leaves and enters it often, FP16 is faster.
     """
-    half = dataclasses.replace(options, precision="fp16")
+    half = dataclasses.replace(options, precision="fp16", calib=None, picture=None)
+    if options.calib is None:
+        listener.warn("the best is fp16: INT8 needs calibration pictures (--calib) to compete")
     if options.calib is None or options.dry_run:
         return _make(half, flavour, gpu, listener)
+    if options.strip_weights:
+        raise InvalidValueError(
+            "an engine without weights cannot be measured", got="--precision best --strip-weights"
+        )
     if gpu is None:
         raise InvalidValueError(
             "the best of fp16 and int8 is found by measuring, and there is no GPU",

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from trt_afdet.build.flavours import Flavour
 from trt_afdet.build.gpu import Gpu
 from trt_afdet.build.sidecar import COMPATIBILITIES, PRECISIONS, sidecar_path
-from trt_afdet.errors import InvalidValueError, RunError
+from trt_afdet.errors import AfdetError, InvalidValueError, RunError, WriteError
 from trt_afdet.interface import NMS_FORMS
 
 #: How INT8 gets its ranges: Q/DQ in the network, or TensorRT's own calibrator.
 INT8_MODES = ("explicit", "implicit")
+
+#: What the verification gate can be told to allow; see :class:`trt_afdet.build.verify.Limits`.
+LIMIT_NAMES = ("output_error", "matched", "ap_drop")
 
 #: Share of the GPU's free memory that a kernel's scratch memory may take; the rest is for weights,
 #: activations and what else runs on a small board.
@@ -20,6 +25,13 @@ _WORKSPACE_SHARE = 0.5
 _LEAST_WORKSPACE = 16 * 2**20
 
 _LEVELS = range(6)
+
+#: What TensorRT's dimensions and sizes hold.
+_LARGEST_BATCH = 2**15
+_LARGEST_SIZE = 2**50
+
+#: Names that readers take for something else than an engine.
+_NOT_ENGINES = (".onnx", ".json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +45,21 @@ class BuildOptions:
         io: Type of input and float heads: "float32" or "float16".
         nms: One of :data:`trt_afdet.interface.NMS_FORMS`.
         batch: Smallest, best and largest batch.
+        image: Channels, height and width that the input is meant to have; the model's by default.
         keep: Blocks or nodes of higher precision.
         calib: Calibration pictures: folder, COCO .json or video.
         calib_images: How many to use.
-        calib_method: Of :data:`trt_afdet.build.calibration.METHODS`; the best one by default.
+        calib_method: Of :data:`trt_afdet.build.calibration.METHODS`; "minmax" by default.
         calib_cache: File of the ranges; beside the engine by default.
         int8_mode: One of :data:`INT8_MODES`.
         held_out: Pictures that sensitivity is measured on; 0 leaves it out.
         max_ap_drop: Points of AP that INT8 may lose.
+        picture: PNG of each block's damage by INT8, or None.
         verify: Pictures of the verification gate, or None.
         verify_images: How many of them; None for all.
+        verify_limits: Limits of the gate by name, of :data:`LIMIT_NAMES`; the precision's own by
+            default.
+        tf32: Whether tensor cores may compute FP32 layers in TF32, as TensorRT does by default.
         workspace: Bytes; by default half of the memory that is free.
         timing_cache: File; beside the engine by default.
         use_timing_cache: Whether to keep timings at all.
@@ -69,6 +86,7 @@ class BuildOptions:
     io: str = "float32"
     nms: str = "none"
     batch: tuple[int, int, int] = (1, 1, 1)
+    image: tuple[int, ...] | None = None
     keep: tuple[str, ...] = ()
     calib: str | None = None
     calib_images: int = 512
@@ -77,8 +95,11 @@ class BuildOptions:
     int8_mode: str = "explicit"
     held_out: int = 128
     max_ap_drop: float = 0.5
+    picture: Path | None = None
     verify: str | None = None
     verify_images: int | None = None
+    verify_limits: tuple[tuple[str, float], ...] = ()
+    tf32: bool = True
     workspace: int | None = None
     timing_cache: Path | None = None
     use_timing_cache: bool = True
@@ -107,22 +128,55 @@ class BuildOptions:
                 "the batch range must ascend from 1 on: MIN,OPT,MAX",
                 got=",".join(map(str, self.batch)),
             )
-        if self.precision == "int8" and self.calib is None:
-            raise InvalidValueError(
-                "INT8 needs calibration pictures", hint="--calib FOLDER, COCO.json or VIDEO"
-            )
+        if most > _LARGEST_BATCH:
+            raise InvalidValueError(f"a batch is at most {_LARGEST_BATCH}", got=most)
         if self.io == "float16" and self.precision == "fp32":
             raise InvalidValueError("FP16 input and outputs go with fp16 and int8", got="fp32")
         if self.optimization_level is not None and self.optimization_level not in _LEVELS:
             raise InvalidValueError("the optimization level is 0 to 5", got=self.optimization_level)
-        if self.workspace is not None and self.workspace < 1:
-            raise InvalidValueError("the workspace must be above 0", got=self.workspace)
+        if self.workspace is not None and not 1 <= self.workspace <= _LARGEST_SIZE:
+            raise InvalidValueError(
+                f"the workspace must be above 0 and at most {_LARGEST_SIZE >> 20} MiB",
+                got=f"{self.workspace} bytes",
+            )
         if self.plugin is not None and self.nms != "plugin":
             raise InvalidValueError("a plugin goes with --nms plugin", got=f"--nms {self.nms}")
+        self._check_int8()
+        self._check_verify()
         self._check_dla()
+
+    def _check_int8(self) -> None:
+        if self.precision == "int8" and self.calib is None:
+            raise InvalidValueError(
+                "INT8 needs calibration pictures", hint="--calib FOLDER, COCO.json or VIDEO"
+            )
+        if self.precision in ("fp32", "fp16") and self.calib is not None:
+            raise InvalidValueError(
+                "calibration pictures go with --precision int8 or best", got=self.precision
+            )
+        if self.int8_mode == "implicit" and self.calib_method not in (None, "entropy"):
+            raise InvalidValueError(
+                "TensorRT's own calibrator has the method entropy only", got=self.calib_method
+            )
+        if self.picture is not None and (self.calib is None or self.int8_mode == "implicit"):
+            raise InvalidValueError(
+                "the picture of what INT8 hurts goes with explicit INT8", got=self.picture
+            )
+
+    def _check_verify(self) -> None:
+        for name, value in self.verify_limits:
+            _one_of("verify-limits", name, LIMIT_NAMES)
+            if not (math.isfinite(value) and value >= 0):
+                raise InvalidValueError(f"the limit {name} must be 0 or more", got=value)
+        if self.verify is None and (self.verify_limits or self.verify_images is not None):
+            raise InvalidValueError("there is nothing to verify on", hint="--verify COCO.json")
+        if self.verify_images is not None and self.verify_images < 1:
+            raise InvalidValueError("the gate needs at least 1 picture", got=self.verify_images)
 
     def _check_dla(self) -> None:
         if self.dla_core is None:
+            if self.gpu_fallback:
+                raise InvalidValueError("--gpu-fallback goes with --dla-core")
             return
         if self.precision not in ("fp16", "int8"):
             raise InvalidValueError("the DLA computes in fp16 or int8", got=self.precision)
@@ -140,6 +194,7 @@ class BuildOptions:
             "--optimization-level": self.optimization_level,
             "--dla-core": self.dla_core,
             "--without-tactics": ",".join(self.without_tactics) or None,
+            "--plugin": None if self.plugin is None else self.plugin.resolve(),
         }
         if self.hardware_compatible != "none":
             valued["--hardware-compatible"] = self.hardware_compatible
@@ -157,6 +212,7 @@ class BuildOptions:
             "--strip-weights": self.strip_weights,
             "--gpu-fallback": self.gpu_fallback,
             "--allow-fallback": self.allow_fallback,
+            "--no-tf32": not self.tf32,
         }
         words = [word for k, v in valued.items() if v is not None for word in (k, str(v))]
         return (*words, *(k for k, chosen in switches.items() if chosen))
@@ -215,11 +271,13 @@ class Plan:
             ["input and heads", chosen.io],
             ["NMS", str(self.plugin) if self.plugin else chosen.nms],
             ["batch", str(low) if low == high else f"{low} to {high}, best {best}"],
+            ["FP32 layers", "TF32 allowed" if chosen.tf32 else "no TF32"],
             ["workspace", "TensorRT's" if self.workspace is None else _mib(self.workspace)],
             ["timing cache", str(self.timing_cache) if self.timing_cache else "none"],
         ]
-        extra = [word for word in chosen.words() if word.startswith("--")]
-        return [*rows, ["options", " ".join(extra) or "none"]]
+        if chosen.verify is not None:
+            rows.append(["verified on", chosen.verify])
+        return [*rows, ["options", " ".join(chosen.words()) or "none"]]
 
 
 def make_plan(options: BuildOptions, flavour: Flavour, gpu: Gpu | None) -> Plan:
@@ -230,17 +288,20 @@ def make_plan(options: BuildOptions, flavour: Flavour, gpu: Gpu | None) -> Plan:
         RunError: If there is no GPU where one is needed.
         NativeMissingError: If the plugin is not installed.
     """
-    _check_output(options)
-    _check_features(options, flavour)
+    try:
+        _check_output(options)
+    except OSError as error:  # As of a name that is too long.
+        if isinstance(error, AfdetError):
+            raise
+        raise WriteError("cannot write", got=f"{options.output}: {error.strerror}") from error
+    _check_features(options, flavour, gpu)
     if gpu is None and not flavour.is_rtx:
         raise RunError(
             f"{flavour} builds engines only on the GPU that runs them, and there is none",
             hint="run this command on that machine; TensorRT-RTX (--flavour rtx) builds for RTX "
             "GPUs without one",
         )
-    beside = options.output.name
-    timings = options.timing_cache or options.output.with_name(f"{beside}.timing")
-    ranges = options.calib_cache or options.output.with_name(f"{beside}.calibration.json")
+    timings, ranges = _caches(options)
     return Plan(
         options=options,
         flavour=flavour,
@@ -254,21 +315,51 @@ def make_plan(options: BuildOptions, flavour: Flavour, gpu: Gpu | None) -> Plan:
     )
 
 
+def _caches(options: BuildOptions) -> tuple[Path, Path]:
+    """Files of the timings and of the INT8 ranges."""
+    output = options.output
+    return (
+        options.timing_cache or output.with_name(f"{output.name}.timing"),
+        options.calib_cache or output.with_name(f"{output.name}.calibration.json"),
+    )
+
+
 def _check_output(options: BuildOptions) -> None:
     output = options.output
     if output.is_dir():
         raise InvalidValueError("the engine must be a file", got=output)
     if output.resolve() == options.onnx.resolve():
         raise InvalidValueError("the engine would replace its own model", got=output)
+    if output.suffix.lower() in _NOT_ENGINES:
+        raise InvalidValueError(
+            f"an engine's name must not end in {output.suffix}", got=output, hint="-o model.engine"
+        )
     if output.exists() and not sidecar_path(output).exists() and not options.force:
         raise InvalidValueError(
             "there is a file already, and it is no engine of trt-afdet",
             got=output,
             hint="choose another name, or --force to replace it",
         )
+    written = [output, sidecar_path(output), *_caches(options)]
+    written += [options.picture] if options.picture is not None else []
+    taken = {options.onnx.resolve()}
+    for path in written:
+        if path.resolve() in taken:
+            raise InvalidValueError("two files of the build have one name", got=path)
+        taken.add(path.resolve())
+    _check_writable(output)
 
 
-def _check_features(options: BuildOptions, flavour: Flavour) -> None:
+def _check_writable(output: Path) -> None:
+    """Tells before minutes of calibration and building, not after them."""
+    folder = next(path for path in output.absolute().parents if path.exists())
+    if not folder.is_dir():
+        raise WriteError("cannot write", got=output, hint="a part of the path is a file")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise WriteError("cannot write", got=output, hint=f"the folder {folder} is not writable")
+
+
+def _check_features(options: BuildOptions, flavour: Flavour, gpu: Gpu | None) -> None:
     asked = {
         "optimization_level": options.optimization_level is not None,
         "version_compatible": options.version_compatible,
@@ -281,8 +372,24 @@ def _check_features(options: BuildOptions, flavour: Flavour) -> None:
     for feature, wanted in asked.items():
         if wanted:
             flavour.require(feature)
-    if options.dla_core is not None and flavour.is_rtx:
+    if flavour.is_rtx:
+        _check_rtx(options, flavour, gpu)
+
+
+def _check_rtx(options: BuildOptions, flavour: Flavour, gpu: Gpu | None) -> None:
+    """What TensorRT-RTX has a name for and cannot do."""
+    if options.dla_core is not None:
         raise InvalidValueError(f"{flavour} has no DLA", hint="leave out --dla-core")
+    if options.version_compatible:
+        raise InvalidValueError(
+            f"{flavour} brings no lean runtime, which a version-compatible engine holds",
+            hint="build with the version that will run it",
+        )
+    if options.strip_weights and gpu is None:
+        raise InvalidValueError(
+            f"{flavour} leaves weights out only on a machine with a GPU",
+            hint="leave out --strip-weights",
+        )
 
 
 def _is_typed(options: BuildOptions, flavour: Flavour) -> bool:

@@ -11,8 +11,9 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ class EngineSidecar:
         precision_layers: Layers with weights by the type they compute in, as TensorRT names it:
             {"HALF": 170}.
         precision_groups: The same for each block of the network.
+        layer_types: ONNX node -> type, of every layer counted there; empty if it was not noted.
         precision_source: ``"engine"`` if the built engine was asked, ``"network"`` if only the
             typed network that it was built from (there was no GPU to load the engine).
         fallback: Layers that compute in a larger type than asked, by block: "neck1: 2 in FLOAT".
@@ -112,6 +114,7 @@ class EngineSidecar:
     peak_device_memory: int | None
     verification: Mapping[str, Any] | None
     created: str
+    layer_types: Mapping[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
@@ -124,6 +127,8 @@ class EngineSidecar:
             raise InvalidValueError(
                 "output_dtypes must name the outputs", got=", ".join(self.output_dtypes)[:80]
             )
+        if self.layer_types and Counter(self.layer_types.values()) != self.precision_layers:
+            raise InvalidValueError("layer_types must be those that precision_layers counts")
         if (self.nms == "plugin") != (self.plugin_version is not None):
             raise InvalidValueError("plugin_version goes with nms 'plugin'", got=self.nms)
 
@@ -295,6 +300,10 @@ def _groups(value: Any) -> bool:
     return isinstance(value, Mapping) and all(_text(k) and _counts(v) for k, v in value.items())
 
 
+def _types(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(_text(k) and _text(v) for k, v in value.items())
+
+
 def _batches(value: Any) -> bool:
     three = isinstance(value, tuple) and len(value) == 3 and all(map(_count, value))
     return three and 1 <= value[0] <= value[1] <= value[2]
@@ -338,6 +347,7 @@ _RULES: dict[str, Rule] = {
     "precision_asked": _one_of(*PRECISIONS),
     "precision_layers": (_counts, "counts by type"),
     "precision_groups": (_groups, "counts by block and type"),
+    "layer_types": (_types, "types by layer"),
     "precision_source": _one_of("engine", "network"),
     "fallback": _TEXTS,
     "kept": _TEXTS,

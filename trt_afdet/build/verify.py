@@ -110,7 +110,7 @@ class VerifyResult:
                 raise VerificationError(
                     f"{candidate.name} is too far from the canonical model",
                     got="; ".join(candidate.failures),
-                    hint="keep more in higher precision, or raise the limit",
+                    hint="keep more in higher precision (--keep), or raise it (--verify-limits)",
                 )
 
 

@@ -22,10 +22,11 @@ examples:
   trt-afdet build-engine model.onnx -o model.engine --dla-core 0 --gpu-fallback --dry-run
   trt-afdet build-engine model.onnx -o model.engine --flavour rtx --compute-capability 8.6,8.9
 
-trtexec's words are taken too: --onnx=, --saveEngine=, --fp16, --int8, --best, --minShapes=,
---optShapes=, --maxShapes=, --memPoolSize=workspace:MiB, --timingCacheFile=,
---builderOptimizationLevel=, --useDLACore=, --allowGPUFallback, --versionCompatible,
---hardwareCompatibilityLevel=, --stripWeights, --stronglyTyped, --dynamicPlugins=, --tacticSources=.
+trtexec's words are taken too: --onnx=, --saveEngine=, --fp16, --int8, --best, --noTF32, --shapes=,
+--minShapes=, --optShapes=, --maxShapes=, --workspace=MiB, --memPoolSize=workspace:MiB,
+--timingCacheFile=, --noTimingCache, --builderOptimizationLevel=, --useDLACore=, --allowGPUFallback,
+--versionCompatible, --hardwareCompatibilityLevel=, --stripWeights, --stronglyTyped,
+--dynamicPlugins=, --tacticSources=-SOURCE, --verbose.
 """
 
 _UNITS = {"": 2**20, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30}
@@ -57,7 +58,11 @@ def _add_precision(group: Any) -> None:
     add("--keep", metavar="BLOCKS", help="blocks or nodes of higher precision: stem,head/reg")
     add("--calib", metavar="DATA", help="INT8 calibration pictures: folder, COCO .json or video")
     add("--calib-images", type=int, default=512, metavar="N", help="of them (default: 512)")
-    add("--calib-method", choices=("minmax", "percentile", "entropy"), help="how ranges are found")
+    add(
+        "--calib-method",
+        choices=("minmax", "percentile", "entropy"),
+        help="how ranges are found (default: minmax)",
+    )
     add("--calib-cache", type=Path, metavar="FILE", help="ranges (default: beside the engine)")
     add(
         "--int8-mode",
@@ -79,8 +84,15 @@ def _add_precision(group: Any) -> None:
         metavar="POINTS",
         help="AP that INT8 may lose; blocks stay FP16 until it is less (default: 0.5)",
     )
+    add("--picture", type=Path, metavar="PNG", help="draw what INT8 does to each block")
+    add("--no-tf32", "--noTF32", action="store_true", help="FP32 layers compute in full FP32")
     add("--verify", metavar="DATA", help="compare model and engine on these: COCO .json or folder")
     add("--verify-images", type=int, metavar="N", help="of them (default: all)")
+    add(
+        "--verify-limits",
+        metavar="NAME=VALUE,...",
+        help="of the comparison: output_error, matched, ap_drop (defaults go by precision)",
+    )
     add("--allow-fallback", action="store_true", help="take an engine of larger types than asked")
 
 
@@ -89,8 +101,8 @@ def _add_network(group: Any) -> None:
     add("--nms", choices=("plugin", "onnx", "none"), default="none", help="default: none")
     add("--plugin", "--dynamicPlugins", "--plugins", type=Path, metavar="FILE", help="its library")
     add("--batch", metavar="MIN,OPT,MAX", help="or one number (default: 1)")
-    for name in ("min", "opt", "max"):
-        add(f"--{name}Shapes", help=argparse.SUPPRESS)
+    for name in ("shapes", "minShapes", "optShapes", "maxShapes"):
+        add(f"--{name}", help=argparse.SUPPRESS)
 
 
 def _add_builder(group: Any) -> None:
@@ -149,7 +161,8 @@ def _add_other(parser: argparse.ArgumentParser) -> None:
     # What trtexec needs to be told and this command does anyway.
     for name in ("stronglyTyped", "buildOnly", "skipInference", "explicitBatch"):
         add(f"--{name}", action="store_true", help=argparse.SUPPRESS)
-    add("--profilingVerbosity", help=argparse.SUPPRESS)
+    for name in ("profilingVerbosity", "precisionConstraints"):
+        add(f"--{name}", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -202,6 +215,7 @@ def options_of(args: argparse.Namespace) -> BuildOptions:
         raise InvalidValueError("no model is given", hint="trt-afdet build-engine MODEL -o ENGINE")
     if args.output is None:
         raise InvalidValueError("no engine is named", hint="-o model.engine")
+    batch, image = _shapes(args)
     without = _words(args.without_tactics) + _tactics(args.tacticSources)
     return BuildOptions(
         onnx=onnx,
@@ -209,7 +223,8 @@ def options_of(args: argparse.Namespace) -> BuildOptions:
         precision=_precision(args),
         io=args.io or "float32",
         nms=args.nms,
-        batch=_batch(args),
+        batch=batch,
+        image=image,
         keep=_words(args.keep),
         calib=args.calib,
         calib_images=args.calib_images,
@@ -218,10 +233,13 @@ def options_of(args: argparse.Namespace) -> BuildOptions:
         int8_mode=args.int8_mode,
         held_out=args.held_out,
         max_ap_drop=args.max_ap_drop,
+        picture=args.picture,
         verify=args.verify,
         verify_images=args.verify_images,
+        verify_limits=_limits(args.verify_limits),
+        tf32=not args.no_tf32,
         workspace=_workspace(args),
-        timing_cache=args.timing_cache,
+        timing_cache=_timing_cache(args),
         use_timing_cache=not args.no_timing_cache,
         optimization_level=args.optimization_level,
         version_compatible=args.version_compatible,
@@ -257,37 +275,75 @@ def _words(text: str | None) -> tuple[str, ...]:
     return tuple(word.strip() for word in (text or "").split(",") if word.strip())
 
 
-def _batch(args: argparse.Namespace) -> tuple[int, int, int]:
+def _shapes(args: argparse.Namespace) -> tuple[tuple[int, int, int], tuple[int, ...] | None]:
+    """The batches, and the rest of a picture's shape where trtexec's words tell it."""
     from trt_afdet.errors import InvalidValueError
 
-    shapes = [args.minShapes, args.optShapes, args.maxShapes]
-    if any(shapes):
-        if args.batch is not None:
-            raise InvalidValueError("--batch and --minShapes.. contradict", got=args.batch)
-        known = [_first_size(shape) for shape in shapes if shape]
-        # As trtexec does: what is not given is as what is.
-        least = _first_size(shapes[0]) if shapes[0] else known[0]
-        most = _first_size(shapes[2]) if shapes[2] else known[-1]
-        return least, _first_size(shapes[1]) if shapes[1] else most, most
-    try:
-        sizes = [int(word) for word in _words(args.batch or "1")]
-    except ValueError:
-        sizes = []
+    given = [args.minShapes, args.optShapes, args.maxShapes]
+    if args.shapes is not None:
+        if any(given):
+            raise InvalidValueError("--shapes and --minShapes.. contradict", got=args.shapes)
+        given = [args.shapes] * 3
+    if not any(given):
+        return _batch(args.batch), None
+    if args.batch is not None:
+        raise InvalidValueError("--batch and trtexec's shapes contradict", got=args.batch)
+    known = [_shape(text) for text in given if text]
+    if len({shape[1:] for shape in known}) > 1:
+        raise InvalidValueError(
+            "only the batch of a shape can vary", got=" ".join(filter(None, given))
+        )
+    # As trtexec does: what is not given is as what is.
+    least = _shape(given[0])[0] if given[0] else known[0][0]
+    most = _shape(given[2])[0] if given[2] else known[-1][0]
+    best = _shape(given[1])[0] if given[1] else most
+    return (least, best, most), known[0][1:]
+
+
+def _batch(text: str | None) -> tuple[int, int, int]:
+    from trt_afdet.errors import InvalidValueError
+
+    words = _words("1" if text is None else text)
+    # More digits than this no batch has, and Python would refuse to read some numbers of them.
+    sizes = [int(word) for word in words if re.fullmatch(r"-?\d{1,18}", word, re.ASCII)]
     if len(sizes) == 1:
         sizes *= 3
-    if len(sizes) != 3:
-        raise InvalidValueError("--batch takes one number or MIN,OPT,MAX", got=args.batch)
+    if len(sizes) != 3 or len(words) not in (1, 3):
+        raise InvalidValueError("--batch takes one number or MIN,OPT,MAX", got=text)
     return sizes[0], sizes[1], sizes[2]
 
 
-def _first_size(shape: str) -> int:
-    """The batch of "images:4x3x512x512"."""
+def _shape(text: str) -> tuple[int, ...]:
+    """(4, 3, 512, 512) of "images:4x3x512x512"."""
     from trt_afdet.errors import InvalidValueError
 
-    found = re.fullmatch(r"'?images'?:(\d+)(?:x\d+)*", shape)
+    found = re.fullmatch(r"'?images'?:(\d{1,9}(?:x\d{1,9}){3})", text, re.ASCII)
     if found is None:
-        raise InvalidValueError("a shape is written images:Nx3xHxW", got=shape)
-    return int(found.group(1))
+        raise InvalidValueError("a shape is written images:Nx3xHxW", got=text)
+    return tuple(map(int, found.group(1).split("x")))
+
+
+def _limits(text: str | None) -> tuple[tuple[str, float], ...]:
+    """(("matched", 0.98),) of "matched=0.98"."""
+    from trt_afdet.errors import InvalidValueError
+
+    limits = []
+    for word in _words(text):
+        name, _, value = word.partition("=")
+        try:
+            limits.append((name.strip(), float(value)))
+        except ValueError:
+            raise InvalidValueError("a limit is written NAME=VALUE", got=word) from None
+    return tuple(limits)
+
+
+def _timing_cache(args: argparse.Namespace) -> Path | None:
+    from trt_afdet.errors import InvalidValueError
+
+    path: Path | None = args.timing_cache
+    if path is not None and args.no_timing_cache:
+        raise InvalidValueError("--timing-cache and --no-timing-cache contradict", got=path)
+    return path
 
 
 def _workspace(args: argparse.Namespace) -> int | None:
@@ -302,10 +358,10 @@ def _workspace(args: argparse.Namespace) -> int | None:
         text = _either(text, size, "--workspace", "--memPoolSize")
     if text is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([BKMG]?)(?:iB)?", text.strip(), re.IGNORECASE)
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)([BKMG]?)(?:iB)?", text.strip(), re.I | re.A)
     if found is None:
         raise InvalidValueError("a size is a number of MiB, or one such as 512M or 2G", got=text)
-    return int(float(found.group(1)) * _UNITS[found.group(2).upper()])
+    return round(float(found.group(1)) * _UNITS[found.group(2).upper()])
 
 
 def _capability(text: str) -> str:

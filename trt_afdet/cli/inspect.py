@@ -18,7 +18,7 @@ EPILOG = """\
 examples:
   trt-afdet inspect model.onnx
   trt-afdet inspect model.engine --picture precisions.png
-  trt-afdet inspect model.engine.json
+  trt-afdet inspect model.engine.json --layers
 """
 
 _COLOURS = {"INT8": "#55a868", "HALF": "#4c72b0", "FLOAT": "#c44e52"}
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file", type=Path, metavar="FILE", help=".onnx, an engine with its sidecar, or a sidecar"
     )
+    parser.add_argument("--layers", action="store_true", help="the precision of every layer")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="draw the precision per block")
 
 
@@ -41,12 +42,14 @@ class Findings:
         tensors: Name, kind, type and shape of inputs and outputs.
         spec: The model's.
         groups: Layers with weights by block and type.
+        layers: Type of each layer with weights, by the name of its ONNX node.
     """
 
     facts: list[list[str]]
     tensors: list[list[str]]
     spec: ModelSpec
     groups: Mapping[str, Mapping[str, int]]
+    layers: Mapping[str, str]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
         for block, counts in found.groups.items()
     ]
     ui.table("layers with weights, by type", ("block", *kinds), rows)
+    if args.layers:
+        ui.table("layers", ("ONNX node", "type"), [list(row) for row in found.layers.items()])
     if args.picture is not None:
         save_picture(found.groups, args.file.name, args.picture)
         print(f"wrote {args.picture}")
@@ -76,7 +81,17 @@ def examine(path: Path) -> Findings:
         MissingDependencyError: If it is an ONNX file and onnx is not installed.
     """
     if path.suffix.lower() == ".onnx":
-        return _of_onnx(path)
+        from trt_afdet.build.model_file import first_line
+        from trt_afdet.errors import AfdetError, CorruptFileError
+
+        try:
+            return _of_onnx(path)
+        except AfdetError:
+            raise
+        except Exception as error:  # onnx's errors share no base; damaged text comes as bytes.
+            raise CorruptFileError(
+                f"{path} is no valid ONNX model", got=first_line(error), hint="export it again"
+            ) from error
     from trt_afdet.build.sidecar import read
 
     return _of_sidecar(read(path))
@@ -104,7 +119,8 @@ def _of_onnx(path: Path) -> Findings:
     inputs = [value for value in model.graph.input if value.name not in weights]
     tensors = [_tensor_row(value, "input") for value in inputs]
     tensors += [_tensor_row(value, "output") for value in model.graph.output]
-    return Findings(facts, tensors, spec, of_model(model, node_blocks(model)).groups())
+    types = of_model(model, node_blocks(model))
+    return Findings(facts, tensors, spec, types.groups(), types.types)
 
 
 def _read_onnx(path: Path) -> Any:
@@ -156,7 +172,9 @@ def _of_sidecar(sidecar: EngineSidecar) -> Findings:
         ["DLA core", "none" if sidecar.dla_core is None else str(sidecar.dla_core)],
         ["verified", _verdict(verified)],
         ["built", f"{sidecar.created} in {sidecar.build_seconds:.1f} s"],
-        ["from", f"{sidecar.onnx_file}, {sidecar.onnx_sha256}"],
+        ["from", sidecar.onnx_file],
+        ["its SHA-256", sidecar.onnx_sha256],
+        ["engine's SHA-256", sidecar.engine_sha256],
         ["again with", " ".join(sidecar.arguments())],
     ]
     shapes = dict(zip(spec.output_names, _head_shapes(spec), strict=True))
@@ -174,7 +192,7 @@ def _of_sidecar(sidecar: EngineSidecar) -> Findings:
         [name, "output", dtype, _shape(batch, shapes[name])]
         for name, dtype in sidecar.output_dtypes.items()
     ]
-    return Findings(facts, tensors, spec, sidecar.precision_groups)
+    return Findings(facts, tensors, spec, sidecar.precision_groups, sidecar.layer_types)
 
 
 def _verdict(verified: Mapping[str, Any] | None) -> str:

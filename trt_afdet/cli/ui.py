@@ -31,7 +31,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         return
     drawn = Table(title=escape(title), title_justify="left", header_style="bold")
     for index, column in enumerate(columns):
-        drawn.add_column(column, justify="right" if index else "left")
+        drawn.add_column(column, justify="right" if index else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(escape(cell) for cell in row))
     Console().print(drawn)

@@ -12,6 +12,7 @@ for folder in (TESTS / "plugins", TESTS / "trt_afdet" / "runtime"):
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
 
+from engine_commands import find_rtx  # noqa: E402
 from tensorrt_bindings import tensorrt_bindings  # noqa: E402
 from tensorrt_parts import PartMissingError, TensorRT, tensorrt_85, tensorrt_rtx  # noqa: E402
 
@@ -21,10 +22,7 @@ from trt_afdet.build.flavours import VERSIONS  # noqa: E402
 @pytest.fixture(scope="session")
 def rtx() -> TensorRT:
     """A Python with TensorRT-RTX, and this package."""
-    try:
-        return tensorrt_rtx()
-    except PartMissingError as error:
-        pytest.skip(f"missing: {error}")
+    return find_rtx()
 
 
 @pytest.fixture(scope="session", params=VERSIONS)

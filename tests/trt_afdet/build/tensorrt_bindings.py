@@ -1,4 +1,4 @@
-"""The real Python API of TensorRT 10 and 11 without their libraries.
+"""The real Python API of TensorRT 8.6, 10 and 11 without their libraries.
 
 A bindings wheel is a megabyte. It imports over stand-in libraries whose few functions return null:
 names, enums and signatures are real, and a Builder cannot be made, as without a GPU.
@@ -16,6 +16,7 @@ from tensorrt_parts import PartMissingError, TensorRT, _cached, _download
 
 #: Name of a version -> package and version.
 BINDINGS = {
+    "8.6": "tensorrt-bindings==8.6.1",
     "10.3": "tensorrt-cu12-bindings==10.3.0",
     "10.13": "tensorrt-cu12-bindings==10.13.0.35",
     "10.16": "tensorrt-cu13-bindings==10.16.1.11",
@@ -23,8 +24,11 @@ BINDINGS = {
 }
 
 _LIBRARIES = ("libnvinfer", "libnvinfer_plugin", "libnvonnxparser")
+#: Version 8 has parsers of UFF and Caffe besides.
+_LIBRARIES_OF_8 = (*_LIBRARIES, "libnvparsers")
 _NEEDED = re.compile(
-    r"\b(create\w*_INTERNAL|get\w*PluginRegistry|getNv\w*|getInfer\w*|initLibNv\w*|getLogger)$"
+    r"\b(create\w*_INTERNAL|get\w*PluginRegistry|getNv\w*|getInfer\w*|initLibNv\w*|getLogger"
+    r"|_ZN\d+nv(?:uff|caffe)parser\w+)$"
 )
 
 
@@ -54,7 +58,7 @@ def _make(package: str, folder: Path) -> None:
     functions = {found for line in listed.splitlines() for found in _NEEDED.findall(line)}
     major = package.partition("==")[2].partition(".")[0]
     (folder / "lib").mkdir()
-    for library in _LIBRARIES:
+    for library in _LIBRARIES_OF_8 if major == "8" else _LIBRARIES:
         lines = [f"int stand_in_{library}(void) {{ return 0; }}"]
         if library == _LIBRARIES[0]:
             lines += [f"void* {name}(void) {{ return 0; }}" for name in sorted(functions)]

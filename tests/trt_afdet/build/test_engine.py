@@ -3,68 +3,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 import pytest
-from networks import SPEC, build_network, save, write_pictures
+from engine_commands import ROOT, SMS, only, run
+from networks import build_network, save, write_pictures
 from onnx import helper
 from tensorrt_parts import (
-    PartMissingError,
     TensorRT,
-    build_plugins,
-    headers_folder,
-    version_key,
 )
 
 from trt_afdet.build.sidecar import read, sidecar_path
 from trt_afdet.interface import DETECTION_NAMES
 
-ROOT = Path(__file__).parents[3]
 SHIPPED = ROOT / "trt_afdet" / "assets" / "model.onnx"
 CLIP = ROOT / "trt_afdet" / "assets" / "clip.mp4"
-SMS = ("8.6", "8.9", "12.0")
-
-#: Runs command lines one after the other; a line of JSON each.
-COMMANDS = """
-import contextlib, io, json, sys
-sys.path.insert(0, sys.argv[1])
-from trt_afdet.cli import main
-
-for words in json.loads(sys.argv[2]):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = main(words)
-    print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)
-"""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    status: int
-    out: str
-    err: str
-
-    def complaint(self) -> str:
-        """The one line that it failed with."""
-        lines = [line for line in self.err.splitlines() if not line.startswith("warning: ")]
-        assert len(lines) == 1, self.err
-        assert lines[0].startswith("trt-afdet: error: ")
-        return lines[0]
-
-
-def run(rtx: TensorRT, *commands: list[Any]) -> list[Outcome]:
-    words = [["build-engine", *map(str, command)] for command in commands]
-    result = rtx.run(COMMANDS, str(ROOT), json.dumps(words))
-    assert result.returncode == 0, result.stdout + result.stderr
-    lines = [line for line in result.stdout.splitlines() if line.startswith("[")]
-    return [Outcome(*json.loads(line)) for line in lines]
-
-
-def only(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
@@ -75,49 +30,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pictures(tmp_path_factory.mktemp("pictures"), 24)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_engines_are_what_was_asked_for(
-    rtx: TensorRT, model: Path, pictures: Path, tmp_path: Path, precision: str
-) -> None:
-    options = ["--precision", precision, "--batch", "1,2,4"]
-    if precision == "int8":
-        options += ["--calib", str(pictures), "--calib-images", "16", "--held-out", "0"]
-    commands = [
-        [model, "-o", tmp_path / f"{sm}.engine", *options, "--compute-capability", sm] for sm in SMS
-    ]
-    for sm, outcome in zip(SMS, run(rtx, *commands), strict=True):
-        assert outcome.status == 0, outcome.err
-        sidecar = read(tmp_path / f"{sm}.engine")
-        assert sidecar.flavour == "tensorrt-rtx"
-        assert sidecar.compute_capability == (sm,)
-        assert sidecar.gpu_name is None
-        assert sidecar.spec == SPEC
-        assert sidecar.batch == (1, 2, 4)
-        assert sidecar.precision_source == "network"
-        assert sidecar.precision_asked == precision
-        assert sidecar.fallback == ()
-        assert sidecar.build_seconds > 0
-        assert sidecar.peak_memory > 2**20
-        assert (sidecar.calibration_key is not None) == (precision == "int8")
-        layers = dict(sidecar.precision_layers)
-        if precision == "int8":
-            # What is too small for INT8 and the last convolutions of the heads is FP16.
-            assert set(layers) == {"INT8", "HALF"}
-            assert layers["INT8"] == 24
-            assert sidecar.precision_groups["head/cls"] == {"INT8": 5, "HALF": 5}
-        else:
-            assert layers == {"FLOAT" if precision == "fp32" else "HALF": 37}
-        kind = {"fp32": "FLOAT", "fp16": "HALF", "int8": "INT8"}[precision]
-        assert f"{layers[kind]} {kind}" in outcome.out
-        assert "read back from the network" in outcome.out
-        size = (tmp_path / f"{sm}.engine").stat().st_size / 1e6
-        assert f"({size:.1f} MB)" in outcome.out
-    left = {f"{sm}.engine{end}" for sm in SMS for end in ("", ".json")}
-    if precision == "int8":
-        left |= {f"{sm}.engine.calibration.json" for sm in SMS}
-    assert only(tmp_path) == left
 
 
 def test_an_int8_cache_is_used_again(
@@ -253,6 +165,46 @@ def test_a_silent_fp32_engine_is_refused(rtx: TensorRT, model: Path, tmp_path: P
     assert "made it 37 FLOAT layers (got 0% of the fp16 layers) - --allow-fallback" in refusal
     assert any("warning: the network is not fp16" in line for line in warned)
     assert read(tmp_path / "m.engine").precision_layers == {"FLOAT": 37}
+
+
+#: A network that RTX parsed; only the answer of a DLA, which no machine here has, is put in.
+DLA = """
+import dataclasses, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from trt_afdet.build import engine
+from trt_afdet.build.flavours import Flavour, load
+from trt_afdet.build.plan import BuildOptions, make_plan
+from trt_afdet.cli.build_engine import Display
+from trt_afdet.errors import AfdetError
+
+options = BuildOptions(onnx=Path(sys.argv[2]), output=Path(sys.argv[3]))
+flavour = load("rtx")
+display = Display()
+prepared = engine.prepare(make_plan(options, flavour, None), display)
+Flavour.runs_on_dla = lambda self, config, layer: self.kind(layer) != sys.argv[4]
+for fallback in (False, True):
+    chosen = dataclasses.replace(options, dla_core=0, gpu_fallback=fallback)
+    prepared.plan = dataclasses.replace(prepared.plan, options=chosen)
+    try:
+        engine.report_dla(prepared, display)
+        print("goes on")
+    except AfdetError as error:
+        print("refused:", error)
+"""
+
+
+def test_what_a_dla_cannot_run_is_listed_before_the_build(
+    rtx: TensorRT, model: Path, tmp_path: Path
+) -> None:
+    result = rtx.run(DLA, ROOT, model, tmp_path / "m.engine", "DECONVOLUTION")
+    said = " ".join(result.stdout.split())
+    assert said.count("on the GPU, not the DLA: 1 layer") == 2, result.stderr
+    assert result.stdout.count("neck2") == 2
+    assert "refused: the DLA cannot run 1 layer (got n_up (DECONVOLUTION)) - --gpu" in result.stdout
+    assert result.stdout.endswith("goes on\n")
+    nothing = rtx.run(DLA, ROOT, model, tmp_path / "m.engine", "NOTHING").stdout
+    assert nothing == "goes on\ngoes on\n"
 
 
 def unsupported(path: Path) -> Path:
@@ -433,39 +385,6 @@ def test_ctrl_c_leaves_a_build_that_cannot_be_stopped(
     assert only(tmp_path) == set()
 
 
-@pytest.fixture(scope="module")
-def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The plugin, built against the newest headers at hand."""
-    try:
-        headers = headers_folder()
-        newest = max(
-            (p.parents[1].name for p in headers.glob("*/include/NvInfer.h")), key=version_key
-        )
-        chosen = tmp_path_factory.mktemp("headers")
-        (chosen / newest).symlink_to(headers / newest)
-        return build_plugins(chosen, tmp_path_factory.mktemp("plugin"))[newest]
-    except PartMissingError as error:
-        pytest.skip(f"missing: {error}")
-
-
-@pytest.mark.slow
-def test_engines_with_the_plugin(rtx: TensorRT, model: Path, plugin: Path, tmp_path: Path) -> None:
-    words = ["--nms", "plugin", "--plugin", plugin, "--compute-capability", "8.9"]
-    for outcome, engine in zip(
-        run(
-            rtx,
-            [model, "-o", tmp_path / "a.engine", "--precision", "fp32", *words],
-            [model, "-o", tmp_path / "b.engine", "--io", "float16", *words],
-        ),
-        ("a.engine", "b.engine"),
-        strict=True,
-    ):
-        assert outcome.status == 0, outcome.err
-        sidecar = read(tmp_path / engine)
-        assert (sidecar.nms, sidecar.plugin_version) == ("plugin", "1")
-        assert set(sidecar.output_dtypes) == set(DETECTION_NAMES)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_the_shipped_detector(rtx: TensorRT, tmp_path: Path, precision: str) -> None:
@@ -474,11 +393,10 @@ def test_the_shipped_detector(rtx: TensorRT, tmp_path: Path, precision: str) -> 
         options += ["--calib", str(CLIP), "--calib-images", "16", "--held-out", "0"]
         options += ["--calib-cache", str(tmp_path / "ranges.json")]
     commands: list[list[Any]] = []
-    for sm in SMS:
-        for nms in ("none", "onnx"):
-            engine = tmp_path / f"{nms}{sm}.engine"
-            chosen = ["--nms", nms, "--compute-capability", sm]
-            commands.append([SHIPPED, "-o", engine, *options, *chosen])
+    for nms, gpus in (*(("none", sm) for sm in SMS), ("onnx", ",".join(SMS))):
+        engine = tmp_path / f"{nms}{gpus}.engine"
+        chosen = ["--nms", nms, "--compute-capability", gpus]
+        commands.append([SHIPPED, "-o", engine, *options, *chosen])
     for outcome, command in zip(run(rtx, *commands), commands, strict=True):
         assert outcome.status == 0, outcome.err
         sidecar = read(command[2])

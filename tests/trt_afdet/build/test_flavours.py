@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -33,6 +35,8 @@ CLASSES = {
     "engine": "ICudaEngine",
     "inspector": "EngineInspector",
     "cache": "ITimingCache",
+    "c": "IPluginCreator",
+    "field": "PluginField",
 }
 #: "error" is also Python's.
 ERROR_CALLS = ("desc", "node", "node_name", "node_operator")
@@ -226,7 +230,7 @@ def test_classes_derived_from_tensorrts_are_taken(any_tensorrt: tuple[str, Tenso
     is_rtx = version.startswith("RTX")
     assert lines[0].startswith("name: tensorrt-rtx" if is_rtx else "name: tensorrt TensorRT ")
     assert "errors: ['first']" in lines
-    if version == "8.5":
+    if version.startswith("8."):
         assert any("has no progress monitor" in line for line in lines)
     else:
         assert "goes on: True 0.5" in lines
@@ -299,7 +303,7 @@ def test_how_each_version_types_a_network(any_tensorrt: tuple[str, TensorRT]) ->
         {"gpu": False},
     )
     is_rtx = version.startswith("RTX")
-    old = version == "8.5"
+    old = version.startswith("8.")
     assert half[0] == int8[0] == ("flags" if old else "typed")
     assert half[1] == 2 * 2**30
     assert half[2] == (["8.9"] if is_rtx else ["8.7"])
@@ -333,12 +337,75 @@ def test_what_a_version_lacks_is_refused_by_name(any_tensorrt: tuple[str, Tensor
         "compute_capabilities": {"compute_capability": ["8.9"]},
     }
     for (feature, _), answer in zip(asked.items(), plans(tensorrt, *asked.values()), strict=True):
-        if marks(feature)[version]:
+        if feature == "version_compatible" and version.startswith("RTX"):
+            # It has the name, and not the library that such an engine holds.
+            assert "brings no lean runtime" in str(answer[1])
+        elif marks(feature)[version]:
             assert answer[0] in ("typed", "flags"), (version, feature, answer)
         else:
             assert answer[0] == "InvalidValueError", (version, feature)
             assert FEATURES[feature].what in str(answer[1])
             assert answer[2] == 2
+
+
+STAND_IN = """
+const char* afdet_plugin_build_info(void) { return "@, the rest"; }
+"""
+
+LOAD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import warnings
+warnings.simplefilter("ignore")
+from pathlib import Path
+from trt_afdet.build import flavours
+from trt_afdet.errors import AfdetError
+
+flavour = flavours.load()
+for path in sys.argv[2:]:
+    try:
+        flavour.load_plugin(Path(path), "AfdetDecodeNMS", "1")
+    except AfdetError as error:
+        print(type(error).__name__, error)
+"""
+
+
+def test_a_plugin_of_another_major_version_is_refused_before_it_is_loaded(
+    any_tensorrt: tuple[str, TensorRT], tmp_path: Path
+) -> None:
+    """The libraries only say what they were built for: nothing else of them is asked."""
+    version, tensorrt = any_tensorrt
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("missing: a C compiler")
+    major = version.partition(".")[0]
+    others = [
+        built
+        for built in (
+            "TensorRT 8.5, IPluginV2DynamicExt",
+            "TensorRT 10.3, IPluginV3",
+            "TensorRT 11.1, IPluginV3",
+            "TensorRT 1.7, IPluginV3",
+        )
+        if not built.startswith(f"TensorRT {major}.")
+        and not (version.startswith("RTX") and "IPluginV3" in built)
+    ]
+    paths = [tmp_path / f"{index}.so" for index in range(len(others))]
+    for path, built in zip(paths, others, strict=True):
+        source = STAND_IN.replace("@", built)
+        command = [compiler, "-shared", "-fPIC", "-x", "c", "-o", str(path), "-"]
+        subprocess.run(command, input=source, text=True, check=True)
+    strange = tmp_path / "strange.so"
+    empty = [compiler, "-shared", "-fPIC", "-x", "c", "-o", str(strange), "-"]
+    subprocess.run(empty, input="int nothing;\n", text=True, check=True)
+    result = tensorrt.run(LOAD, ROOT, *paths, strange, tmp_path / "none.so")
+    *lines, foreign, missing = result.stdout.splitlines()
+    assert len(lines) == len(others), result.stdout + result.stderr
+    for line, built in zip(lines, others, strict=True):
+        assert "was built for another TensorRT than TensorRT" in line
+        assert f"(got {built.partition(',')[0]})" in line
+    assert foreign.startswith("InvalidValueError this is not trt-afdet's plugin library")
+    assert missing.startswith("MissingFileError no such plugin library")
 
 
 def test_nothing_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,14 +119,21 @@ def test_what_tensorrt_8_says_of_an_engine() -> None:
 
 def test_what_tensorrt_10_says_of_an_engine() -> None:
     """ONNX nodes are in the metadata; the type has a key of its own."""
-    metadata = "[ONNX Layer: conv1]\x1e[ONNX Layer: relu1]\x1e[ONNX Layer: conv5]"
+    nodes = ("conv1", "relu1", "conv4", "conv5")
+    metadata = "\x1e".join(f"[ONNX Layer: {node}]" for node in nodes)
     tensor = {"Name": "x", "Format": "Channel major", "Datatype": "Half"}
     layers = [
         {"Name": "__myl_Conv_1", "LayerType": "gemm", "Inputs": [tensor], "Metadata": metadata},
         {"Name": "__myl_2", "LayerType": "kgen", "Inputs": [], "Metadata": "[ONNX Layer: conv2]"},
     ]
     found = of_engine(json.dumps({"Layers": layers}), BLOCK)
-    assert found.types == {"conv1": "HALF", "conv5": "HALF"}
+    assert found.types == {"conv1": "HALF", "conv4": "HALF", "conv5": "HALF"}
+
+
+def test_an_engine_that_tells_of_few_layers_is_no_proof() -> None:
+    text = json.dumps({"Layers": [layer("conv1", "FP16"), layer("conv2", "FP16")]})
+    with pytest.raises(RunError, match=r"of too few layers \(got 2 of 5 with weights\)"):
+        of_engine(text, BLOCK)
 
 
 @pytest.mark.parametrize(

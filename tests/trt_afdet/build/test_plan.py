@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trt_afdet.build.plan import BuildOptions
+from trt_afdet.build.plan import LIMIT_NAMES, BuildOptions
+from trt_afdet.build.verify import Limits
 from trt_afdet.errors import InvalidValueError
 
 
@@ -24,9 +26,30 @@ def options(**changes: Any) -> BuildOptions:
         ({"nms": "yes"}, "nms must be one of plugin, onnx, none"),
         ({"batch": (0, 1, 1)}, "must ascend from 1 on: MIN,OPT,MAX (got 0,1,1)"),
         ({"batch": (4, 2, 8)}, "(got 4,2,8)"),
+        ({"batch": (1, 1, 10**9)}, "a batch is at most 32768 (got 1000000000)"),
         ({"precision": "int8"}, "INT8 needs calibration pictures - --calib FOLDER"),
         ({"int8_mode": "both"}, "int8-mode must be one of explicit, implicit"),
         ({"workspace": 0}, "the workspace must be above 0"),
+        ({"workspace": 2**63}, "the workspace must be above 0 and at most"),
+        ({"calib": "x"}, "calibration pictures go with --precision int8 or best (got fp16)"),
+        ({"calib": "x", "precision": "fp32"}, "go with --precision int8 or best (got fp32)"),
+        (
+            {"precision": "int8", "calib": "x", "int8_mode": "implicit", "calib_method": "minmax"},
+            "TensorRT's own calibrator has the method entropy only (got minmax)",
+        ),
+        ({"picture": Path("p.png")}, "the picture of what INT8 hurts goes with explicit INT8"),
+        ({"verify_images": 4}, "there is nothing to verify on - --verify COCO.json"),
+        ({"verify_limits": (("matched", 0.9),)}, "there is nothing to verify on"),
+        ({"verify": "x", "verify_images": 0}, "the gate needs at least 1 picture (got 0)"),
+        (
+            {"verify": "x", "verify_limits": (("ap", 1.0),)},
+            "verify-limits must be one of output_error, matched, ap_drop (got ap)",
+        ),
+        (
+            {"verify": "x", "verify_limits": (("matched", float("nan")),)},
+            "the limit matched must be 0 or more (got nan)",
+        ),
+        ({"gpu_fallback": True}, "--gpu-fallback goes with --dla-core"),
         ({"optimization_level": 6}, "the optimization level is 0 to 5 (got 6)"),
         ({"hardware_compatible": "all"}, "hardware-compatible must be one of none"),
         ({"plugin": Path("p.so")}, "a plugin goes with --nms plugin (got --nms none)"),
@@ -64,6 +87,7 @@ def test_the_words_that_repeat_a_build_are_the_commands_own() -> None:
         strip_weights=True,
         allow_fallback=True,
         without_tactics=("CUDNN",),
+        tf32=False,
     )
     words = ["--precision", "int8", "--nms", "onnx", "--batch", "1,2,4", *asked.words()]
     command = ["build-engine", "m.onnx", "-o", "m.engine", *words]
@@ -72,4 +96,10 @@ def test_the_words_that_repeat_a_build_are_the_commands_own() -> None:
     assert again.workspace == 2**29
     assert again.keep == asked.keep
     assert again.calib == str(Path("pictures").resolve())
+    assert "--no-tf32" in words
     assert options().words() == ()
+
+
+def test_the_limits_have_the_names_of_the_gates_own() -> None:
+    names = tuple(field.name for field in dataclasses.fields(Limits))
+    assert names == LIMIT_NAMES

@@ -54,6 +54,7 @@ def example(**changes: Any) -> EngineSidecar:
         "peak_device_memory": None,
         "verification": {"passed": True, "pictures": 12},
         "created": "2026-11-23T06:00:00+00:00",
+        "layer_types": {"n_stem": "FLOAT", **{f"n_{i}": "HALF" for i in range(9)}},
     }
     return EngineSidecar(**{**values, **changes})
 
@@ -102,6 +103,7 @@ def test_every_value_is_checked_on_writing_and_reading() -> None:
         "precision_asked": "best",
         "precision_layers": {"HALF": -1},
         "precision_groups": {"stem": [1]},
+        "layer_types": {"n_stem": "FLOAT"},
         "precision_source": "guess",
         "fallback": "stem",
         "kept": [1],

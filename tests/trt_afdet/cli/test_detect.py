@@ -195,7 +195,7 @@ def test_a_folder_that_cannot_be_made(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     before = files(tmp_path)
-    assert detect(video, model, target, tmp_path / "file" / "o.mp4") == 1
+    assert detect(video, model, target, tmp_path / "file" / "o.mp4") == 2
     assert "cannot write" in capsys.readouterr().err
     assert files(tmp_path) == before
 
@@ -221,7 +221,7 @@ sys.exit(main(sys.argv[1:]))
         text=True,
         check=False,
     )
-    assert result.returncode == 1, result.stderr
+    assert result.returncode == 2, result.stderr
     assert result.stderr.count("\n") == 1, result.stderr
     assert f"cannot write (got {options[1]}" in result.stderr
     assert files(tmp_path) == before

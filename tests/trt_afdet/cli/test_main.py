@@ -128,7 +128,7 @@ def test_full_standard_output_takes_one_line(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     with Path("/dev/full").open("w") as full:
         result = run("--help", stdout=full.fileno())
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "No space left" in one_line(result.stderr)
 
 
