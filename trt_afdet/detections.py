@@ -24,12 +24,14 @@ class Detection(NamedTuple):
         confidence: 0..1.
         class_id: Index into the model's class names.
         name: Class name.
+        tracker_id: Number of its track; None if it has none.
     """
 
     xyxy: tuple[float, float, float, float]
     confidence: float
     class_id: int
     name: str
+    tracker_id: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +46,8 @@ class Detections:
         confidence: float32 [N], 0..1.
         class_id: int32 [N], index into ``class_names``.
         class_names: The model's class names.
+        tracker_id: int64 [N], the number of each object's track, -1 for those without one; None if
+            nothing tracks.
 
     Raises:
         InvalidValueError: If the arrays' lengths differ or a class id has no name.
@@ -53,6 +57,7 @@ class Detections:
     confidence: npt.NDArray[np.float32]
     class_id: npt.NDArray[np.int32]
     class_names: tuple[str, ...]
+    tracker_id: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "xyxy", np.asarray(self.xyxy, np.float32).reshape(-1, 4))
@@ -65,6 +70,12 @@ class Detections:
                 "boxes, confidences and class ids must be equally many",
                 got=f"{count}, {list(self.confidence.shape)}, {list(self.class_id.shape)}",
             )
+        if self.tracker_id is not None:
+            object.__setattr__(self, "tracker_id", np.asarray(self.tracker_id, np.int64))
+            if self.tracker_id.shape != (count,):
+                raise InvalidValueError(
+                    f"{count} boxes need as many tracker ids", got=list(self.tracker_id.shape)
+                )
         if count and (self.class_id.min() < 0 or self.class_id.max() >= len(self.class_names)):
             raise InvalidValueError(
                 f"class ids must be within 0..{len(self.class_names) - 1}",
@@ -86,8 +97,8 @@ class Detections:
 
     def __iter__(self) -> Iterator[Detection]:
         columns = (self.xyxy.tolist(), self.confidence.tolist(), self.class_id.tolist())
-        for box, confidence, class_id in zip(*columns, strict=True):
-            yield Detection(tuple(box), confidence, class_id, self.class_names[class_id])
+        for box, confidence, class_id, track in zip(*columns, self.tracks, strict=True):
+            yield Detection(tuple(box), confidence, class_id, self.class_names[class_id], track)
 
     @overload
     def __getitem__(self, index: int | np.integer[Any]) -> Detection: ...
@@ -104,13 +115,18 @@ class Detections:
                 float(self.confidence[one]),
                 class_id,
                 self.class_names[class_id],
+                self.tracks[one],
             )
         if not isinstance(index, slice):
             index = np.asarray(index)
             if index.size == 0:  # An empty list has no dtype that says "indices".
                 index = index.astype(np.intp)
         return Detections(
-            self.xyxy[index], self.confidence[index], self.class_id[index], self.class_names
+            self.xyxy[index],
+            self.confidence[index],
+            self.class_id[index],
+            self.class_names,
+            None if self.tracker_id is None else self.tracker_id[index],
         )
 
     @property
@@ -118,10 +134,18 @@ class Detections:
         """Class name of each detection."""
         return [self.class_names[i] for i in self.class_id.tolist()]
 
+    @property
+    def tracks(self) -> list[int | None]:
+        """Number of each detection's track; None for those without one."""
+        if self.tracker_id is None:
+            return [None] * len(self)
+        return [None if number < 0 else number for number in self.tracker_id.tolist()]
+
     def to_dicts(self) -> list[dict[str, Any]]:
         """One JSON-able dict per detection: box (x1 y1 x2 y2), confidence, class_id, class.
 
-        Pixels carry 3 decimals and confidences 6, which is beyond what float32 networks mean.
+        Where something tracks, also tracker_id (null for an object without a track). Pixels carry
+        3 decimals and confidences 6, which is beyond what float32 networks mean.
         """
         return [
             {
@@ -129,6 +153,7 @@ class Detections:
                 "confidence": round(item.confidence, 6),
                 "class_id": item.class_id,
                 "class": item.name,
+                **({} if self.tracker_id is None else {"tracker_id": item.tracker_id}),
             }
             for item in self
         ]
@@ -185,6 +210,7 @@ class Detections:
             xyxy=self.xyxy.copy(),
             confidence=self.confidence.copy(),
             class_id=self.class_id.astype(int),
+            tracker_id=None if self.tracker_id is None else self.tracker_id.astype(int),
             data={"class_name": np.array(self.names, dtype=str)},
         )
 

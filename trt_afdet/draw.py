@@ -76,6 +76,8 @@ def _label(
 ) -> None:
     """Name and confidence above the box, or inside its top edge where there is no room above."""
     text = f"{item.name} {item.confidence:.2f}"
+    if item.tracker_id is not None:
+        text = f"#{item.tracker_id} {text}"
     thickness = max(1, round(scale * 1.6))
     (wide, tall), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
     margin = max(2, round(tall * 0.35))

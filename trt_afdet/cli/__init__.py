@@ -26,6 +26,7 @@ BUILTIN = {
     "doctor": "trt_afdet.cli.doctor",
     "eval": "trt_afdet.cli.eval",
     "inspect": "trt_afdet.cli.inspect",
+    "run": "trt_afdet.cli.run",
 }
 
 #: Commands of the training package, with what help says where it cannot be imported.
@@ -48,11 +49,12 @@ one example of each:
   trt-afdet train train/recipes/doom.yaml --out runs/doom
   trt-afdet export runs/doom -o model.onnx
   trt-afdet eval model.onnx data/doom --split test --out out/eval
+  trt-afdet run rtsp://10.0.0.5/stream --track --web
 
 exit status:
   0  done
-  1  the run failed (full disk, lost file, a model that does not match, unreadable pictures)
-  2  bad input or usage
+  1  the run failed (lost file, a model that does not match, unreadable pictures)
+  2  bad input or usage, or nowhere to write (full disk, no permission)
   130  stopped by Ctrl-C
 
 `trt-afdet COMMAND --help` explains a command. --debug shows the traceback of an error.
@@ -180,12 +182,12 @@ def main(argv: list[str] | None = None) -> int:
             raise
         if error.filename is None:
             _abandon_stdout()
-        return _complain(f"{error.strerror} (got {error.filename or 'standard output'})", 1)
+        return _complain(f"{error.strerror} (got {error.filename or 'standard output'})", 2)
     return status
 
 
 #: What the system may refuse anywhere, at no fault of the program.
-_EXPECTED = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+_EXPECTED = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG)
 
 
 def _run(argv: list[str]) -> int:

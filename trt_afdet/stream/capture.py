@@ -66,6 +66,7 @@ class Capture:
         board: Where states go.
         retry: When to reconnect.
         realtime: Files only: hand frames in at the pace of the file.
+        first_sequence: Number of the first frame.
         on_failure: Called when the source fails for good, with the error.
     """
 
@@ -78,6 +79,7 @@ class Capture:
         *,
         retry: Retry | None = None,
         realtime: bool = False,
+        first_sequence: int = 0,
         on_failure: Callable[[str, BaseException], None] | None = None,
     ) -> None:
         self.source = source
@@ -90,12 +92,18 @@ class Capture:
         self._realtime = realtime
         self._on_failure = on_failure
         self._stop = threading.Event()
-        self._sequence = 0
+        self._sequence = first_sequence
         self._lock = threading.Lock()
         self._reader: _Reader | None = None
         self._thread = threading.Thread(
             target=self._supervise, name=f"capture {source}", daemon=True
         )
+
+    @property
+    def next_sequence(self) -> int:
+        """Number of the next frame."""
+        with self._lock:
+            return self._sequence
 
     def start(self) -> None:
         self._board.set(self.source, "connecting")

@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -91,6 +92,7 @@ class Intake:
         self._turn: deque[str] = deque()  # Sources in the order in which they are served next.
         self._changed = threading.Condition()
         self._stopped = False
+        self._held = 0
 
     def add(self, source: str, policy: Policy = "drop-oldest", capacity: int = 1) -> None:
         """Opens a source's queue. A closed one of the same name is opened again, counts kept.
@@ -152,6 +154,18 @@ class Intake:
                 self._turn.remove(source)
             self._changed.notify_all()
 
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """While in this context, more sources may come: takes wait though all are closed."""
+        with self._changed:
+            self._held += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= 1
+                self._changed.notify_all()
+
     def stop(self) -> None:
         """Ends all waiting, at once: puts return False, takes return nothing."""
         with self._changed:
@@ -209,7 +223,11 @@ class Intake:
         return sum(len(lane.frames) for lane in self._lanes.values())
 
     def _ended(self) -> bool:
-        return bool(self._lanes) and all(lane.closed for lane in self._lanes.values())
+        return (
+            not self._held
+            and bool(self._lanes)
+            and all(lane.closed for lane in self._lanes.values())
+        )
 
     def _full(self, most: int, deadline: float) -> bool:
         if self._waiting() >= most:

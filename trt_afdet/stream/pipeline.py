@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, cast
@@ -161,7 +162,7 @@ class Pipeline:
     """Runs sources through a detector into sinks until all have ended or it is stopped.
 
     ``run`` blocks; ``stop`` may be called from any thread or a signal handler. Sources can be added
-    and removed while it runs.
+    and sinks can be added and removed while it runs.
 
     Args:
         detector: Called from one thread.
@@ -194,6 +195,8 @@ class Pipeline:
         self._lock = threading.Lock()
         self._captures: dict[str, Capture] = {}
         self._stages: dict[str, Stage] = {}
+        # Of sources that were removed: one that comes back goes on counting.
+        self._sequences: dict[str, int] = {}
         self._plans = list(sources)
         self._sinks = [SinkRunner(s, self.options.sink_queue, self._sink_failed) for s in sinks]
         self._failure: BaseException | None = None
@@ -210,11 +213,9 @@ class Pipeline:
                 ``fail_fast``.
             AfdetError: If a sink cannot be opened.
         """
-        started: list[SinkRunner] = []
         try:
             for runner in self._sinks:
                 runner.start()
-                started.append(runner)
             for plan in self._plans:
                 self.add(plan)
             self._detect()
@@ -223,7 +224,7 @@ class Pipeline:
         except BaseException as error:
             raise PipelineError(f"the detector failed: {error}") from error
         finally:
-            self._end(started)
+            self._end()
         if self._failure is not None:
             raise self._failure
         self._check_sources()
@@ -249,6 +250,7 @@ class Pipeline:
             self.board,
             retry=plan.retry,
             realtime=plan.realtime,
+            first_sequence=self._sequences.get(plan.name, 0),
             on_failure=self._source_failed,
         )
         with self._lock:
@@ -264,10 +266,48 @@ class Pipeline:
         if capture is None:
             raise InvalidValueError("no source of that name is running", got=name)
         capture.stop()
-        capture.join(self.options.stop_within)
+        # It waits for no driver; were it given up too early, it would close a successor's queue.
+        capture.join(10.0)
+        self._sequences[name] = capture.next_sequence
         self._intake.forget(name)
         self.board.forget(name)
         self.metrics.forget(name)
+
+    def add_sink(self, sink: Sink) -> None:
+        """Opens a sink; it gets everything from now on.
+
+        Raises:
+            AfdetError: If it cannot be opened.
+        """
+        runner = SinkRunner(sink, self.options.sink_queue, self._sink_failed)
+        runner.start()
+        with self._lock:
+            self._sinks = [*self._sinks, runner]
+
+    def remove_sink(self, sink: Sink, timeout: float | None = None) -> bool:
+        """Closes a sink; what waits for a durable one is written first.
+
+        Args:
+            sink: As it was given.
+            timeout: Seconds to wait for that; ``stop_within`` by default.
+
+        Returns:
+            False if it did not finish in time.
+
+        Raises:
+            InvalidValueError: If it is none of the pipeline's.
+        """
+        with self._lock:
+            runner = next((r for r in self._sinks if r.sink is sink), None)
+            if runner is None:
+                raise InvalidValueError("the pipeline has no such sink", got=sink.name)
+            # The list is replaced, never changed: others are going through it.
+            self._sinks = [r for r in self._sinks if r is not runner]
+        return runner.close(self.options.stop_within if timeout is None else timeout)
+
+    def changing(self) -> AbstractContextManager[None]:
+        """While in this context, the run does not end for want of sources."""
+        return self._intake.kept_open()
 
     def snapshot(self) -> PipelineSnapshot:
         """All figures now."""
@@ -328,19 +368,21 @@ class Pipeline:
         result = StreamResult(frame, found, detected, time.monotonic(), events)
         for runner in self._sinks:
             runner.put(result, self._stop.is_set)
+        if frame.source not in self._captures:  # Removed while its frame was under way.
+            return
         now = time.monotonic()
         self.metrics.frame_done(
             frame.source, now - frame.captured, list(found.names), detected=detected, now=now
         )
 
-    def _end(self, started: Sequence[SinkRunner]) -> None:
+    def _end(self) -> None:
         deadline = time.monotonic() + self.options.stop_within
         self.stop()
         with self._lock:
             captures = list(self._captures.values())
         for capture in captures:
             capture.stop()
-        for runner in started:
+        for runner in self._sinks:
             if not runner.close(max(0.05, deadline - time.monotonic())):
                 log.warning("sink %s did not finish in time", runner.sink.name)
         for capture in captures:

@@ -1,0 +1,385 @@
+"""MQTT with a real broker that goes and comes back."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sink_makers import result, status, wait_until
+from sink_peers import Process, free_port, mosquitto
+
+from trt_afdet.errors import InvalidValueError, MissingFileError
+from trt_afdet.stream.capture import Retry
+from trt_afdet.stream.sinks.mqtt import MqttOptions, MqttSink
+from trt_afdet.stream.sinks.spool import Spool
+
+paho = pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed")
+
+FAST = Retry(first=0.05, longest=0.3)
+#: The broker keeps what its subscribers have not got over its own restart.
+KEEPING = (
+    "allow_anonymous true",
+    "persistence true",
+    "max_queued_messages 0",
+    "user root",
+)
+
+
+class Subscriber:
+    """Listens to everything, with a session that outlives the broker."""
+
+    def __init__(self, port: int) -> None:
+        self.messages: list[tuple[str, str, bool, int]] = []
+        self._lock = threading.Lock()
+        self._client = paho.Client(
+            paho.CallbackAPIVersion.VERSION2, client_id="listener", clean_session=False
+        )
+        self._client.reconnect_delay_set(1, 1)
+        self._client.on_message = self._on_message
+        subscribed = threading.Event()
+        self._client.on_connect = lambda client, *_: client.subscribe("#", qos=1)
+        self._client.on_subscribe = lambda *_: subscribed.set()
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+        assert subscribed.wait(20)
+
+    def _on_message(self, client: Any, data: Any, message: Any) -> None:
+        with self._lock:
+            self.messages.append(
+                (message.topic, message.payload.decode(), message.retain, message.qos)
+            )
+
+    def records(self, kind: str = "result") -> list[dict[str, Any]]:
+        with self._lock:
+            found = [json.loads(m[1]) for m in self.messages if m[1].startswith("{")]
+        return [record for record in found if record["type"] == kind]
+
+    def numbers(self) -> list[int]:
+        """Sequences in the order of their first arrival."""
+        return list(dict.fromkeys(record["sequence"] for record in self.records()))
+
+    def said(self, topic: str) -> list[str]:
+        with self._lock:
+            return [m[1] for m in self.messages if m[0] == topic]
+
+    def stop(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Process]:
+    process = mosquitto(tmp_path, *KEEPING, f"persistence_location {tmp_path}/")
+    process.start()
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def subscriber(broker: Process) -> Iterator[Subscriber]:
+    listener = Subscriber(broker.port)
+    yield listener
+    listener.stop()
+
+
+Make = Callable[..., MqttSink]
+
+
+@pytest.fixture
+def make(broker: Process, tmp_path: Path) -> Make:
+    def make(**options: Any) -> MqttSink:
+        more = {k: options.pop(k) for k in ("send", "batch") if k in options}
+        limit = options.pop("limit", 1 << 24)
+        options = {"host": "127.0.0.1", "port": broker.port, "timeout": 5.0, **options}
+        spool = Spool(tmp_path / "spool.sqlite", limit)
+        return MqttSink(MqttOptions(**options), spool, retry=FAST, **more)
+
+    return make
+
+
+def test_records_arrive_under_their_topics(make: Make, subscriber: Subscriber) -> None:
+    sink = make(send=("results", "events", "status"))
+    sink.open()
+    sink.status(status("live", "a/b+#c"))
+    sink.write(result(5, "a/b+#c", events=("gate",)))
+    wait_until(lambda: len(subscriber.records("event")) == 1)
+    wait_until(lambda: "online" in subscriber.said("trt-afdet/availability"))
+    sink.close()
+    wait_until(lambda: "offline" in subscriber.said("trt-afdet/availability"))
+    kinds = {m[0]: m[3] for m in subscriber.messages}
+    assert kinds == {
+        "trt-afdet/availability": 1,
+        "trt-afdet/a_b__c/status": 1,
+        "trt-afdet/a_b__c/result": 1,
+        "trt-afdet/a_b__c/event": 1,
+    }
+    assert subscriber.records()[0]["detections"] == result(5).detections.to_dicts()
+    assert subscriber.records("event")[0]["event"] == {"kind": "other", "text": "gate"}
+    assert [r["number"] for k in ("status", "result", "event") for r in subscriber.records(k)] == [
+        0, 1, 2,
+    ]  # fmt: skip
+
+
+def test_nothing_is_lost_while_the_broker_is_away(
+    make: Make, broker: Process, subscriber: Subscriber, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "trt_afdet.stream")
+    outage(make(), broker, subscriber, seconds=1.5)
+    texts = [record.getMessage() for record in caplog.records]
+    assert sum("records wait on disk" in text for text in texts) == 1
+    assert sum("works again" in text for text in texts) == 1
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_in_a_minute_without_a_broker(
+    make: Make, broker: Process, subscriber: Subscriber
+) -> None:
+    outage(make(), broker, subscriber, seconds=60)
+
+
+def outage(sink: MqttSink, broker: Process, subscriber: Subscriber, seconds: float) -> None:
+    sink.open()
+    sequence = 0
+    slowest = 0.0
+
+    def load(duration: float) -> None:
+        nonlocal sequence, slowest
+        end = time.monotonic() + duration
+        while time.monotonic() < end:
+            began = time.monotonic()
+            sink.write(result(sequence))
+            slowest = max(slowest, time.monotonic() - began)
+            sequence += 1
+            time.sleep(0.005)
+
+    load(0.5)
+    broker.stop()
+    load(seconds)
+    assert sink.waiting() > 20 * seconds
+    broker.start()
+    load(0.5)
+    wait_until(lambda: sink.waiting() == 0)
+    wait_until(lambda: len(subscriber.numbers()) == sequence)
+    sink.close()
+    assert subscriber.numbers() == list(range(sequence))
+    # At least once; what was on its way when the broker went may come twice, no more.
+    assert len(subscriber.records()) - sequence <= 200
+    assert sink.dropped == 0
+    assert slowest < 1.0
+
+
+def test_a_restart_delivers_what_the_last_run_could_not(
+    make: Make, broker: Process, subscriber: Subscriber
+) -> None:
+    broker.stop()
+    first = make()
+    first.open()
+    for sequence in range(50):
+        first.write(result(sequence))
+    began = time.monotonic()
+    first.close()
+    assert time.monotonic() - began < 1.5
+    broker.start()
+    second = make()
+    second.open()
+    second.write(result(50))
+    wait_until(lambda: len(subscriber.numbers()) == 51)
+    second.close()
+    assert subscriber.numbers() == list(range(51))
+    assert len({record["run"] for record in subscriber.records()}) == 2
+
+
+def test_the_oldest_go_when_the_spool_is_full(
+    make: Make, broker: Process, subscriber: Subscriber, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker.stop()
+    sink = make(limit=64 << 10)
+    sink.open()
+    for sequence in range(500):
+        sink.write(result(sequence))
+    assert sink.dropped > 100
+    assert sink.waiting() == 500 - sink.dropped
+    broker.start()
+    wait_until(lambda: sink.waiting() == 0)
+    wait_until(lambda: len(subscriber.numbers()) == 500 - sink.dropped)
+    sink.close()
+    assert subscriber.numbers() == list(range(sink.dropped, 500))
+    assert sum("the spool is full" in r.getMessage() for r in caplog.records) == 1
+
+
+def test_a_frozen_broker_holds_up_neither_writing_nor_the_end(
+    make: Make, broker: Process, subscriber: Subscriber
+) -> None:
+    sink = make()
+    sink.open()
+    sink.write(result(0))
+    wait_until(lambda: subscriber.numbers() == [0])
+    broker.freeze()
+    began = time.monotonic()
+    for sequence in range(1, 200):
+        sink.write(result(sequence))
+    sink.close()
+    assert time.monotonic() - began < 3
+    broker.thaw()
+    again = make()
+    again.open()
+    wait_until(lambda: len(subscriber.numbers()) == 200)
+    again.close()
+    assert sorted(subscriber.numbers()) == list(range(200))
+
+
+def test_the_broker_says_so_when_the_program_vanishes(
+    broker: Process, subscriber: Subscriber, tmp_path: Path
+) -> None:
+    script = f"""
+import time
+from pathlib import Path
+from trt_afdet.stream.sinks.uri import make_sink
+sink = make_sink("mqtt://127.0.0.1:{broker.port}/site/{{source}}?spool={tmp_path}/s.sqlite")
+sink.open()
+time.sleep(60)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script])
+    wait_until(lambda: subscriber.said("site/availability") == ["online"])
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: subscriber.said("site/availability") == ["online", "offline"])
+
+
+def test_an_idle_connection_that_breaks_is_made_again(
+    make: Make, broker: Process, subscriber: Subscriber
+) -> None:
+    sink = make()
+    sink.open()
+    wait_until(lambda: subscriber.said("trt-afdet/availability") == ["online"])
+    broker.stop()
+    broker.start()
+    wait_until(lambda: subscriber.said("trt-afdet/availability").count("online") >= 2)
+    sink.close()
+
+
+def test_credentials_are_used_and_never_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    program = shutil.which("mosquitto_passwd")
+    if program is None:
+        pytest.skip("mosquitto_passwd is not installed")
+    caplog.set_level(logging.DEBUG)
+    passwords = tmp_path / "passwords"
+    subprocess.run([program, "-b", "-c", str(passwords), "cam", "s3cr:t/@x"], check=True)
+    passwords.chmod(0o600)
+    process = mosquitto(
+        tmp_path, "allow_anonymous false", f"password_file {passwords}", "user root"
+    )
+    process.start()
+
+    def sink_with(password: str) -> MqttSink:
+        options = MqttOptions("127.0.0.1", process.port, user="cam", password=password)
+        assert password not in repr(options)
+        return MqttSink(options, Spool(tmp_path / "spool.sqlite"), retry=FAST)
+
+    wrong = sink_with("n0t-it-at-all")
+    wrong.open()
+    wrong.write(result(0))
+    wait_until(lambda: any("the broker refuses" in r.getMessage() for r in caplog.records))
+    assert wrong.waiting() == 1
+    wrong.close()
+    right = sink_with("s3cr:t/@x")
+    right.open()
+    wait_until(lambda: right.waiting() == 0)
+    right.close()
+    process.stop()
+    assert "n0t-it-at-all" not in caplog.text
+    assert "s3cr" not in caplog.text
+    assert "s3cr" not in right.name
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that is its own authority."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+            *("-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"),
+            *("-keyout", str(key), "-out", str(cert)),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return cert, key
+
+
+def test_tls_trusts_only_who_it_is_told_to(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cert, key = certificate(tmp_path)
+    process = mosquitto(
+        tmp_path, f"certfile {cert}", f"keyfile {key}", "allow_anonymous true", "user root"
+    )
+    process.start()
+    spool = Spool(tmp_path / "spool.sqlite")
+    stranger = MqttSink(MqttOptions("127.0.0.1", process.port, tls=True), spool, retry=FAST)
+    stranger.open()
+    stranger.write(result(0))
+    wait_until(lambda: any("TLS is not trusted" in r.getMessage() for r in caplog.records))
+    stranger.close()
+    assert stranger.refused == 0
+    spool = Spool(tmp_path / "spool.sqlite")
+    friend = MqttSink(MqttOptions("127.0.0.1", process.port, tls=True, ca=cert), spool, retry=FAST)
+    friend.open()
+    wait_until(lambda: friend.waiting() == 0)
+    friend.close()
+    process.stop()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"topic": "a/{camera}"}, "unknown placeholder"),
+        ({"topic": "a/#"}, "not a topic"),
+        ({"topic": "/a"}, "not a topic"),
+        ({"availability": "$SYS/x"}, "not a topic"),
+        ({"ca": Path("ca.pem")}, "mqtts://"),
+        ({"tls": True, "cert": Path(__file__)}, "needs cert and key"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        MqttOptions("host", **options)
+    with pytest.raises(MissingFileError):
+        MqttOptions("host", tls=True, ca=Path("/no/such"))
+
+
+@pytest.mark.parametrize(
+    ("topic", "availability"),
+    [
+        ("trt-afdet/{source}/{type}", "trt-afdet/availability"),
+        ("site/hall-{source}", "site/availability"),
+        ("site/all", "site/all/availability"),
+        ("{source}", "availability"),
+    ],
+)
+def test_availability_stands_beside_the_others(topic: str, availability: str) -> None:
+    assert MqttOptions("host", topic=topic).availability_topic == availability
+
+
+def test_a_host_that_is_not_there_is_no_error(make: Make, tmp_path: Path) -> None:
+    sink = make(port=free_port())
+    sink.open()
+    sink.write(result(0))
+    assert sink.waiting() == 1
+    sink.close()
+    assert os.path.getsize(tmp_path / "spool.sqlite") > 0  # noqa: PTH202

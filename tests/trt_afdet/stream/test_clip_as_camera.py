@@ -1,0 +1,110 @@
+"""The shipped clip played as an RTSP camera, through the whole line and in real time: what the
+detector sees of it is found as well as in the file."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from peers_rtsp import Mount, RtspServer
+
+import trt_afdet
+from trt_afdet.datasets import read_coco
+from trt_afdet.detections import Detections
+from trt_afdet.evaluation import evaluate_coco
+from trt_afdet.runtime.detector import Detector
+from trt_afdet.stream.frame import StreamResult
+from trt_afdet.stream.pipeline import Pipeline, SourcePlan
+from trt_afdet.stream.sources.uri import make_source, parse_source
+from trt_afdet.stream.status import StatusEvent
+
+ASSETS = Path(trt_afdet.__file__).parent / "assets"
+CLIP = ASSETS / "clip.mp4"
+
+
+class Kept:
+    """A sink that keeps what it gets."""
+
+    name = "kept"
+    durable = True
+
+    def __init__(self) -> None:
+        self.results: list[StreamResult] = []
+        self.seconds: list[float] = []
+
+    def open(self) -> None:
+        """Nothing to open."""
+
+    def write(self, result: StreamResult) -> None:
+        self.results.append(result)
+        self.seconds.append(time.monotonic() - result.frame.captured)
+
+    def status(self, event: StatusEvent) -> None:
+        """Not wanted."""
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def name_of(image: npt.NDArray[np.uint8]) -> str:
+    return hashlib.sha256(image.tobytes()).hexdigest()
+
+
+def play(uri: str, detector: Detector, stop_after: str | None = None) -> Kept:
+    """Runs a source to its end, or until a frame of that content was processed."""
+    spec = parse_source(uri)
+    sink = Kept()
+    plan = SourcePlan("clip", lambda: make_source(spec, "clip"), live=spec.live)
+    pipeline = Pipeline(detector, [plan], [sink])
+    thread = threading.Thread(target=pipeline.run)
+    thread.start()
+    deadline = time.monotonic() + 60
+    while thread.is_alive() and time.monotonic() < deadline:
+        newest = sink.results[-1:]
+        if stop_after and newest and time.monotonic() - newest[0].finished > 1.0:
+            break  # The clip is over: its last frames may have been dropped.
+        time.sleep(0.05)
+    pipeline.stop()
+    thread.join(20)
+    assert not thread.is_alive()
+    return sink
+
+
+def ap50(found: dict[int, Detections], frames: Sequence[int]) -> float:
+    """AP50 of the clip's truth over some of its frames."""
+    truth = read_coco(ASSETS / "clip.json")
+    records = [truth.records[i] for i in frames]
+    part = dataclasses.replace(truth, records=tuple(records))
+    return float(evaluate_coco(part, [found[i] for i in frames]).ap50)
+
+
+@pytest.mark.slow
+def test_a_camera_is_seen_as_well_as_the_file() -> None:
+    with (
+        RtspServer({"clip": Mount(file=str(CLIP), loop=False)}) as server,
+        Detector.load(ASSETS / "model.onnx", conf=0.01) as detector,
+    ):
+        file = play(str(CLIP), detector)
+        number = {name_of(r.frame.image): i for i, r in enumerate(file.results)}
+        assert len(number) == len(file.results) == 200
+        from_file = {i: r.detections for i, r in enumerate(file.results)}
+        camera = play(server.url("clip"), detector, stop_after="the clip")
+
+    # Sent as it is and decoded by the same decoder: each frame is one of the file's.
+    seen = {number[name_of(r.frame.image)]: r.detections for r in camera.results}
+    frames = sorted(seen)
+    assert len(frames) == len(camera.results)
+    assert frames[-1] > 180  # To the end, at the camera's pace ...
+    # ... and a good part of the frames, though the machine may be busy.
+    assert len(frames) > 40
+    assert float(np.median(camera.seconds)) < 1.0
+    for i in frames:
+        np.testing.assert_array_equal(seen[i].xyxy, from_file[i].xyxy)
+    assert ap50(seen, frames) == ap50(from_file, frames) > 0.4

@@ -1,0 +1,143 @@
+"""What ``trt-afdet run`` shows while it runs: a table on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from typing import Any
+
+from trt_afdet.stream.pipeline import PipelineSnapshot
+
+COLUMNS = ("camera", "state", "frames/s", "p50 ms", "p99 ms", "dropped", "frames", "objects")
+
+#: Seconds between two lines where there is no terminal.
+LINE_EVERY = 10.0
+#: Seconds between two pictures of the table.
+DRAW_EVERY = 0.5
+#: Classes named in the last column.
+MOST_CLASSES = 3
+
+
+def rows(snapshot: PipelineSnapshot) -> list[list[str]]:
+    """A row of :data:`COLUMNS` for every source."""
+    return [_row(snapshot, name) for name in snapshot.states]
+
+
+def _row(snapshot: PipelineSnapshot, name: str) -> list[str]:
+    state = snapshot.states[name]
+    figures, lane = snapshot.sources.get(name), snapshot.lanes.get(name)
+    dropped = lane.dropped + lane.stale if lane else 0
+    row = [name, state.state]
+    if figures is None:
+        return [*row, "-", "-", "-", str(dropped), "0", "-"]
+    most = sorted(figures.objects.items(), key=lambda item: -item[1])
+    named = ", ".join(f"{n} {kind}" for kind, n in most[:MOST_CLASSES])
+    named += f", {len(most) - MOST_CLASSES} more" if len(most) > MOST_CLASSES else ""
+    return [
+        *row,
+        f"{figures.fps:.1f}",
+        _milliseconds(figures.latency_p50),
+        _milliseconds(figures.latency_p99),
+        str(dropped),
+        str(figures.processed),
+        named or "-",
+    ]
+
+
+def summary(snapshot: PipelineSnapshot) -> str:
+    """All sources in one line."""
+    live = sum(event.state == "live" for event in snapshot.states.values())
+    fps = sum(figures.fps for figures in snapshot.sources.values())
+    frames = sum(figures.processed for figures in snapshot.sources.values())
+    dropped = sum(lane.dropped + lane.stale for lane in snapshot.lanes.values())
+    worst = max((f.latency_p99 for f in snapshot.sources.values()), default=math.nan)
+    objects = sum(sum(f.objects.values()) for f in snapshot.sources.values())
+    away = [f"{n} {e.state}" for n, e in snapshot.states.items() if e.state != "live"]
+    text = (
+        f"{live}/{len(snapshot.states)} live, {fps:.1f} frames/s, p99 {_milliseconds(worst)} ms, "
+        f"{frames} frames, {dropped} dropped, {objects} objects"
+    )
+    return text + (f"; {', '.join(away[:5])}" if away else "")
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.1f}" if math.isfinite(seconds) else "-"
+
+
+class View:
+    """Shows snapshots from :meth:`open` to :meth:`close`; log messages appear above the table.
+
+    Args:
+        quiet: Show nothing but messages.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._live: Any = None
+        self._next = time.monotonic() + LINE_EVERY
+        self._handler: logging.Handler | None = None
+
+    def open(self) -> None:
+        console = None
+        if sys.stderr.isatty() and not self._quiet:
+            try:
+                from rich.console import Console
+                from rich.live import Live
+            except ImportError:
+                pass
+            else:
+                console = Console(file=sys.stderr)
+                self._live = Live(console=console, auto_refresh=False, transient=True)
+                self._live.start()
+                self._next = 0.0
+        self._handler = _Messages(console)
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+        logger = logging.getLogger("trt_afdet")
+        logger.addHandler(self._handler)
+        logger.setLevel(logging.WARNING if self._quiet else logging.INFO)
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for :meth:`show`."""
+        return not self._quiet and time.monotonic() >= self._next
+
+    def show(self, snapshot: PipelineSnapshot) -> None:
+        if self._live is None:
+            self._next = time.monotonic() + LINE_EVERY
+            print(f"{time.strftime('%H:%M:%S')} {summary(snapshot)}", file=sys.stderr, flush=True)
+            return
+        from rich.markup import escape
+        from rich.table import Table
+
+        self._next = time.monotonic() + DRAW_EVERY
+        table = Table(header_style="bold")
+        for index, column in enumerate(COLUMNS):
+            table.add_column(column, justify="right" if 2 <= index <= 6 else "left")
+        for row in rows(snapshot):
+            table.add_row(*(escape(cell) for cell in row))
+        self._live.update(table, refresh=True)
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if self._handler is not None:
+            logging.getLogger("trt_afdet").removeHandler(self._handler)
+            self._handler = None
+
+
+class _Messages(logging.Handler):
+    """Log messages on stderr, above the table if there is one."""
+
+    def __init__(self, console: Any) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = self.format(record)
+        if self._console is None:
+            print(line, file=sys.stderr, flush=True)
+        else:
+            self._console.print(line, markup=False, highlight=False)

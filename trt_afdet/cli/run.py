@@ -1,0 +1,371 @@
+"""``trt-afdet run``: detect on cameras, for as long as they run."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trt_afdet.runtime.detector import Detector
+    from trt_afdet.stream.config import Config, Loaded
+    from trt_afdet.stream.reload import Deployment, Plan
+    from trt_afdet.web.server import WebServer
+
+SUMMARY = "detect on cameras and streams: many at once, tracked, with zones, into any sink"
+
+EPILOG = """\
+examples:
+  trt-afdet run rtsp://10.0.0.5/stream --web
+  trt-afdet run door=/dev/video0 yard=rtsp://10.0.0.5/stream --track --sink jsonl:found.jsonl
+  trt-afdet run 'test://?fps=10' --duration 5
+  trt-afdet run --check cameras.yaml
+  trt-afdet run cameras.yaml
+
+Ctrl-C or SIGTERM stops within a second and writes what durable sinks still wait for; a second
+Ctrl-C ends at once. SIGHUP reads the YAML again; cameras that did not change go on undisturbed.
+docs/cameras.md explains the YAML.
+"""
+
+#: Options that stand in the YAML where there is one.
+_IN_FILE = (
+    "model", "sink", "web", "metrics", "track", "every", "zones", "fail_fast", "batch", "max_age",
+    "realtime", "conf", "iou", "classes", "threads",
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        nargs="+",
+        help="cameras, streams, files, each as [NAME=]ADDRESS, or one cameras.yaml",
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="say what would be run, and what is wrong with it"
+    )
+    parser.add_argument("--model", help="model.onnx or .engine (default: the shipped one)")
+    parser.add_argument(
+        "--sink", action="append", metavar="URI", help="where results go; may be repeated"
+    )
+    parser.add_argument(
+        "--web",
+        nargs="?",
+        const="127.0.0.1:8080",
+        metavar="ADDRESS",
+        help="serve the web page (default address: 127.0.0.1:8080)",
+    )
+    parser.add_argument("--metrics", metavar="ADDRESS", help="serve /metrics and /healthz there")
+    parser.add_argument("--track", action="store_true", default=None, help="number the objects")
+    parser.add_argument(
+        "--every", type=int, metavar="N", help="detect on one frame in N, track in between"
+    )
+    parser.add_argument("--zones", metavar="FILE", help="zones and lines, JSON")
+    parser.add_argument("--conf", type=float, help="lowest confidence (default: 0.3)")
+    parser.add_argument("--iou", type=float, help="NMS IoU (default: the model's)")
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="report these only")
+    parser.add_argument("--threads", type=int, help="CPU threads of the network")
+    parser.add_argument("--batch", type=int, help="most frames per run of the network")
+    parser.add_argument(
+        "--max-age", type=float, metavar="S", help="drop live frames that have waited longer"
+    )
+    parser.add_argument(
+        "--realtime", action="store_true", default=None, help="play files at their own pace"
+    )
+    parser.add_argument(
+        "--fail-fast",
+        action="store_true",
+        default=None,
+        help="end everything when the first source fails for good",
+    )
+    parser.add_argument("--duration", type=float, metavar="S", help="stop after so many seconds")
+    parser.add_argument("--quiet", action="store_true", help="say only what is wrong")
+
+
+def run(args: argparse.Namespace) -> int:
+    from trt_afdet.errors import InvalidValueError
+    from trt_afdet.stream.config import ConfigError
+
+    if args.duration is not None and not args.duration > 0:
+        raise InvalidValueError("--duration must be above 0 seconds", got=args.duration)
+    try:
+        return _check(args) if args.check else _run(args)
+    except ConfigError as error:
+        return _complain(list(error.problems))
+
+
+def load(args: argparse.Namespace) -> Loaded:
+    """The configuration of a command line, from its YAML or its options.
+
+    Raises:
+        AfdetError: If anything in it is wrong.
+    """
+    from trt_afdet.errors import InvalidValueError
+    from trt_afdet.stream.config import config_from, load_config
+
+    files = [source for source in args.source if is_config(source)]
+    if not files:
+        return config_from(_as_data(args))
+    if len(args.source) > 1:
+        raise InvalidValueError("one cameras.yaml, or sources without any", got=args.source[1])
+    for name in _IN_FILE:
+        if getattr(args, name) is not None:
+            option = f"--{name.replace('_', '-')}"
+            raise InvalidValueError(f"{option} belongs into the YAML", got=files[0])
+    return load_config(Path(files[0]))
+
+
+def is_config(source: str) -> bool:
+    """Whether a word of the command line is a configuration, not a camera."""
+    return "://" not in source and source.lower().endswith((".yaml", ".yml"))
+
+
+def _named(source: str) -> dict[str, str]:
+    """``door=rtsp://...`` as name and address; a file whose name looks so is a file."""
+    name, _, uri = source.partition("=")
+    if uri and re.fullmatch(r"[A-Za-z][\w-]*", name) and not Path(source).exists():
+        return {"name": name, "uri": uri}
+    return {"uri": source}
+
+
+def _as_data(args: argparse.Namespace) -> dict[str, Any]:
+    """What a YAML file would hold."""
+    defaults = {
+        "track": args.track,
+        "every": args.every,
+        "classes": args.classes,
+        "realtime": args.realtime,
+    }
+    data = {
+        "sources": [_named(source) for source in args.source],
+        "defaults": {key: value for key, value in defaults.items() if value is not None},
+        "sinks": args.sink,
+        "options": {
+            key: value
+            for key in ("max_age", "fail_fast")
+            if (value := getattr(args, key)) is not None
+        },
+    }
+    for key in ("model", "web", "metrics", "zones", "conf", "iou", "threads", "batch"):
+        data[key] = getattr(args, key)
+    return {key: value for key, value in data.items() if value is not None}
+
+
+def _run(args: argparse.Namespace) -> int:
+    from trt_afdet.cli import ui
+    from trt_afdet.cli.live import COLUMNS, View, rows
+    from trt_afdet.cli.serve import Server, final_rows
+    from trt_afdet.stream.metrics_server import MetricsServer
+    from trt_afdet.stream.notify import Notifier
+    from trt_afdet.stream.reload import Deployment, make_plan
+
+    loaded = load(args)
+    config = loaded.config
+    # Everything that can be refused without the model is, before it is loaded.
+    make_plan(loaded, None, zones_needed=config.web is None)
+    with ExitStack() as stack:
+        detector = stack.enter_context(open_detector(loaded))
+        names = detector.spec.class_names
+        plan = make_plan(loaded, names, zones_needed=config.web is None)
+        server = _web_server(plan) if config.web is not None else None
+        deployment = Deployment(plan, detector, names, _web_sinks(server))
+        if server is not None:
+            server.attach(deployment.pipeline)
+            _join_zones(server, deployment)
+        if config.metrics is not None:
+            metrics = MetricsServer(config.metrics, deployment.pipeline)
+            metrics.start()
+            stack.callback(metrics.stop)
+        notifier = Notifier()
+        stack.callback(notifier.close)
+        reload = None
+        if loaded.path is not None:
+
+            def reload() -> str:
+                return _reload(args, deployment, server)
+
+        loop = Server(
+            deployment.pipeline, reload, View(args.quiet), notifier, duration=args.duration
+        )
+        try:
+            return loop.run()
+        finally:
+            if not args.quiet:
+                ui.table("cameras", COLUMNS, rows(deployment.pipeline.snapshot()))
+                if sinks := final_rows(deployment.pipeline):
+                    ui.table("sinks", ("sink", "results", "dropped"), sinks)
+
+
+def open_detector(loaded: Loaded) -> Detector:
+    """The model of a configuration, with the lowest confidence that any source needs.
+
+    Raises:
+        ConfigError: If the model does not fit what the configuration says.
+        AfdetError: See :meth:`trt_afdet.runtime.detector.Detector.load`.
+    """
+    from trt_afdet.cli.detect import SHIPPED_MODEL
+    from trt_afdet.errors import InvalidValueError
+    from trt_afdet.runtime.detector import Detector, open_backend
+    from trt_afdet.stream.config import ConfigError
+    from trt_afdet.stream.reload import lowest_conf
+
+    config = loaded.config
+    path = Path(config.model) if config.model is not None else SHIPPED_MODEL
+    suffixes = {"onnxruntime": (".onnx",), "tensorrt": (".engine", ".plan")}
+    if config.backend is not None and path.suffix.lower() not in suffixes[config.backend]:
+        wanted = " or ".join(suffixes[config.backend])
+        text = f"runs {wanted} files (got {path.name}) - see trt-afdet build-engine"
+        raise ConfigError([loaded.problem(("backend",), text)])
+    backend = open_backend(path, threads=config.threads, providers=config.providers)
+    try:
+        lowest = min(lowest_conf(config, source) for source in config.sources)
+        if backend.finished:
+            # Such a model reports nothing below its own limit: tracking goes without that.
+            reported = min(
+                source.stage_options(config.conf).filters.lowest for source in config.sources
+            )
+            lowest = min(reported, max(lowest, backend.spec.score_threshold))
+        return Detector(backend, conf=lowest, iou=config.iou, max_detections=config.max_det)
+    except InvalidValueError as error:
+        backend.close()
+        raise ConfigError([loaded.problem(("model",), str(error))]) from error
+
+
+def _web_server(plan: Plan) -> WebServer:
+    from trt_afdet.web.server import WebServer
+    from trt_afdet.web.zones_store import ZonesStore
+
+    web = plan.config.web
+    assert web is not None
+    store = ZonesStore(plan.config.zones)
+    for name, shapes in plan.shapes.items():
+        if plan.config.zones is None:
+            store.put(name, shapes.to_dict())
+    return WebServer(web.address, web.read_token(), zones=store, hosts=web.hosts)
+
+
+def _web_sinks(server: WebServer | None) -> list[Any]:
+    if server is None:
+        return []
+    from trt_afdet.web.sink import WebSink
+
+    return [WebSink(server)]
+
+
+def _join_zones(server: WebServer, deployment: Deployment) -> None:
+    """Zones drawn on the page take effect at once."""
+    server.zones.on_zones = deployment.set_zones
+
+
+def _reload(args: argparse.Namespace, deployment: Deployment, server: WebServer | None) -> str:
+    """Reads the YAML again; what has changed, for the log."""
+    loaded = load(args)
+    changes = deployment.reload(loaded)
+    if server is not None:
+        server.zones.on_zones = None
+        try:
+            if loaded.config.zones is not None:
+                server.zones.reload()
+            else:
+                for name, shapes in deployment.shapes.items():
+                    server.zones.put(name, shapes.to_dict())
+        finally:
+            _join_zones(server, deployment)
+    return str(changes)
+
+
+def _check(args: argparse.Namespace) -> int:
+    """Says what would be run; 0 if it can be, 2 if not."""
+    from trt_afdet.errors import AfdetError
+    from trt_afdet.stream.config import ConfigError
+    from trt_afdet.stream.reload import make_plan
+
+    loaded = load(args)
+    problems: list[str] = []
+    names: tuple[str, ...] | None = None
+    try:
+        names = _try_model(loaded)
+    except ConfigError as error:
+        problems += error.problems
+    except AfdetError as error:
+        problems.append(loaded.problem(("model",), str(error)))
+    try:
+        plan = make_plan(loaded, names, zones_needed=loaded.config.web is None)
+    except ConfigError as error:
+        problems += error.problems
+    else:
+        _describe(plan)
+    web = loaded.config.web
+    if web is not None:
+        try:
+            if not problems:
+                _web_server(plan)
+                print(f"web page: {web.address}")
+        except AfdetError as error:
+            problems.append(loaded.problem(("web",), str(error)))
+    if problems:
+        return _complain(problems)
+    print(f"ok: {len(loaded.config.sources)} sources, {len(loaded.config.sinks)} sinks")
+    return 0
+
+
+def _try_model(loaded: Loaded) -> tuple[str, ...]:
+    """Runs the model once; its class names."""
+    import numpy as np
+
+    with open_detector(loaded) as detector:
+        detector(np.zeros((64, 64, 3), np.uint8))
+        spec = detector.spec
+        backend = type(detector.backend).__name__
+        print(
+            f"model: {loaded.config.model or 'the shipped one'}, {backend}, "
+            f"{len(spec.class_names)} classes: {', '.join(spec.class_names)}"
+        )
+        return tuple(spec.class_names)
+
+
+def _describe(plan: Plan) -> None:
+    """Tables of what the sources and sinks would be."""
+    from trt_afdet.cli import ui
+
+    ui.table(
+        "sources",
+        ("name", "kind", "policy", "every", "track", "conf", "classes", "zones"),
+        [_source_row(plan.config, source, plan) for source in plan.sources],
+    )
+    ui.table(
+        "sinks",
+        ("sink", "kind", "loses"),
+        [
+            [p.sink.name, type(p.sink).__name__, "nothing" if p.sink.durable else "the oldest"]
+            for p in plan.sinks
+        ],
+    )
+
+
+def _source_row(config: Config, source: Any, plan: Plan) -> list[str]:
+    settings = source.config
+    options = settings.stage_options(config.conf)
+    shapes = plan.shapes.get(source.name)
+    policy = settings.policy or ("drop-oldest" if source.spec.live else "wait")
+    tracked = options.track is not None or options.every > 1 or bool(shapes)
+    return [
+        source.name,
+        source.spec.kind,
+        policy,
+        str(options.every),
+        "yes" if tracked else "no",
+        f"{options.filters.conf:g}" + ("*" if options.filters.class_conf else ""),
+        ", ".join(options.filters.classes) if options.filters.classes else "all",
+        str(len(shapes.zones) + len(shapes.lines)) if shapes else "-",
+    ]
+
+
+def _complain(problems: list[str]) -> int:
+    for problem in problems:
+        print(f"trt-afdet: error: {problem}", file=sys.stderr)
+    return 2

@@ -1,0 +1,182 @@
+"""The main thread of ``trt-afdet run``: signals, the console, systemd; the pipeline has its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from trt_afdet.cli.live import View, summary
+from trt_afdet.errors import AfdetError
+from trt_afdet.stream.config import ConfigError
+from trt_afdet.stream.notify import Notifier, Watchdog
+from trt_afdet.stream.pipeline import Pipeline
+
+log = logging.getLogger("trt_afdet.stream")
+
+#: Seconds between two looks at everything.
+TICK = 0.2
+#: Seconds after which a pipeline that does not end is left behind.
+LEFT_BEHIND = 10.0
+#: Seconds between two lines for ``systemctl status``.
+STATUS_EVERY = 10.0
+
+
+class Server:
+    """Runs a pipeline until it ends, is stopped by a signal, or its time is up.
+
+    SIGINT and SIGTERM stop it; a second SIGINT ends the process on the spot. SIGHUP reloads, or
+    stops it where there is nothing to reload: then it means that the terminal has gone.
+
+    Args:
+        pipeline: What runs.
+        reload: Called for SIGHUP, in a thread of its own; returns what to log. None without a file.
+        view: The console.
+        notifier: systemd.
+        duration: Seconds after which it stops; None: never.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        reload: Callable[[], str] | None,
+        view: View,
+        notifier: Notifier,
+        duration: float | None = None,
+    ) -> None:
+        self._pipeline = pipeline
+        self._reload = reload
+        self._view = view
+        self._notifier = notifier
+        self._watchdog = Watchdog(notifier)
+        self._duration = duration
+        # The only queue that a signal handler may put into while get() is under way.
+        self._news: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._interrupts = 0
+        self._failure: BaseException | None = None
+        self._reloading: threading.Thread | None = None
+        self._reload_again = False
+        self._ready = False
+        self._next_status = 0.0
+
+    def run(self) -> int:
+        """Runs to the end.
+
+        Returns:
+            0; 130 after SIGINT.
+
+        Raises:
+            AfdetError: See :meth:`~trt_afdet.stream.pipeline.Pipeline.run`.
+        """
+        worker = threading.Thread(target=self._work, name="pipeline", daemon=True)
+        before = {number: signal.signal(number, self._on_signal) for number in self._signals()}
+        self._view.open()
+        try:
+            worker.start()
+            self._attend(worker)
+            self._notifier.stopping()
+            worker.join(LEFT_BEHIND)
+            if self._reloading is not None:
+                self._reloading.join(LEFT_BEHIND)
+        finally:
+            self._view.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if worker.is_alive():
+            print("trt-afdet: error: the pipeline does not end", file=sys.stderr, flush=True)
+            os._exit(1)
+        if self._failure is not None:
+            raise self._failure
+        return 130 if self._interrupts else 0
+
+    def _signals(self) -> list[int]:
+        names = ("SIGINT", "SIGTERM", "SIGHUP")
+        return [getattr(signal, name) for name in names if hasattr(signal, name)]
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            self._interrupts += 1
+            if self._interrupts > 1:
+                os._exit(130)
+        self._news.put(number)
+
+    def _work(self) -> None:
+        try:
+            self._pipeline.run()
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._news.put(None)
+
+    def _attend(self, worker: threading.Thread) -> None:
+        """Does what is to be done until the pipeline ends or is told to."""
+        started = time.monotonic()
+        while worker.is_alive():
+            if self._duration is not None and time.monotonic() - started >= self._duration:
+                break
+            # Sources have a state as soon as all sinks are open.
+            if not self._ready and self._pipeline.board.latest():
+                self._ready = True
+                started = time.monotonic()
+                self._notifier.ready()
+            try:
+                news = self._news.get(timeout=TICK)
+            except queue.Empty:
+                self._look()
+                continue
+            if news is None or news in (signal.SIGINT, signal.SIGTERM) or self._reload is None:
+                break
+            self._start_reload()
+        self._pipeline.stop()
+
+    def _look(self) -> None:
+        if self._reload_again:
+            self._start_reload()
+        if not self._ready:
+            return
+        status = self._notifier.watchdog is not None and time.monotonic() >= self._next_status
+        if not (self._view.due or self._watchdog.due or status):
+            return
+        snapshot = self._pipeline.snapshot()
+        if self._view.due:
+            self._view.show(snapshot)
+        if self._watchdog.due and not self._watchdog.look(snapshot):
+            log.error("the pipeline stands still: frames wait and none gets done")
+        if status:
+            self._next_status = time.monotonic() + STATUS_EVERY
+            self._notifier.status(summary(snapshot))
+
+    def _start_reload(self) -> None:
+        self._reload_again = self._reloading is not None and self._reloading.is_alive()
+        if not self._reload_again:
+            self._reloading = threading.Thread(target=self._do_reload, name="reload", daemon=True)
+            self._reloading.start()
+
+    def _do_reload(self) -> None:
+        assert self._reload is not None
+        self._notifier.reloading()
+        try:
+            log.info("reloaded: %s", self._reload())
+        except ConfigError as error:
+            for problem in error.problems:
+                log.error("%s", problem)
+            log.error("the configuration was not reloaded; the old one stays")
+        except AfdetError as error:
+            log.error("%s", error)
+            log.error("the configuration was not reloaded; the old one stays")
+        except Exception:
+            log.exception("the configuration was not reloaded")
+        finally:
+            self._notifier.ready()
+
+
+def final_rows(pipeline: Pipeline) -> list[list[str]]:
+    """A row per sink: name, results written, dropped."""
+    sinks = pipeline.snapshot().sinks.items()
+    return [[name, str(written), str(dropped)] for name, (written, dropped, _) in sinks]

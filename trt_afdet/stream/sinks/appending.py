@@ -1,0 +1,233 @@
+"""A file that only grows, by whole records, whatever happens to the process or the disk."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, get_args
+
+from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, RunError
+from trt_afdet.files import write_error
+
+#: When data is forced onto the disk. never: the kernel decides (a power cut may cost half a
+#: minute). second: at most a second later. always: before ``append`` returns. A kill of the process
+#: costs nothing under any of them.
+Fsync = Literal["never", "second", "always"]
+
+#: A torn end is never longer; more than that is damage of another kind, and not cut off.
+LONGEST_TORN = 16 << 20
+
+
+class AppendingFile:
+    """Appends records to a file that no other process may open so at the same time.
+
+    A record is one or more lines, written with one call; what a kill or a power cut left of an
+    incomplete one is cut off at the next :meth:`open`. If the file is moved away (logrotate), the
+    next record begins a new one. Devices and pipes are written to as they are.
+
+    Args:
+        path: The file; made with its folder if there is none.
+        start: What every file begins with; others are refused rather than damaged.
+        complete: Whether a line (without its end) closes a record.
+        header: Written into an empty file.
+        fsync: When data is forced onto the disk.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        start: bytes,
+        complete: Callable[[bytes], bool],
+        header: bytes = b"",
+        fsync: Fsync = "second",
+    ) -> None:
+        if fsync not in get_args(Fsync):
+            raise InvalidValueError(
+                "unknown fsync policy", got=fsync, hint=f"one of {', '.join(get_args(Fsync))}"
+            )
+        self.path = path
+        self._start = start
+        self._complete = complete
+        self._header = header
+        self._fsync = fsync
+        self._file = -1
+        self._identity: tuple[int, int] | None = None
+        self._lock = threading.Lock()
+        self._dirty = False
+        self._sync_error: OSError | None = None
+        self._stop = threading.Event()
+        self._syncer: threading.Thread | None = None
+
+    def open(self) -> None:
+        """Opens the file, and cuts off what was not written to its end.
+
+        Raises:
+            WriteError: If it cannot be opened.
+            CorruptFileError: If it holds something else.
+            RunError: If another process writes to it.
+        """
+        self._open()
+        if self._fsync == "second":
+            self._syncer = threading.Thread(
+                target=self._sync_each_second, name=f"fsync {self.path.name}", daemon=True
+            )
+            self._syncer.start()
+
+    def append(self, record: bytes) -> None:
+        """Writes a record, ends of lines included; all of it or nothing.
+
+        Raises:
+            WriteError: If the disk is full or broken.
+        """
+        if self._sync_error is not None:
+            raise write_error(self.path, self._sync_error) from self._sync_error
+        if self._identity is not None and self._moved():
+            self._close_file()
+            self._open()
+        self._write(record)
+        if self._fsync == "always":
+            self._sync()
+        self._dirty = True
+
+    def close(self) -> None:
+        """Closes the file; with any policy but "never" everything is on the disk then.
+
+        Raises:
+            WriteError: If that fails.
+        """
+        self._stop.set()
+        if self._syncer is not None:
+            self._syncer.join()
+        if self._file >= 0:
+            self._close_file()
+        if self._sync_error is not None:
+            raise write_error(self.path, self._sync_error) from self._sync_error
+
+    def _open(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR if not self.path.exists() or self.path.is_file() else os.O_WRONLY
+            self._file = os.open(self.path, flags | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                self._prepare()
+            except BaseException:
+                os.close(self._file)
+                self._file = -1
+                raise
+        except AfdetError:
+            raise
+        except OSError as error:
+            raise write_error(self.path, error) from error
+
+    def _prepare(self) -> None:
+        about = os.fstat(self._file)
+        if not stat.S_ISREG(about.st_mode):
+            self._identity = None
+            self._write(self._header)
+            return
+        self._identity = (about.st_dev, about.st_ino)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                "another process writes to this file", got=self.path, hint="choose another name"
+            ) from error
+        self._repair(about.st_size)
+        if os.fstat(self._file).st_size == 0:
+            self._write(self._header)
+        if self._fsync != "never":
+            self._sync()
+            folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+    def _repair(self, size: int) -> None:
+        if size == 0:
+            return
+        with mmap.mmap(self._file, size, access=mmap.ACCESS_READ) as data:
+            head = data[: len(self._start)]
+            end = data.rfind(b"\n") + 1
+            # A file that was cut within its first line begins with less, or zeros follow.
+            torn_start = not end and self._start.startswith(head.rstrip(b"\0"))
+            if head != self._start and not torn_start:
+                raise CorruptFileError(
+                    "the file holds something else; nothing was added to it",
+                    got=self.path,
+                    hint="choose another name",
+                )
+            while end > 0:
+                start = data.rfind(b"\n", 0, end - 1) + 1
+                if self._complete(data[start : end - 1]):
+                    break
+                end = start
+                if size - end > LONGEST_TORN:
+                    break
+        if size - end > LONGEST_TORN:
+            raise CorruptFileError(
+                "the end of the file is damaged; nothing was added to it",
+                got=f"{self.path}: more than {LONGEST_TORN >> 20} MiB that are no records",
+                hint="move it away",
+            )
+        if end < size:
+            os.ftruncate(self._file, end)
+
+    def _moved(self) -> bool:
+        try:
+            about = self.path.stat()
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        return (about.st_dev, about.st_ino) != self._identity
+
+    def _write(self, record: bytes) -> None:
+        written = 0
+        try:
+            while written < len(record):
+                written += os.write(self._file, memoryview(record)[written:])
+        except OSError as error:
+            if written and self._identity is not None:
+                os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+            raise write_error(self.path, error) from error
+
+    def _sync(self) -> None:
+        """Waits for the disk; what cannot be synced (a pipe) need not be."""
+        if self._identity is None:
+            return
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+
+    def _sync_each_second(self) -> None:
+        while not self._stop.wait(1.0):
+            # The copy stays valid while the writing thread changes files.
+            with self._lock:
+                if not self._dirty or self._identity is None or self._file < 0:
+                    continue
+                self._dirty = False
+                copy = os.dup(self._file)
+            try:
+                os.fsync(copy)
+            except OSError as error:
+                self._sync_error = error
+                return
+            finally:
+                os.close(copy)
+
+    def _close_file(self) -> None:
+        try:
+            if self._fsync != "never":
+                self._sync()
+        finally:
+            with self._lock:
+                os.close(self._file)
+                self._file = -1

@@ -1,0 +1,229 @@
+"""Sinks that hand records to somebody else over a network: spool first, deliver when possible.
+
+A record is delivered at least once. Nothing that happens to the other side reaches the pipeline:
+while it is away records wait in the spool (``spool.py``), bounded, the oldest go first.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from trt_afdet.errors import InvalidValueError, RunError
+from trt_afdet.stream.capture import Retry
+from trt_afdet.stream.frame import StreamResult
+from trt_afdet.stream.sinks.serialise import Content, Record, Recorder, dumps
+from trt_afdet.stream.sinks.spool import Entry, Spool, SpoolClosedError
+from trt_afdet.stream.status import StatusEvent
+
+log = logging.getLogger("trt_afdet.stream")
+
+#: Seconds of :meth:`SpooledSink.close` in which what waits may still be delivered.
+FLUSH = 0.5
+
+
+class DeliveryError(RunError):
+    """It cannot be delivered now; trying again may help. Without credentials."""
+
+    def __init__(
+        self, what: str, *, got: object = None, hint: str | None = None, wait: float = 0.0
+    ) -> None:
+        super().__init__(what, got=got, hint=hint)
+        #: Seconds that the other side asks for.
+        self.wait = wait
+
+
+class RefusedError(RunError):
+    """The other side will never take this; without credentials."""
+
+
+class Transport(Protocol):
+    """A way to deliver. Used by one thread, except for :meth:`abort`.
+
+    Attributes:
+        name: For people and logs; without credentials.
+    """
+
+    name: str
+
+    def connect(self) -> None:
+        """Connects anew.
+
+        Raises:
+            DeliveryError: If that does not work now.
+        """
+        ...
+
+    def send(self, entries: Sequence[Entry]) -> None:
+        """Delivers; returns when all is acknowledged.
+
+        Raises:
+            DeliveryError: If that does not work now; some may have been delivered.
+            RefusedError: If it never will.
+        """
+        ...
+
+    def check(self) -> None:
+        """Called about every second while there is nothing to send.
+
+        Raises:
+            DeliveryError: If the connection is lost.
+        """
+        ...
+
+    def close(self) -> None:
+        """Says goodbye and disconnects; closing twice is fine."""
+        ...
+
+    def abort(self) -> None:
+        """Makes whatever blocks return soon. From any thread."""
+        ...
+
+
+class SpooledSink:
+    """A sink in front of a transport.
+
+    Args:
+        transport: How it is delivered.
+        spool: What is not delivered yet.
+        send: What is sent.
+        key: Where a record goes (a topic), for the transport.
+        batch: Most records handed to the transport at a time.
+        linger: Seconds that a record waits for others to fill the batch.
+        retry: Pauses between attempts.
+    """
+
+    durable = True
+
+    def __init__(
+        self,
+        transport: Transport,
+        spool: Spool,
+        *,
+        send: tuple[Content, ...] = ("results", "status"),
+        key: Callable[[Record], str] = lambda record: "",
+        batch: int = 100,
+        linger: float = 0.0,
+        retry: Retry | None = None,
+    ) -> None:
+        if batch < 1:
+            raise InvalidValueError("batch must be at least 1", got=batch)
+        if not linger >= 0:
+            raise InvalidValueError("linger must be at least 0 seconds", got=linger)
+        self.name = transport.name
+        self.refused = 0
+        self._transport = transport
+        self._spool = spool
+        self._recorder = Recorder(send)
+        self._key = key
+        self._batch = batch
+        self._linger = linger
+        self._retry = retry or Retry()
+        self._closing = threading.Event()
+        self._deadline = 0.0
+        self._crash: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=f"deliver {self.name}", daemon=True)
+
+    @property
+    def dropped(self) -> int:
+        """Records lost: pushed out of the spool, or refused by the other side."""
+        return self._spool.dropped + self.refused
+
+    def waiting(self) -> int:
+        """Records that wait for delivery."""
+        return self._spool.waiting()
+
+    def open(self) -> None:
+        """Opens the spool and begins to deliver; the other side need not be there.
+
+        Raises:
+            AfdetError: If the spool cannot be opened.
+        """
+        self._spool.open()
+        self._thread.start()
+
+    def write(self, result: StreamResult) -> None:
+        self._put(self._recorder.result(result))
+
+    def status(self, event: StatusEvent) -> None:
+        self._put(self._recorder.status(event))
+
+    def close(self) -> None:
+        """Delivers for a moment longer; the rest waits on disk for the next start."""
+        self._deadline = time.monotonic() + FLUSH
+        self._closing.set()
+        self._spool.hurry()
+        if self._thread.ident is not None:
+            self._thread.join(FLUSH)
+            if self._thread.is_alive():
+                self._transport.abort()
+                self._thread.join(0.2)
+        left = self._spool.waiting()
+        if left:
+            log.warning("%s: %d records wait on disk for the next start", self.name, left)
+        self._spool.close()
+
+    def _put(self, records: list[Record]) -> None:
+        if self._crash is not None:
+            raise RunError("delivering failed", got=self._crash) from self._crash
+        before = self._spool.dropped
+        self._spool.put((self._key(record), dumps(record)) for record in records)
+        if before == 0 and self._spool.dropped:
+            log.warning("%s: the spool is full; the oldest records are dropped", self.name)
+
+    def _run(self) -> None:
+        try:
+            self._deliver()
+        except SpoolClosedError:
+            pass
+        except BaseException as error:
+            log.error("%s: %s", self.name, error)
+            self._crash = error
+        finally:
+            self._transport.close()
+
+    def _deliver(self) -> None:
+        connected = False
+        failures = 0
+        singly_through = 0  # Up to this id, one by one: one of them is refused.
+        while not (self._closing.is_set() and time.monotonic() >= self._deadline):
+            # The first connection is made at once, before there is anything to send.
+            patience, linger = (1.0, self._linger) if connected else (0.0, 0.0)
+            entries = self._spool.head(self._batch, wait=patience, full=linger)
+            if not entries and self._closing.is_set():
+                return
+            if entries and entries[0].id <= singly_through:
+                entries = entries[:1]
+            try:
+                if not connected:
+                    self._transport.connect()
+                    connected = True
+                if entries:
+                    self._transport.send(entries)
+                    self._spool.remove(entries[-1].id)
+                else:
+                    self._transport.check()
+                if failures:
+                    log.info("%s: works again; %d records wait", self.name, self.waiting())
+                failures = 0
+            except RefusedError as error:
+                if len(entries) > 1:
+                    singly_through = entries[-1].id
+                    continue
+                self.refused += 1
+                self._spool.remove(entries[-1].id)
+                if self.refused == 1:
+                    log.error("%s: a record was refused and dropped: %s", self.name, error)
+            except DeliveryError as error:
+                self._transport.close()
+                connected = False
+                failures += 1
+                if failures == 1 and not self._closing.is_set():
+                    log.warning("%s: %s; records wait on disk", self.name, error)
+                if self._closing.is_set():
+                    return
+                self._closing.wait(max(error.wait, self._retry.pause(failures, random.random())))

@@ -1,0 +1,141 @@
+"""Encoding video, for files and restreams."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from trt_afdet.errors import InvalidValueError, MissingDependencyError
+from trt_afdet.suggest import nearest
+
+if TYPE_CHECKING:
+    from av.container import OutputContainer
+    from av.video.stream import VideoStream
+
+#: Ticks of a video's clock per second; MPEG-4 has 16 bits for it.
+CLOCK = 60_000
+#: In this order; the first that FFmpeg has.
+CODECS = ("libx264", "mpeg4")
+#: Seconds between frames that can be decoded alone: where players jump to, what a cut costs.
+KEY_INTERVAL = 2.0
+
+
+def import_av() -> Any:
+    """PyAV.
+
+    Raises:
+        MissingDependencyError: If it is not installed.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise MissingDependencyError(
+            "PyAV cannot be imported", got=error, hint='pip install "trt-afdet[cameras]"'
+        ) from error
+    return av
+
+
+def choose_codec(wanted: str | None) -> str:
+    """The wanted encoder, or the best that is there.
+
+    Raises:
+        InvalidValueError: If there is none.
+        MissingDependencyError: If PyAV is not installed.
+    """
+    av = import_av()
+    available = {name for name in av.codecs_available if _encodes_video(av, name)}
+    if wanted is not None and wanted not in available:
+        hint = nearest(wanted, available) or f"there is {', '.join(sorted(available))}"
+        raise InvalidValueError("FFmpeg has no such encoder", got=wanted, hint=hint)
+    found = wanted or next((name for name in CODECS if name in available), None)
+    if found is None:
+        raise InvalidValueError("FFmpeg has none of the encoders", hint=", ".join(CODECS))
+    return found
+
+
+def _encodes_video(av: Any, name: str) -> bool:
+    try:
+        return bool(av.codec.Codec(name, "w").type == "video")
+    except ValueError:
+        return False
+
+
+class Encoder:
+    """Puts frames of one size into a container, each at its own time.
+
+    Args:
+        container: Open for writing.
+        codec: Of :func:`choose_codec`.
+        size: Width and height of the frames, pixels.
+        quality: 0 (best) to 51, for encoders that know it; None for the bit rate.
+        bitrate: Bits per second.
+    """
+
+    def __init__(
+        self,
+        container: OutputContainer,
+        codec: str,
+        size: tuple[int, int],
+        *,
+        quality: int | None = None,
+        bitrate: int | None = None,
+    ) -> None:
+        self._container = container
+        options = {}
+        if codec == "libx264":
+            # No frame waits in the encoder: what was written is safe, and restreams are prompt.
+            options = {"preset": "veryfast", "tune": "zerolatency"}
+            if quality is not None:
+                options["crf"] = str(quality)
+        # The rate only guides the encoder; the times of the frames are exact.
+        stream: VideoStream = container.add_stream(codec, rate=30, options=options)  # type: ignore[assignment]
+        # 4:2:0 needs even sides.
+        stream.width, stream.height = size[0] + size[0] % 2, size[1] + size[1] % 2
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = stream.time_base = Fraction(1, CLOCK)
+        # Key frames are asked for by time, see encode().
+        stream.codec_context.gop_size = 600
+        stream.codec_context.max_b_frames = 0
+        if bitrate is not None:
+            stream.codec_context.bit_rate = bitrate
+        self._stream = stream
+        self._last = -1
+        self._last_key: int | None = None
+
+    def encode(self, image: npt.NDArray[np.uint8], seconds: float) -> None:
+        """Adds a frame.
+
+        Args:
+            image: BGR uint8 [H, W, 3].
+            seconds: Since the beginning of the video. Time never goes back: a frame that would is
+                put just behind the last one.
+        """
+        av = import_av()
+        height, width = image.shape[:2]
+        if (width, height) != (self._stream.width, self._stream.height):
+            image = cv2.copyMakeBorder(  # type: ignore[assignment]
+                image,
+                0,
+                self._stream.height - height,
+                0,
+                self._stream.width - width,
+                cv2.BORDER_REPLICATE,
+            )
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24")
+        frame.pts = max(round(seconds * CLOCK), self._last + 1)
+        frame.time_base = Fraction(1, CLOCK)
+        if self._last_key is None or frame.pts - self._last_key >= KEY_INTERVAL * CLOCK:
+            self._last_key = frame.pts
+            frame.pict_type = av.video.frame.PictureType.I
+        self._last = frame.pts
+        for packet in self._stream.encode(frame):
+            self._container.mux(packet)
+
+    def finish(self) -> None:
+        """Writes what the encoder still holds."""
+        for packet in self._stream.encode(None):
+            self._container.mux(packet)

@@ -1,0 +1,360 @@
+"""Annotated video for browsers and players: Motion JPEG over HTTP.
+
+``/`` lists the streams (JSON), ``/NAME`` is one, ``/NAME.jpg`` its latest picture. Each viewer gets
+the newest frame whenever it is ready for one, so a slow one sees fewer and delays nobody. Frames
+are drawn and encoded only while somebody watches, once for all viewers.
+
+On this machine only, unless there is a token: ``?token=...`` or ``Authorization: Bearer ...``.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import json
+import logging
+import socket
+import threading
+import time
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import cv2
+
+from trt_afdet.errors import InvalidValueError, RunError
+from trt_afdet.stream.frame import StreamResult
+from trt_afdet.stream.sinks.naming import slug
+from trt_afdet.stream.status import FINAL, StatusEvent
+
+log = logging.getLogger("trt_afdet.stream")
+
+#: Seconds after which a viewer who takes nothing, or says nothing, is let go.
+PATIENCE = 15.0
+SHORTEST_TOKEN = 12
+_BOUNDARY = "trt-afdet-frame"
+
+
+class MjpegSink:
+    """Serves the latest frames.
+
+    Args:
+        host: Address to listen at.
+        port: 0 takes a free one; see :attr:`port`.
+        token: What viewers must know; needed unless ``host`` is this machine only.
+        quality: Of the JPEGs, 1..100.
+        fps: Most frames per second and viewer.
+        clients: Connections that may be open; more are turned away.
+    """
+
+    durable = False
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 8081,
+        token: str | None = None,
+        quality: int = 80,
+        fps: float = 30.0,
+        clients: int = 32,
+    ) -> None:
+        if not 1 <= quality <= 100:
+            raise InvalidValueError("quality must be within 1..100", got=quality)
+        if not (fps > 0 and clients > 0):
+            raise InvalidValueError("fps and clients must be above 0")
+        if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii()):
+            raise InvalidValueError(f"a token must have at least {SHORTEST_TOKEN} ASCII characters")
+        self.name = f"mjpeg {host}:{port}"
+        self.port = port
+        self.token = token
+        self.quality = quality
+        self.fps = fps
+        self.encoded = 0
+        self.slots = threading.BoundedSemaphore(clients)
+        self.closed = threading.Event()
+        self._host = host
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+        self._streams: dict[str, _Stream] = {}
+        self._names: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        """Begins to listen.
+
+        Raises:
+            InvalidValueError: If the host is unknown, or others can reach it and there is no token.
+            RunError: If the port is taken.
+        """
+        try:
+            family, _, _, _, place = socket.getaddrinfo(
+                self._host, self.port, type=socket.SOCK_STREAM
+            )[0]
+        except (OSError, UnicodeError) as error:
+            raise InvalidValueError("the host is unknown", got=self._host) from error
+        local = ipaddress.ip_address(str(place[0]).partition("%")[0]).is_loopback
+        if not local and self.token is None:
+            raise InvalidValueError(
+                "others could watch", got=self._host, hint="set a token, or listen at 127.0.0.1"
+            )
+        try:
+            self._server = _Server(place, family, self, local=local)
+        except (OSError, OverflowError) as error:
+            raise RunError(
+                "cannot listen", got=f"{self._host}:{self.port}: {error}", hint="another port?"
+            ) from error
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name=self.name
+        )
+        self._thread.daemon = True
+        self._thread.start()
+
+    def write(self, result: StreamResult) -> None:
+        self._stream_of(result.frame.source).show(result)
+
+    def status(self, event: StatusEvent) -> None:
+        """A source that has ended leaves its last picture to nobody."""
+        if event.state in FINAL:
+            with self._lock:
+                stream = self._streams.pop(self._names.get(event.source, ""), None)
+            if stream is not None:
+                stream.end()
+
+    def close(self) -> None:
+        self.closed.set()
+        with self._lock:
+            streams = list(self._streams.values())
+            self._streams.clear()
+        for stream in streams:
+            stream.end()
+        if self._server is not None and self._thread is not None:
+            self._server.shutdown()
+            self._server.hang_up()
+            self._server.server_close()
+            self._thread.join()
+
+    def stream(self, name: str) -> _Stream | None:
+        """The stream of that name."""
+        with self._lock:
+            return self._streams.get(name)
+
+    def stream_names(self) -> list[str]:
+        """What can be watched."""
+        with self._lock:
+            return sorted(self._streams)
+
+    def allows(self, offered: str | None) -> bool:
+        """Whether a token is right."""
+        if self.token is None:
+            return True
+        return offered is not None and hmac.compare_digest(offered.encode(), self.token.encode())
+
+    def _stream_of(self, source: str) -> _Stream:
+        name = self._names.setdefault(source, slug(source))
+        with self._lock:
+            stream = self._streams.get(name)
+            if stream is None:
+                stream = self._streams[name] = _Stream(self)
+            return stream
+
+
+class _Stream:
+    """The latest frame of one source, encoded when the first one asks for it."""
+
+    def __init__(self, sink: MjpegSink) -> None:
+        self._sink = sink
+        self._changed = threading.Condition()
+        self._encoding = threading.Lock()
+        self._latest: StreamResult | None = None
+        self._serial = 0
+        self._ended = False
+        self._jpeg: tuple[int, bytes] = (0, b"")
+
+    def show(self, result: StreamResult) -> None:
+        with self._changed:
+            self._latest = result
+            self._serial += 1
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        with self._changed:
+            self._ended = True
+            self._latest = None
+            self._changed.notify_all()
+
+    def next(self, after: int, wait: float) -> tuple[int, bytes] | None:
+        """The newest frame as a JPEG, with its number.
+
+        Args:
+            after: Number of the frame that the viewer has.
+            wait: Seconds to wait for another one; then the same one comes again, which shows that
+                the viewer is still there.
+
+        Returns:
+            None if the stream has ended.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._serial > after or self._ended, wait)
+            result, serial = self._latest, self._serial
+        if result is None:
+            return None
+        with self._encoding:
+            if self._jpeg[0] < serial:
+                self._jpeg = serial, self._encode(result)
+            return self._jpeg
+
+    def _encode(self, result: StreamResult) -> bytes:
+        drawn = result.detections.draw(result.frame.image)
+        done, data = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, self._sink.quality])
+        if not done:
+            raise RunError("a frame cannot be encoded as JPEG", got=list(drawn.shape))
+        self._sink.encoded += 1
+        return data.tobytes()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    allow_reuse_address = True
+    request_queue_size = 64
+
+    def __init__(self, place: Any, family: int, sink: MjpegSink, *, local: bool) -> None:
+        self.address_family = family
+        self.sink = sink
+        self.local = local
+        self._open: set[socket.socket] = set()
+        self._guard = threading.Lock()
+        super().__init__(place[:2], _Handler)
+
+    def server_bind(self) -> None:
+        # The parent's would look up the name of this machine, which can take seconds.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self.sink.slots.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        with self._guard:
+            self._open.add(request)
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            with self._guard:
+                self._open.discard(request)
+            self.sink.slots.release()
+
+    def hang_up(self) -> None:
+        """Ends all connections."""
+        with self._guard:
+            for request in self._open:
+                try:
+                    request.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    continue  # It has just ended by itself.
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Viewers come and go; that is no news."""
+        log.debug("mjpeg: a connection broke", exc_info=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    timeout = PATIENCE
+    server_version = "trt-afdet"
+    sys_version = ""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Requests hold tokens, which are not for the log."""
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        sink = self.server.sink
+        parts = urlsplit(self.path)
+        if self.server.local and not self._asks_for_this_machine():
+            self._answer(HTTPStatus.FORBIDDEN, b"wrong host\n", "text/plain")
+            return
+        kind, _, bearer = self.headers.get("Authorization", "").partition(" ")
+        offered = parse_qs(parts.query).get("token", [bearer if kind == "Bearer" else None])[0]
+        if not sink.allows(offered):
+            self._answer(HTTPStatus.UNAUTHORIZED, b"token missing or wrong\n", "text/plain")
+            return
+        name = unquote(parts.path).lstrip("/")
+        if not name:
+            listing = json.dumps({"streams": sink.stream_names()}).encode()
+            self._answer(HTTPStatus.OK, listing, "application/json")
+            return
+        stream = sink.stream(name.removesuffix(".jpg"))
+        if stream is None:
+            self._answer(HTTPStatus.NOT_FOUND, b"no such stream; / lists them\n", "text/plain")
+        elif name.endswith(".jpg"):
+            picture = stream.next(-1, 0.0)
+            if picture is None:
+                self._answer(HTTPStatus.NOT_FOUND, b"the stream has ended\n", "text/plain")
+            else:
+                self._answer(HTTPStatus.OK, picture[1], "image/jpeg")
+        else:
+            self._stream(stream)
+
+    def _stream(self, stream: _Stream) -> None:
+        self.close_connection = True
+        self.send_response(HTTPStatus.OK)
+        self._common(f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        # What lies in the system's buffers is late already.
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)
+        serial, pause = 0, 1 / self.server.sink.fps
+        while not self.server.sink.closed.is_set():
+            began = time.monotonic()
+            picture = stream.next(serial, PATIENCE / 3)
+            if picture is None:
+                break
+            serial, data = picture
+            self.wfile.write(
+                f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\n"
+                f"Content-Length: {len(data)}\r\n\r\n".encode()
+                + data
+                + b"\r\n"
+            )
+            self.server.sink.closed.wait(max(0.0, began + pause - time.monotonic()))
+        self.wfile.write(f"--{_BOUNDARY}--\r\n".encode())
+
+    def _answer(self, status: HTTPStatus, body: bytes, kind: str) -> None:
+        self.close_connection = True
+        self.send_response(status)
+        self._common(kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _common(self, kind: str) -> None:
+        self.send_header("Content-Type", kind)
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
+        self.send_header("Connection", "close")
+
+    def _asks_for_this_machine(self) -> bool:
+        """Another site's name that leads here would let that site look."""
+        host = self.headers.get("Host")
+        if host is None:
+            return True  # HTTP/1.0; no browser.
+        name = urlsplit(f"//{host}").hostname or ""
+        if name == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(name).is_loopback
+        except ValueError:
+            return False

@@ -1,0 +1,155 @@
+"""Results in files: JSON lines and CSV.
+
+Every detection of a processed frame is written exactly once. A restart appends to the file;
+readers tell the runs apart by the ``run`` of each record (see ``serialise.py``). What a kill left
+of an incomplete frame is removed by the next start.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from trt_afdet.stream.frame import StreamResult
+from trt_afdet.stream.sinks.appending import AppendingFile, Fsync
+from trt_afdet.stream.sinks.serialise import JSON_START, Content, Record, Recorder, dumps
+from trt_afdet.stream.status import StatusEvent
+
+
+class JsonLinesSink:
+    """One JSON object per processed frame and per change of state; see ``serialise.py``.
+
+    Args:
+        path: The file, or a device such as ``/dev/stdout``.
+        fsync: When data is forced onto the disk; see :data:`~.appending.Fsync`.
+        send: What is written.
+    """
+
+    durable = True
+
+    def __init__(
+        self, path: Path, fsync: Fsync = "second", send: tuple[Content, ...] = ("results", "status")
+    ) -> None:
+        self.name = f"jsonl {path}"
+        self._recorder = Recorder(send)
+        self._file = AppendingFile(path, start=JSON_START, complete=_is_json, fsync=fsync)
+
+    def open(self) -> None:
+        """Opens the file.
+
+        Raises:
+            WriteError: If it cannot be opened.
+            CorruptFileError: If it holds something else.
+            RunError: If another process writes to it.
+        """
+        self._file.open()
+
+    def write(self, result: StreamResult) -> None:
+        self._append(self._recorder.result(result))
+
+    def status(self, event: StatusEvent) -> None:
+        self._append(self._recorder.status(event))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _append(self, records: list[Record]) -> None:
+        if records:
+            self._file.append("".join(f"{dumps(r)}\n" for r in records).encode())
+
+
+#: A row is a detection: number ``index`` of the ``count`` in its frame. Frames without one leave
+#: no row.
+COLUMNS = (
+    "run", "number", "source", "sequence", "time", "position", "width", "height", "detected",
+    "count", "index", "class_id", "class", "confidence", "x1", "y1", "x2", "y2", "tracker_id",
+)  # fmt: skip
+_COUNT, _INDEX = COLUMNS.index("count"), COLUMNS.index("index")
+
+
+class CsvSink:
+    """One row per detection, with the columns :data:`COLUMNS`.
+
+    Args:
+        path: The file, or a device such as ``/dev/stdout``.
+        fsync: When data is forced onto the disk; see :data:`~.appending.Fsync`.
+    """
+
+    durable = True
+
+    def __init__(self, path: Path, fsync: Fsync = "second") -> None:
+        self.name = f"csv {path}"
+        self._recorder = Recorder(("results",))
+        header = f"{','.join(COLUMNS)}\n".encode()
+        self._file = AppendingFile(
+            path, start=header, complete=_ends_frame, header=header, fsync=fsync
+        )
+
+    def open(self) -> None:
+        """Opens the file.
+
+        Raises:
+            WriteError: If it cannot be opened.
+            CorruptFileError: If it holds something else, or has other columns.
+            RunError: If another process writes to it.
+        """
+        self._file.open()
+
+    def write(self, result: StreamResult) -> None:
+        for record in self._recorder.result(result):
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows(_rows(record))
+            if text.tell():
+                self._file.append(text.getvalue().encode())
+
+    def status(self, event: StatusEvent) -> None:
+        """A change of state is no detection."""
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _rows(record: Record) -> list[list[object]]:
+    found = record["detections"]
+    frame = [record[c] for c in COLUMNS[:_COUNT] if c != "source"]
+    frame.insert(2, _one_line(record["source"]))
+    return [
+        [
+            *frame,
+            len(found),
+            index,
+            item["class_id"],
+            _one_line(item["class"]),
+            item["confidence"],
+            *item["box"],
+            item.get("tracker_id"),
+        ]
+        for index, item in enumerate(found)
+    ]
+
+
+def _one_line(text: str) -> str:
+    """A row is a line, whatever a name holds: a torn file could not be repaired otherwise."""
+    return " ".join(text.splitlines())
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _ends_frame(line: bytes) -> bool:
+    """Whether a row is a frame's last, or the header."""
+    try:
+        row = next(csv.reader([line.decode()]), [])
+    except (UnicodeDecodeError, csv.Error):
+        return False
+    if tuple(row) == COLUMNS:
+        return True
+    if len(row) != len(COLUMNS) or not (row[_COUNT].isdigit() and row[_INDEX].isdigit()):
+        return False
+    return int(row[_INDEX]) == int(row[_COUNT]) - 1

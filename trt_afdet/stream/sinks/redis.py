@@ -1,0 +1,161 @@
+"""Records to a Redis stream.
+
+Each record is an entry of the stream (``XADD``) with the fields ``record`` (the JSON), ``type``,
+``source``, ``run`` and ``number``. An entry that was added when the answer got lost is added again;
+``run`` and ``number`` tell.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trt_afdet.errors import InvalidValueError, MissingDependencyError, MissingFileError
+from trt_afdet.stream.sinks.delivery import DeliveryError, SpooledSink
+from trt_afdet.stream.sinks.spool import Entry
+
+
+@dataclass(frozen=True)
+class RedisOptions:
+    """How a Redis server is reached.
+
+    Attributes:
+        host, port: Of the server.
+        stream: Key of the stream.
+        db: Number of the database.
+        user, password: Credentials.
+        tls: Whether to encrypt.
+        ca: Certificates to trust instead of the system's.
+        maxlen: Entries the stream keeps, at least; the server drops older ones in passing.
+        timeout: Seconds for a connection, and for an answer.
+    """
+
+    host: str
+    stream: str
+    port: int | None = None
+    db: int = 0
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: bool = False
+    ca: Path | None = None
+    maxlen: int = 100_000
+    timeout: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not self.stream:
+            raise InvalidValueError("the stream has no name", hint="redis://host/STREAM")
+        if self.maxlen < 1:
+            raise InvalidValueError("maxlen must be at least 1", got=self.maxlen)
+        if self.ca is not None and not self.tls:
+            raise InvalidValueError("certificates need TLS", hint="write rediss:// for redis://")
+        if self.ca is not None and not self.ca.is_file():
+            raise MissingFileError("no such certificate", got=self.ca)
+
+    @property
+    def target(self) -> str:
+        """The server and the stream, without credentials."""
+        scheme = "rediss" if self.tls else "redis"
+        return f"{scheme}://{self.host}:{self.port or 6379}/{self.stream}"
+
+
+class RedisTransport:
+    """Adds entries in pipelines."""
+
+    def __init__(self, options: RedisOptions) -> None:
+        self.name = options.target
+        self._options = options
+        self._client: Any = None
+
+    def connect(self) -> None:
+        import redis
+
+        options = self._options
+        tls: dict[str, Any] = {}
+        if options.tls:
+            tls = {"ssl": True, "ssl_ca_certs": options.ca and str(options.ca)}
+        self._client = redis.Redis(
+            host=options.host,
+            port=options.port or 6379,
+            db=options.db,
+            username=options.user,
+            password=options.password,
+            socket_timeout=options.timeout,
+            socket_connect_timeout=options.timeout,
+            # Trying again is the spool's matter: a lost answer must not block for minutes.
+            retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
+            **tls,
+        )
+        self.check()
+
+    def send(self, entries: Sequence[Entry]) -> None:
+        import redis
+
+        options = self._options
+        # Not MULTI: the server takes what it can, and nothing has to be taken together.
+        pipeline = self._client.pipeline(transaction=False)
+        for entry in entries:
+            record = json.loads(entry.body)
+            fields = {name: record[name] for name in ("type", "source", "run", "number")}
+            pipeline.xadd(options.stream, {"record": entry.body, **fields}, maxlen=options.maxlen)
+        try:
+            pipeline.execute()
+        except redis.RedisError as error:
+            raise DeliveryError("the server does not take it", got=_text(error)) from error
+        except OSError as error:
+            raise DeliveryError("the server is gone", got=error) from error
+
+    def check(self) -> None:
+        import redis
+
+        try:
+            self._client.ping()
+        except redis.AuthenticationError as error:
+            raise DeliveryError("the server refuses", hint="user and password?") from error
+        except (redis.RedisError, OSError) as error:
+            raise DeliveryError("the server does not answer", got=_text(error)) from error
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    def abort(self) -> None:
+        if self._client is not None:
+            self._client.connection_pool.disconnect()
+
+
+def _text(error: Exception) -> str:
+    """What a server says, without the command that it may repeat."""
+    return (
+        str(error).partition("Command #")[0].strip() or str(error).rpartition("caused error: ")[2]
+    )
+
+
+class RedisSink(SpooledSink):
+    """Results, events and changes of state to a Redis stream.
+
+    Args:
+        options: The server and the stream.
+        spool: What the server has not taken yet.
+        more: Of :class:`~.delivery.SpooledSink`.
+    """
+
+    def __init__(self, options: RedisOptions, spool: Any, **more: Any) -> None:
+        super().__init__(RedisTransport(options), spool, **more)
+
+    def open(self) -> None:
+        """Begins to deliver; the server need not be there.
+
+        Raises:
+            MissingDependencyError: If redis is not installed.
+            AfdetError: If the spool cannot be opened.
+        """
+        try:
+            import redis  # noqa: F401
+        except ImportError as error:
+            raise MissingDependencyError(
+                "redis cannot be imported", got=error, hint='pip install "trt-afdet[redis]"'
+            ) from error
+        super().open()

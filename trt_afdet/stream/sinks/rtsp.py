@@ -1,0 +1,168 @@
+"""Annotated video pushed to an RTSP server (``ANNOUNCE`` and ``RECORD``), over TCP.
+
+The server (MediaMTX, GStreamer's, ...) hands it on to RTSP, WebRTC or HLS players. While it is away
+frames are left out, and it is tried again, later and later.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from trt_afdet.errors import InvalidValueError
+from trt_afdet.stream.capture import Retry
+from trt_afdet.stream.frame import StreamResult
+from trt_afdet.stream.sinks.encoding import Encoder, choose_codec, import_av
+from trt_afdet.stream.sinks.naming import slug
+from trt_afdet.stream.status import FINAL, StatusEvent
+
+log = logging.getLogger("trt_afdet.stream")
+
+#: Seconds that the server may take to answer.
+TIMEOUT = 5.0
+
+
+class RtspSink:
+    """Publishes each source under an address of its own.
+
+    Args:
+        url: ``rtsp://[USER:PASSWORD@]HOST[:PORT]/PATH``; ``{source}`` in it is the source's name,
+            and is needed where there is more than one.
+        codec: Encoder of FFmpeg; by default libx264 if there is one.
+        bitrate: Bits per second.
+        retry: Pauses between attempts.
+    """
+
+    durable = False
+
+    def __init__(
+        self,
+        url: str,
+        codec: str | None = None,
+        bitrate: int = 2_000_000,
+        retry: Retry | None = None,
+    ) -> None:
+        if bitrate < 1:
+            raise InvalidValueError("bitrate must be above 0", got=bitrate)
+        parts = urlsplit(url)
+        place = parts.netloc.rpartition("@")[2]
+        self.name = f"rtsp {place}{parts.path}"
+        self.dropped = 0
+        self._url = url
+        self._bitrate = bitrate
+        self._wanted = codec
+        self._codec = ""
+        self._retry = retry or Retry()
+        self._outputs: dict[str, _Output] = {}
+
+    def open(self) -> None:
+        """Looks for the encoder; the server need not be there.
+
+        Raises:
+            MissingDependencyError: If PyAV is not installed.
+            InvalidValueError: If there is no such encoder.
+        """
+        self._codec = choose_codec(self._wanted)
+
+    def write(self, result: StreamResult) -> None:
+        source = result.frame.source
+        output = self._outputs.get(source)
+        if output is None:
+            if self._outputs and "{source}" not in self._url:
+                raise InvalidValueError(
+                    "several sources cannot share one address", hint="write {source} into its path"
+                )
+            url = self._url.replace("{source}", quote(slug(source)))
+            output = _Output(self.name, source, url, self._codec, self._bitrate, self._retry)
+            self._outputs[source] = output
+        if not output.send(result):
+            self.dropped += 1
+
+    def status(self, event: StatusEvent) -> None:
+        """Ends the stream of a source that has ended."""
+        if event.state in FINAL and (output := self._outputs.pop(event.source, None)):
+            output.close()
+
+    def close(self) -> None:
+        for output in self._outputs.values():
+            output.close()
+
+
+class _Output:
+    """One stream at the server."""
+
+    def __init__(
+        self, sink: str, source: str, url: str, codec: str, bitrate: int, retry: Retry
+    ) -> None:
+        self._label = f"{sink}, {source}"
+        self._url = url
+        self._codec = codec
+        self._bitrate = bitrate
+        self._retry = retry
+        self._container: Any = None
+        self._encoder: Encoder | None = None
+        self._shape: tuple[int, ...] = ()
+        self._began = 0.0
+        self._failures = 0
+        self._not_before = 0.0
+
+    def send(self, result: StreamResult) -> bool:
+        """Sends a frame; False if the server is away."""
+        frame = result.frame
+        if self._encoder is not None and frame.image.shape != self._shape:
+            self.close()
+        if self._encoder is None and time.monotonic() < self._not_before:
+            return False
+        try:
+            encoder = self._encoder or self._connect(result)
+            encoder.encode(result.detections.draw(frame.image), frame.captured - self._began)
+        except OSError as error:
+            self._drop()
+            self._failures += 1
+            # FFmpeg's text holds the address, and that the password.
+            if self._failures == 1:
+                log.warning("%s: %s; trying again", self._label, error.strerror)
+            pause = self._retry.pause(self._failures, random.random())
+            self._not_before = time.monotonic() + pause
+            return False
+        if self._failures:
+            log.info("%s: works again", self._label)
+            self._failures = 0
+        return True
+
+    def close(self) -> None:
+        """Ends the stream."""
+        try:
+            if self._encoder is not None:
+                self._encoder.finish()
+        except OSError:
+            log.debug("%s: gone before its end", self._label)
+        self._drop()
+
+    def _connect(self, result: StreamResult) -> Encoder:
+        av = import_av()
+        self._container = av.open(
+            self._url,
+            "w",
+            format="rtsp",
+            options={"rtsp_transport": "tcp"},
+            timeout=TIMEOUT,
+        )
+        height, width = result.frame.image.shape[:2]
+        self._encoder = Encoder(
+            self._container, self._codec, (width, height), bitrate=self._bitrate
+        )
+        self._shape = result.frame.image.shape
+        self._began = result.frame.captured
+        return self._encoder
+
+    def _drop(self) -> None:
+        container, self._container, self._encoder = self._container, None, None
+        if container is not None:
+            try:
+                container.close()
+            except OSError:
+                log.debug("%s: closed by the server", self._label)

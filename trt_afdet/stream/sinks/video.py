@@ -1,0 +1,309 @@
+"""Annotated video, one file per source, in segments; readable up to its end whatever happens.
+
+Files are fragmented MP4: ``FOLDER/SOURCE_20260131T235959.123Z.afdet.mp4`` with the time (UTC) of
+the first frame. A kill costs the latest frame; the next start cuts its torn rest off. Frames have their true times: of the file they come
+from, or of their capture. Frames that fall into a pause leave a pause.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import shutil
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import IO, Any
+
+from trt_afdet.errors import InvalidValueError, RunError
+from trt_afdet.files import write_error
+from trt_afdet.stream.frame import StreamFrame, StreamResult
+from trt_afdet.stream.sinks.encoding import Encoder, choose_codec, import_av
+from trt_afdet.stream.sinks.fragments import repair
+from trt_afdet.stream.sinks.naming import slug
+from trt_afdet.stream.status import FINAL, StatusEvent
+
+log = logging.getLogger("trt_afdet.stream")
+
+#: What this sink has written, and nothing else, is called so.
+_OWN = re.compile(r"[A-Za-z0-9_-]+_(\d{8}T\d{6}\.\d{3}Z)(?:-\d+)?\.afdet\.mp4")
+
+#: Seconds between looks at the free space.
+LOOK = 2.0
+#: A pause longer than so many seconds begins a new file.
+LONGEST_PAUSE = 60.0
+
+
+class VideoSink:
+    """Draws the detections on the frames and records them.
+
+    Args:
+        folder: Where the files go; made if there is none. One sink at a time.
+        segment: Seconds after which a new file begins; 0 for never.
+        keep_free: Bytes of the disk that stay free: the oldest recordings of this sink in the
+            folder, of earlier runs too, are deleted for that. If even all of them would not do, it
+            deletes none and stops to record until there is space. 0 for never: then a full disk is
+            an error.
+        codec: Encoder of FFmpeg; by default libx264 if there is one.
+        quality: 0 (best, largest) to 51.
+        wait: Whether the pipeline waits for a recording that is too slow, so that every processed
+            frame is in it; else frames are left out.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        segment: float = 600.0,
+        keep_free: int = 1_000_000_000,
+        codec: str | None = None,
+        quality: int = 26,
+        wait: bool = True,
+    ) -> None:
+        if segment < 0 or keep_free < 0:
+            raise InvalidValueError("segment and keep_free must be at least 0")
+        if not 0 <= quality <= 51:
+            raise InvalidValueError("quality must be within 0..51", got=quality)
+        self.name = f"video {folder}"
+        self.durable = wait
+        self.skipped = 0
+        self._folder = folder
+        self._segment = segment
+        self._keep_free = keep_free
+        self._wanted = codec
+        self._codec = ""
+        self._quality = quality
+        self._open: dict[str, _Segment] = {}
+        self._lock = -1
+        self._looked = float("-inf")
+        self._paused = False
+
+    @property
+    def dropped(self) -> int:
+        """Frames that were not recorded because the disk was full."""
+        return self.skipped
+
+    def open(self) -> None:
+        """Makes the folder, looks for the encoder, and repairs what a kill has left.
+
+        Raises:
+            MissingDependencyError: If PyAV is not installed.
+            InvalidValueError: If there is no such encoder.
+            WriteError: If the folder cannot be written to.
+            RunError: If another one records into it.
+        """
+        self._codec = choose_codec(self._wanted)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(
+                self._folder / ".afdet.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
+            )
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._lock)
+            self._lock = -1
+            raise RunError(
+                "another process records into this folder",
+                got=self._folder,
+                hint="give each its own",
+            ) from error
+        except OSError as error:
+            raise write_error(self._folder, error) from error
+        for path, _ in self._own_files():
+            try:
+                repair(path)
+            except OSError as error:
+                log.warning("%s: cannot repair %s: %s", self.name, path.name, error.strerror)
+
+    def write(self, result: StreamResult) -> None:
+        if not self._has_space():
+            self.skipped += 1
+            return
+        frame = result.frame
+        image = result.detections.draw(frame.image)
+        segment = self._open.get(frame.source)
+        if segment is not None and not segment.takes(frame, self._segment):
+            self._end(frame.source)
+            segment = None
+        if segment is None:
+            path = self._new_path(frame)
+            segment = self._open[frame.source] = _Segment(path, frame, self._codec, self._quality)
+            log.info("%s: %s", self.name, path.name)
+        segment.add(image, frame)
+
+    def status(self, event: StatusEvent) -> None:
+        """Closes the file of a source that has ended."""
+        if event.state in FINAL:
+            self._end(event.source)
+
+    def close(self) -> None:
+        try:
+            for source in list(self._open):
+                self._end(source)
+        finally:
+            if self._lock >= 0:
+                os.close(self._lock)
+                self._lock = -1
+
+    def _end(self, source: str) -> None:
+        segment = self._open.pop(source, None)
+        if segment is not None:
+            segment.close()
+
+    def _new_path(self, frame: StreamFrame) -> Path:
+        moment = datetime.fromtimestamp(frame.wall_time, timezone.utc)
+        text = f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond // 1000:03d}Z"
+        stem, number = f"{slug(frame.source)}_{text}", 1
+        path = self._folder / f"{stem}.afdet.mp4"
+        while path.exists():  # The clock may have been set back.
+            number += 1
+            path = self._folder / f"{stem}-{number}.afdet.mp4"
+        return path
+
+    def _has_space(self) -> bool:
+        """Whether the disk has room, which is made if needed and possible."""
+        now = time.monotonic()
+        if self._keep_free == 0 or now - self._looked < LOOK:
+            return not self._paused
+        self._looked = now
+        full = not self._make_room()
+        if full != self._paused:
+            self._paused = full
+            if full:
+                log.warning("%s: the disk is full; recording pauses", self.name)
+                for source in list(self._open):
+                    self._end(source)
+            else:
+                log.info("%s: recording goes on", self.name)
+        return not full
+
+    def _make_room(self) -> bool:
+        """Deletes old recordings until enough is free; none if all of them would not suffice."""
+        missing = self._keep_free - self._free()
+        if missing <= 0:
+            return True
+        old = self._own_files()
+        if sum(size for _, size in old) < missing:
+            return False
+        for path, size in old:
+            log.info("%s: deletes %s to keep space free", self.name, path.name)
+            try:
+                path.unlink()
+            except OSError as error:
+                log.warning("%s: cannot delete %s: %s", self.name, path.name, error.strerror)
+                continue
+            missing -= size
+            if missing <= 0:
+                break
+        return self._free() >= self._keep_free
+
+    def _free(self) -> int:
+        try:
+            return shutil.disk_usage(self._folder).free
+        except OSError as error:
+            raise write_error(self._folder, error) from error
+
+    def _own_files(self) -> list[tuple[Path, int]]:
+        """Finished recordings of this sink with their sizes, the oldest first."""
+        in_use = {segment.path.name for segment in self._open.values()}
+        found: list[tuple[str, Path, int]] = []
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                match = _OWN.fullmatch(entry.name)
+                if match and entry.name not in in_use and entry.is_file(follow_symlinks=False):
+                    size = entry.stat(follow_symlinks=False).st_blocks * 512
+                    found.append((match[1], Path(entry.path), size))
+        return [(path, size) for _, path, size in sorted(found)]
+
+
+class _Segment:
+    """One file of one source."""
+
+    def __init__(self, path: Path, frame: StreamFrame, codec: str, quality: int) -> None:
+        av = import_av()
+        self.path = path
+        self._shape = frame.image.shape
+        self._first = _moment(frame)
+        self._latest = self._first
+        self._file = _WholeWrites(path)
+        # Each frame is a fragment, written at once and by one call: a kill costs the latest frame,
+        # and nothing that was written has to be changed afterwards.
+        self._container: Any = av.open(
+            self._file,
+            "w",
+            format="mp4",
+            options={
+                "movflags": "empty_moov+default_base_moof+frag_every_frame",
+                "fflags": "flush_packets",
+            },
+            buffer_size=1 << 20,
+        )
+        begun = datetime.fromtimestamp(frame.wall_time, timezone.utc)
+        self._container.metadata["creation_time"] = begun.isoformat()
+        self._container.metadata["title"] = frame.source
+        height, width = self._shape[:2]
+        self._encoder = Encoder(self._container, codec, (width, height), quality=quality)
+
+    def takes(self, frame: StreamFrame, length: float) -> bool:
+        """Whether a frame belongs into this file."""
+        moment = _moment(frame)
+        return (
+            frame.image.shape == self._shape
+            and not (length and moment - self._first >= length)
+            and 0 <= moment - self._latest <= LONGEST_PAUSE
+        )
+
+    def add(self, image: Any, frame: StreamFrame) -> None:
+        self._latest = _moment(frame)
+        self._guard(lambda: self._encoder.encode(image, self._latest - self._first))
+
+    def close(self) -> None:
+        try:
+            self._guard(self._encoder.finish)
+            self._guard(self._container.close)
+        finally:
+            self._file.close()
+
+    def _guard(self, step: Any) -> None:
+        try:
+            step()
+        except OSError as error:
+            cause = self._file.error or error
+            raise write_error(self.path, cause) from error
+
+
+def _moment(frame: StreamFrame) -> float:
+    """Seconds on the clock of the recording: of the file that is read, or of the capture."""
+    return frame.captured if frame.position is None else frame.position
+
+
+class _WholeWrites:
+    """A new file for FFmpeg: written front to back, each piece in full or not at all.
+
+    Attributes:
+        error: The first one, as FFmpeg tells less.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.error: OSError | None = None
+        try:
+            self._file: IO[bytes] = path.open("xb", buffering=0)
+        except OSError as error:
+            raise write_error(path, error) from error
+
+    def write(self, data: bytes) -> int:
+        if self.error is not None:  # FFmpeg goes on after an error; the file must not.
+            raise self.error
+        begin, written = self._file.tell(), 0
+        try:
+            while written < len(data):
+                written += self._file.write(memoryview(data)[written:])
+        except OSError as error:
+            self.error = error
+            self._file.truncate(begin)
+            raise
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()

@@ -1,0 +1,170 @@
+"""Records to somebody's HTTP server.
+
+``POST`` of a JSON object: ``{"records": [...]}``, oldest first (see ``serialise.py``). Anything but
+a 2xx answer is tried again, later and later; redirects are not followed. 400, 413, 415 and 422 mean
+that a record will never be taken: the batch is sent again one by one, and the culprit is dropped.
+
+Headers: ``Idempotency-Key`` is the same when the same batch is sent again. With a secret,
+``X-Trt-Afdet-Signature`` is ``sha256=`` and the hexadecimal HMAC-SHA256 of the body.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import http.client
+import socket
+import ssl
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from trt_afdet.errors import InvalidValueError, MissingFileError
+from trt_afdet.stream.sinks.delivery import DeliveryError, RefusedError, SpooledSink
+from trt_afdet.stream.sinks.spool import Entry
+
+#: Answers that trying again cannot change.
+HOPELESS = frozenset({400, 413, 415, 422})
+#: A server may ask for patience, but not for more seconds than this.
+LONGEST_WAIT = 600.0
+
+
+@dataclass(frozen=True)
+class WebhookOptions:
+    """Where to post, and how.
+
+    Attributes:
+        url: ``http://`` or ``https://``; user and password in it are sent as Basic authentication.
+        secret: Key of the signature.
+        token: Sent as ``Authorization: Bearer``.
+        ca: Certificates to trust instead of the system's.
+        timeout: Seconds for a connection, and for an answer.
+    """
+
+    url: str = field(repr=False)
+    secret: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
+    ca: Path | None = None
+    timeout: float = 10.0
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InvalidValueError("a webhook's address is http://HOST/... or https://HOST/...")
+        if not self.timeout > 0:
+            raise InvalidValueError("timeout must be above 0 seconds", got=self.timeout)
+        if self.ca is not None and not self.ca.is_file():
+            raise MissingFileError("no such certificate", got=self.ca)
+        if self.token is not None and parts.username is not None:
+            raise InvalidValueError("a webhook takes a token, or user and password, not both")
+
+    @property
+    def target(self) -> str:
+        """The address without credentials and without its query, which often holds some."""
+        parts = urlsplit(self.url)
+        port = f":{parts.port}" if parts.port else ""
+        return f"webhook+{parts.scheme}://{parts.hostname}{port}{parts.path}"
+
+
+class WebhookTransport:
+    """Posts over one connection that is kept."""
+
+    def __init__(self, options: WebhookOptions) -> None:
+        self.name = options.target
+        self._options = options
+        self._connection: http.client.HTTPConnection | None = None
+        parts = urlsplit(options.url)
+        self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self._headers = {"Content-Type": "application/json", "User-Agent": "trt-afdet"}
+        if options.token is not None:
+            self._headers["Authorization"] = f"Bearer {options.token}"
+        if parts.username is not None:
+            self._headers["Authorization"] = _basic(parts.username, parts.password or "")
+
+    def connect(self) -> None:
+        parts = urlsplit(self._options.url)
+        assert parts.hostname is not None
+        timeout = self._options.timeout
+        if parts.scheme == "https":
+            try:
+                context = ssl.create_default_context(cafile=self._options.ca)
+            except ssl.SSLError as error:
+                raise DeliveryError("the certificate cannot be used", got=error.reason) from error
+            self._connection = http.client.HTTPSConnection(
+                parts.hostname, parts.port, timeout=timeout, context=context
+            )
+        else:
+            self._connection = http.client.HTTPConnection(
+                parts.hostname, parts.port, timeout=timeout
+            )
+        try:
+            self._connection.connect()
+        except OSError as error:
+            raise DeliveryError("the server does not answer", got=error) from error
+
+    def send(self, entries: Sequence[Entry]) -> None:
+        connection = self._connection
+        assert connection is not None
+        body = ('{"records": [' + ",\n".join(e.body for e in entries) + "]}").encode()
+        headers = {**self._headers, "Idempotency-Key": hashlib.sha256(body).hexdigest()[:32]}
+        if self._options.secret is not None:
+            digest = hmac.new(self._options.secret.encode(), body, hashlib.sha256).hexdigest()
+            headers["X-Trt-Afdet-Signature"] = f"sha256={digest}"
+        try:
+            connection.request("POST", self._path, body, headers)
+            answer = connection.getresponse()
+            answer.read(1 << 20)
+            if not answer.isclosed():  # A longer answer is nothing to wait for.
+                connection.close()
+        except (OSError, http.client.HTTPException) as error:
+            raise DeliveryError(
+                "the server does not answer", got=str(error) or type(error).__name__
+            ) from error
+        if 200 <= answer.status < 300:
+            return
+        said = f"{answer.status} {answer.reason}"
+        if answer.status in HOPELESS:
+            raise RefusedError("the server will not take it", got=said)
+        raise DeliveryError("the server does not take it", got=said, wait=_retry_after(answer))
+
+    def check(self) -> None:
+        # Servers close an idle connection sooner or later; that must not look like a failure.
+        self.close()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def abort(self) -> None:
+        connection = self._connection
+        if connection is not None and (sock := connection.sock) is not None:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+
+def _retry_after(answer: http.client.HTTPResponse) -> float:
+    text = (answer.getheader("Retry-After") or "").strip()
+    return min(float(text), LONGEST_WAIT) if text.isdigit() else 0.0
+
+
+def _basic(user: str, password: str) -> str:
+    from base64 import b64encode
+    from urllib.parse import unquote
+
+    return "Basic " + b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
+
+
+class WebhookSink(SpooledSink):
+    """Results, events and changes of state to an HTTP server.
+
+    Args:
+        options: The server.
+        spool: What it has not taken yet.
+        more: Of :class:`~.delivery.SpooledSink`.
+    """
+
+    def __init__(self, options: WebhookOptions, spool: Any, **more: Any) -> None:
+        super().__init__(WebhookTransport(options), spool, **more)

@@ -1,0 +1,241 @@
+"""Frames out of FFmpeg, through PyAV: a container, its video stream, pictures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from trt_afdet.stream.sources.av_errors import load_av, source_error
+from trt_afdet.stream.sources.base import SourceError, SourceInfo, SourceRefusedError
+
+if TYPE_CHECKING:
+    import av
+    from av.video.frame import VideoFrame
+
+#: Damaged packets in a row after which a stream counts as garbage.
+MOST_DAMAGED = 200
+_TURNS = {
+    90: cv2.ROTATE_90_COUNTERCLOCKWISE,
+    180: cv2.ROTATE_180,
+    270: cv2.ROTATE_90_CLOCKWISE,
+}
+
+
+class Converter:
+    """Turns decoded frames into pictures. Used by one thread; frames may differ in size."""
+
+    def __init__(self) -> None:
+        load_av()
+        from av.video.reformatter import VideoReformatter
+
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
+        """BGR uint8 [H, W, 3], upright if the file says which way up it is."""
+        converted = self._reformatter.reformat(frame, format="bgr24")
+        image = np.asarray(converted.to_ndarray(), np.uint8)
+        turn = _TURNS.get(frame.rotation % 360)
+        if turn is not None:
+            image = np.asarray(cv2.rotate(image, turn), np.uint8)
+        return image
+
+
+@dataclass(frozen=True)
+class AvInput:
+    """What FFmpeg is asked to open.
+
+    Attributes:
+        address: With credentials; never shown.
+        name: For people.
+        options: Of the container.
+        format: Its name, or None to find out.
+        connect_timeout, timeout: Seconds; None to wait for ever.
+        live: Whether a decoder may hold frames back to work on several at once (False).
+        threads: Of the decoder; 0 to choose.
+        gpu: Number of the NVIDIA GPU whose NVDEC decodes; None for the CPU.
+    """
+
+    address: str = field(repr=False)
+    name: str
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    format: str | None = None
+    connect_timeout: float | None = None
+    timeout: float | None = None
+    live: bool = False
+    threads: int = 0
+    gpu: int | None = None
+
+    def error(self, error: BaseException, waited: float | None = None) -> SourceError:
+        """An error of PyAV in words; it came after waiting so many seconds, or for a frame."""
+        opening = waited is not None
+        seconds = (waited if opening else self.timeout) or 0.0
+        return source_error(
+            self.name, error, seconds, file=self.timeout is None, opening=opening
+        )
+
+
+def _nvdec(what: AvInput) -> Any:
+    """FFmpeg's way to NVDEC.
+
+    Raises:
+        SourceRefusedError: If there is none.
+    """
+    av = load_av()
+    from av.codec.hwaccel import HWAccel, hwdevices_available
+
+    if "cuda" not in hwdevices_available():
+        raise SourceRefusedError(
+            f"{what.name}: the FFmpeg of PyAV was built without NVDEC", hint="use decoder=cpu"
+        )
+    try:
+        return HWAccel("cuda", str(what.gpu), allow_software_fallback=False)
+    except (av.error.FFmpegError, RuntimeError, ValueError) as error:
+        raise _no_nvdec(what, error) from None
+
+
+def _no_nvdec(what: AvInput, error: BaseException) -> SourceRefusedError:
+    return SourceRefusedError(
+        f"{what.name}: GPU {what.gpu} cannot decode it",
+        got=getattr(error, "strerror", None) or error,
+        hint="NVDEC needs an NVIDIA driver (in a container: its video capability), or decoder=cpu",
+    )
+
+
+class AvReader:
+    """One opened container. Used by one thread.
+
+    Attributes:
+        format: Name of the container's format.
+        duration: Seconds, or None if it does not say (live streams).
+        damaged: Packets that could not be decoded so far.
+    """
+
+    def __init__(self, what: AvInput) -> None:
+        self.what = what
+        self.format = ""
+        self.duration: float | None = None
+        self.damaged = 0
+        self._container: av.container.InputContainer | None = None
+        self._stream: Any = None
+        self._in_a_row = 0
+
+    def open(self) -> SourceInfo:
+        """Connects.
+
+        Raises:
+            SourceError: If it cannot be opened; SourceRefusedError if it never can.
+        """
+        av = load_av()
+        what = self.what
+        hwaccel = None if what.gpu is None else _nvdec(what)
+        try:
+            self._container = av.open(
+                what.address,
+                format=what.format,
+                options=dict(what.options),
+                timeout=(what.connect_timeout, what.timeout) if what.timeout else None,
+                metadata_errors="replace",
+                hwaccel=hwaccel,
+            )
+        except (av.error.FFmpegError, OSError, RuntimeError, ValueError) as error:
+            # "from None": PyAV's texts hold the address.
+            if what.gpu is not None and isinstance(
+                error, (PermissionError, NotImplementedError, av.error.ExternalError)
+            ):
+                raise _no_nvdec(what, error) from None
+            raise what.error(error, what.connect_timeout or 0.0) from None
+        container = self._container
+        if not container.streams.video:
+            kind = SourceRefusedError if what.timeout is None else SourceError
+            raise kind(f"{what.name}: holds no video")
+        stream = self._stream = container.streams.video[0]
+        context = stream.codec_context
+        if context is None:
+            raise SourceRefusedError(f"{what.name}: the FFmpeg of PyAV cannot decode its codec")
+        # Frame threads hold back a frame each.
+        context.thread_type = "SLICE" if what.live else "AUTO"
+        context.thread_count = what.threads or (2 if what.live else 0)
+        self.format = container.format.name
+        self.duration = container.duration / av.time_base if container.duration else None
+        rate = stream.average_rate or stream.guessed_rate
+        fps = float(rate) if rate and 0 < rate < 1000 else None
+        return SourceInfo(context.width or 0, context.height or 0, fps, context.name or "")
+
+    @property
+    def codec(self) -> str:
+        """Name of the codec."""
+        return str(self._stream.codec_context.name)
+
+    def skip_to_keyframes(self, skip: bool) -> None:
+        """Whether only key frames are decoded, to catch up."""
+        self._stream.codec_context.skip_frame = "NONKEY" if skip else "DEFAULT"
+
+    def packets(self) -> Iterator[Any]:
+        """Packets of the video stream; the last one is empty.
+
+        Raises:
+            SourceError: If the stream breaks off.
+        """
+        av = load_av()
+        assert self._container is not None
+        while True:
+            try:
+                yield from self._container.demux(self._stream)
+                return
+            except av.error.InvalidDataError as error:
+                self.note_damage(error)
+            except av.error.BlockingIOError:
+                time.sleep(0.005)
+            except (av.error.FFmpegError, OSError, RuntimeError) as error:
+                raise self.what.error(error) from None
+
+    def decode(self, packet: Any) -> list[VideoFrame]:
+        """The frames that a packet completes: none, one, or several.
+
+        Raises:
+            SourceError: If nothing but garbage comes, or the decoder gives up.
+        """
+        av = load_av()
+        try:
+            frames: list[VideoFrame] = packet.decode()
+        except av.error.EOFError:
+            return []
+        except (av.error.InvalidDataError, av.error.UnknownError) as error:
+            self.note_damage(error)
+            return []
+        except (av.error.FFmpegError, MemoryError, RuntimeError, ValueError) as error:
+            raise self.what.error(error) from None
+        if self.what.live:
+            # Half a frame, the rest grey, is worse than none: another one follows soon.
+            frames = [frame for frame in frames if not frame.is_corrupt]
+        if frames:
+            self.note_good()
+        return frames
+
+    def note_good(self) -> None:
+        """Notes that a picture could be decoded."""
+        self._in_a_row = 0
+
+    def note_damage(self, error: BaseException) -> None:
+        """Counts a damaged packet.
+
+        Raises:
+            SourceError: If it is one too many.
+        """
+        self.damaged += 1
+        self._in_a_row += 1
+        if self._in_a_row > MOST_DAMAGED:
+            raise SourceError(f"{self.what.name}: sends garbage, not video") from None
+
+    def close(self) -> None:
+        """Disconnects; closing twice is fine."""
+        container, self._container = self._container, None
+        self._stream = None
+        if container is not None:
+            container.close()

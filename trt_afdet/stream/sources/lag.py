@@ -1,0 +1,62 @@
+"""Compares a stream's clock with this machine's: how late a frame is, or when it is due."""
+
+from __future__ import annotations
+
+#: Clocks of cameras are off by less than this share.
+_DRIFT = 2e-4
+#: Seconds; a larger step of a stream's clock starts it anew.
+_JUMP = 10.0
+
+
+class Lag:
+    """How much later frames arrive than the promptest one did.
+
+    A stream that is read too slowly piles up in buffers: its frames then arrive later and later
+    against their own timestamps.
+    """
+
+    def __init__(self) -> None:
+        self._prompt: float | None = None
+        self._last = 0.0
+
+    def behind(self, now: float, timestamp: float) -> float:
+        """Seconds by which a frame is late.
+
+        Args:
+            now: When it arrived, seconds of this machine.
+            timestamp: When it was captured, seconds of the stream.
+        """
+        offset = now - timestamp
+        if self._prompt is None or abs(offset - self._prompt) > _JUMP:
+            self._prompt = offset
+        else:
+            # Grows as the camera's clock may: otherwise a slow clock looks like lag in a week.
+            self._prompt = min(offset, self._prompt + (now - self._last) * _DRIFT)
+        self._last = now
+        return offset - self._prompt
+
+
+class Clockwork:
+    """When frames are due that arrive before their time."""
+
+    #: Seconds; one that is later than this starts the clock anew, it will not catch up.
+    MOST_LATE = 1.0
+    #: Seconds; one that is earlier comes after a gap in the timestamps.
+    MOST_EARLY = 4.0
+
+    def __init__(self) -> None:
+        self._start: float | None = None
+
+    def wait(self, now: float, timestamp: float) -> float:
+        """Seconds until a frame is due, at least 0.
+
+        Args:
+            now: Seconds of this machine.
+            timestamp: When the frame was captured, seconds of the stream.
+        """
+        if self._start is not None:
+            early = self._start + timestamp - now
+            if -self.MOST_LATE < early < self.MOST_EARLY:
+                return max(0.0, early)
+        self._start = now - timestamp
+        return 0.0

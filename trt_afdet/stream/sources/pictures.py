@@ -1,0 +1,91 @@
+"""Pictures: one, a folder of them, or a pattern such as ``shots/*.jpg``."""
+
+from __future__ import annotations
+
+import glob
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from trt_afdet.datasets.pictures import read_picture
+from trt_afdet.errors import CorruptFileError, MissingFileError
+from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo, SourceRefusedError
+
+log = logging.getLogger("trt_afdet.stream")
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """Pictures have no options."""
+
+
+class PicturesSource:
+    """Pictures in the order of their names. One that cannot be read is passed over and logged.
+
+    Args:
+        where: A picture, a folder, or a pattern.
+        name: For people.
+
+    Attributes:
+        failed: Pictures that could not be read so far.
+    """
+
+    live = False
+
+    def __init__(self, where: str | Path, name: str | None = None) -> None:
+        self.name = name or str(where)
+        self.failed = 0
+        self._where = str(where)
+        self._paths: list[Path] = []
+        self._next = 0
+        self._interrupted = False
+
+    def open(self) -> SourceInfo:
+        self._interrupted = False
+        self._paths = _pictures(self._where)
+        self._next = self.failed = 0
+        if not self._paths:
+            missing = not (Path(self._where).is_dir() or glob.has_magic(self._where))
+            raise SourceRefusedError(
+                f"{self.name}: {'no such picture' if missing else 'holds no picture'}",
+                hint=None if missing else f"looked for {', '.join(SUFFIXES)}",
+            )
+        return SourceInfo(0, 0, None, "pictures")
+
+    def read(self) -> Picture | None:
+        while self._next < len(self._paths):
+            if self._interrupted:
+                raise SourceError(f"{self.name}: reading was interrupted")
+            path = self._paths[self._next]
+            self._next += 1
+            try:
+                return Picture(read_picture(path))
+            except (CorruptFileError, MissingFileError, OSError) as error:
+                self.failed += 1
+                log.warning("%s: passed over: %s", self.name, error)
+        if self.failed == len(self._paths):
+            raise SourceRefusedError(
+                f"{self.name}: none of its pictures can be read", got=f"{self.failed} pictures"
+            )
+        return None
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+
+    def close(self) -> None:
+        self._paths = []
+        self._next = 0
+
+
+def _pictures(where: str) -> list[Path]:
+    path = Path(where)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        found = list(path.iterdir())
+    else:
+        # pathlib's glob wants the pattern apart from its folder; a shell user does not.
+        found = [Path(p) for p in glob.glob(where, recursive=True)]  # noqa: PTH207
+    return sorted(p for p in found if p.suffix.lower() in SUFFIXES and p.is_file())

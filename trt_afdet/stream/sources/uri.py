@@ -1,0 +1,234 @@
+"""Says what an address means, and makes the source behind it.
+
+| address | what |
+|---|---|
+| ``/dev/video0``, ``v4l2://0?format=MJPG&width=1280&height=720`` | a camera on this machine |
+| ``csi://0?width=1920&height=1080&fps=30`` | a camera of a Jetson |
+| ``rtsp://user:password@host/path``, ``rtsps://`` | a camera in the network |
+| ``http://host/video.mjpg``, ``https://host/live.m3u8`` | MJPEG, HLS, videos on a web server |
+| ``clip.mp4``, ``file:///data/clip.mp4`` | a video |
+| ``picture.png``, ``folder/``, ``shots/*.jpg`` | pictures |
+| ``gst://videotestsrc ! videoconvert`` | a GStreamer pipeline |
+| ``test://?fps=30`` | a moving pattern |
+
+Options stand in the query of an address. Where the query belongs to a camera (``rtsp``, ``http``)
+they stand behind a ``#``, which is never sent: ``rtsp://host/1?subtype=1#transport=udp&timeout=3``.
+All may also be given apart from the address.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+from trt_afdet.errors import InvalidValueError
+from trt_afdet.stream.redact import redact
+from trt_afdet.stream.sources.base import Source
+from trt_afdet.stream.sources.csi import CsiOptions, csi_source
+from trt_afdet.stream.sources.gst import GstOptions, gst_source
+from trt_afdet.stream.sources.jetson import (
+    is_jetson,
+    jetson_file_source,
+    jetson_rtsp_source,
+)
+from trt_afdet.stream.sources.network import HttpOptions, RtspOptions, http_source, rtsp_source
+from trt_afdet.stream.sources.options import read_options
+from trt_afdet.stream.sources.pictures import SUFFIXES as PICTURE_SUFFIXES
+from trt_afdet.stream.sources.pictures import PictureOptions, PicturesSource
+from trt_afdet.stream.sources.test_pattern import Pattern, TestPatternSource
+from trt_afdet.stream.sources.v4l2 import V4l2Options, V4l2Source
+from trt_afdet.stream.sources.video_file import FileOptions, VideoFileSource
+from trt_afdet.suggest import nearest
+
+VIDEO_SUFFIXES = (
+    ".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".flv", ".wmv",
+    ".h264", ".h265", ".hevc",
+)  # fmt: skip
+PLAYLIST_SUFFIXES = (".m3u8", ".m3u")
+SCHEMES = ("v4l2", "csi", "rtsp", "rtsps", "http", "https", "file", "gst", "test")
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_DEVICE = re.compile(r"/dev/video(\d+)")
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """What an address means.
+
+    Attributes:
+        uri: What is opened; may hold credentials.
+        kind: ``v4l2``, ``csi``, ``gst``, ``rtsp``, ``http``, ``file``, ``pictures`` or ``test``.
+        name: For people and logs; without credentials.
+        live: See :class:`Source`.
+        options: As its kind has them.
+    """
+
+    uri: str = field(repr=False)
+    kind: str
+    name: str
+    live: bool
+    options: Any
+
+
+def parse_source(text: str, **options: object) -> SourceSpec:
+    """Reads an address.
+
+    Nothing is opened; of paths it is looked up what is there.
+
+    Args:
+        text: See the module.
+        options: Of the source; they have precedence over those in the address.
+
+    Raises:
+        InvalidValueError: If the scheme, an option or the address itself is not acceptable; the
+            text names the nearest one and holds no credentials.
+    """
+    text = text.strip()
+    if not text or "\0" in text:
+        raise InvalidValueError("a source has no address")
+    match = _SCHEME.match(text)
+    if match is None:
+        return _path(text, options)
+    scheme = match[1].lower()
+    if scheme not in SCHEMES:
+        hint = nearest(scheme, SCHEMES) or f"one of {', '.join(SCHEMES)}, or a path"
+        raise InvalidValueError("unknown kind of source", got=f"{scheme}://", hint=hint)
+    if scheme == "gst":
+        return _gst(text[match.end() :], options)
+    if scheme in ("rtsp", "rtsps", "http", "https"):
+        return _network(scheme, text, options)
+    where, _, query = text[match.end() :].partition("?")
+    where = unquote(where)
+    given = {**dict(parse_qsl(query, keep_blank_values=True)), **options}
+    if scheme == "test":
+        return _test(where, given)
+    if scheme == "file":
+        where = where.removeprefix("localhost")
+        if not where.startswith("/") or "\0" in where:
+            raise InvalidValueError(
+                "file:// takes an absolute path", got=_shown(text), hint="file:///data/clip.mp4"
+            )
+        return _path(where, given)
+    return _v4l2(where, given) if scheme == "v4l2" else _csi(where, given)
+
+
+def make_source(spec: SourceSpec, name: str | None = None) -> Source:
+    """The source behind an address, not yet opened.
+
+    Args:
+        spec: From :func:`parse_source`.
+        name: For people, instead of its own.
+    """
+    name = name or spec.name
+    options = spec.options
+    if spec.kind == "v4l2":
+        return V4l2Source(spec.uri, name, options)
+    if spec.kind == "csi":
+        return csi_source(int(spec.uri), name, options)
+    if spec.kind == "gst":
+        return gst_source(spec.uri, name, options)
+    if spec.kind == "rtsp":
+        if options.decoder == "nvdec" and is_jetson():
+            return jetson_rtsp_source(spec.uri, name, options)
+        return rtsp_source(spec.uri, name, options)
+    if spec.kind == "http":
+        return http_source(spec.uri, name, options, live=spec.live)
+    if spec.kind == "test":
+        return TestPatternSource(spec.uri, name)
+    if spec.kind == "pictures":
+        return PicturesSource(spec.uri, name)
+    if options.decoder == "nvdec" and is_jetson():
+        return jetson_file_source(spec.uri, name)
+    return VideoFileSource(spec.uri, name, options)
+
+
+def _path(text: str, options: dict[str, Any]) -> SourceSpec:
+    if match := _DEVICE.fullmatch(text):
+        return _v4l2(match[1], options)
+    path = Path(text).expanduser()
+    suffix = path.suffix.lower()
+    pattern = glob.has_magic(text) and not path.exists()
+    if path.is_dir() or pattern or suffix in PICTURE_SUFFIXES:
+        read = read_options(PictureOptions, "a source of pictures", options)
+        return SourceSpec(str(path), "pictures", text, False, read)
+    if not path.exists() and suffix not in VIDEO_SUFFIXES:
+        hint = f"did you mean /dev/video{text}?" if text.isdecimal() else None
+        raise InvalidValueError("no such file, and no address either", got=_shown(text), hint=hint)
+    return SourceSpec(str(path), "file", text, False, read_options(FileOptions, "a video", options))
+
+
+def _shown(text: str) -> str | None:
+    """A text for an error; nothing of one that may be an address with a password."""
+    return None if "@" in text else redact(text)
+
+
+def _v4l2(where: str, options: dict[str, Any]) -> SourceSpec:
+    if where.isdecimal():
+        where = f"/dev/video{int(where)}"
+    elif not where.startswith("/dev/"):
+        raise InvalidValueError("v4l2:// takes a number or a device", got=_shown(where), hint="v4l2://0")
+    return SourceSpec(where, "v4l2", where, True, read_options(V4l2Options, "v4l2://", options))
+
+
+def _csi(where: str, options: dict[str, Any]) -> SourceSpec:
+    if not where.isdecimal():
+        raise InvalidValueError("csi:// takes the number of a camera", got=_shown(where), hint="csi://0")
+    number = str(int(where))
+    read = read_options(CsiOptions, "csi://", options)
+    return SourceSpec(number, "csi", f"csi://{number}", True, read)
+
+
+def _gst(pipeline: str, options: dict[str, Any]) -> SourceSpec:
+    if not pipeline.strip():
+        raise InvalidValueError("gst:// needs a pipeline", hint="gst://videotestsrc ! videoconvert")
+    read = read_options(GstOptions, "gst://", options)
+    return SourceSpec(pipeline, "gst", redact(f"gst://{pipeline}"), read.live, read)
+
+
+def _test(where: str, options: dict[str, Any]) -> SourceSpec:
+    if where:
+        raise InvalidValueError("test:// has options only", got=_shown(where), hint="test://?fps=30")
+    uri = f"test://?{urlencode(options)}" if options else "test://"
+    pattern = Pattern.parse(uri)
+    return SourceSpec(uri, "test", uri, TestPatternSource(uri).live, pattern)
+
+
+def _network(scheme: str, text: str, options: dict[str, Any]) -> SourceSpec:
+    address, _, fragment = text.partition("#")
+    try:
+        parts = urlsplit(address)
+        host = parts.hostname
+        parts.port  # noqa: B018  # Raises if it is no number.
+    except ValueError:
+        # Without the text: what looks like a port may be half a password.
+        raise InvalidValueError(
+            f"{scheme}:// address that cannot be read",
+            hint="special characters in a password are written %XX, / as %2F, # as %23",
+        ) from None
+    if not address.isprintable() or " " in address:
+        raise InvalidValueError(
+            f"{scheme}:// address with a space or an invisible character", hint="write it as %XX"
+        )
+    if "@" in fragment:
+        raise InvalidValueError(
+            f"{scheme}:// address whose password has a '#'", hint="write it as %23"
+        )
+    if not host:
+        raise InvalidValueError(f"{scheme}:// needs a host", hint=f"{scheme}://HOST/path")
+    given = {**dict(parse_qsl(fragment, keep_blank_values=True)), **options}
+    if scheme.startswith("rtsp"):
+        read: Any = read_options(RtspOptions, f"{scheme}://", given)
+        kind, live = "rtsp", True
+    else:
+        read = read_options(HttpOptions, f"{scheme}://", given)
+        suffix = Path(parts.path).suffix.lower()
+        kind, live = (
+            "http",
+            read.live == "yes" or (read.live == "auto" and suffix not in VIDEO_SUFFIXES),
+        )
+    shown = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return SourceSpec(address, kind, redact(shown), live, read)

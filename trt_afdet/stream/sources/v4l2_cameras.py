@@ -1,0 +1,143 @@
+"""What cameras this machine has, and what they offer."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from trt_afdet.stream.sources import v4l2_abi as abi
+
+#: Sizes that are listed of cameras which offer any size within limits.
+COMMON = ((640, 480), (1280, 720), (1920, 1080), (2560, 1440), (3840, 2160))
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A picture format at a size.
+
+    Attributes:
+        format: Four letters, ``MJPG`` or ``YUYV``.
+        width, height: Pixels.
+        fps: Rates offered, highest first; empty if the camera does not say.
+    """
+
+    format: str
+    width: int
+    height: int
+    fps: tuple[float, ...]
+
+    def __str__(self) -> str:
+        rates = ", ".join(f"{rate:g}" for rate in self.fps)
+        return f"{self.format} {self.width}x{self.height}" + (f" at {rates} fps" if rates else "")
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A camera.
+
+    Attributes:
+        device: ``/dev/video0``.
+        name: As its driver calls it.
+        bus: Where it is plugged in.
+        modes: What it offers.
+    """
+
+    device: str
+    name: str
+    bus: str
+    modes: tuple[Mode, ...]
+
+
+def list_cameras(folder: str = "/dev") -> list[Camera]:
+    """The cameras of this machine that this user may open, by number.
+
+    A driver's devices that give no pictures (metadata, encoders) are left out.
+    """
+    numbers = sorted(
+        int(path.name[5:]) for path in Path(folder).glob("video*") if path.name[5:].isdecimal()
+    )
+    cameras = (_look_at(f"{folder}/video{number}") for number in numbers)
+    return [camera for camera in cameras if camera is not None]
+
+
+def _look_at(device: str) -> Camera | None:
+    try:
+        fd = os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        capability = abi.Capability()
+        if not abi.call(fd, abi.QUERYCAP, capability) or not can_capture(capability):
+            return None
+        name, bus = (
+            bytes(text).decode("utf-8", "replace")
+            for text in (capability.card, capability.bus_info)
+        )
+        return Camera(device, name, bus, tuple(modes(fd)))
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def can_capture(capability: abi.Capability) -> bool:
+    """Whether a device gives pictures, in buffers that can be mapped."""
+    # Where the kernel says it, what this device can do, not all devices of its driver together.
+    of_device = bool(capability.capabilities & abi.CAP_DEVICE_CAPS)
+    can = capability.device_caps if of_device else capability.capabilities
+    return bool(can & abi.CAP_CAPTURE and can & abi.CAP_STREAMING)
+
+
+def modes(fd: int) -> Iterator[Mode]:
+    """What an opened camera offers, in the order in which it says it."""
+    for description in _items(fd, abi.ENUM_FMT, abi.FormatDescription(type=abi.CAPTURE)):
+        pixel_format = description.pixelformat
+        sizes = list(_sizes(fd, pixel_format))
+        for width, height in sizes:
+            rates = tuple(_rates(fd, pixel_format, width, height))
+            yield Mode(abi.fourcc_text(pixel_format), width, height, rates)
+
+
+def _sizes(fd: int, pixel_format: int) -> Iterator[tuple[int, int]]:
+    for size in _items(fd, abi.ENUM_FRAMESIZES, abi.FrameSize(pixel_format=pixel_format)):
+        if size.type == abi.DISCRETE:
+            yield size.values[0], size.values[1]
+            continue
+        left, right, step_x, low, high, step_y = size.values
+        for width, height in COMMON:
+            inside = left <= width <= right and low <= height <= high
+            if inside and not (width - left) % (step_x or 1) and not (height - low) % (step_y or 1):
+                yield width, height
+        if (right, high) not in COMMON:
+            yield right, high
+
+
+def _rates(fd: int, pixel_format: int, width: int, height: int) -> list[float]:
+    asked = abi.FrameInterval(pixel_format=pixel_format, width=width, height=height)
+    found: set[float] = set()
+    for interval in _items(fd, abi.ENUM_FRAMEINTERVALS, asked):
+        # Of a range of intervals, the shortest and the longest.
+        pairs = interval.values[:2] if interval.type == abi.DISCRETE else interval.values[:4]
+        for above, below in zip(pairs[::2], pairs[1::2], strict=True):
+            if above and below:
+                found.add(round(below / above, 3))
+    return sorted(found, reverse=True)
+
+
+def _items(fd: int, request: int, asked: ctypes.Structure) -> Iterator[ctypes.Structure]:
+    """Goes through a list of the driver's; each item is new."""
+    index = 0
+    # A broken driver might never end its list; no camera has so many.
+    while index < 1000:
+        item = type(asked).from_buffer_copy(asked)
+        item.index = index
+        if not abi.call(fd, request, item):
+            return
+        yield item
+        # Ranges stand alone; their list has no second item.
+        if isinstance(item, (abi.FrameSize, abi.FrameInterval)) and item.type != abi.DISCRETE:
+            return
+        index += 1

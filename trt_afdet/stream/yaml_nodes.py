@@ -1,0 +1,174 @@
+"""YAML with the line of every value, secrets from the environment, and no key given twice."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from trt_afdet.errors import CorruptFileError, MissingDependencyError
+
+if TYPE_CHECKING:
+    import yaml
+
+#: Where a value is: keys and indices from the top.
+Place = tuple[str | int, ...]
+
+#: Values of one file, aliases counted as often as they are used; a file with more is an attack.
+MOST_VALUES = 100_000
+
+_VARIABLE = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*)\})")
+# In rtsp://user:${PASSWORD}@host a password may hold what would end it.
+_USER_INFO = re.compile(r"(?<=://)[^/@\s]*(?=@)")
+
+
+@dataclass
+class Document:
+    """A YAML file as read.
+
+    Attributes:
+        data: Dicts, lists, strings, numbers.
+        lines: Line of each value, from 1.
+        secrets: Values that came from the environment, with the variable's name.
+        problems: What was wrong: place and text.
+    """
+
+    data: Any = None
+    lines: dict[Place, int] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict)
+    problems: list[tuple[Place, str]] = field(default_factory=list)
+
+    def line(self, place: Place) -> int:
+        """Line of a value; of what it should be in if it is not there."""
+        while place and place not in self.lines:
+            place = place[:-1]
+        return self.lines.get(place, 1)
+
+    def hide(self, text: str) -> str:
+        """A text in which no value from the environment can be read."""
+        for value in sorted(self.secrets, key=len, reverse=True):
+            if len(value) >= 3:  # Shorter ones are found in every text.
+                text = text.replace(value, f"${{{self.secrets[value]}}}")
+        return text
+
+
+def read_document(text: str, name: str, environment: Mapping[str, str] | None = None) -> Document:
+    """Reads YAML.
+
+    ``${NAME}`` in a string is replaced by the environment variable, ``$$`` by ``$``. In the user
+    part of an address it is percent-encoded.
+
+    Args:
+        text: Of the file.
+        name: Of the file, for errors.
+        environment: Instead of the process's.
+
+    Raises:
+        CorruptFileError: If it is no YAML; the text names the line.
+        MissingDependencyError: If PyYAML is not installed.
+    """
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingDependencyError(
+            "PyYAML cannot be imported", got=error, hint='pip install "trt-afdet[cameras]"'
+        ) from error
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        document = Document()
+        if node is not None:
+            reader = _Reader(loader, document, os.environ if environment is None else environment)
+            document.data = reader.read(node, (), node.start_mark.line + 1)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{name}:{mark.line + 1}" if mark else name
+        raise CorruptFileError(f"{where}: this is no YAML: {error.problem}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise CorruptFileError(f"{name}: this is no YAML", got=str(error).split("\n")[0]) from error
+    finally:
+        loader.dispose()
+    return document
+
+
+class _Reader:
+    def __init__(
+        self, loader: yaml.SafeLoader, document: Document, environment: Mapping[str, str]
+    ) -> None:
+        self._loader = loader
+        self._document = document
+        self._environment = environment
+        self._count = 0
+        self._open: set[int] = set()
+
+    def read(self, node: yaml.Node, place: Place, line: int) -> Any:
+        import yaml
+
+        self._document.lines[place] = line
+        self._count += 1
+        if self._count > MOST_VALUES or id(node) in self._open:
+            raise yaml.composer.ComposerError(
+                None, None, "aliases make it endless", node.start_mark
+            )
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, place)
+        if node.tag not in ("tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"unknown tag {node.tag}", node.start_mark
+            )
+        self._open.add(id(node))
+        try:
+            if isinstance(node, yaml.SequenceNode):
+                return [
+                    self.read(item, (*place, i), item.start_mark.line + 1)
+                    for i, item in enumerate(node.value)
+                ]
+            assert isinstance(node, yaml.MappingNode)
+            return self._mapping(node, place)
+        finally:
+            self._open.discard(id(node))
+
+    def _mapping(self, node: yaml.MappingNode, place: Place) -> dict[str, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                self._document.lines[(*place, key.value)] = key.start_mark.line + 1
+                self._document.problems.append(((*place, key.value), "this key is given twice"))
+            seen.add(key.value if isinstance(key.value, str) else "")
+        self._loader.flatten_mapping(node)  # << takes what an alias holds.
+        values: dict[str, Any] = {}
+        for key, value in node.value:
+            name = key.value if isinstance(key.value, str) else str(key.value)
+            line = key.start_mark.line + 1
+            values[name] = self.read(value, (*place, name), line)
+        return values
+
+    def _scalar(self, node: yaml.ScalarNode, place: Place) -> Any:
+        if node.tag != "tag:yaml.org,2002:str":
+            return self._loader.construct_object(node)  # type: ignore[no-untyped-call]
+        text = node.value
+        if "$" not in text:
+            return text
+        user = _USER_INFO.search(text)
+
+        def replace(match: re.Match[str]) -> str:
+            name = match[1]
+            if name is None:
+                return "$"
+            value = self._environment.get(name)
+            if value is None:
+                self._document.problems.append(
+                    (place, f"the environment variable {name} is not set")
+                )
+                return ""
+            self._document.secrets[value] = name
+            if user is not None and user.start() <= match.start() < user.end():
+                encoded = quote(value, safe="")
+                self._document.secrets[encoded] = name
+                return encoded
+            return value
+
+        return _VARIABLE.sub(replace, text)
