@@ -1,0 +1,144 @@
+"""Zones on disk: what is refused, what survives, and who is told."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trt_afdet.errors import CorruptFileError, InvalidValueError, WriteError
+from trt_afdet.web.zones_store import ZonesStore, check_zones
+
+SQUARE = {"name": "door", "polygon": [[0.1, 0.1], [0.5, 0.1], [0.5, 0.5], [0.1, 0.5]]}
+GATE = {"name": "gate", "points": [[0, 0.5], [1, 0.5]]}
+
+
+def test_zones_are_kept_over_a_restart(tmp_path: Path) -> None:
+    told: list[tuple[str, Any]] = []
+    path = tmp_path / "deep" / "zones.json"
+    store = ZonesStore(path, on_zones=lambda source, zones: told.append((source, zones)))
+    stored = store.put("cam", {"zones": [SQUARE], "lines": [GATE]})
+    store.put("other", {"lines": [GATE]})
+    assert told[0] == ("cam", stored)
+    assert stored["zones"] == [SQUARE]
+    again = ZonesStore(path)
+    assert again.get("cam") == stored
+    assert again.get("nobody") == {"zones": [], "lines": []}
+    again.put("cam", {})
+    assert set(json.loads(path.read_text())) == {"other"}
+    assert [p.name for p in path.parent.iterdir()] == ["zones.json"]
+
+
+def test_names_are_stripped_and_coordinates_rounded() -> None:
+    line = {"name": " gate ", "points": [[0.1234567, 0], [1, 1]]}
+    assert check_zones({"lines": [line]})["lines"] == [
+        {"name": "gate", "points": [[0.12346, 0.0], [1.0, 1.0]]}
+    ]
+
+
+def polygon(*points: Any, name: Any = "z") -> dict[str, Any]:
+    return {"zones": [{"name": name, "polygon": list(points)}]}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([], "must be an object"),
+        ({"zone": []}, "unknown key"),
+        ({"zones": {}}, "zones must be a list"),
+        ({"lines": [{**GATE, "name": f"l{i}"} for i in range(65)]}, "at most 64"),
+        ({"zones": [5]}, "must be an object"),
+        ({"zones": [{**SQUARE, "color": 1}]}, "unknown key"),
+        (polygon([0, 0], [1, 0], [0, 1], name=""), "needs a name"),
+        (polygon([0, 0], [1, 0], [0, 1], name=7), "needs a name"),
+        (polygon([0, 0], [1, 0], [0, 1], name="x" * 65), "at most 64 characters"),
+        (polygon([0, 0], [1, 0], [0, 1], name="a\nb"), "printable"),
+        ({"zones": [SQUARE], "lines": [{**GATE, "name": "door "}]}, "same name"),
+        (polygon([0, 0], [1, 0]), "at least 3 corners"),
+        (polygon(*[[i / 200, (i / 200) ** 2] for i in range(129)]), "more than 128 corners"),
+        (polygon([0, 0], [1, 0], [0, 1.01]), "z must be 0 to 1"),
+        (polygon([0, 0], [640, 0], [0, 480]), "z must be 0 to 1 - shares"),
+        (polygon([0, 0], [1, 0], [0, -0.01]), "zone z"),
+        (polygon([0, 0], [1, 0], [0, float("nan")]), "zone z"),
+        (polygon([0, 0], [1, 0], [0, float("inf")]), "zone z"),
+        (polygon([0, 0], [1, 0], [0, 10**400]), "0 to 1"),
+        (polygon([0, 0], [1, 0], [0, "1"]), "a point is"),
+        (polygon([0, 0], [1, 0], [0, True]), "a point is"),
+        (polygon([0, 0], [1, 0], [0]), "a point is"),
+        (polygon([0, 0], [0.5, 0.5], [1, 1]), "no area"),
+        (polygon([0, 0], [1, 0.7], [1, 0], [0, 1]), "cross each other"),
+        ({"lines": [{"name": "l", "points": [[0, 0]]}]}, "two different points"),
+        ({"lines": [{"name": "l", "points": [[0.1, 0.1], [0.1, 0.1]]}]}, "two different points"),
+        ({"lines": [{"name": "l", "points": [[0.1, 0.1], [0.1, 0.104]]}]}, "too short"),
+    ],
+)
+def test_bad_zones_are_refused_and_change_nothing(value: Any, message: str, tmp_path: Path) -> None:
+    store = ZonesStore(tmp_path / "zones.json")
+    before = store.put("cam", {"zones": [SQUARE]})
+    with pytest.raises(InvalidValueError, match=message):
+        store.put("cam", value)
+    assert store.get("cam") == before
+    assert ZonesStore(tmp_path / "zones.json").get("cam") == before
+
+
+def test_a_concave_zone_is_fine() -> None:
+    arrow = polygon([0, 0], [1, 0.5], [0, 1], [0.3, 0.5])
+    assert len(check_zones(arrow)["zones"][0]["polygon"]) == 4
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"cam": 5}', '{"cam": {"zones": [{}]}}', "\udcff", "[" * 100_000]
+)
+def test_a_broken_file_is_named_and_left_alone(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "zones.json"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    before = path.read_bytes()
+    with pytest.raises(CorruptFileError, match=r"zones\.json"):
+        ZonesStore(path)
+    assert path.read_bytes() == before
+
+
+def test_what_cannot_be_written_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    store = ZonesStore(tmp_path / "zones.json")
+    store.path = tmp_path / "file" / "zones.json"
+    with pytest.raises(WriteError):
+        store.put("cam", {"zones": [SQUARE]})
+    assert store.all() == {}
+
+
+def test_a_file_edited_by_hand_is_taken_on_reload(tmp_path: Path) -> None:
+    told: list[str] = []
+    path = tmp_path / "zones.json"
+    store = ZonesStore(path, on_zones=lambda source, zones: told.append(source))
+    for source in "abc":
+        store.put(source, {"zones": [SQUARE]})
+    table = json.loads(path.read_text())
+    table["b"]["zones"] = []
+    del table["c"]
+    path.write_text(json.dumps(table))
+    told.clear()
+    revision = store.revision
+    store.reload()
+    assert told == ["b", "c"]
+    assert store.revision > revision
+    assert store.get("c")["zones"] == []
+    path.write_text("{")
+    with pytest.raises(CorruptFileError):
+        store.reload()
+    assert store.get("a")["zones"] == [SQUARE]
+
+
+def test_many_writers_lose_nothing(tmp_path: Path) -> None:
+    store = ZonesStore(tmp_path / "zones.json")
+    threads = [
+        threading.Thread(target=store.put, args=(f"cam{i}", {"zones": [SQUARE]})) for i in range(12)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(ZonesStore(tmp_path / "zones.json").all()) == 12

@@ -1,0 +1,95 @@
+"""Who may see the page: a token, exchanged for a cookie that does not contain it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from http.cookies import CookieError, SimpleCookie
+
+from trt_afdet.errors import InvalidValueError
+
+#: Seconds that a browser stays signed in.
+SESSION = 30 * 86400
+SHORTEST_TOKEN = 12
+#: Wrong tokens that an address may send within WINDOW seconds.
+ATTEMPTS = 10
+WINDOW = 60.0
+
+
+def new_token() -> str:
+    """A token nobody guesses: 192 random bits."""
+    return secrets.token_urlsafe(24)
+
+
+class Access:
+    """Checks tokens and cookies.
+
+    Args:
+        token: What lets people in; None lets everybody in.
+        clock: Seconds since 1970.
+
+    Raises:
+        InvalidValueError: If the token is too short, or cannot be written into a header.
+    """
+
+    def __init__(self, token: str | None, clock: Callable[[], float] = time.time) -> None:
+        if token is not None and (
+            len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable()
+        ):
+            raise InvalidValueError(
+                f"the token of the web page must have at least {SHORTEST_TOKEN} ASCII characters",
+                hint="leave it out and one is made",
+            )
+        self.required = token is not None
+        self.cookie = "trt_afdet"
+        self._token = (token or "").encode()
+        self._clock = clock
+        self._wrong: OrderedDict[str, list[float]] = OrderedDict()
+
+    def token_is_right(self, token: str) -> bool:
+        """Compares in constant time."""
+        return hmac.compare_digest(token.encode(), self._token)
+
+    def blocked(self, address: str) -> bool:
+        """Whether an address has sent too many wrong tokens lately."""
+        now = self._clock()
+        recent = [t for t in self._wrong.get(address, ()) if 0 <= now - t < WINDOW]
+        return len(recent) >= ATTEMPTS
+
+    def note_wrong(self, address: str) -> None:
+        """Counts a wrong token."""
+        times = self._wrong.setdefault(address, [])
+        times.append(self._clock())
+        del times[:-ATTEMPTS]
+        self._wrong.move_to_end(address)
+        while len(self._wrong) > 1024:
+            self._wrong.popitem(last=False)
+
+    def new_cookie(self) -> str:
+        """The value of ``Set-Cookie`` for one who has shown the token.
+
+        It is signed with the token, so it outlives a restart and ends with a change of token.
+        """
+        expires = f"{int(self._clock()) + SESSION:x}"
+        value = f"{expires}.{self._sign(expires)}"
+        return f"{self.cookie}={value}; Path=/; Max-Age={SESSION}; HttpOnly; SameSite=Strict"
+
+    def cookie_is_right(self, header: str) -> bool:
+        """Whether a request's ``Cookie`` header holds a valid session."""
+        try:
+            morsel = SimpleCookie(header).get(self.cookie)
+        except CookieError:
+            return False
+        if morsel is None:
+            return False
+        expires, _, signature = morsel.value.partition(".")
+        if not hmac.compare_digest(signature.encode(), self._sign(expires).encode()):
+            return False
+        return int(expires, 16) > self._clock()
+
+    def _sign(self, expires: str) -> str:
+        return hmac.new(self._token, f"session {expires}".encode(), hashlib.sha256).hexdigest()

@@ -1,0 +1,232 @@
+"""The server of the page, in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from trt_afdet.errors import InvalidValueError, MissingDependencyError, RunError
+from trt_afdet.stream.metrics import Metrics
+from trt_afdet.stream.pipeline import Pipeline, PipelineSnapshot
+from trt_afdet.web.access import Access, new_token
+from trt_afdet.web.address import LOCAL_NAMES, bind, is_loopback, outward_host, parse_address
+from trt_afdet.web.app import is_public, make_app
+from trt_afdet.web.feed import Feed
+from trt_afdet.web.guard import Guard
+from trt_afdet.web.health import Health, HealthCheck
+from trt_afdet.web.hub import Hub
+from trt_afdet.web.prometheus import Exposition
+from trt_afdet.web.state import state_of
+from trt_afdet.web.zones_store import ZonesStore
+
+if TYPE_CHECKING:
+    import socket
+
+    import uvicorn
+
+log = logging.getLogger("trt_afdet.web")
+
+NOTHING = PipelineSnapshot({}, {}, {}, {}, {}, 0.0)
+
+
+def _print(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+class WebServer:
+    """Serves the page, ``/metrics`` and ``/healthz`` from :meth:`start` to :meth:`stop`.
+
+    Args:
+        address: ``HOST:PORT``, ``[IPv6]:PORT`` or ``PORT``; port 0 takes a free one. Without a
+            host, and by default, only this machine can reach it.
+        token: What lets people in. Bound to more than this machine, one is made if none is given.
+        pipeline_snapshot: The figures to show; see also :meth:`attach`.
+        zones: Where zones drawn on the page go; by default into memory only.
+        metrics: Of the same pipeline; without them there are no latency histograms.
+        hosts: Further names the page may be asked for when bound to this machine only, such as that
+            of a proxy in front of it.
+        announce: Told once, at the start, where the page is, token included; prints by default.
+        stall: Seconds without a processed frame after which the health is 503.
+        most_viewers: Browsers that may watch at once.
+        most_fps: Pictures per second and camera sent to a browser.
+        quality: Of the JPEGs, 1 to 100.
+
+    Raises:
+        InvalidValueError: If the address, the token or a number is not acceptable.
+        MissingDependencyError: If FastAPI, uvicorn, websockets or prometheus_client is missing.
+    """
+
+    def __init__(
+        self,
+        address: str = "127.0.0.1:8080",
+        token: str | None = None,
+        pipeline_snapshot: Callable[[], PipelineSnapshot] | None = None,
+        zones: ZonesStore | None = None,
+        *,
+        metrics: Metrics | None = None,
+        hosts: tuple[str, ...] = (),
+        announce: Callable[[str], None] = _print,
+        stall: float = 10.0,
+        most_viewers: int = 16,
+        most_fps: float = 15.0,
+        quality: int = 75,
+    ) -> None:
+        for name, value in (("stall", stall), ("most_viewers", most_viewers), ("fps", most_fps)):
+            if not value > 0:
+                raise InvalidValueError(f"the web page's {name} must be above 0", got=value)
+        if not 1 <= quality <= 100:
+            raise InvalidValueError("the JPEG quality must be 1 to 100", got=quality)
+        self.host, self.port = parse_address(address)
+        self.access = Access(token)
+        self.hub = Hub()
+        self.zones = zones if zones is not None else ZonesStore()
+        self.quality = quality
+        self._token = token
+        self._snapshot = pipeline_snapshot
+        self._metrics = metrics
+        self._hosts = frozenset(host.lower() for host in hosts)
+        self._announce = announce
+        self._check = HealthCheck(self.hub.names, stall)
+        self.feed = Feed(
+            self.hub,
+            self.zones,
+            self.state,
+            most_viewers=most_viewers,
+            most_fps=most_fps,
+            quality=quality,
+        )
+        self.exposition = Exposition(
+            self.judge, self.hub.names, lambda: self._metrics, lambda: len(self.feed.viewers)
+        )
+        self._app = make_app(self)
+        self._uvicorn: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it serves."""
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def url(self) -> str:
+        """Where the page is, without the token."""
+        host = outward_host(self.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
+
+    def attach(self, pipeline: Pipeline) -> None:
+        """Shows this pipeline's figures; for those who make the server before the pipeline."""
+        self._snapshot, self._metrics = pipeline.snapshot, pipeline.metrics
+
+    def start(self) -> None:
+        """Starts to serve; returns when the port answers.
+
+        Raises:
+            RunError: If the port is taken or the server does not start.
+        """
+        if self.running:
+            raise RunError("the web page is already served", got=self.url)
+        listener = bind(self.host, self.port)
+        self.port = listener.getsockname()[1]
+        local = is_loopback(listener)
+        made = not local and self._token is None
+        if made:
+            self._token = new_token()
+            self.access = Access(self._token)
+        # Cookies know hosts, not ports: two pipelines on one machine must not share one.
+        self.access.cookie = f"trt_afdet_{self.port}"
+        hosts = LOCAL_NAMES | self._hosts | {self.host.lower()} if local else None
+        self._uvicorn = _uvicorn_server(Guard(self._app, self.access, hosts, is_public))
+        self._thread = threading.Thread(
+            target=self._run, args=(self._uvicorn, listener), name="web server", daemon=True
+        )
+        self._thread.start()
+        deadline = time.monotonic() + 10
+        while not self._uvicorn.started:
+            if not self._thread.is_alive() or time.monotonic() > deadline:
+                listener.close()
+                raise RunError("the web page does not start", got=self._failure)
+            time.sleep(0.005)
+        # A token that was given is known; repeating it would only spread it.
+        self._announce(f"web page: {self.url}{f'?token={self._token}' if made else ''}")
+
+    def stop(self, timeout: float = 1.0) -> None:
+        """Stops serving, telling the browsers; within a second. Stopping twice is fine."""
+        server, thread = self._uvicorn, self._thread
+        if server is None or thread is None:
+            return
+        server.should_exit = True
+        thread.join(timeout / 2)
+        server.force_exit = True
+        thread.join(timeout / 2)
+        self._uvicorn = self._thread = None
+
+    def judge(self) -> tuple[PipelineSnapshot, Health]:
+        """The figures of now and the verdict on them."""
+        snapshot = self._snapshot() if self._snapshot is not None else NOTHING
+        return snapshot, self._check.judge(snapshot)
+
+    def state(self) -> dict[str, Any]:
+        """What the page shows, as JSON."""
+        snapshot, health = self.judge()
+        self.hub.keep_only({self.hub.names.of(name) for name in snapshot.states})
+        return state_of(snapshot, health, self.hub, len(self.feed.viewers))
+
+    def _run(self, server: uvicorn.Server, listener: socket.socket) -> None:
+        try:
+            asyncio.run(self._serve(server, listener))
+        except BaseException as error:
+            self._failure = error
+            log.error("the web page has stopped: %s", error)
+
+    async def _serve(self, server: uvicorn.Server, listener: socket.socket) -> None:
+        feeding = asyncio.create_task(self.feed.run())
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+            # A browser that does not answer the goodbye is not waited for.
+            for connection in list(server.server_state.connections):
+                with suppress(AttributeError):
+                    connection.transport.abort()
+
+
+def _uvicorn_server(app: Guard) -> uvicorn.Server:
+    try:
+        import uvicorn
+        import websockets  # noqa: F401
+
+        from trt_afdet.web.protocol import protocol_class
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{error.name} cannot be imported", got=error, hint='pip install "trt-afdet[web]"'
+        ) from error
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        http=protocol_class(),
+        ws="websockets-sansio",
+        ws_max_size=1 << 15,
+        ws_ping_interval=20.0,
+        ws_ping_timeout=20.0,
+        # JPEGs do not get smaller.
+        ws_per_message_deflate=False,
+        lifespan="off",
+        loop="asyncio",
+        log_config=None,
+        log_level="critical",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=128,
+        timeout_keep_alive=10,
+        timeout_graceful_shutdown=1,
+        h11_max_incomplete_event_size=1 << 14,
+    )
+    return uvicorn.Server(config)
