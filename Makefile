@@ -2,6 +2,7 @@
 # test  the whole test suite        lint  format, lint, types
 # bench side-by-side measurements (those of a GPU are part of gpu-check)
 # clean remove what these left
+# peers          the servers that the tests of the streams talk to, from Debian's packages
 # native         every native part that this machine can build, with C++ tests, into build/native
 # test-native    the C++ tests, plain and under sanitizers
 # plugin-matrix  the plugin against HEADERS=FOLDER, which holds a folder per TensorRT version
@@ -19,7 +20,7 @@ CMAKE_STRICT := -DAFDET_TESTS=ON -DAFDET_WERROR=ON
 SANITIZED_CXX := $(shell command -v clang++ || command -v g++ || echo c++)
 CXX_FILES = $(shell git ls-files 'plugins/*.h' 'plugins/*.hpp' 'plugins/*.cpp' 'plugins/*.cu' 'plugins/*.cuh')
 
-.PHONY: demo test test-fast test-native native native-host plugin-matrix gpu-check lint format \
+.PHONY: demo peers test test-fast test-native native native-host plugin-matrix gpu-check lint format \
         bench bench-peers clean check-python
 
 demo: $(DEMO)/.ready
@@ -53,6 +54,9 @@ plugin-matrix:
 
 gpu-check: $(DEV)/.ready
 	$(DEV)/bin/python tests/gpu/check.py
+
+peers:
+	tests/install_peers.sh
 
 lint: $(DEV)/.ready
 	$(DEV)/bin/ruff check .
