@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from trt_afdet.stream.frame import StreamFrame
 from trt_afdet.stream.intake import Intake
+from trt_afdet.stream.redact import redact
 from trt_afdet.stream.sources.base import (
     Picture,
     Source,
@@ -142,7 +143,7 @@ class Capture:
                     self._fail(reader.error)
                     return
                 pause = self._retry.pause(failures, random.random())
-                detail = f"{reader.error}; trying again in {pause:.1f} s"
+                detail = f"{redact(str(reader.error))}; trying again in {pause:.1f} s"
                 log.warning("%s: lost: %s", self.source, detail)
                 self._board.set(self.source, "lost", detail)
                 self.reconnects += 1
@@ -161,8 +162,9 @@ class Capture:
         return reader.source is None or reader.source.live
 
     def _fail(self, error: BaseException) -> None:
-        log.error("%s: failed: %s", self.source, error)
-        self._board.set(self.source, "failed", str(error))
+        detail = redact(str(error))
+        log.error("%s: failed: %s", self.source, detail)
+        self._board.set(self.source, "failed", detail)
         if self._on_failure is not None:
             self._on_failure(self.source, error)
 

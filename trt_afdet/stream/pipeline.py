@@ -24,6 +24,7 @@ from trt_afdet.stream.capture import Capture, Retry
 from trt_afdet.stream.frame import StreamFrame, StreamResult
 from trt_afdet.stream.intake import Intake, LaneCount, Policy
 from trt_afdet.stream.metrics import Metrics, SourceSnapshot
+from trt_afdet.stream.redact import redact
 from trt_afdet.stream.sinks.base import Sink, SinkRunner
 from trt_afdet.stream.sources.base import Source
 from trt_afdet.stream.status import FINAL, StatusBoard, StatusEvent
@@ -396,10 +397,10 @@ class Pipeline:
 
     def _source_failed(self, name: str, error: BaseException) -> None:
         if self.options.fail_fast:
-            self._fail(PipelineError(f"source {name} failed: {error}"))
+            self._fail(PipelineError(f"source {name} failed: {redact(str(error))}"))
 
     def _sink_failed(self, name: str, error: BaseException) -> None:
-        self._fail(PipelineError(f"sink {name} failed: {error}"))
+        self._fail(PipelineError(f"sink {name} failed: {redact(str(error))}"))
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:

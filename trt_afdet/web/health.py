@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trt_afdet.stream.pipeline import PipelineSnapshot
-from trt_afdet.web.names import PublicNames, redact
+from trt_afdet.stream.redact import redact
+from trt_afdet.web.names import PublicNames
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import threading
 
-_USER = re.compile(r"(?<=//)[^/\s]*@")
-_SECRET = re.compile(
-    r"([\w-]*(?:pass|pwd|pw|token|secret|key|auth|user)[\w-]*\s*[=:]\s*)(?!//)[^&\s;,]+",
-    re.IGNORECASE,
-)
+from trt_afdet.stream.redact import redact
+
 LONGEST = 200
-
-
-def redact(text: str) -> str:
-    """A text with the users, passwords and tokens of the addresses in it replaced by ``***``."""
-    return _SECRET.sub(r"\1***", _USER.sub("***@", text))
 
 
 class PublicNames:

@@ -7,9 +7,9 @@ import time
 from typing import Any
 
 from trt_afdet.stream.pipeline import PipelineSnapshot
+from trt_afdet.stream.redact import redact
 from trt_afdet.web.health import Health
 from trt_afdet.web.hub import Hub
-from trt_afdet.web.names import redact
 
 
 def state_of(snapshot: PipelineSnapshot, health: Health, hub: Hub, viewers: int) -> dict[str, Any]:

@@ -383,7 +383,8 @@ def test_sources_come_and_go_while_it_runs() -> None:
     pipeline.add(SourcePlan("b", lambda: pattern(0, fps=60)))
     with pytest.raises(InvalidValueError, match="same name"):
         pipeline.add(SourcePlan("b", lambda: pattern(0, fps=60)))
-    while not sink.sequences("b") and time.monotonic() < pipeline_deadline:
+    while not (sink.sequences("a") and sink.sequences("b")):
+        assert time.monotonic() < pipeline_deadline
         time.sleep(0.01)
     pipeline.remove("b")
     assert "b" not in pipeline.snapshot().lanes
@@ -499,3 +500,22 @@ def test_a_lone_frame_does_not_wait_for_the_next_one() -> None:
     thread.join(10)
     # The next frame comes 200 ms later.
     assert min(r.finished - r.frame.captured for r in sink.results) < 0.1
+
+
+class Telling(Scripted):
+    """Names its address, password and all, in what it raises."""
+
+    def read(self) -> Picture | None:
+        raise SourceRefusedError("cannot open rtsp://admin:hunter2@10.0.0.9/stream?token=abc")
+
+
+def test_credentials_in_an_error_reach_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    sink = Memory()
+    plans = [SourcePlan("door", lambda: Telling([]))]
+    with pytest.raises(PipelineError) as caught:
+        Pipeline(OneBox(), plans, [sink], PipelineOptions(fail_fast=True)).run()
+    told = [str(caught.value), caplog.text, *(event.detail for event in sink.events)]
+    assert any("10.0.0.9" in text for text in told)
+    for text in told:
+        assert "hunter2" not in text
+        assert "abc" not in text

@@ -12,11 +12,12 @@ import pytest
 from web_rig import detections, result
 
 from trt_afdet.detections import Detections
+from trt_afdet.stream.redact import redact
 from trt_afdet.stream.status import State, StatusEvent
 from trt_afdet.stream.zone_events import LineCrossed, ObjectEntered, ZoneCount
 from trt_afdet.web import hub as hub_module
 from trt_afdet.web.hub import Hub
-from trt_afdet.web.names import PublicNames, redact
+from trt_afdet.web.names import PublicNames
 from trt_afdet.web.picture import encode, fitting_width
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from trt_afdet.stream.frame import StreamResult
+from trt_afdet.stream.redact import redact
 from trt_afdet.stream.status import StatusEvent
 
 log = logging.getLogger("trt_afdet.stream")
@@ -138,7 +139,7 @@ class SinkRunner:
             finally:
                 self.sink.close()
         except BaseException as error:
-            log.error("sink %s: %s", self.sink.name, error)
+            log.error("sink %s: %s", self.sink.name, redact(str(error)))
             with self._changed:
                 self._failed = True
                 self._items.clear()
