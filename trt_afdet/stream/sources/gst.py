@@ -84,7 +84,7 @@ def _reader(pipeline: str, name: str, options: GstOptions) -> Reader:
 
 def opencv_has_gstreamer() -> bool:
     """Whether OpenCV was built with GStreamer."""
-    return cv2.CAP_GSTREAMER in cv2.videoio_registry.getStreamBackends()
+    return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))
 
 
 class OpencvReader:
