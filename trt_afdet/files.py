@@ -17,7 +17,15 @@ _HINTS: dict[int | None, str] = {
     errno.EACCES: "is the folder writable?",
     errno.EROFS: "the file system is read-only",
     errno.ENOTDIR: "a part of the path is a file",
+    errno.EEXIST: "a part of the path is a file",
 }
+
+
+def write_error(path: Path, error: OSError) -> WriteError:
+    """What to raise when ``path`` cannot be written."""
+    return WriteError(
+        "cannot write", got=f"{path}: {error.strerror or error}", hint=_HINTS.get(error.errno)
+    )
 
 
 @contextmanager
@@ -37,9 +45,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, AfdetError):
             raise
-        raise WriteError(
-            "cannot write", got=f"{path}: {error.strerror or error}", hint=_HINTS.get(error.errno)
-        ) from error
+        raise write_error(path, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

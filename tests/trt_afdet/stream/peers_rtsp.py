@@ -1,9 +1,9 @@
 """A real RTSP server for tests: GStreamer's, in a process of its own.
 
-    with RtspServer({"cam": Mount(width=320)}) as server:
-        server.url("cam")  # rtsp://127.0.0.1:PORT/cam
-        server.kill()
-        server.start({"cam": Mount(width=640, codec="h265")})  # On the same port.
+with RtspServer({"cam": Mount(width=320)}) as server:
+    server.url("cam")  # rtsp://127.0.0.1:PORT/cam
+    server.kill()
+    server.start({"cam": Mount(width=640, codec="h265")})  # On the same port.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ ENCODERS = {
 
 
 class Looped(GstRtspServer.RTSPMediaFactory):
-    # Plays a file again and again, its packets as they are.
+    # Plays a file again and again, its packets as they are. No config-interval: the payloader
+    # would put headers between the slices of a key frame, and cut it into two.
     def __init__(self, path):
         super().__init__()
         self.path = path
@@ -66,7 +67,7 @@ class Looped(GstRtspServer.RTSPMediaFactory):
     def do_create_element(self, url):
         return Gst.parse_launch(
             f'( filesrc location="{self.path}" ! qtdemux ! h264parse'
-            " ! rtph264pay name=pay0 pt=96 config-interval=-1 )"
+            " ! rtph264pay name=pay0 pt=96 )"
         )
 
     def do_configure(self, media):
@@ -96,7 +97,7 @@ def factory(mount):
         if not mount["loop"]:
             made.set_launch(
                 f'( filesrc location="{mount["file"]}" ! qtdemux ! h264parse'
-                " ! rtph264pay name=pay0 pt=96 config-interval=-1 )")
+                " ! rtph264pay name=pay0 pt=96 )")
     else:
         made = GstRtspServer.RTSPMediaFactory()
         encoder = ENCODERS[mount["codec"]].format(gop=mount["gop"])

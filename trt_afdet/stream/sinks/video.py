@@ -1,8 +1,8 @@
 """Annotated video, one file per source, in segments; readable up to its end whatever happens.
 
 Files are fragmented MP4: ``FOLDER/SOURCE_20260131T235959.123Z.afdet.mp4`` with the time (UTC) of
-the first frame. A kill costs the latest frame; the next start cuts its torn rest off. Frames have their true times: of the file they come
-from, or of their capture. Frames that fall into a pause leave a pause.
+the first frame. A kill costs the latest frame; the next start cuts its torn rest off. Frames have
+their true times: of the file they come from, or of their capture. A pause in them stays a pause.
 """
 
 from __future__ import annotations

@@ -61,7 +61,9 @@ def source_error(
         return kind(f"{name}: not a video that can be read", hint="is it cut off or damaged?")
     if isinstance(error, OSError) and error.errno == errno.EIO and not file:
         # FFmpeg's answer to many things.
-        said = "cannot be reached - is the host's name right?" if opening else "the stream broke off"
+        said = (
+            "cannot be reached - is the host's name right?" if opening else "the stream broke off"
+        )
         return SourceError(f"{name}: {said}")
     text = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
     return SourceError(f"{name}: {redact(str(text))}")

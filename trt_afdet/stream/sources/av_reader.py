@@ -75,9 +75,7 @@ class AvInput:
         """An error of PyAV in words; it came after waiting so many seconds, or for a frame."""
         opening = waited is not None
         seconds = (waited if opening else self.timeout) or 0.0
-        return source_error(
-            self.name, error, seconds, file=self.timeout is None, opening=opening
-        )
+        return source_error(self.name, error, seconds, file=self.timeout is None, opening=opening)
 
 
 def _nvdec(what: AvInput) -> Any:

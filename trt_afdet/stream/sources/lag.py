@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 #: Clocks of cameras are off by less than this share.
-_DRIFT = 2e-4
-#: Seconds; a larger step of a stream's clock starts it anew.
+_DRIFT = 5e-4
+#: Seconds; a larger step of a stream's clock, or one so far back, starts it anew.
 _JUMP = 10.0
+_BACK = 0.5
 
 
 class Lag:
@@ -18,6 +19,7 @@ class Lag:
     def __init__(self) -> None:
         self._prompt: float | None = None
         self._last = 0.0
+        self._timestamp = 0.0
 
     def behind(self, now: float, timestamp: float) -> float:
         """Seconds by which a frame is late.
@@ -27,13 +29,18 @@ class Lag:
             timestamp: When it was captured, seconds of the stream.
         """
         offset = now - timestamp
-        if self._prompt is None or abs(offset - self._prompt) > _JUMP:
+        back = self._timestamp - timestamp > _BACK
+        if self._prompt is None or back or abs(offset - self._prompt) > _JUMP:
             self._prompt = offset
         else:
             # Grows as the camera's clock may: otherwise a slow clock looks like lag in a week.
             self._prompt = min(offset, self._prompt + (now - self._last) * _DRIFT)
-        self._last = now
+        self._last, self._timestamp = now, timestamp
         return offset - self._prompt
+
+    def restart(self) -> None:
+        """Takes the next frame for a prompt one."""
+        self._prompt = None
 
 
 class Clockwork:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 
+#: Seconds; whoever skips has read all that had piled up by then.
+_CATCHING_UP = 3.0
+
+
 @dataclass(frozen=True)
 class RtspOptions:
     """Options of ``rtsp://`` and ``rtsps://``.
@@ -161,10 +165,14 @@ class NetworkReader:
 
     def read(self) -> Pending | None:
         pending = next(self._frames, None)
-        # Videos end; a camera's stream does only if the camera goes away. Live HLS has no duration.
-        if pending is None and self._what.live and self._reader.duration is None:
+        if pending is None and self._what.live and not self._may_end:
             raise SourceError(f"{self._what.name}: the stream broke off")
         return pending
+
+    @property
+    def _may_end(self) -> bool:
+        """Whether it is a playlist of something that is over; cameras end only if they are lost."""
+        return self._reader.format.startswith("hls") and self._reader.duration is not None
 
     def close(self) -> None:
         self._reader.close()
@@ -178,6 +186,7 @@ class NetworkReader:
         """Frames as they come; while they come late, key frames only."""
         lag = Lag()
         skipping = False
+        since = 0.0
         for packet in self._reader.packets():
             now = time.monotonic()
             moment = packet.pts if packet.dts is None else packet.dts
@@ -185,8 +194,12 @@ class NetworkReader:
             # What lies between two key frames can only be decoded from the first of them on.
             caught_up = packet.is_keyframe and behind < self._max_lag / 2
             if (skipping and caught_up) or (not skipping and behind > self._max_lag):
-                skipping = not skipping
+                skipping, since = not skipping, now
                 self._reader.skip_to_keyframes(skipping)
+            elif skipping and now - since > _CATCHING_UP:
+                # Nothing was left to catch up with: the server had sent its first frames too early.
+                lag.restart()
+                since = now
             for frame in self._reader.decode(packet):
                 yield self._pending(frame, now - behind)
 

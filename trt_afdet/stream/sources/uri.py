@@ -170,13 +170,17 @@ def _v4l2(where: str, options: dict[str, Any]) -> SourceSpec:
     if where.isdecimal():
         where = f"/dev/video{int(where)}"
     elif not where.startswith("/dev/"):
-        raise InvalidValueError("v4l2:// takes a number or a device", got=_shown(where), hint="v4l2://0")
+        raise InvalidValueError(
+            "v4l2:// takes a number or a device", got=_shown(where), hint="v4l2://0"
+        )
     return SourceSpec(where, "v4l2", where, True, read_options(V4l2Options, "v4l2://", options))
 
 
 def _csi(where: str, options: dict[str, Any]) -> SourceSpec:
     if not where.isdecimal():
-        raise InvalidValueError("csi:// takes the number of a camera", got=_shown(where), hint="csi://0")
+        raise InvalidValueError(
+            "csi:// takes the number of a camera", got=_shown(where), hint="csi://0"
+        )
     number = str(int(where))
     read = read_options(CsiOptions, "csi://", options)
     return SourceSpec(number, "csi", f"csi://{number}", True, read)
@@ -191,7 +195,9 @@ def _gst(pipeline: str, options: dict[str, Any]) -> SourceSpec:
 
 def _test(where: str, options: dict[str, Any]) -> SourceSpec:
     if where:
-        raise InvalidValueError("test:// has options only", got=_shown(where), hint="test://?fps=30")
+        raise InvalidValueError(
+            "test:// has options only", got=_shown(where), hint="test://?fps=30"
+        )
     uri = f"test://?{urlencode(options)}" if options else "test://"
     pattern = Pattern.parse(uri)
     return SourceSpec(uri, "test", uri, TestPatternSource(uri).live, pattern)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import logging
@@ -57,7 +58,10 @@ class Viewer:
     def __init__(self, sink: MjpegSink, path: str) -> None:
         self.pictures: list[np.ndarray] = []  # type: ignore[type-arg]
         self.ended = threading.Event()
+        self.left = False
         self._connection = http.client.HTTPConnection("127.0.0.1", sink.port, timeout=20)
+        self._connection.connect()
+        self._socket = self._connection.sock
         self._connection.request("GET", path)
         self._answer = self._connection.getresponse()
         assert self._answer.status == 200
@@ -70,20 +74,25 @@ class Viewer:
     def _read(self) -> None:
         try:
             while self._answer.readline().strip() == self._boundary:
-                assert self._answer.readline().strip() == b"Content-Type: image/jpeg"
-                length = int(self._answer.readline().split()[1])
-                assert self._answer.readline().strip() == b""
-                data = np.frombuffer(self._answer.read(length), np.uint8)
-                self.pictures.append(cv2.imdecode(data, cv2.IMREAD_COLOR))
+                kind, length, blank = (self._answer.readline().strip() for _ in range(3))
+                if not length:
+                    break
+                assert (kind, blank) == (b"Content-Type: image/jpeg", b"")
+                data = self._answer.read(int(length.removeprefix(b"Content-Length: ")))
+                self.pictures.append(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))
                 self._answer.readline()
-            self.ended.set()
-        except (OSError, ValueError, http.client.HTTPException, AttributeError):
+        except OSError:
+            assert self.left
+        finally:
             self.ended.set()
 
     def leave(self) -> None:
+        self.left = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join(20)
         self._connection.close()
         self._answer.close()
-        self._thread.join(20)
 
 
 def test_viewers_see_the_frames_with_their_boxes(sink: MjpegSink) -> None:

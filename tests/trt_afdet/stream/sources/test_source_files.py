@@ -129,7 +129,9 @@ def test_a_playlist_in_a_file_opens_no_address(tmp_path: Path) -> None:
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        listed = f"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:{server.server_port}/a.ts\n#EXT-X-ENDLIST\n"
+        listed = (
+            f"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:{server.server_port}/a.ts\n#EXT-X-ENDLIST\n"
+        )
         trap = tmp_path / "trap.mp4"
         trap.write_text(listed)
         with pytest.raises(SourceError):
