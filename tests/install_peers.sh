@@ -3,7 +3,7 @@
 # root. Elsewhere it says what is missing; the tests that need it are skipped and say so too.
 set -eu
 
-PACKAGES="mosquitto redis-server ffmpeg chromium chromium-driver prometheus shellcheck systemd
+PACKAGES="mosquitto redis-server ffmpeg chromium chromium-driver prometheus shellcheck systemd xvfb curl
   python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good
   gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-rtsp"
 

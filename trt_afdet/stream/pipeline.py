@@ -383,6 +383,9 @@ class Pipeline:
             captures = list(self._captures.values())
         for capture in captures:
             capture.stop()
+        # All at once: a sink must not lose its time to one that is closed before it.
+        for runner in self._sinks:
+            runner.begin_close()
         for runner in self._sinks:
             if not runner.close(max(0.05, deadline - time.monotonic())):
                 log.warning("sink %s did not finish in time", runner.sink.name)

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from trt_afdet.stream.sources.uri import make_source, parse_source
 
 from trt_afdet.detections import Detections
 from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourcePlan
 from trt_afdet.stream.sinks.uri import make_sink
+from trt_afdet.stream.sources.uri import make_source, parse_source
 
 FRAMES = 100_000
 STREAMS = 8
@@ -66,7 +66,7 @@ def run(folder: str) -> None:
                 if stop.is_set():
                     return
             threads = threading.active_count()
-            looks.append((resident_bytes(), threads, len(os.listdir("/proc/self/fd"))))
+            looks.append((resident_bytes(), threads, len(list(Path("/proc/self/fd").iterdir()))))
 
     stop = threading.Event()
     looker = threading.Thread(target=look)
@@ -115,7 +115,9 @@ def test_a_hundred_thousand_frames(tmp_path: Path) -> None:
     assert set(lines.values()) == {1}
     assert len(lines) == FRAMES
     assert detections == PER_FRAME * FRAMES
-    rows = sum(1 for line in (tmp_path / "found.csv").open() if line.startswith(tuple("0123456789s")))
+    rows = sum(
+        1 for line in (tmp_path / "found.csv").open() if line.startswith(tuple("0123456789s"))
+    )
     assert rows >= PER_FRAME * FRAMES
 
 

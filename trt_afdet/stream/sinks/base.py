@@ -28,6 +28,8 @@ class Sink(Protocol):
     Attributes:
         name: For people and logs; without credentials.
         durable: Whether every result counts.
+
+    One that loses something by itself, such as from a bounded spool, has an int ``dropped``, too.
     """
 
     name: str
@@ -64,7 +66,7 @@ class SinkRunner:
     ) -> None:
         self.sink = sink
         self.written = 0
-        self.dropped = 0
+        self._dropped = 0
         self._capacity = capacity
         self._on_failure = on_failure
         self._items: deque[Item] = deque()
@@ -100,22 +102,31 @@ class SinkRunner:
             self._items.append(item)
             self._changed.notify_all()
 
+    @property
+    def dropped(self) -> int:
+        """Results lost: from the queue, and what the sink itself counts in its ``dropped``."""
+        return self._dropped + int(getattr(self.sink, "dropped", 0))
+
     def waiting(self) -> int:
         """Results in the queue."""
         with self._changed:
             return len(self._items)
 
-    def close(self, timeout: float) -> bool:
-        """Lets the sink finish: durable ones write what waits, others forget it.
-
-        Returns:
-            False if it did not finish in time.
-        """
+    def begin_close(self) -> None:
+        """Lets the sink finish: durable ones write what waits, others forget it."""
         with self._changed:
             self._closing = True
             if not self.sink.durable:
                 self._items.clear()
             self._changed.notify_all()
+
+    def close(self, timeout: float) -> bool:
+        """Waits for the sink to finish; see :meth:`begin_close`.
+
+        Returns:
+            False if it did not finish in time.
+        """
+        self.begin_close()
         if self._thread.ident is not None:
             self._thread.join(timeout)
         return not self._thread.is_alive()
@@ -124,7 +135,7 @@ class SinkRunner:
         for index, waiting in enumerate(self._items):
             if isinstance(waiting, StreamResult):
                 del self._items[index]
-                self.dropped += 1
+                self._dropped += 1
                 return
 
     def _run(self) -> None:

@@ -12,6 +12,6 @@ def slug(source: str) -> str:
     Different names give different slugs: where something had to be replaced, a hash follows.
     """
     plain = re.sub(r"[^A-Za-z0-9_-]+", "-", source).strip("-")[:60]
-    if plain == source:
+    if plain and plain == source:
         return plain
     return f"{plain}-{hashlib.sha256(source.encode()).hexdigest()[:8]}".lstrip("-")

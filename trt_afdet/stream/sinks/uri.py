@@ -4,7 +4,8 @@
 ``redis[s]://[USER:PASSWORD@]HOST[:PORT]/STREAM``, ``webhook+http[s]://...``,
 ``mjpeg://HOST:PORT``, ``rtsp://[USER:PASSWORD@]HOST[:PORT]/PATH`` (``{source}`` in it is the
 camera) and ``window:``; options follow as in ``jsonl:out.jsonl?fsync=always``. Sizes may be written
-``2GB`` and times ``10min``. Options of a webhook that are none of this program's are its server's.
+``2GB`` and times ``10min``. Options of a webhook that resemble none of this program's are its
+server's.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
@@ -128,7 +130,7 @@ def make_sink(text: str) -> Sink:
     name, colon, _ = text.partition(":")
     scheme = _SCHEMES.get(name.lower()) if colon else None
     if scheme is None:
-        hint = nearest(name.lower(), _SCHEMES) if colon or len(name) < 20 else None
+        hint = nearest(name.lower(), _SCHEMES) if colon else None
         raise InvalidValueError(
             "no kind of sink is called so",
             got=name if colon and re.fullmatch(r"[\w+.-]{1,20}", name) else None,
@@ -161,7 +163,7 @@ def _read_options(
                 raise InvalidValueError(
                     f"{scheme}: {key}: {error.what}", got=error.got, hint=error.hint
                 ) from error
-        elif foreign and nearest(key, parsers) is None:
+        elif foreign and not get_close_matches(key, parsers, cutoff=0.8):
             rest.append((key, value))
         else:
             hint = nearest(key, parsers) or f"it has {_listed(parsers)}"

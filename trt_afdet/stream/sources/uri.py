@@ -19,6 +19,7 @@ All may also be given apart from the address.
 from __future__ import annotations
 
 import glob
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,7 +150,12 @@ def make_source(spec: SourceSpec, name: str | None = None) -> Source:
 def _path(text: str, options: dict[str, Any]) -> SourceSpec:
     if match := _DEVICE.fullmatch(text):
         return _v4l2(match[1], options)
-    path = Path(text).expanduser()
+    # pathlib's own would raise for an unknown user.
+    path = Path(os.path.expanduser(text))  # noqa: PTH111
+    try:
+        path.exists()
+    except OSError:
+        raise InvalidValueError("a path that is too long", got=f"{len(text)} characters") from None
     suffix = path.suffix.lower()
     pattern = glob.has_magic(text) and not path.exists()
     if path.is_dir() or pattern or suffix in PICTURE_SUFFIXES:

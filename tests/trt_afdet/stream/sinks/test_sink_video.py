@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,7 @@ def test_a_source_that_starts_again_has_a_new_file(tmp_path: Path) -> None:
 
 WRITER = """
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from sink_makers import result
 from trt_afdet.stream.sinks.video import VideoSink
@@ -272,6 +275,7 @@ def test_recording_pauses_while_others_fill_the_disk(
 
 FULL = """
 import resource, sys
+from collections.abc import Iterator
 from pathlib import Path
 import numpy as np
 from sink_makers import result
@@ -346,3 +350,64 @@ def test_long_recordings_hold_no_frame_back(codec: str, tmp_path: Path) -> None:
             (path,) = files(tmp_path)
             assert len(decoded(path)) >= sequence
     sink.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real disk of 3 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(command, capture_output=True, check=False).returncode
+    ):
+        pytest.skip("no small disk can be mounted (needs root)")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def noise(sequence: int) -> StreamResult:
+    """A frame that makes a large file."""
+    one = result(sequence, size=(160, 120))
+    one.frame.image[:] = np.random.default_rng(sequence).integers(0, 256, one.frame.image.shape)
+    return one
+
+
+def test_a_real_small_disk_is_never_filled(small_disk: Path, no_pause: None) -> None:
+    foreign = small_disk / "other.bin"
+    foreign.write_bytes(bytes(500_000))
+    sink = VideoSink(small_disk, segment=1.0, keep_free=1_000_000, quality=10)
+    sink.open()
+    least = shutil.disk_usage(small_disk).free
+    for sequence in range(500):
+        sink.write(noise(sequence))
+        least = min(least, shutil.disk_usage(small_disk).free)
+    sink.close()
+    assert least > 800_000
+    assert sink.dropped == 0
+    assert foreign.stat().st_size == 500_000
+    left = files(small_disk)
+    assert 2 <= len(left) < 15
+    # The latest are there, whole, up to the last frame.
+    assert sum(len(decoded(path)) for path in left[-2:]) >= 30
+    assert left[-1].name.startswith("cam_20260201T000015")
+
+
+def test_without_a_guard_a_real_full_disk_is_a_clear_failure(small_disk: Path) -> None:
+    sink = VideoSink(small_disk, keep_free=0, quality=5)
+    sink.open()
+    with pytest.raises(WriteError, match="the disk is full"):
+        write_all(sink, [noise(i) for i in range(500)])
+    with contextlib.suppress(WriteError):
+        sink.close()
+    (path,) = files(small_disk)
+    assert shutil.disk_usage(small_disk).free < 100_000
+    assert len(decoded(path)) > 50
+    path.unlink()
+    record(VideoSink(small_disk), [noise(0)])
+
+
+def write_all(sink: VideoSink, results: list[StreamResult]) -> None:
+    for one in results:
+        sink.write(one)

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from source_rig import (
     wait_for,
 )
 
-from trt_afdet.stream.sources.base import Picture, SourceError, SourceRefusedError
+from trt_afdet.stream.sources.base import Picture, Source, SourceError, SourceRefusedError
 from trt_afdet.stream.sources.feed import FeedSource
 
 
@@ -32,6 +33,11 @@ def some(made: object, count: int) -> list[Picture]:
     pictures = [made.read() for _ in range(count)]  # type: ignore[attr-defined]
     assert None not in pictures
     return pictures
+
+
+def open_and_read(made: Source) -> None:
+    made.open()
+    made.read()
 
 
 def web(images: object, fps: float = 25) -> WebCamera:
@@ -87,12 +93,14 @@ def test_pictures_that_are_none_are_left_out() -> None:
 def test_garbage_ends_in_an_error_not_in_a_hang() -> None:
     noise = os.urandom(1 << 16)
     good = jpeg(number_image(7))
-    with web(lambda number: good if number < 3 else noise[number : number + 2000], 200) as camera:
-        with opened(camera.url("/cam"), timeout=2) as made:
-            started = time.monotonic()
-            with pytest.raises(SourceError, match=r"garbage|no frame for 2 s"):
-                some(made, 10)
-            assert time.monotonic() - started < 5
+    with (
+        web(lambda number: good if number < 3 else noise[number : number + 2000], 200) as camera,
+        opened(camera.url("/cam"), timeout=2) as made,
+    ):
+        started = time.monotonic()
+        with pytest.raises(SourceError, match=r"garbage|no frame for 2 s"):
+            some(made, 10)
+        assert time.monotonic() - started < 5
 
     def raw(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
@@ -105,8 +113,7 @@ def test_garbage_ends_in_an_error_not_in_a_hang() -> None:
         made = source(camera.url("/cam"), connect_timeout=3, timeout=2)
         started = time.monotonic()
         with pytest.raises(SourceError):
-            made.open()
-            some(made, 1)
+            open_and_read(made)
         made.close()
         assert time.monotonic() - started < 8
         stop.set()
@@ -277,10 +284,7 @@ def test_live_hls_goes_on_and_is_lost_with_its_server(hls: Path) -> None:
             assert {p.image.shape for p in pictures} == {(120, 160, 3)}
             # At the pace at which they were filmed, not in bursts: 20 a second.
             assert took > 1.5
-            gaps = [
-                (b.captured or 0) - (a.captured or 0)
-                for a, b in zip(pictures, pictures[1:], strict=False)
-            ]
+            gaps = [(b.captured or 0) - (a.captured or 0) for a, b in pairwise(pictures)]
             assert sorted(gaps)[len(gaps) // 2] == pytest.approx(0.05, abs=0.03)
             encoder.kill()
             for file in hls.glob("live*"):

@@ -22,7 +22,7 @@ from trt_afdet.stream.redact import redact
         ("http://cam/v?token=geheim&fps=5", "http://cam/v?token=***&fps=5"),
         ("http://cam/v?X-Amz-Signature=geheim", "http://cam/v?X-Amz-Signature=***"),
         ("http://cam/v?user=geheim&pwd=geheim", "http://cam/v?user=***&pwd=***"),
-        ("rtspsrc user-id=admin user-pw=geheim latency=0", "rtspsrc user-id=admin user-pw=*** latency=0"),
+        ("rtspsrc user-pw=geheim latency=0", "rtspsrc user-pw=*** latency=0"),
         ("password='geheim mit leer', fps=3", "password=***, fps=3"),
         ('{"password": "geheim", "fps": 3}', '{"password": ***, "fps": 3}'),
         ("Authorization: Basic geheim", "Authorization: Basic ***"),

@@ -108,6 +108,7 @@ def test_options_in_an_address_and_beside_it() -> None:
         ("one.png", {"fps": 3}, "no such option"),
         ("", {}, "no address"),
         ("a\0b.mp4", {}, "no address"),
+        ("x" * 5000 + ".mp4", {}, r"too long \(got 5004 characters\)"),
     ],
 )
 def test_mistakes_are_named(text: str, options: dict[str, object], said: str) -> None:
