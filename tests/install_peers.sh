@@ -4,7 +4,7 @@
 set -eu
 
 PACKAGES="mosquitto redis-server ffmpeg chromium chromium-driver prometheus shellcheck systemd xvfb curl
-  python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good
+  python3-gi gir1.2-gst-rtsp-server-1.0 gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good
   gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-rtsp"
 
 missing=""

@@ -20,6 +20,7 @@ from trt_afdet.datasets import read_coco
 from trt_afdet.detections import Detections
 from trt_afdet.evaluation import evaluate_coco
 from trt_afdet.runtime.detector import Detector
+from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.pipeline import Pipeline, SourcePlan
 from trt_afdet.stream.sources.uri import make_source, parse_source
@@ -27,6 +28,7 @@ from trt_afdet.stream.status import StatusEvent
 
 ASSETS = Path(trt_afdet.__file__).parent / "assets"
 CLIP = ASSETS / "clip.mp4"
+CONNECTING = StatusEvent("clip", "connecting", "", 0.0)
 
 
 class Kept:
@@ -57,20 +59,22 @@ def name_of(image: npt.NDArray[np.uint8]) -> str:
     return hashlib.sha256(image.tobytes()).hexdigest()
 
 
-def play(uri: str, detector: Detector, stop_after: str | None = None) -> Kept:
-    """Runs a source to its end, or until a frame of that content was processed."""
+def play(uri: str, detector: Detector) -> Kept:
+    """Runs a source until nothing more comes."""
     spec = parse_source(uri)
     sink = Kept()
-    plan = SourcePlan("clip", lambda: make_source(spec, "clip"), live=spec.live)
+    once = Retry(first=60.0, longest=60.0)  # The server would begin again.
+    plan = SourcePlan("clip", lambda: make_source(spec, "clip"), live=spec.live, retry=once)
     pipeline = Pipeline(detector, [plan], [sink])
     thread = threading.Thread(target=pipeline.run)
     thread.start()
     deadline = time.monotonic() + 60
     while thread.is_alive() and time.monotonic() < deadline:
-        newest = sink.results[-1:]
-        if stop_after and newest and time.monotonic() - newest[0].finished > 1.0:
-            break  # The clip is over: its last frames may have been dropped.
+        state = pipeline.board.latest().get("clip", CONNECTING).state
+        if state == "lost" or (state == "ended" and not thread.is_alive()):
+            break
         time.sleep(0.05)
+    time.sleep(0.5)  # For frames on their way.
     pipeline.stop()
     thread.join(20)
     assert not thread.is_alive()
@@ -95,7 +99,7 @@ def test_a_camera_is_seen_as_well_as_the_file() -> None:
         number = {name_of(r.frame.image): i for i, r in enumerate(file.results)}
         assert len(number) == len(file.results) == 200
         from_file = {i: r.detections for i, r in enumerate(file.results)}
-        camera = play(server.url("clip"), detector, stop_after="the clip")
+        camera = play(server.url("clip"), detector)
 
     # Sent as it is and decoded by the same decoder: each frame is one of the file's.
     seen = {number[name_of(r.frame.image)]: r.detections for r in camera.results}

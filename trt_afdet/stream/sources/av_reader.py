@@ -38,7 +38,7 @@ class Converter:
 
     def __call__(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
         """BGR uint8 [H, W, 3], upright if the file says which way up it is."""
-        converted = self._reformatter.reformat(frame, format="bgr24")
+        converted = self._reformatter.reformat(frame, format="bgr24", threads=1)
         image = np.asarray(converted.to_ndarray(), np.uint8)
         turn = _TURNS.get(frame.rotation % 360)
         if turn is not None:

@@ -175,6 +175,8 @@ class NetworkReader:
         return self._reader.format.startswith("hls") and self._reader.duration is not None
 
     def close(self) -> None:
+        # The iterator and this hold each other: megabytes would wait for the garbage collector.
+        self._frames = iter(())
         self._reader.close()
 
     def _pending(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from http.server import BaseHTTPRequestHandler
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import pytest
 from source_rig import (
     WebCamera,
@@ -25,8 +27,10 @@ from source_rig import (
     wait_for,
 )
 
+from trt_afdet.stream.sources.av_reader import AvReader
 from trt_afdet.stream.sources.base import Picture, Source, SourceError, SourceRefusedError
 from trt_afdet.stream.sources.feed import FeedSource
+from trt_afdet.stream.sources.network import NetworkReader
 
 
 def some(made: object, count: int) -> list[Picture]:
@@ -223,6 +227,24 @@ def test_threads_and_descriptors_go_with_their_connections() -> None:
             if round_ == 2:
                 before = descriptors()
         wait_for(lambda: descriptors() <= (before or 0) + 2, "sockets to be closed")
+
+
+def test_nothing_of_a_connection_waits_for_the_garbage_collector(tmp_path: Path) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", 10, options={"movflags": "faststart"})
+    answers = {"/clip.mp4": WebCamera.body(clip.read_bytes(), "video/mp4")}
+    gc.collect()
+    gc.disable()  # A connection holds megabytes, and is few objects to it.
+    try:
+        with WebCamera(answers) as camera:
+            answers["/cam"] = camera.mjpeg(lambda n: jpeg(number_image(n % 256)), 100)
+            for address in (camera.url("/cam"), camera.url("/clip.mp4"), str(clip)):
+                with opened(address) as made:
+                    some(made, 2)
+                wait_for(lambda: not feeds(), "the feed to end")
+        kinds = (AvReader, NetworkReader, av.container.InputContainer)
+        assert [o for o in gc.get_objects() if isinstance(o, kinds)] == []
+    finally:
+        gc.enable()
 
 
 def feeds() -> list[str]:
