@@ -255,9 +255,11 @@ class Noisy(Proxy):
 
 
 def test_interrupting_ends_opening_and_reading_at_once() -> None:
-    with RtspServer({"cam": Mount()}) as server, Proxy(server.port) as proxy:
-        address = f"rtsp://127.0.0.1:{proxy.port}/cam"
-        for frozen_at in ("open", "read"):
+    # A camera each: this server may end one that a client has just left for its next client, too.
+    cameras = {"open": Mount(), "read": Mount()}
+    with RtspServer(cameras) as server, Proxy(server.port) as proxy:
+        for frozen_at in cameras:
+            address = f"rtsp://127.0.0.1:{proxy.port}/{frozen_at}"
             made = source(address, timeout=20, connect_timeout=20)
             if frozen_at == "read":
                 made.open()
