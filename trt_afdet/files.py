@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from trt_afdet.errors import AfdetError, WriteError
+from trt_afdet.errors import AfdetError, CorruptFileError, MissingFileError, WriteError
 
 _HINTS: dict[int | None, str] = {
     errno.ENOSPC: "the disk is full",
@@ -59,3 +59,18 @@ def write_text(path: Path, text: str) -> None:
     """
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def check_model_path(path: Path) -> None:
+    """Checks that there is a model file, whatever it holds.
+
+    Raises:
+        MissingFileError: If there is none.
+        CorruptFileError: If it is empty.
+    """
+    if not path.is_file():
+        raise MissingFileError(
+            "there is no such model", got=path, hint="give the path of an exported model.onnx"
+        )
+    if path.stat().st_size == 0:
+        raise CorruptFileError("the model file is empty", got=path)

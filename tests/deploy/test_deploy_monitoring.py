@@ -20,16 +20,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import yaml
 
 from trt_afdet.detections import Detections
 from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourcePlan
 from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo
 from trt_afdet.stream.sources.test_pattern import TestPatternSource
-
-yaml = pytest.importorskip("yaml")
-pytest.importorskip("fastapi")
-pytest.importorskip("prometheus_client")
 
 COMPOSE = Path(__file__).parents[2] / "deploy" / "compose"
 PROMETHEUS = COMPOSE / "prometheus"

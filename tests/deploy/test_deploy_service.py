@@ -105,8 +105,6 @@ class Manager:
     """
 
     def __init__(self, folder: Path) -> None:
-        pytest.importorskip("yaml")
-        pytest.importorskip("pydantic")
         self._unit = {name: values[-1] for name, values in settings(UNIT).items()}
         config = folder / "cameras.yaml"
         config.write_text("sources: ['test://?fps=10&width=160&height=120']\n")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import onnxruntime as runtime
 import pytest
 
 from trt_afdet import doctor, native
@@ -254,8 +255,6 @@ class TestPackages:
         assert detail in row.detail
 
     def test_pyav_and_onnxruntime_say_what_they_can(self) -> None:
-        pytest.importorskip("av")
-        runtime = pytest.importorskip("onnxruntime")
         assert "h264" in the_row(software.pyav(Machine())).detail
         row = the_row(software.onnxruntime(Machine()))
         assert runtime.__version__ in row.detail

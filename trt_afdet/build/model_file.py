@@ -14,7 +14,7 @@ from trt_afdet.errors import (
     MissingDependencyError,
     MissingFileError,
 )
-from trt_afdet.files import atomic_path
+from trt_afdet.files import atomic_path, check_model_path
 from trt_afdet.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -79,12 +79,7 @@ def save_model(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _parse(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
-        raise MissingFileError(
-            "there is no such model", got=path, hint="give the path of an exported model.onnx"
-        )
-    if path.stat().st_size == 0:
-        raise CorruptFileError("the model file is empty", got=path)
+    check_model_path(path)
     try:
         import onnx
     except ImportError as error:

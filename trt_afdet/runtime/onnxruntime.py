@@ -14,9 +14,9 @@ from trt_afdet.errors import (
     CorruptFileError,
     InvalidValueError,
     MissingDependencyError,
-    MissingFileError,
     RunError,
 )
+from trt_afdet.files import check_model_path
 from trt_afdet.interface import (
     DETECTION_NAMES,
     INPUT_NAME,
@@ -114,12 +114,7 @@ def _open(path: Path, threads: int | None, providers: Sequence[str] | None) -> A
     """An onnxruntime.InferenceSession."""
     if threads is not None and threads < 1:
         raise InvalidValueError("threads must be at least 1", got=threads)
-    if not path.is_file():
-        raise MissingFileError(
-            "there is no such model", got=path, hint="give the path of an exported model.onnx"
-        )
-    if path.stat().st_size == 0:
-        raise CorruptFileError("the model file is empty", got=path)
+    check_model_path(path)
     try:
         import onnxruntime
     except ImportError as error:

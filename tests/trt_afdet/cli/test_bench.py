@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -39,7 +38,6 @@ def run(*words: object) -> int:
 
 
 def test_table_json_and_picture(folder: Path, tmp_path: Path, capsys: Any) -> None:
-    pytest.importorskip("matplotlib")
     figures, picture = tmp_path / "bench.json", tmp_path / "bench.png"
     models = (folder / "model.onnx", folder / "nms.onnx")
     options = ("--batch", "4,1", "--frames", "12", "--size", "320x200", "--threads", "1")
@@ -125,7 +123,6 @@ def test_percentiles_and_rates_of_known_times() -> None:
     assert result.as_dict()["share_of_bare"] == pytest.approx(0.5)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("onnx") is None, reason="needs onnx")
 def test_precision_of_an_onnx_file(folder: Path, tmp_path: Path) -> None:
     assert bench.onnx_precision(folder / "model.onnx") == "fp32"
     half = build_model()

@@ -491,7 +491,6 @@ def test_the_gate_refuses_before_the_build_and_leaves_nothing(
 def test_what_int8_hurts_is_told_as_a_table_and_a_picture(
     rtx: TensorRT, model: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    pytest.importorskip("matplotlib")
     command = [model, "-o", tmp_path / "m.engine", *int8(pictures, "--held-out", "6"), *SM89]
     lax = [*command, "--max-ap-drop", "90", "--picture", tmp_path / "lax.png"]
     strict = [*command, "--max-ap-drop", "1e-9", "--picture", tmp_path / "strict.png"]
@@ -526,7 +525,6 @@ def test_unreadable_pictures_are_counted(rtx: TensorRT, model: Path, tmp_path: P
 
 
 def test_a_terminal_gets_a_bar_with_phases(rtx: TensorRT, tmp_path: Path) -> None:
-    pytest.importorskip("rich")
     master, slave = pty.openpty()
     words = [str(SHIPPED), "-o", str(tmp_path / "m.engine"), "--precision", "fp32", *SM89]
     code = "import sys; sys.path.insert(0, sys.argv[1]); from trt_afdet.cli import main; "

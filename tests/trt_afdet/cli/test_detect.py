@@ -278,7 +278,6 @@ def test_demo_leaves_its_files_and_scores_the_clip(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not command.SHIPPED_MODEL.exists(), reason="no assets/model.onnx")
 def test_demo_with_what_is_shipped(tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out), "--threads", "1"]) == 0

@@ -116,7 +116,6 @@ def test_an_engine_and_its_sidecar_tell_the_same(
 def test_a_picture_of_the_precisions(
     engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("matplotlib")
     picture = tmp_path / "p.png"
     assert f"wrote {picture}" in told(capsys, engine, "--picture", picture)
     assert picture.read_bytes().startswith(b"\x89PNG")

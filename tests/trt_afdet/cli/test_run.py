@@ -483,7 +483,6 @@ def free_port() -> int:
 
 
 def test_metrics_have_a_port_of_their_own(tmp_path: Path) -> None:
-    pytest.importorskip("prometheus_client")
     port = free_port()
     with started(tmp_path, CAMERA, "--metrics", f"127.0.0.1:{port}") as run:
         run.waits_for("live")
@@ -497,8 +496,6 @@ def test_metrics_have_a_port_of_their_own(tmp_path: Path) -> None:
 
 
 def test_zones_drawn_on_the_page_take_effect_and_are_kept(tmp_path: Path) -> None:
-    for package in ("fastapi", "uvicorn", "websockets", "prometheus_client"):
-        pytest.importorskip(package)
     port, zones = free_port(), tmp_path / "zones.json"
     (tmp_path / "c.yaml").write_text(
         f"sources:\n- {{name: cam, uri: '{CAMERA}'}}\nzones: zones.json\nweb: '127.0.0.1:{port}'\n"

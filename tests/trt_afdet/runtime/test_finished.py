@@ -127,7 +127,6 @@ def test_files_that_contradict_themselves(tmp_path: Path) -> None:
         Detector.load(save_model(tmp_path / "edited.onnx", model))
 
 
-@pytest.mark.skipif(not SHIPPED_MODEL.exists(), reason="no assets/model.onnx")
 @pytest.mark.parametrize("loop", [False, True], ids=["operator", "loop"])
 def test_the_shipped_model_on_the_shipped_clip(tmp_path: Path, loop: bool) -> None:
     clip = cv2.VideoCapture(str(SHIPPED_MODEL.with_name("clip.mp4")))

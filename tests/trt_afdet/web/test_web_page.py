@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 for program in ("chromium", "chromedriver"):
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not installed", allow_module_level=True)
-pytest.importorskip("selenium")
 
 TOKEN = "correct-horse-battery"
 FLAGS = (

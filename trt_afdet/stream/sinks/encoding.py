@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from trt_afdet.errors import InvalidValueError, MissingDependencyError
+from trt_afdet.errors import InvalidValueError
+from trt_afdet.stream.pyav import load_av
 from trt_afdet.suggest import nearest
 
 if TYPE_CHECKING:
@@ -24,21 +25,6 @@ CODECS = ("libx264", "mpeg4")
 KEY_INTERVAL = 2.0
 
 
-def import_av() -> Any:
-    """PyAV.
-
-    Raises:
-        MissingDependencyError: If it is not installed.
-    """
-    try:
-        import av
-    except ImportError as error:
-        raise MissingDependencyError(
-            "PyAV cannot be imported", got=error, hint='pip install "trt-afdet[cameras]"'
-        ) from error
-    return av
-
-
 def choose_codec(wanted: str | None) -> str:
     """The wanted encoder, or the best that is there.
 
@@ -46,7 +32,7 @@ def choose_codec(wanted: str | None) -> str:
         InvalidValueError: If there is none.
         MissingDependencyError: If PyAV is not installed.
     """
-    av = import_av()
+    av = load_av()
     available = {name for name in av.codecs_available if _encodes_video(av, name)}
     if wanted is not None and wanted not in available:
         hint = nearest(wanted, available) or f"there is {', '.join(sorted(available))}"
@@ -114,7 +100,7 @@ class Encoder:
             seconds: Since the beginning of the video. Time never goes back: a frame that would is
                 put just behind the last one.
         """
-        av = import_av()
+        av = load_av()
         height, width = image.shape[:2]
         if (width, height) != (self._stream.width, self._stream.height):
             image = cv2.copyMakeBorder(  # type: ignore[assignment]

@@ -15,7 +15,8 @@ from urllib.parse import quote, urlsplit
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.frame import StreamResult
-from trt_afdet.stream.sinks.encoding import Encoder, choose_codec, import_av
+from trt_afdet.stream.pyav import load_av
+from trt_afdet.stream.sinks.encoding import Encoder, choose_codec
 from trt_afdet.stream.sinks.naming import slug
 from trt_afdet.stream.status import FINAL, StatusEvent
 
@@ -143,7 +144,7 @@ class _Output:
         self._drop()
 
     def _connect(self, result: StreamResult) -> Encoder:
-        av = import_av()
+        av = load_av()
         self._container = av.open(
             self._url,
             "w",

@@ -20,7 +20,8 @@ from typing import IO, Any
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.files import write_error
 from trt_afdet.stream.frame import StreamFrame, StreamResult
-from trt_afdet.stream.sinks.encoding import Encoder, choose_codec, import_av
+from trt_afdet.stream.pyav import load_av
+from trt_afdet.stream.sinks.encoding import Encoder, choose_codec
 from trt_afdet.stream.sinks.fragments import repair
 from trt_afdet.stream.sinks.naming import slug
 from trt_afdet.stream.status import FINAL, StatusEvent
@@ -221,7 +222,7 @@ class _Segment:
     """One file of one source."""
 
     def __init__(self, path: Path, frame: StreamFrame, codec: str, quality: int) -> None:
-        av = import_av()
+        av = load_av()
         self.path = path
         self._shape = frame.image.shape
         self._first = _moment(frame)

@@ -1,28 +1,12 @@
-"""PyAV: its import, and its errors in words."""
+"""PyAV's errors in words."""
 
 from __future__ import annotations
 
 import errno
-from types import ModuleType
 
-from trt_afdet.errors import MissingDependencyError
+from trt_afdet.stream.pyav import load_av
 from trt_afdet.stream.redact import redact
 from trt_afdet.stream.sources.base import SourceError, SourceRefusedError
-
-
-def load_av() -> ModuleType:
-    """The ``av`` module.
-
-    Raises:
-        MissingDependencyError: If it cannot be imported.
-    """
-    try:
-        import av
-    except ImportError as error:
-        raise MissingDependencyError(
-            "PyAV cannot be imported", got=error, hint='pip install "trt-afdet[cameras]"'
-        ) from error
-    return av
 
 
 def source_error(

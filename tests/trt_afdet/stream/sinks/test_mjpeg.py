@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -283,7 +284,6 @@ def test_curl_reads_it(sink: MjpegSink, tmp_path: Path) -> None:
 
 
 def test_ffmpeg_s_reader_plays_it(sink: MjpegSink) -> None:
-    av = pytest.importorskip("av", reason="PyAV is not installed")
     stop = threading.Event()
 
     def feed() -> None:

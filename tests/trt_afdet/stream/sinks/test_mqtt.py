@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import paho.mqtt.client as paho
 import pytest
 from sink_makers import result, status, wait_until
 from sink_peers import Process, free_port, mosquitto
@@ -23,8 +24,6 @@ from trt_afdet.errors import InvalidValueError, MissingFileError
 from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.sinks.mqtt import MqttOptions, MqttSink
 from trt_afdet.stream.sinks.spool import Spool
-
-paho = pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed")
 
 FAST = Retry(first=0.05, longest=0.3)
 #: The broker keeps what its subscribers have not got over its own restart.

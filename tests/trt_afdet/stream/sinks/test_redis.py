@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from sink_makers import result, status, wait_until
 from sink_peers import Process, redis_server
 
@@ -17,8 +18,6 @@ from trt_afdet.errors import InvalidValueError
 from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.sinks.redis import RedisOptions, RedisSink
 from trt_afdet.stream.sinks.spool import Spool
-
-redis = pytest.importorskip("redis", reason="redis is not installed")
 
 FAST = Retry(first=0.05, longest=0.3)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import pytest
 from sink_makers import result, status, wait_until
 from sink_peers import Process
@@ -18,8 +19,6 @@ from trt_afdet.errors import InvalidValueError
 from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.sinks.rtsp import RtspSink
-
-av = pytest.importorskip("av", reason="PyAV is not installed")
 
 FAST = Retry(first=0.05, longest=0.2)
 _NEEDS = "import gi; gi.require_version('GstRtspServer', '1.0')"

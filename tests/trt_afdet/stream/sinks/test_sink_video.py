@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from sink_makers import result, status
@@ -23,8 +24,6 @@ from trt_afdet.errors import InvalidValueError, RunError, WriteError
 from trt_afdet.stream.frame import StreamFrame, StreamResult
 from trt_afdet.stream.sinks import video
 from trt_afdet.stream.sinks.video import VideoSink
-
-av = pytest.importorskip("av", reason="PyAV is not installed")
 
 
 def files(folder: Path) -> list[Path]:
