@@ -289,7 +289,7 @@ def real_heads() -> tuple[ModelSpec, Heads]:
     """The shipped detector's, of a frame of the shipped clip, at the threshold of evaluations."""
     from trt_afdet.cli.demo import ASSETS
     from trt_afdet.cli.detect import SHIPPED_MODEL
-    from trt_afdet.datasets.pictures import open_video
+    from trt_afdet.media import open_video
     from trt_afdet.preprocess import preprocess
     from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend
 

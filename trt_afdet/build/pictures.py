@@ -14,9 +14,8 @@ import numpy.typing as npt
 
 from trt_afdet.build.model_file import file_sha256
 from trt_afdet.datasets import Dataset, read_coco
-from trt_afdet.datasets.pictures import open_video, read_picture
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
-from trt_afdet.media import PICTURE_SUFFIXES
+from trt_afdet.media import PICTURE_SUFFIXES, open_video, read_picture
 
 if TYPE_CHECKING:
     import cv2

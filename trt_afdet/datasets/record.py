@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.datasets.checks import Report
-from trt_afdet.datasets.pictures import open_video, read_picture
 from trt_afdet.errors import CorruptFileError, MissingFileError
+from trt_afdet.media import open_video, read_picture
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.datasets.checks import Report, check_unique, clean_boxes
-from trt_afdet.datasets.pictures import read_picture
 from trt_afdet.datasets.record import Dataset, Record
 from trt_afdet.errors import (
     CorruptFileError,
@@ -17,6 +16,7 @@ from trt_afdet.errors import (
     MissingDependencyError,
     MissingFileError,
 )
+from trt_afdet.media import read_picture
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 

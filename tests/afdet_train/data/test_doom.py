@@ -16,8 +16,8 @@ pytest.importorskip("vizdoom")
 from afdet_train.cli import data as data_cli
 from afdet_train.data.doom import classes, clip, dataset, film, maps, rules, world
 
-from trt_afdet.datasets.pictures import open_video
 from trt_afdet.errors import InvalidValueError
+from trt_afdet.media import open_video
 
 FRAMES = 30  # Two chunks, the second one short.
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.errors import InvalidValueError
-from trt_afdet.stream.pyav import load_av
+from trt_afdet.media.pyav import load_av
 from trt_afdet.suggest import nearest
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from trt_afdet.stream.pyav import load_av
+from trt_afdet.media.pyav import load_av
 from trt_afdet.stream.redact import redact
 from trt_afdet.stream.sources.base import SourceError, SourceRefusedError
 

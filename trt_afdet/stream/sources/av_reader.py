@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from trt_afdet.stream.pyav import load_av
+from trt_afdet.media.pyav import load_av
 from trt_afdet.stream.sources.av_errors import source_error
 from trt_afdet.stream.sources.base import SourceError, SourceInfo, SourceRefusedError
 

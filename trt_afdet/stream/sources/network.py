@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from trt_afdet.stream.pyav import load_av
+from trt_afdet.media.pyav import load_av
 from trt_afdet.stream.sources.av_reader import AvInput, AvReader, Converter
 from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo
 from trt_afdet.stream.sources.feed import FeedSource, Pending

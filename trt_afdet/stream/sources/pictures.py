@@ -7,13 +7,11 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from trt_afdet.datasets.pictures import read_picture
 from trt_afdet.errors import CorruptFileError, MissingFileError
+from trt_afdet.media import PICTURE_SUFFIXES, read_picture
 from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo, SourceRefusedError
 
 log = logging.getLogger("trt_afdet.stream")
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class PicturesSource:
             missing = not (Path(self._where).is_dir() or glob.has_magic(self._where))
             raise SourceRefusedError(
                 f"{self.name}: {'no such picture' if missing else 'holds no picture'}",
-                hint=None if missing else f"looked for {', '.join(SUFFIXES)}",
+                hint=None if missing else f"looked for {', '.join(PICTURE_SUFFIXES)}",
             )
         return SourceInfo(0, 0, None, "pictures")
 
@@ -88,4 +86,4 @@ def _pictures(where: str) -> list[Path]:
     else:
         # pathlib's glob wants the pattern apart from its folder; a shell user does not.
         found = [Path(p) for p in glob.glob(where, recursive=True)]  # noqa: PTH207
-    return sorted(p for p in found if p.suffix.lower() in SUFFIXES and p.is_file())
+    return sorted(p for p in found if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())

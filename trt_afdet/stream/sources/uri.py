@@ -27,6 +27,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from trt_afdet.errors import InvalidValueError
+from trt_afdet.media import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from trt_afdet.stream.redact import redact
 from trt_afdet.stream.sources.base import Source
 from trt_afdet.stream.sources.csi import CsiOptions, csi_source
@@ -38,18 +39,12 @@ from trt_afdet.stream.sources.jetson import (
 )
 from trt_afdet.stream.sources.network import HttpOptions, RtspOptions, http_source, rtsp_source
 from trt_afdet.stream.sources.options import read_options
-from trt_afdet.stream.sources.pictures import SUFFIXES as PICTURE_SUFFIXES
 from trt_afdet.stream.sources.pictures import PictureOptions, PicturesSource
 from trt_afdet.stream.sources.test_pattern import Pattern, TestPatternSource
 from trt_afdet.stream.sources.v4l2 import V4l2Options, V4l2Source
 from trt_afdet.stream.sources.video_file import FileOptions, VideoFileSource
 from trt_afdet.suggest import nearest
 
-VIDEO_SUFFIXES = (
-    ".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".mts", ".flv", ".wmv",
-    ".h264", ".h265", ".hevc",
-)  # fmt: skip
-PLAYLIST_SUFFIXES = (".m3u8", ".m3u")
 SCHEMES = ("v4l2", "csi", "rtsp", "rtsps", "http", "https", "file", "gst", "test")
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")

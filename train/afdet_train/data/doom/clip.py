@@ -26,8 +26,8 @@ from afdet_train.data.doom.world import (
     open_world,
     require_vizdoom,
 )
-from trt_afdet.datasets.pictures import open_video
 from trt_afdet.errors import InvalidValueError, MissingDependencyError, RunError, WriteError
+from trt_afdet.media import open_video
 
 #: Frames per second of the file. The game runs at 35 tics per second; one tic is one frame.
 FPS = 30

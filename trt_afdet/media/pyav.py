@@ -17,6 +17,6 @@ def load_av() -> ModuleType:
         import av
     except ImportError as error:
         raise MissingDependencyError(
-            "PyAV cannot be imported", got=error, hint='pip install "trt-afdet[cameras]"'
+            "PyAV cannot be imported", got=error, hint='pip install "trt-afdet[runtime]"'
         ) from error
     return av

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,14 +15,24 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from trt_afdet.datasets.pictures import open_video, quiet_opencv, read_picture
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError, WriteError
 from trt_afdet.files import atomic_path
-
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v", ".mpg", ".mpeg", ".ts")
+from trt_afdet.media.pictures import read_picture
+from trt_afdet.media.suffixes import PICTURE_SUFFIXES
 
 Image = npt.NDArray[np.uint8]
+
+
+def quiet_opencv() -> None:
+    """Keeps OpenCV and FFmpeg from writing to stderr."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+
+def open_video(path: Path) -> cv2.VideoCapture:
+    """OpenCV's reader of a video file, opened or not."""
+    quiet_opencv()
+    return cv2.VideoCapture(str(path))
 
 
 @dataclass(frozen=True)

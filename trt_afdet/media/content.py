@@ -1,0 +1,127 @@
+"""What a file is, told from its first bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trt_afdet.media.suffixes import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+
+#: Bytes that are looked at.
+HEAD = 4096
+
+_AVIF = (b"avif", b"avis")
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+
+#: First bytes, and what files that begin so are called.
+_OTHERS = (
+    (b"%PDF", "a PDF"),
+    (b"%!PS", "a PostScript file"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!", "a rar archive"),
+    (b"BZh", "a bzip2 archive"),
+    (b"\xfd7zXZ\0", "an xz archive"),
+    (b"\x7fELF", "a program"),
+    (b"MZ", "a program"),
+    (b"ID3", "an audio file"),
+    (b"fLaC", "an audio file"),
+    (b"#!AMR", "an audio file"),
+    (b"MThd", "a MIDI file"),
+    (b"8BPS", "a Photoshop file"),
+    (b"\xff\x0a", "a JPEG XL picture"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
+    (b"SQLite format 3", "a database"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x93NUMPY", "a NumPy array"),
+)
+
+
+def picture_format(head: bytes) -> str | None:
+    """The picture format of a file's first bytes, as Pillow calls it; ``HEIC`` for HEIC; or None.
+
+    Args:
+        head: The first bytes, 32 at least where the file has so many.
+    """
+    if head[:3] == b"\xff\xd8\xff":
+        return "JPEG"
+    if head[:8] == b"\x89PNG\r\n\x1a\n":
+        return "PNG"
+    if head[:6] in (b"GIF87a", b"GIF89a"):
+        return "GIF"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "TIFF"
+    # "BM" alone begins many a text: the size of the header that follows is one of a few.
+    if head[:2] == b"BM" and head[14:18] in _BMP_HEADERS:
+        return "BMP"
+    if head[4:8] == b"ftyp":
+        # A still picture may name "mif1" first and its codec among the compatible brands.
+        size = min(max(int.from_bytes(head[:4], "big"), 16), len(head))
+        brands = [head[8:12], *(head[at : at + 4] for at in range(16, size - 3, 4))]
+        if brands[0] in (*_AVIF, *_HEIC):
+            return "AVIF" if any(brand in _AVIF for brand in brands) else "HEIC"
+    if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
+        return "PPM"
+    if head[:12] == b"\0\0\0\x0cjP  \r\n\x87\n" or head[:4] == b"\xff\x4f\xff\x51":
+        return "JPEG2000"
+    return None
+
+
+_BMP_HEADERS = tuple(size.to_bytes(4, "little") for size in (12, 16, 40, 52, 56, 64, 108, 124))
+
+
+def looks_like(head: bytes) -> str | None:
+    """What a file that is neither picture nor video seems to be: "a text file"; None if unknown."""
+    for start, name in _OTHERS:
+        if head.startswith(start):
+            return name
+    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+        return "an audio file"
+    if not head.strip(b"\0"):
+        return "a file of zeros"
+    text = _text(head)
+    if text is None:
+        return None
+    begin = text.lstrip().lower()
+    if begin.startswith("#extm3u"):
+        return "a playlist"
+    if begin.startswith(("<!doctype html", "<html")) or "<html" in begin[:1000]:
+        return "an HTML page"
+    if "<svg" in begin[:1000]:
+        return "an SVG drawing"
+    if begin.startswith("<"):
+        return "an XML file"
+    if begin.startswith(("{", "[")):
+        return "a JSON file"
+    if begin.startswith("version https://git-lfs"):
+        return "a Git LFS pointer, not the file itself"
+    if begin.startswith("#!"):
+        return "a script"
+    lines = [line.strip() for line in begin.splitlines() if line.strip()]
+    listed = [line for line in lines if Path(line.split("#")[0]).suffix in PICTURE_SUFFIXES]
+    if lines and len(listed) >= 0.8 * len(lines):
+        return "a list of pictures"
+    listed = [line for line in lines if Path(line).suffix in VIDEO_SUFFIXES]
+    if lines and len(listed) >= 0.8 * len(lines):
+        return "a list of videos"
+    return "a text file"
+
+
+def _text(head: bytes) -> str | None:
+    """The bytes as text, or None if they are none."""
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        try:
+            return head[: len(head) // 2 * 2].decode("utf-16")
+        except UnicodeDecodeError:
+            return None
+    if any(byte < 9 or 13 < byte < 27 for byte in head):
+        return None
+    try:
+        return head.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if error.start >= len(head) - 3:  # A letter is cut.
+            return head[: error.start].decode("utf-8-sig")
+    # Latin-1 text has few letters above ASCII.
+    return head.decode("latin-1") if sum(byte > 127 for byte in head) < len(head) // 4 else None

@@ -1,0 +1,392 @@
+"""The one reader of pictures: whole or not at all, upright, and without chatter on stderr.
+
+Pillow decodes. On the JPEG files that cameras and datasets hold it gives the same pixels as OpenCV,
+and unlike it prints nothing, turns no error into half a picture, and reads CMYK, AVIF and 16 bits.
+
+| what | becomes |
+|---|---|
+| EXIF orientation | the picture as it is shown, turned or mirrored |
+| several pictures in a file (GIF, APNG, WebP, TIFF, MPO) | the first |
+| transparency | the colours as stored, without a background |
+| grey, palette, CMYK | BGR |
+| more than 8 bits a channel | 8 bits: the range that is used, rounded up to a power of two |
+
+The last rule makes 12 bits stored in 16 a normal picture: the highest value of the picture needs N
+bits, and the upper 8 of those N are kept. A picture that uses all 16 loses its lower 8.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import re
+import struct
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_afdet.errors import CorruptFileError, MissingDependencyError, MissingFileError
+from trt_afdet.media.content import HEAD, looks_like, picture_format
+
+#: Pixels of the largest picture that is decoded: 3 GiB.
+MOST_PIXELS = 1 << 30
+
+#: Format, module of Pillow and class in it.
+_DECODERS = {
+    "JPEG": ("JpegImagePlugin", "JpegImageFile"),
+    "PNG": ("PngImagePlugin", "PngImageFile"),
+    "GIF": ("GifImagePlugin", "GifImageFile"),
+    "WEBP": ("WebPImagePlugin", "WebPImageFile"),
+    "TIFF": ("TiffImagePlugin", "TiffImageFile"),
+    "BMP": ("BmpImagePlugin", "BmpImageFile"),
+    "AVIF": ("AvifImagePlugin", "AvifImageFile"),
+    "PPM": ("PpmImagePlugin", "PpmImageFile"),
+    "JPEG2000": ("Jpeg2KImagePlugin", "Jpeg2KImageFile"),
+}
+#: What Pillow raises on damaged files, apart from what is a fault of ours.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    ZeroDivisionError,
+    AssertionError,
+    NotImplementedError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+)
+#: A marker of a JPEG that ends a scan: no stuffed byte, no restart, no fill byte.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_SOS, _EOI = 0xDA, 0xD9
+_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+#: Bits that change a picture whose data are missing. Each may happen to say what was there.
+_NOISE = (bytes(range(1, 255, 3)), b"\xdb\x6d\xb6" * 50, b"\x92\x49\x24" * 50, bytes(150))
+
+_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True)
+class PictureInfo:
+    """What the header of a picture says.
+
+    Attributes:
+        width, height: Of the picture as shown, pixels.
+        orientation: EXIF's number, 1 (as stored) to 8.
+        format: ``JPEG``, ``PNG``, ...
+    """
+
+    width: int
+    height: int
+    orientation: int
+    format: str
+
+    @property
+    def stored_width(self) -> int:
+        """Width before the picture is turned."""
+        return self.height if self.orientation > 4 else self.width
+
+    @property
+    def stored_height(self) -> int:
+        """Height before the picture is turned."""
+        return self.width if self.orientation > 4 else self.height
+
+
+def probe_picture(path: str | Path) -> PictureInfo:
+    """Size, orientation and format of a picture, from its header alone.
+
+    Raises:
+        MissingFileError: If there is no such file.
+        CorruptFileError: If it is empty or no picture, or its header is damaged.
+    """
+    path = Path(path)
+    with _reading(path), _open_file(path) as file:
+        name = _format(path, file.read(HEAD))
+        file.seek(0)
+        picture = _open(path, name, file)
+        width, height = picture.size
+        if name == "PNG" and "exif" not in picture.info:
+            orientation = _late_png_orientation(file)
+        else:
+            orientation = _orientation(picture)
+    # Pillow turns a TIFF itself, and says its size so.
+    if orientation > 4 and name != "TIFF":
+        width, height = height, width
+    return PictureInfo(width, height, orientation, name)
+
+
+def read_picture(path: str | Path) -> npt.NDArray[np.uint8]:
+    """A picture as BGR uint8 [H, W, 3], upright. The module says what becomes of special formats.
+
+    Raises:
+        MissingFileError: If there is no such file.
+        CorruptFileError: If it is empty, cut off, damaged, too large, or no picture.
+    """
+    path = Path(path)
+    with _reading(path):
+        with _open_file(path) as file:
+            head = file.read(HEAD)
+            name = _format(path, head)
+            data = head + file.read()
+        return decode_picture(data, path, name)
+
+
+def decode_picture(
+    data: bytes, path: str | Path = "picture", name: str | None = None
+) -> npt.NDArray[np.uint8]:
+    """A picture in memory as BGR uint8 [H, W, 3]; see :func:`read_picture`.
+
+    Args:
+        data: The file's bytes.
+        path: For messages.
+        name: Its format if it is known.
+
+    Raises:
+        CorruptFileError: See :func:`read_picture`.
+    """
+    path = Path(path)
+    with _reading(path):
+        name = name or _format(path, data[:HEAD])
+        if name == "JPEG":
+            return _decode_jpeg(path, data)
+        picture = _open(path, name, io.BytesIO(data))
+        if name in ("PNG", "TIFF"):
+            deep = _deep_colours(path, name, data, picture)
+            if deep is not None:
+                return _turn(deep, _orientation(picture))
+        picture.load()
+        return _turn(_bgr(picture), _orientation(picture))
+
+
+def _decode_jpeg(path: Path, data: bytes) -> npt.NDArray[np.uint8]:
+    """A JPEG. Its decoder paints what is missing grey, and says nothing of it."""
+    end, progressive = _jpeg_end(data)
+    whole = end is not None
+    if end is None:
+        # Without an end marker the decoder wants more data; it may have all the same.
+        end = len(data)
+    scans = data[:end]
+    picture = _open(path, "JPEG", io.BytesIO(scans + b"\xff\xd9"))
+    image = _bgr(picture)
+    # What follows the last scan does not matter if it is complete, and shows if it is not. Only a
+    # picture that ends in the grey of missing data needs a look, or one without an end marker.
+    corner = image[-4:, -4:]
+    grey = picture.mode == "CMYK" or (abs(corner.astype(int) - 128) <= 1).all()
+    tries = len(_NOISE) if grey or not whole else int(progressive)
+    for noise in _NOISE[:tries]:
+        again = _bgr(_open(path, "JPEG", io.BytesIO(scans + noise + b"\xff\xd9")))
+        if not np.array_equal(image, again):
+            raise CorruptFileError("picture is cut off", got=path)
+    return _turn(image, _orientation(picture))
+
+
+def _jpeg_end(data: bytes) -> tuple[int | None, bool]:
+    """Where the end marker of a JPEG stands (None if it has none), and whether it is progressive.
+
+    The header's segments are skipped by their lengths, because a thumbnail in one of them has an
+    end marker of its own.
+    """
+    position, progressive = 2, False
+    while position + 2 <= len(data):
+        if data[position] != 0xFF:  # Bytes that belong to nothing; decoders skip them.
+            found = _MARKER.search(data, position)
+            if found is None:
+                return None, progressive
+            position = found.start()
+        marker = data[position + 1]
+        if marker == 0xFF:  # A fill byte.
+            position += 1
+        elif marker == _EOI:
+            return position, progressive
+        elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
+            position += 2
+        else:
+            progressive = progressive or marker in _PROGRESSIVE
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+            if marker == _SOS:
+                found = _MARKER.search(data, position)
+                if found is None:
+                    return None, progressive
+                position = found.start()
+    return None, progressive
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Every failure as one line; Pillow's warnings stay away from stderr."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except (CorruptFileError, MissingFileError, MissingDependencyError):
+            raise
+        except MemoryError:
+            raise CorruptFileError("picture does not fit into memory", got=path) from None
+        except OSError as error:
+            if error.errno is not None:  # The file system's, not Pillow's.
+                raise CorruptFileError(
+                    "picture cannot be read", got=f"{path}: {error.strerror}"
+                ) from error
+            cut = "truncated" in str(error) or "broken" in str(error)
+            what = "picture is cut off" if cut else "picture cannot be decoded"
+            raise CorruptFileError(what, got=path) from error
+        except _DAMAGE as error:
+            raise CorruptFileError("picture cannot be decoded", got=path) from error
+
+
+def _open_file(path: Path) -> IO[bytes]:
+    if not path.is_file():
+        what = "is a folder, not a picture" if path.is_dir() else "no such picture"
+        raise MissingFileError(what, got=path)
+    return path.open("rb")
+
+
+def _format(path: Path, head: bytes) -> str:
+    """The format of a file's first bytes.
+
+    Raises:
+        CorruptFileError: If they are no picture's.
+    """
+    if not head:
+        raise CorruptFileError("picture is empty", got=path)
+    name = picture_format(head)
+    if name is None:
+        like = looks_like(head)
+        raise CorruptFileError(
+            "picture cannot be decoded", got=path, hint=f"it looks like {like}" if like else None
+        )
+    if name == "HEIC":
+        raise CorruptFileError(
+            "HEIC pictures cannot be read", got=path, hint="convert them to JPEG"
+        )
+    return name
+
+
+def _open(path: Path, name: str, file: IO[bytes]) -> Any:
+    """Pillow's picture, its header read.
+
+    Its plugins are called directly: ``Image.open`` tries formats that are not wanted here, and its
+    limit of pixels belongs to the whole process.
+
+    Raises:
+        CorruptFileError: If it is too large.
+        MissingDependencyError: If Pillow is missing.
+    """
+    module, kind = _DECODERS[name]
+    try:
+        plugin = importlib.import_module(f"PIL.{module}")
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Pillow cannot be imported", got=error, hint="pip install pillow"
+        ) from error
+    if name == "AVIF" and not getattr(plugin, "SUPPORTED", False):
+        raise CorruptFileError(
+            "this Pillow cannot read AVIF", got=path, hint="pip install --upgrade pillow"
+        )
+    picture = getattr(plugin, kind)(file, str(path))
+    width, height = picture.size
+    if width * height > MOST_PIXELS:
+        raise CorruptFileError(
+            "picture is too large", got=f"{path}: {width}x{height}", hint="at most 2^30 pixels"
+        )
+    return picture
+
+
+def _orientation(picture: Any) -> int:
+    try:
+        value = picture.getexif().get(_ORIENTATION, 1)
+    except _DAMAGE:  # EXIF that cannot be read turns nothing.
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _late_png_orientation(file: IO[bytes]) -> int:
+    """The orientation of a PNG whose EXIF may stand behind its pixels, without decoding them."""
+    from PIL import Image
+
+    file.seek(8)
+    while len(header := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", header)
+        if kind == b"eXIf":
+            exif = Image.Exif()
+            exif.load(file.read(min(length, 1 << 20)))
+            value = exif.get(_ORIENTATION, 1)
+            return value if isinstance(value, int) and 1 <= value <= 8 else 1
+        file.seek(length + 4, io.SEEK_CUR)
+    return 1
+
+
+def _turn(image: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    """The picture as shown, from the picture as stored."""
+    if orientation > 4:
+        image = image.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    return np.ascontiguousarray(image)
+
+
+def _bgr(picture: Any) -> npt.NDArray[np.uint8]:
+    """BGR uint8 [H, W, 3] of a picture of Pillow, as stored."""
+    import cv2
+
+    if picture.mode.startswith(("I", "F")):
+        grey = _eight_bits(np.asarray(picture))
+        return np.repeat(grey[..., None], 3, axis=2)
+    if picture.mode != "RGB":
+        picture = picture.convert("RGB")
+    return np.asarray(cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2BGR), np.uint8)
+
+
+def _eight_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Values of more than 8 bits as 8 bits; the module says how."""
+    if values.dtype.kind == "f":
+        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+        if values.max(initial=0) <= 1.0:
+            values = values * 255.0
+        values = values.round().clip(0, (1 << 31) - 1)
+    values = values.astype(np.int64).clip(0)
+    bits = max(8, int(values.max(initial=0)).bit_length())
+    return (values >> (bits - 8)).astype(np.uint8)
+
+
+def _deep_colours(path: Path, name: str, data: bytes, picture: Any) -> npt.NDArray[np.uint8] | None:
+    """BGR of a colour picture of 16 bits a channel; None if the picture is no such one.
+
+    Pillow gives the upper bytes. If they use less than their range, the lower ones are read as
+    well: as if they were stored in the other order.
+    """
+    if not any(_sixteen(tile[3]) for tile in picture.tile):
+        return None
+    high = np.asarray(picture).astype(np.int64)
+    if picture.mode not in ("RGB", "RGBA", "RGBX") or int(high[..., :3].max(initial=0)) >= 128:
+        return None
+    other = _open(path, name, io.BytesIO(data))
+    swap = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+    other.tile = [tile._replace(args=_swapped(tile.args, swap)) for tile in other.tile]
+    low = np.asarray(other).astype(np.int64)
+    return np.ascontiguousarray(_eight_bits(high[..., :3] * 256 + low[..., :3])[..., ::-1])
+
+
+def _sixteen(args: Any) -> bool:
+    return ";16" in (args if isinstance(args, str) else str(args[0]) if args else "")
+
+
+def _swapped(args: Any, swap: dict[str, str]) -> Any:
+    def other(mode: str) -> str:
+        return mode[:-1] + swap.get(mode[-1], mode[-1]) if ";16" in mode else mode
+
+    return other(args) if isinstance(args, str) else (other(args[0]), *args[1:])
