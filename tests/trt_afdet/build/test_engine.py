@@ -315,13 +315,13 @@ def test_no_room_on_the_disk_is_one_line_and_leaves_the_old_engine(
     """A limit on the size of files stands for a full disk: writing fails in the middle."""
     engine = tmp_path / "m.engine"
     result = rtx.run(LIMITED, str(ROOT), model, engine)
-    assert result.stdout == "status 1\n"
+    assert result.stdout == "status 2\n"
     assert result.stderr.count("\n") == 1
     assert "cannot write (got" in result.stderr
     assert only(tmp_path) == set()
     assert run(rtx, [model, "-o", engine, "--compute-capability", "8.9"])[0].status == 0
     before = engine.read_bytes(), sidecar_path(engine).read_bytes()
-    assert rtx.run(LIMITED, str(ROOT), model, engine).stdout == "status 1\n"
+    assert rtx.run(LIMITED, str(ROOT), model, engine).stdout == "status 2\n"
     assert (engine.read_bytes(), sidecar_path(engine).read_bytes()) == before
 
 
