@@ -1,24 +1,53 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files: the one place that knows what an output path means.
+
+A path that a user names may be a file, a link to one, a device, a pipe, a socket, an open
+descriptor (``/dev/stdout``, ``/dev/fd/3``) or ``-`` for standard output. Files are replaced whole
+or not at all, and links stay links; everything else is written to as it is.
+"""
 
 from __future__ import annotations
 
 import errno
+import io
 import os
+import re
+import secrets
+import shutil
+import socket
+import stat
+import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
+from typing import IO, Any, BinaryIO, TextIO
 
 from trt_afdet.errors import AfdetError, CorruptFileError, MissingFileError, WriteError
+
+#: The name of standard output; a file of this name is ``./-``.
+STDOUT = Path("-")
 
 _HINTS: dict[int | None, str] = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "your quota is used up",
     errno.EFBIG: "the file would exceed the largest size allowed",
     errno.EACCES: "is the folder writable?",
+    errno.EPERM: "is the folder writable?",
     errno.EROFS: "the file system is read-only",
     errno.ENOTDIR: "a part of the path is a file",
     errno.EEXIST: "a part of the path is a file",
+    errno.EISDIR: "name a file in it",
+    errno.EBUSY: "is the file itself a mount? mount its folder instead",
+    errno.EBADF: "this descriptor is not open for writing",
+    errno.ENXIO: "nothing reads from it",
+    errno.ECONNREFUSED: "nothing reads from it",
 }
+
+#: Folders whose entries are the open descriptors of this process.
+_DESCRIPTORS = re.compile(r"/proc/(?:self|thread-self|(?P<pid>\d+))(?:/task/\d+)?/fd")
+
+#: Standard output as it was before :func:`data_on_stdout` gave its place to standard error.
+_data_stream: TextIO | None = None
 
 
 def write_error(path: Path, error: OSError) -> WriteError:
@@ -28,37 +57,268 @@ def write_error(path: Path, error: OSError) -> WriteError:
     )
 
 
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` to write to; takes its place when the block ends well.
-
-    The suffix is kept, because writers choose their format by it.
+def output_file(text: str) -> Path:
+    """The argparse type of an option that names an output file; ``-`` is standard output.
 
     Raises:
-        WriteError: If the disk is full or the folder not writable.
+        WriteError: If the name ends as a folder's does.
     """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    path = Path(text)
+    if not text or text.endswith(("/", os.sep)):
+        raise WriteError(
+            "cannot write", got=f"{text or 'an empty name'}: it names no file", hint="name a file"
+        )
+    return path.absolute() if path == STDOUT and text != "-" else path
+
+
+def is_stdout(path: Path | None) -> bool:
+    """Whether writing to ``path`` is writing to standard output."""
+    if path is None:
+        return False
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
+        return path == STDOUT or _resolve(path) == 1
+    except OSError:
+        return False
+
+
+@contextmanager
+def data_on_stdout(*paths: Path | None) -> Iterator[None]:
+    """Sends what is printed to standard error if one of ``paths`` is standard output.
+
+    A table for people must not end up among the data.
+    """
+    global _data_stream
+    if not any(is_stdout(path) for path in paths):
+        yield
+        return
+    before, _data_stream = _data_stream, _data_stream or sys.stdout
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _data_stream = before
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """A temporary file to write to, whose content is at ``path`` when the block ends well.
+
+    A file is replaced whole, and keeps its mode and, where that is allowed, its owner; for a link
+    that is the file behind it. A device, a pipe, a socket, a descriptor or standard output (``-``)
+    gets the content at the end of the block. The suffix is kept, because writers choose their
+    format by it. Nothing is left of a block that raises.
+
+    Raises:
+        WriteError: If the target is a folder or cannot be written.
+    """
+    path = Path(path)
+    with _errors_of(path):
+        target = _target(path)
+        if isinstance(target, Path):
+            with _replacing(target) as temporary:
+                yield temporary
+            return
+        folder = tempfile.mkdtemp(prefix="trt-afdet-")
+        try:
+            temporary = Path(folder, f"output{path.suffix}")
+            yield temporary
+            with temporary.open("rb") as content, _open_special(target) as file:
+                shutil.copyfileobj(content, file)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def open_output(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
+    """Opens an output for writing, as text in UTF-8 ("w") or as bytes ("wb").
+
+    A file appears when the block ends well, see :func:`atomic_path`; a device, a pipe, a socket, a
+    descriptor or standard output (``-``) gets each line (each write, if bytes) at once.
+
+    Raises:
+        WriteError: If the target is a folder or cannot be written.
+    """
+    path = Path(path)
+    with _errors_of(path):
+        target = _target(path)
+        encoding = None if "b" in mode else "utf-8"
+        if isinstance(target, Path):
+            with _replacing(target) as temporary, temporary.open(mode, encoding=encoding) as file:
+                yield file
+                file.flush()
+            return
+        with _open_special(target) as binary:
+            if encoding is None:
+                yield binary
+                return
+            text = io.TextIOWrapper(binary, encoding=encoding, line_buffering=True)
+            try:
+                yield text
+                text.flush()
+            finally:
+                with suppress(OSError, ValueError):
+                    text.detach()
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Writes a text file; see :func:`open_output`.
+
+    Raises:
+        WriteError: If the target is a folder or cannot be written.
+    """
+    with open_output(path) as file:
+        file.write(text)
+
+
+def check_output(path: Path | str) -> None:
+    """Finds out whether ``path`` can be written, before work begins whose result it is to hold.
+
+    Raises:
+        WriteError: If the target is a folder or cannot be written.
+    """
+    path = Path(path)
+    with _errors_of(path):
+        target = _target(path)
+        if isinstance(target, Path):
+            temporary = _create_beside(target)
+            temporary.unlink()
+
+
+@contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """Turns what the system says about an output into the project's own error."""
+    try:
+        yield
+    except (AfdetError, BrokenPipeError):
+        raise
     except OSError as error:
-        if isinstance(error, AfdetError):
+        if error.filename is not None and not _is_part_of(path, Path(os.fsdecode(error.filename))):
             raise
         raise write_error(path, error) from error
+
+
+def _is_part_of(path: Path, name: Path) -> bool:
+    """Whether an error about ``name`` is one of the output: a file that was read is not."""
+    if "trt-afdet-" in name.parent.name or (name.name.startswith(".") and ".tmp" in name.name):
+        return True
+    try:
+        target = _resolve(path)
+    except OSError:
+        return True
+    return name == path or (isinstance(target, Path) and name in (target, *target.parents))
+
+
+def _resolve(path: Path) -> Path | int:
+    """Where links lead: a path that is no link, or the number of a descriptor of this process.
+
+    A descriptor is found before its link is followed: the link of ``/dev/stdout`` may lead to a
+    file, which the shell has opened at a place that must be kept.
+    """
+    for _ in range(40):
+        folder = os.path.realpath(path.parent)
+        match = _DESCRIPTORS.fullmatch(folder)
+        if match and path.name.isdigit():
+            own = match["pid"] in (None, str(os.getpid()))
+            return int(path.name) if own else Path(folder, path.name)
+        path = Path(folder, path.name)
+        if not path.is_symlink():
+            return path
+        path = Path(folder, path.readlink())
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+class _Special:
+    """A target that is written to as it is: a path that is no file, or a descriptor."""
+
+    def __init__(self, place: Path | int | None) -> None:
+        self.place = place
+
+
+def _target(path: Path) -> Path | _Special:
+    """What ``path`` means: a file to replace (or to make), or something to write to."""
+    if path == STDOUT:
+        return _Special(None)
+    resolved = _resolve(path)
+    if isinstance(resolved, int):
+        return _Special(resolved)
+    try:
+        mode = resolved.stat().st_mode
+    except FileNotFoundError:
+        return resolved
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    # The descriptor of another process is a link, but the file is not ours to replace.
+    is_file = stat.S_ISREG(mode) and not resolved.is_symlink()
+    return resolved if is_file else _Special(resolved)
+
+
+@contextmanager
+def _open_special(special: _Special) -> Iterator[BinaryIO]:
+    """Opens a device, pipe, socket, descriptor or standard output (None) for bytes."""
+    place = special.place
+    if place is None or place == 1:
+        stdout = _data_stream or sys.stdout
+        stdout.flush()
+        try:
+            place = stdout.fileno()
+        except (OSError, AttributeError):  # A stream of Python's own, as in a notebook or a test.
+            yield stdout.buffer
+            stdout.flush()
+            return
+    if isinstance(place, int):
+        fd = os.dup(place)
+    elif stat.S_ISSOCK(place.stat().st_mode):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(place))
+            fd = connection.detach()
+    else:
+        fd = os.open(place, os.O_WRONLY | os.O_CLOEXEC | os.O_NOCTTY)
+    file = os.fdopen(fd, "wb")
+    try:
+        yield file
+        file.flush()
+    finally:
+        # What could not be flushed was reported; closing would try again.
+        with suppress(OSError):
+            file.close()
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A temporary file beside ``target`` that takes its place when the block ends well."""
+    temporary = _create_beside(target)
+    try:
+        yield temporary
+        with suppress(FileNotFoundError):
+            _copy_rights(target.stat(), temporary)
+        temporary.replace(target)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically.
+def _create_beside(target: Path) -> Path:
+    """An empty file in the folder of ``target``, of a name that nobody else has or can guess."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Only the owner reads what will replace a file: it may be private.
+    mode = 0o600 if target.exists() else 0o666
+    while True:
+        name = f".{target.stem[:40]}.{secrets.token_hex(8)}.tmp{target.suffix[:40]}"
+        temporary = target.with_name(name)
+        try:
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
+        except FileExistsError:
+            continue
+        return temporary
 
-    Raises:
-        WriteError: See :func:`atomic_path`.
-    """
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+
+def _copy_rights(about: os.stat_result, to: Path) -> None:
+    """Gives ``to`` the mode and, where that is allowed, the owner of the file it replaces."""
+    now = to.stat()
+    if (now.st_uid, now.st_gid) != (about.st_uid, about.st_gid):
+        with suppress(OSError):
+            os.chown(to, about.st_uid, about.st_gid)
+    to.chmod(stat.S_IMODE(about.st_mode))
 
 
 def check_model_path(path: Path) -> None:
