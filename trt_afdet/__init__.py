@@ -24,5 +24,13 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         import importlib
 
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        from trt_afdet.packages import is_ours, missing
+
+        try:
+            module = importlib.import_module(_HOMES[name])
+        except ImportError as error:
+            if is_ours(error):
+                raise
+            raise missing(error) from error
+        return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

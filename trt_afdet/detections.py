@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
-from trt_afdet.errors import InvalidValueError, MissingDependencyError
+from trt_afdet.errors import InvalidValueError
+from trt_afdet.packages import missing
 
 if TYPE_CHECKING:
     import supervision
@@ -201,11 +202,7 @@ class Detections:
         try:
             import supervision
         except ImportError as error:
-            raise MissingDependencyError(
-                "supervision cannot be imported",
-                got=error,
-                hint="pip install supervision",
-            ) from error
+            raise missing(error) from error
         return supervision.Detections(
             xyxy=self.xyxy.copy(),
             confidence=self.confidence.copy(),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from trt_afdet.errors import MissingDependencyError
 from trt_afdet.files import atomic_path
+from trt_afdet.packages import missing
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -21,9 +21,7 @@ def new_figure(width: float, height: float) -> Any:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingDependencyError(
-            "pictures need matplotlib", hint='pip install "trt-afdet[plots]"'
-        ) from error
+        raise missing(error) from error
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

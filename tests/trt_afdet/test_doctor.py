@@ -94,7 +94,7 @@ def add_program(machine: Machine, name: str, script: str) -> None:
 def test_this_machine_can_run_it() -> None:
     rows = rows_by_name()
     assert rows["Python"].status == rows["numpy"].status == rows["cv2"].status == "ok"
-    assert not [row for row in rows.values() if row.status == "fail"]
+    assert not [row for row in rows.values() if row.status == "fix" and "detect" in row.uses]
     # Whatever is not fine comes with a way to mend it.
     assert all(row.fix for row in rows.values() if row.status != "ok")
     assert {"OpenCV video", "OpenCV windows", "cameras", "disk", "memory", "swap"} <= rows.keys()
@@ -123,7 +123,9 @@ class TestNativeParts:
         native.host.cache_clear()
         monkeypatch.setattr(native, "find", missing)
         row = next(gpu.native_parts(Machine()))
-        assert (row.status, row.detail) == ("warn", "the native library afdet_host was not found")
+        assert row.status == "fix"
+        assert "the native library afdet_host was not found" in row.detail
+        assert row.uses == ()
         assert "compiler" in row.fix
 
 
@@ -139,7 +141,7 @@ class TestIsolation:
         rows = doctor.examine(probes=[Probe("broken", broken), Probe("fine", fine)])
         assert [(row.status, row.name) for row in rows] == [
             ("ok", "first"),
-            ("warn", "broken"),
+            ("fix", "broken"),
             ("ok", "last"),
         ]
         assert "libGL.so.1" in rows[1].detail
@@ -157,7 +159,7 @@ class TestIsolation:
         assert time.monotonic() - start < 30
         release.set()
         assert [(row.status, row.name, row.detail) for row in rows] == [
-            ("warn", "hangs", "no answer within 0.1 s")
+            ("fix", "hangs", "no answer within 0.1 s")
         ]
 
     def test_every_probe_survives_an_empty_and_a_senseless_file_system(
@@ -181,13 +183,13 @@ class TestPackages:
 
         monkeypatch.setattr(software.importlib, "import_module", broken)
         rows = {row.name: row for row in software.packages(Machine())}
-        assert rows["cv2"].status == "fail"
+        assert rows["cv2"].status == "fix"
         assert "libGL.so.1" in rows["cv2"].detail
         assert "second line" not in rows["cv2"].detail
-        assert rows["onnx"].status == "warn"
+        assert rows["onnx"].status == "fix"
         assert "trt-afdet[onnx]" in rows["onnx"].fix
         for probe in (software.pyav, software.onnxruntime):
-            assert the_row(probe(Machine())).status == "warn"
+            assert the_row(probe(Machine())).status == "fix"
 
     def test_opencv_is_asked_for_its_abilities(self) -> None:
         import cv2
@@ -196,7 +198,7 @@ class TestPackages:
         assert information["FFMPEG"].startswith("YES" if "FFMPEG: " in _squeezed(cv2) else "NO")
         row = the_row(software.opencv_video(Machine()))
         assert f"GStreamer {information['GStreamer']}" in row.detail
-        assert row.status == ("ok" if information["FFMPEG"].startswith("YES") else "warn")
+        assert row.status == ("ok" if information["FFMPEG"].startswith("YES") else "fix")
 
     def test_gstreamer_is_what_streams_would_take(self) -> None:
         import cv2
@@ -211,7 +213,7 @@ class TestPackages:
             opened = cv2.VideoCapture(
                 "videotestsrc num-buffers=1 ! videoconvert ! appsink", cv2.CAP_GSTREAMER
             ).isOpened()
-            assert row.status == ("ok" if opened else "warn")
+            assert row.status == ("ok" if opened else "fix")
         else:
             assert row.status == "ok"
             assert "PyGObject" in row.detail
@@ -229,30 +231,52 @@ class TestPackages:
         assert row["detail"].startswith("1.")
 
     @pytest.mark.parametrize(
-        ("toolkit", "display", "status", "detail"),
+        ("toolkit", "status", "detail"),
         [
-            ("NONE", "", "warn", "headless"),
-            ("QT5", "", "ok", "no display"),
-            ("GTK3", ":0", "ok", "GTK3"),
+            ("NONE", "not needed", "headless"),
+            ("QT5", "ok", "QT5"),
+            ("GTK3", "ok", "GTK3"),
         ],
     )
     def test_windows(
         self,
         monkeypatch: pytest.MonkeyPatch,
         toolkit: str,
-        display: str,
         status: str,
         detail: str,
     ) -> None:
         text = f"General configuration for OpenCV 4.10.0\n  GUI:              {toolkit}\n"
         monkeypatch.setattr("cv2.getBuildInformation", lambda: text)
-        monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
-        monkeypatch.delenv("DISPLAY", raising=False)
-        if display:
-            monkeypatch.setenv("DISPLAY", display)
         row = the_row(software.opencv_windows(Machine()))
         assert row.status == status
         assert detail in row.detail
+
+    @pytest.mark.parametrize(
+        ("variable", "value", "status"),
+        [
+            ("DISPLAY", "", "not needed"),
+            ("DISPLAY", ":0", "ok"),
+            ("WAYLAND_DISPLAY", "wayland-0", "ok"),
+        ],
+    )
+    def test_display(
+        self, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, status: str
+    ) -> None:
+        for name in ("WAYLAND_DISPLAY", "DISPLAY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(variable, value)
+        monkeypatch.setattr(sys, "platform", "linux")
+        assert the_row(system.display(Machine())).status == status
+
+    def test_compiler(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+        monkeypatch.setattr(system.importlib.util, "find_spec", lambda name: None)
+        row = the_row(system.compiler(Machine()))
+        assert row.status == "not needed"
+        assert "apt-get install -y g++" in row.fix
+        assert "pip install ziglang" in row.fix
+        monkeypatch.setattr(system.importlib.util, "find_spec", lambda name: object())
+        assert the_row(system.compiler(Machine())).status == "ok"
 
     def test_pyav_and_onnxruntime_say_what_they_can(self) -> None:
         assert "h264" in the_row(software.pyav(Machine())).detail
@@ -308,18 +332,18 @@ class TestJetson:
 
     def test_an_image_without_the_libraries(self, tmp_path: Path) -> None:
         row = the_row(jetson.jetpack(lay_out(tmp_path, THOR_JETPACK_7)))
-        assert row.status == "warn"
+        assert row.status == "fix"
         assert "apt-get install -y nvidia-jetpack" in row.fix
 
     def test_jetpack_4_is_too_old(self, tmp_path: Path) -> None:
         text = "# R32 (release), REVISION: 7.1, GCID: 29689809, BOARD: t186ref, EABI: aarch64\n"
         row = the_row(jetson.jetpack(lay_out(tmp_path, {"/etc/nv_tegra_release": text})))
-        assert (row.status, "flash JetPack" in row.fix) == ("warn", True)
+        assert (row.status, "flash JetPack" in row.fix) == ("fix", True)
 
     def test_the_fastest_mode_is_not_that_of_the_highest_or_lowest_id(self, tmp_path: Path) -> None:
         nano = the_row(jetson.power_mode(lay_out(tmp_path / "nano", ORIN_NANO_JETPACK_6)))
         assert nano.detail == "15W; the fastest is MAXN_SUPER"
-        assert (nano.status, nano.fix) == ("warn", "sudo nvpmodel -m 2")
+        assert (nano.status, nano.fix) == ("ok", "sudo nvpmodel -m 2")
         xavier = the_row(jetson.power_mode(lay_out(tmp_path / "xavier", XAVIER_NX_JETPACK_5)))
         assert xavier.detail == "MODE_15W_6CORE; the fastest is MODE_20W_6CORE"
         assert xavier.fix == "sudo nvpmodel -m 8"
@@ -333,14 +357,14 @@ class TestJetson:
         machine = lay_out(tmp_path, THOR_JETPACK_7)
         add_program(machine, "nvpmodel", "printf 'NV Power Mode: 120W\\n1\\n'")
         row = the_row(jetson.power_mode(machine))
-        assert (row.status, row.detail) == ("warn", "120W; the fastest is MAXN")
+        assert (row.status, row.detail) == ("ok", "120W; the fastest is MAXN")
 
     @pytest.mark.parametrize("script", ["exit 255", "exec sleep 60"])
     def test_nvpmodel_that_fails_or_hangs(self, tmp_path: Path, script: str) -> None:
         machine = Machine(lay_out(tmp_path, THOR_JETPACK_7).root, timeout=0.2)
         add_program(machine, "nvpmodel", script)
         row = the_row(jetson.power_mode(machine))
-        assert (row.status, row.fix) == ("warn", "sudo nvpmodel -q")
+        assert (row.status, row.fix) == ("fix", "sudo nvpmodel -q")
 
     def test_clocks(self, tmp_path: Path) -> None:
         fixed = the_row(jetson.clocks(lay_out(tmp_path / "fixed", ORIN_NANO_JETPACK_6)))
@@ -348,7 +372,7 @@ class TestJetson:
         assert "governor schedutil, GPU up to 1020 MHz" in fixed.detail
         for name, files in (("xavier", XAVIER_NX_JETPACK_5), ("thor", THOR_JETPACK_7)):
             row = the_row(jetson.clocks(lay_out(tmp_path / name, files)))
-            assert (row.status, row.fix) == ("warn", "sudo jetson_clocks")
+            assert (row.status, row.fix) == ("ok", "sudo jetson_clocks")
 
     def test_tensorrt_without_bindings_says_what_that_jetpack_needs(self, tmp_path: Path) -> None:
         if rows_by_name()["TensorRT"].detail != "not installed":
@@ -389,7 +413,7 @@ class TestSystem:
         # A container that was not given the device sees it in /sys all the same.
         machine.path("/dev/video2").unlink()
         row = the_row(system.cameras(machine))
-        assert row.status == "warn"
+        assert row.status == "fix"
         assert "no permission for /dev/video2" in row.detail
         assert "usermod -aG video" in row.fix
 
@@ -411,7 +435,7 @@ class TestSystem:
         assert row.detail == "/dev/video0 HD Pro Webcam C920 MJPG 1920x1080 at 30, 24 fps"
 
     def test_no_camera(self, tmp_path: Path) -> None:
-        assert the_row(system.cameras(Machine(tmp_path))).status == "warn"
+        assert the_row(system.cameras(Machine(tmp_path))).status == "not needed"
         row = the_row(system.cameras(lay_out(tmp_path, ORIN_NANO_JETPACK_6)))
         assert "jetson-io" in row.fix
 
@@ -419,8 +443,8 @@ class TestSystem:
         ("total", "available", "swap", "memory_status", "swap_status"),
         [
             (7802880, 5953500, 3901440, "ok", "ok"),  # Orin Nano 8 GB with its zram
-            (3964936, 2203000, 0, "ok", "warn"),  # 4 GB without
-            (3964936, 403000, 0, "warn", "warn"),
+            (3964936, 2203000, 0, "ok", "fix"),  # 4 GB without
+            (3964936, 403000, 0, "fix", "fix"),
             (125829120, 99999999, 0, "ok", "ok"),  # Thor has none and needs none
         ],
     )
@@ -446,7 +470,7 @@ class TestSystem:
         assert f"{usage.total / 2**30:.0f} GiB" in the_row(system.disk(Machine(tmp_path))).detail
         little = usage._replace(free=2**20)
         monkeypatch.setattr(shutil, "disk_usage", lambda folder: little)
-        assert the_row(system.disk(Machine(tmp_path))).status == "warn"
+        assert the_row(system.disk(Machine(tmp_path))).status == "fix"
 
     @pytest.mark.skipif(sys.platform != "linux", reason="adjtimex is Linux's")
     def test_time_is_that_of_the_kernel(self) -> None:
@@ -461,8 +485,8 @@ class TestSystem:
             ).stdout.strip()
         )
         if kernel in ("yes", "no"):
-            assert row.status == {"yes": "ok", "no": "warn"}[kernel]
-        assert row.status in ("ok", "warn")
+            assert bool(row.fix) == {"yes": False, "no": True}[kernel]
+        assert row.status == "ok"
 
 
 Compile = Callable[[str, str], Path]
@@ -490,7 +514,7 @@ def examine_elsewhere(probe: str, **environment: str) -> list[dict[str, str]]:
     program = (
         "import json; from trt_afdet import doctor; "
         f"probes = [p for p in doctor.PROBES if p.name == {probe!r}]; "
-        "print(json.dumps([row.as_dict() for row in doctor.examine(probes=probes)]))"
+        "print(json.dumps([row.as_dict() for row in doctor.examine(None, probes, doctor.USES)]))"
     )
     result = subprocess.run(
         [sys.executable, "-c", program],
@@ -533,20 +557,18 @@ class TestDriver:
     def test_a_driver_without_its_gpu(self, compile_library: Compile) -> None:
         folder = compile_library("libcuda.so.1", DRIVER % "return 100;").parent
         (row,) = examine_elsewhere("NVIDIA GPU", LD_LIBRARY_PATH=str(folder))
-        assert row["status"] == "warn"
+        assert row["status"] == "fix"
         assert "CUDA error 100" in row["detail"]
 
     def test_a_driver_that_hangs(self, compile_library: Compile) -> None:
         folder = compile_library("libcuda.so.1", DRIVER % "sleep(600); return 0;").parent
         (row,) = examine_elsewhere("NVIDIA GPU", LD_LIBRARY_PATH=str(folder))
-        assert row["status"] == "warn"
+        assert row["status"] == "fix"
         assert row["detail"] == "no answer within 2 s"
 
 
 class TestBindings:
-    @pytest.mark.parametrize(
-        ("library", "status"), [(8502, "ok"), (8601, "warn"), (100300, "warn")]
-    )
+    @pytest.mark.parametrize(("library", "status"), [(8502, "ok"), (8601, "fix"), (100300, "fix")])
     def test_the_library_is_asked_for_its_version(
         self, compile_library: Compile, tmp_path: Path, library: int, status: str
     ) -> None:
@@ -567,9 +589,41 @@ class TestBindings:
             "import ctypes\nctypes.CDLL('libnvinfer_of_another_age.so.7')\n"
         )
         (row, *_) = examine_elsewhere("TensorRT", PYTHONPATH=str(tmp_path))
-        assert row["status"] == "fail"
+        assert row["status"] == "fix"
         assert "libnvinfer_of_another_age.so.7" in row["detail"]
 
     def test_versions_as_numbers(self) -> None:
         assert gpu.version_of(8502) == "8.5.2"
         assert gpu.version_of(101303) == "10.13.3"
+
+
+class TestUses:
+    """Only what the machine is used for is to be fixed."""
+
+    ROWS = (
+        Row("fix", "everybody's", "missing", "get it"),
+        Row("fix", "the page's", "missing", "get it", ("web",)),
+        Row("fix", "nobody's", "missing", "get it", ()),
+        Row("ok", "there", "there"),
+    )
+
+    @pytest.mark.parametrize(
+        ("uses", "fixes"),
+        [(("detect",), 1), (("web",), 2), (("detect", "web"), 2), (doctor.USES, 2)],
+    )
+    def test_a_row_counts_where_it_is_needed(self, uses: tuple[str, ...], fixes: int) -> None:
+        probe = Probe("rows", lambda machine: self.ROWS)
+        rows = doctor.examine(probes=[probe], uses=uses)
+        assert [row.name for row in rows] == [row.name for row in self.ROWS]
+        assert sum(row.status == "fix" for row in rows) == fixes
+        assert rows[2].status == "not needed"
+
+    @pytest.mark.parametrize("use", doctor.USES)
+    def test_each_use_can_be_asked_for(self, use: str) -> None:
+        rows = doctor.examine(uses=[use])
+        assert {row.status for row in rows} <= {"ok", "fix", "not needed"}
+        assert all(use in row.uses for row in rows if row.status == "fix")
+
+    def test_what_is_installed_says_what_it_is_for(self, tmp_path: Path) -> None:
+        assert "detect" in doctor.uses_here()
+        assert "build-engine" in doctor.uses_here(lay_out(tmp_path, ORIN_NANO_JETPACK_6))

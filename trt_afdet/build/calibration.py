@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trt_afdet.build.pictures import Frame, Pictures
-from trt_afdet.errors import InvalidValueError, MissingDependencyError
+from trt_afdet.errors import InvalidValueError
 from trt_afdet.evaluation.predict import ProgressLike
 from trt_afdet.files import write_text
 from trt_afdet.interface import INPUT_NAME
+from trt_afdet.packages import missing
 from trt_afdet.preprocess import preprocess
 from trt_afdet.spec import ModelSpec
 
@@ -227,11 +228,7 @@ def _calibrator(method: str, path: Path, tensors: Collection[str]) -> Any:
     try:
         from onnxruntime.quantization import calibrate as library
     except ImportError as error:
-        raise MissingDependencyError(
-            "calibration needs onnx and onnxruntime",
-            got=error.name,
-            hint='pip install "trt-afdet[quantize]"',
-        ) from error
+        raise missing(error, extra="quantize") from error
     kinds: dict[str, tuple[Any, dict[str, Any]]] = {
         "minmax": (library.MinMaxCalibrater, {}),
         "entropy": (library.EntropyCalibrater, {"num_bins": _BINS}),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from trt_afdet.build.graph_writer import GraphWriter
 from trt_afdet.build.portable_nms import MIN_OPSET, write_portable_nms
-from trt_afdet.errors import InvalidValueError, MissingDependencyError
+from trt_afdet.errors import InvalidValueError
 from trt_afdet.interface import (
     DETECTION_NAMES,
     NMS_FORMS,
@@ -21,6 +21,7 @@ from trt_afdet.interface import (
     read_nms,
     read_spec,
 )
+from trt_afdet.packages import missing
 from trt_afdet.spec import METADATA_KEY, ModelSpec
 
 if TYPE_CHECKING:
@@ -127,9 +128,7 @@ def _onnx() -> Any:
         import onnx.checker
         import onnx.shape_inference
     except ImportError as error:
-        raise MissingDependencyError(
-            "onnx is not installed", hint='pip install "trt-afdet[onnx]"'
-        ) from error
+        raise missing(error) from error
     return onnx
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trt_afdet.build.blocks import WEIGHTED, Wiring
-from trt_afdet.errors import InvalidValueError, MissingDependencyError
+from trt_afdet.errors import InvalidValueError
+from trt_afdet.packages import missing
 
 if TYPE_CHECKING:
     import onnx
@@ -202,11 +203,7 @@ def _converter() -> Any:
     try:
         from onnxruntime.transformers.float16 import convert_float_to_float16
     except ImportError as error:
-        raise MissingDependencyError(
-            "FP16 needs onnx and onnxruntime",
-            got=error.name,
-            hint='pip install "trt-afdet[quantize]"',
-        ) from error
+        raise missing(error, extra="quantize") from error
     return convert_float_to_float16
 
 

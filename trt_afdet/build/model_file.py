@@ -11,10 +11,10 @@ from trt_afdet.errors import (
     AfdetError,
     CorruptFileError,
     InvalidValueError,
-    MissingDependencyError,
     MissingFileError,
 )
 from trt_afdet.files import atomic_path, check_model_path
+from trt_afdet.packages import missing
 from trt_afdet.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -83,9 +83,7 @@ def _parse(path: Path) -> onnx.ModelProto:
     try:
         import onnx
     except ImportError as error:
-        raise MissingDependencyError(
-            "onnx is not installed", hint='pip install "trt-afdet[onnx]"'
-        ) from error
+        raise missing(error) from error
     try:
         model = onnx.load(str(path))
     except Exception as error:  # protobuf's and onnx's own, besides those of external data.

@@ -21,8 +21,9 @@ from trt_afdet.build.calibration import Ranges
 from trt_afdet.build.half import HALF_SCALES_OPSET, SMALLEST, opset, sort_nodes, to_half
 from trt_afdet.build.placement import Placement, place
 from trt_afdet.build.qdq_check import check_quantized
-from trt_afdet.errors import InvalidValueError, MissingDependencyError, RunError
+from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.interface import INPUT_NAME
+from trt_afdet.packages import missing
 from trt_afdet.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -110,11 +111,7 @@ def _insert(
             quantize_static,
         )
     except ImportError as error:
-        raise MissingDependencyError(
-            "INT8 needs onnx and onnxruntime",
-            got=error.name,
-            hint='pip install "trt-afdet[quantize]"',
-        ) from error
+        raise missing(error, extra="quantize") from error
     readers = {reader for _, reader in placement.edges}
     names = [*placement.nodes, *sorted(readers.difference(placement.nodes))]
     kinds = sorted({node.op_type for node in model.graph.node if node.name in set(names)})

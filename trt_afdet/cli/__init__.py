@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import re
 import sys
 from types import ModuleType
 from typing import Any, NoReturn
@@ -34,6 +35,13 @@ OPTIONAL = {
     "data": "make a dataset: film and label one in Doom",
     "train": "train a detector from a recipe",
     "export": "turn a checkpoint into the canonical model.onnx",
+}
+
+#: The extra that a command as a whole needs, where that of the missing package says too little.
+_EXTRA: dict[str | None, str] = {
+    "build-engine": "quantize",
+    "train": "train",
+    "export": "train",
 }
 
 DESCRIPTION = """\
@@ -68,11 +76,16 @@ class _Parser(argparse.ArgumentParser):
         words = message.split("'")
         if message.startswith("argument COMMAND: invalid choice") and len(words) > 1:
             hint = nearest(words[1], self._choices())
+            if f"--{words[1]}" in self._option_strings():
+                hint = f"did you mean '--{words[1]}'?"
             message = f"unknown command {words[1]!r}" + (f" - {hint}" if hint else "")
         elif message.startswith("unrecognized arguments:"):
             first = message.split(":", 1)[1].split()[0]
             hint = nearest(first.split("=")[0], self._option_strings())
             message = f"unknown option {first}" + (f" - {hint}" if hint else "")
+        elif "invalid choice:" in message and len(words) > 1:
+            hint = nearest(words[1], re.split(r"[\s,'()]+", message.partition("choose from")[2]))
+            message += f" - {hint}" if hint else ""
         print(f"trt-afdet: error: {message} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
@@ -105,14 +118,7 @@ def _import(command: str) -> ModuleType:
             f"the command {command!r} belongs to the training package, which is not installed",
             hint='pip install "trt-afdet[train]"',
         )
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"the command {command!r} needs a package that is not installed",
-            got=error.name or str(error),
-            hint='pip install "trt-afdet[train]"',
-        ) from error
+    return importlib.import_module(module)
 
 
 def _summary(command: str) -> str:
@@ -171,6 +177,12 @@ def main(argv: list[str] | None = None) -> int:
         if "--debug" in argv:
             raise
         return _complain(str(error), error.exit_code)
+    except ImportError as error:
+        from trt_afdet.packages import is_ours, missing
+
+        if "--debug" in argv or is_ours(error):
+            raise
+        return _complain(str(missing(error, extra=_EXTRA.get(_named_command(argv)))), 2)
     except KeyboardInterrupt:
         return _complain("stopped", 130)
     except BrokenPipeError:

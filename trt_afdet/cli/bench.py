@@ -272,14 +272,13 @@ def providers(text: str) -> dict[str, str]:
         InvalidValueError: If this ONNX Runtime does not have one.
         MissingDependencyError: If it is not installed.
     """
-    from trt_afdet.errors import InvalidValueError, MissingDependencyError
+    from trt_afdet.errors import InvalidValueError
+    from trt_afdet.packages import missing
 
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingDependencyError(
-            "onnxruntime is not installed", hint='pip install "trt-afdet[runtime]"'
-        ) from error
+        raise missing(error) from error
     ending = "ExecutionProvider"
     known = {
         name.removesuffix(ending).lower(): name for name in onnxruntime.get_available_providers()

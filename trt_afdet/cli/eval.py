@@ -87,19 +87,13 @@ def _open_model(args: argparse.Namespace) -> Any:
     if args.model.is_dir() or args.model.suffix == ".safetensors":
         from importlib.metadata import entry_points
 
-        from trt_afdet.errors import AfdetError, MissingDependencyError
+        from trt_afdet.packages import missing
 
         for point in entry_points(group="trt_afdet.detectors", name="checkpoint"):
             try:
                 load = point.load()
             except ImportError as error:
-                if isinstance(error, AfdetError):
-                    raise
-                raise MissingDependencyError(
-                    "a checkpoint needs the training packages",
-                    got=error.name,
-                    hint='pip install "trt-afdet[train]"',
-                ) from error
+                raise missing(error, extra="train") from error
             return load(args.model, **options)
     from trt_afdet.runtime.detector import Detector
 

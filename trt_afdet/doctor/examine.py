@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 
 from trt_afdet.doctor import gpu, jetson, software, system
 from trt_afdet.doctor.machine import Machine
-from trt_afdet.doctor.row import Row, first_line
+from trt_afdet.doctor.row import USES, Row, first_line
 
 #: Seconds that a probe may take.
 LIMIT = 2.0
@@ -25,11 +26,13 @@ class Probe:
         name: For the row of a probe that raised or hung.
         look: Yields the rows; none where the question makes no sense (a PC's power mode).
         limit: Seconds it may take.
+        uses: Who needs the answer, where the probe gives none.
     """
 
     name: str
     look: Callable[[Machine], Iterable[Row]]
     limit: float = LIMIT
+    uses: tuple[str, ...] = USES
 
 
 #: In the order a reader would ask for them.
@@ -37,20 +40,22 @@ PROBES: tuple[Probe, ...] = (
     Probe("Python", software.python),
     Probe("packages", software.packages, IMPORT_LIMIT),
     Probe("OpenCV video", software.opencv_video, IMPORT_LIMIT),
-    Probe("OpenCV windows", software.opencv_windows, IMPORT_LIMIT),
-    Probe("GStreamer", software.gstreamer, IMPORT_LIMIT),
+    Probe("OpenCV windows", software.opencv_windows, IMPORT_LIMIT, ()),
+    Probe("GStreamer", software.gstreamer, IMPORT_LIMIT, ()),
     Probe("PyAV", software.pyav, IMPORT_LIMIT),
     Probe("ONNX Runtime", software.onnxruntime, IMPORT_LIMIT),
-    Probe("stream packages", software.stream_packages),
+    Probe("other packages", software.other_packages),
     Probe("native parts", gpu.native_parts, IMPORT_LIMIT),
-    Probe("TensorRT", gpu.tensorrt, IMPORT_LIMIT),
-    Probe("CUDA packages", gpu.cuda_packages),
-    Probe("NVIDIA GPU", gpu.driver),
+    Probe("TensorRT", gpu.tensorrt, IMPORT_LIMIT, gpu.ENGINES),
+    Probe("CUDA packages", gpu.cuda_packages, LIMIT, gpu.ENGINES),
+    Probe("NVIDIA GPU", gpu.driver, LIMIT, gpu.ENGINES),
     Probe("Jetson", jetson.board),
     Probe("JetPack", jetson.jetpack),
     Probe("power mode", jetson.power_mode),
     Probe("clocks", jetson.clocks),
-    Probe("cameras", system.cameras),
+    Probe("compiler", system.compiler, LIMIT, ()),
+    Probe("display", system.display, LIMIT, ()),
+    Probe("cameras", system.cameras, LIMIT, ("run", "web")),
     Probe("disk", system.disk),
     Probe("memory", system.memory),
     Probe("swap", system.swap),
@@ -58,15 +63,47 @@ PROBES: tuple[Probe, ...] = (
 )
 
 
-def examine(machine: Machine | None = None, probes: Sequence[Probe] = PROBES) -> list[Row]:
+def uses_here(machine: Machine | None = None) -> tuple[str, ...]:
+    """What this machine is used for, by what is installed: detecting always, the rest by extra."""
+    machine = machine or Machine()
+
+    def installed(*modules: str) -> bool:
+        return all(find_spec(module) is not None for module in modules)
+
+    found = {
+        "detect": True,
+        "run": installed("pydantic", "trackers"),
+        "web": installed("fastapi", "uvicorn"),
+        "train": installed("torch", "timm"),
+        "build-engine": installed("tensorrt")
+        or installed("tensorrt_rtx")
+        or jetson.release_of(machine) is not None,
+    }
+    return tuple(use for use in USES if found[use])
+
+
+def examine(
+    machine: Machine | None = None,
+    probes: Sequence[Probe] = PROBES,
+    uses: Collection[str] | None = None,
+) -> list[Row]:
     """All rows of all probes.
 
     Args:
         machine: Whose files are looked at; this one's by default.
         probes: Which.
+        uses: What the machine is for, of :data:`USES`; by default see :func:`uses_here`. What none
+            of these needs is not to be fixed: its row is "not needed".
     """
     machine = machine or Machine()
-    return [row for probe in probes for row in _run(probe, machine)]
+    wanted = set(uses_here(machine) if uses is None else uses)
+    rows = [row for probe in probes for row in _run(probe, machine)]
+    return [
+        replace(row, status="not needed")
+        if row.status == "fix" and not wanted & set(row.uses)
+        else row
+        for row in rows
+    ]
 
 
 def _run(probe: Probe, machine: Machine) -> list[Row]:
@@ -86,8 +123,8 @@ def _run(probe: Probe, machine: Machine) -> list[Row]:
     rows = list(found)
     if thread.is_alive():
         fix = "run `trt-afdet doctor` again; if it stays so, look at the end of `sudo dmesg`"
-        rows.append(Row("warn", probe.name, f"no answer within {probe.limit:g} s", fix))
+        rows.append(Row("fix", probe.name, f"no answer within {probe.limit:g} s", fix, probe.uses))
     elif raised:
         detail = f"could not be looked at: {type(raised[0]).__name__}: {first_line(raised[0])}"
-        rows.append(Row("warn", probe.name, detail, "report it, with this line"))
+        rows.append(Row("fix", probe.name, detail, "report it, with this line", probe.uses))
     return rows

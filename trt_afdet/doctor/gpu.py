@@ -14,6 +14,10 @@ from trt_afdet import native
 from trt_afdet.doctor.jetson import release_of
 from trt_afdet.doctor.machine import Machine
 from trt_afdet.doctor.row import Row, first_line
+from trt_afdet.packages import install
+
+#: Who needs TensorRT, a GPU and what lies between them.
+ENGINES = ("build-engine",)
 
 #: Bindings by import name, with the file name of the library behind them.
 _FLAVOURS = {"tensorrt": "libnvinfer", "tensorrt_rtx": "libtensorrt_rtx"}
@@ -48,7 +52,10 @@ def native_parts(machine: Machine) -> Iterator[Row]:
         try:
             yield Row("ok", name, f"{describe()}; {native.find(library)}")
         except native.NativeMissingError as error:
-            yield Row("warn", name, error.what, fix)
+            if name == "host library":
+                yield Row("fix", name, f"{error.what}; NumPy does its work, slower", fix, ())
+            else:
+                yield Row("fix", name, error.what, fix, ENGINES)
 
 
 def tensorrt(machine: Machine) -> Iterator[Row]:
@@ -62,7 +69,7 @@ def tensorrt(machine: Machine) -> Iterator[Row]:
     release = release_of(machine)
     if library is None:
         detail = "not installed"
-        fix = "pip install tensorrt"
+        fix = install("tensorrt")
         if release:
             fix = "sudo apt-get update && sudo apt-get install -y nvidia-jetpack"
     else:
@@ -77,7 +84,7 @@ def tensorrt(machine: Machine) -> Iterator[Row]:
             )
         elif release:
             fix = "python3 -m venv --system-site-packages .venv, so that JetPack's are seen"
-    yield Row("warn", "TensorRT", detail, fix)
+    yield Row("fix", "TensorRT", detail, fix, ENGINES)
 
 
 def _bindings(name: str) -> Row:
@@ -86,7 +93,8 @@ def _bindings(name: str) -> Row:
         version = str(module.__version__)
     except Exception as error:  # Bindings without their libraries.
         detail = f"{name} is installed but cannot be imported: {first_line(error)}"
-        return Row("fail", "TensorRT", detail, "install TensorRT's libraries of that version")
+        fix = "install TensorRT's libraries of that version"
+        return Row("fix", "TensorRT", detail, fix, ENGINES)
     library = _loaded_library(_FLAVOURS[name])
     if library is None:
         return Row("ok", "TensorRT", f"{name} {version}")
@@ -94,7 +102,7 @@ def _bindings(name: str) -> Row:
         return Row("ok", "TensorRT", f"{name} {version}, library {library}")
     detail = f"bindings of {name} {version} run on the library of {library}"
     fix = f'pip install "{name}=={library}", or mend LD_LIBRARY_PATH'
-    return Row("warn", "TensorRT", detail, fix)
+    return Row("fix", "TensorRT", detail, fix, ENGINES)
 
 
 def _loaded_library(name: str) -> str | None:
@@ -135,7 +143,8 @@ def cuda_packages(machine: Machine) -> Iterator[Row]:
             yield Row("ok", "CUDA package", name)
             return
     fix = "pip install cuda-python (on JetPack 5: pip install pycuda)"
-    yield Row("warn", "CUDA package", "neither cuda-python nor pycuda, for running engines", fix)
+    detail = "neither cuda-python nor pycuda, for running engines"
+    yield Row("fix", "CUDA package", detail, fix, ENGINES)
 
 
 def driver(machine: Machine) -> Iterator[Row]:
@@ -147,7 +156,7 @@ def driver(machine: Machine) -> Iterator[Row]:
         fix = "install the NVIDIA driver; ONNX runs without"
         if machine.path("/.dockerenv").exists():
             fix = "start the container with --runtime nvidia (PC: --gpus all); ONNX runs without"
-        yield Row("warn", "NVIDIA GPU", "no driver", fix)
+        yield Row("fix", "NVIDIA GPU", "no driver", fix, ENGINES)
         return
     status = library.cuInit(0)
     count, version = ctypes.c_int(0), ctypes.c_int(0)
@@ -156,7 +165,7 @@ def driver(machine: Machine) -> Iterator[Row]:
         status = library.cuDeviceGetCount(ctypes.byref(count))
     if status != 0 or count.value == 0:
         detail = f"a driver, but no usable GPU (CUDA error {status})"
-        yield Row("warn", "NVIDIA GPU", detail, "see `nvidia-smi`; ONNX runs without")
+        yield Row("fix", "NVIDIA GPU", detail, "see `nvidia-smi`; ONNX runs without", ENGINES)
         return
     cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
     for index in range(count.value):

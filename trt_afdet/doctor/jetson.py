@@ -37,6 +37,9 @@ _JETPACK = {
     (39, 2, 1): "7.2.1",
 }
 
+#: Who needs what JetPack brings.
+_ENGINES = ("build-engine",)
+
 #: JetPack's first number by the first one of the release.
 _JETPACK_SERIES = {32: "4", 34: "5", 35: "5", 36: "6", 38: "7", 39: "7"}
 
@@ -74,11 +77,11 @@ def jetpack(machine: Machine) -> Iterator[Row]:
     found = f"{version}, Jetson Linux {'.'.join(map(str, release))}"
     if release[:2] < _OLDEST:
         fix = "flash JetPack 5.1 or newer; until then ONNX Runtime on the CPU"
-        yield Row("warn", "JetPack", f"{found}: TensorRT is older than 8.5", fix)
+        yield Row("fix", "JetPack", f"{found}: TensorRT is older than 8.5", fix, _ENGINES)
     elif package is None and _missing_parts(machine):
         # The image without JetPack's packages has a driver, but neither CUDA nor TensorRT.
         fix = "sudo apt-get update && sudo apt-get install -y nvidia-jetpack"
-        yield Row("warn", "JetPack", f"{found}: CUDA or TensorRT is not installed", fix)
+        yield Row("fix", "JetPack", f"{found}: CUDA or TensorRT is not installed", fix, _ENGINES)
     else:
         yield Row("ok", "JetPack", found)
 
@@ -114,14 +117,14 @@ def power_mode(machine: Machine) -> Iterator[Row]:
         answer = re.search(r"NV Power Mode: *(\S+)", machine.run("nvpmodel", "-q") or "")
         now = answer[1] if answer else None
     if now is None:
-        yield Row("warn", "power mode", "cannot be told", "sudo nvpmodel -q")
+        yield Row("fix", "power mode", "cannot be told", "sudo nvpmodel -q", ())
         return
     fastest = max(modes, key=lambda number: _speed(modes[number]), default=None)
     if fastest is None or _speed(now) >= _speed(modes[fastest]):
         yield Row("ok", "power mode", now)
     else:
         detail = f"{now}; the fastest is {modes[fastest]}"
-        yield Row("warn", "power mode", detail, f"sudo nvpmodel -m {fastest}")
+        yield Row("ok", "power mode", detail, f"sudo nvpmodel -m {fastest}")
 
 
 def _speed(mode: str) -> tuple[int, int, int]:
@@ -154,4 +157,4 @@ def clocks(machine: Machine) -> Iterator[Row]:
     if all(low == high for low, high in known):
         yield Row("ok", "clocks", f"fixed at their maxima; {found}")
     else:
-        yield Row("warn", "clocks", f"vary with the load; {found}", "sudo jetson_clocks")
+        yield Row("ok", "clocks", f"vary with the load; {found}", "sudo jetson_clocks")

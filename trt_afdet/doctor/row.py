@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+
+#: What people do with the package; each row says which of them need it.
+USES = ("detect", "run", "web", "train", "build-engine")
 
 
 @dataclass(frozen=True)
@@ -10,19 +13,21 @@ class Row:
     """One finding.
 
     Attributes:
-        status: ``"ok"``, ``"warn"`` (something optional is missing) or ``"fail"``.
+        status: ``"ok"``, ``"fix"`` (what the uses below need is missing) or ``"not needed"``.
         name: What was looked at.
         detail: What was found.
         fix: What to do about it, a command where there is one; empty if nothing.
+        uses: Who needs it, of :data:`USES`; everybody by default.
     """
 
     status: str
     name: str
     detail: str
     fix: str = ""
+    uses: tuple[str, ...] = field(default=USES, compare=False)
 
-    def as_dict(self) -> dict[str, str]:
-        return asdict(self)
+    def as_dict(self) -> dict[str, object]:
+        return {**asdict(self), "uses": list(self.uses)}
 
 
 def first_line(error: object) -> str:

@@ -5,42 +5,42 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
-import os
 import platform
 import re
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 from trt_afdet.doctor.jetson import release_of
 from trt_afdet.doctor.machine import Machine
-from trt_afdet.doctor.row import Row, first_line
+from trt_afdet.doctor.row import USES, Row, first_line
+from trt_afdet.packages import HEADLESS, PACKAGES, install, missing
 
 #: Oldest Python that the package installs on.
 OLDEST_PYTHON = (3, 10)
 
-#: Packages by import name: what they are for, and the extra that brings them. None: always needed.
-_PACKAGES = {
-    "numpy": ("arrays", None),
-    "cv2": ("pictures and videos", None),
-    "onnx": ("changing ONNX files", "onnx"),
+#: Who needs the packages that are imported to look at them.
+_PACKAGES = {"numpy": USES, "cv2": USES, "onnx": ("train", "build-engine")}
+
+#: Other packages by import name: purpose, and who needs them (nobody: a sink or a picture alone).
+_OTHER_PACKAGES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "rich": ("progress bars", ()),
+    "faster_coco_eval": ("AP in demo, eval and training", ("train",)),
+    "matplotlib": ("pictures of an evaluation", ("train",)),
+    "yaml": ("cameras.yaml and recipes", ("run", "train")),
+    "pydantic": ("cameras.yaml and recipes", ("run", "train")),
+    "trackers": ("tracking", ("run",)),
+    "paho": ("the MQTT sink", ()),
+    "redis": ("the Redis sink", ()),
+    "fastapi": ("the web page", ("web",)),
+    "uvicorn": ("the web page", ("web",)),
+    "websockets": ("the web page", ("web",)),
+    "prometheus_client": ("/metrics", ("web",)),
+    "torch": ("training", ("train",)),
+    "torchvision": ("training", ("train",)),
+    "timm": ("training", ("train",)),
+    "safetensors": ("checkpoints", ("train",)),
 }
-
-#: What cameras, the web page and sinks need: import name, distribution, purpose, extra.
-_STREAM_PACKAGES = (
-    ("yaml", "PyYAML", "cameras.yaml", "cameras"),
-    ("pydantic", "pydantic", "cameras.yaml", "cameras"),
-    ("trackers", "trackers", "tracking", "track"),
-    ("paho", "paho-mqtt", "the MQTT sink", "mqtt"),
-    ("redis", "redis", "the Redis sink", "redis"),
-    ("fastapi", "fastapi", "the web page", "web"),
-    ("uvicorn", "uvicorn", "the web page", "web"),
-    ("prometheus_client", "prometheus_client", "/metrics", "web"),
-)
-
-
-def install(extra: str | None = None) -> str:
-    """The command that brings an extra."""
-    return f'pip install "trt-afdet[{extra}]"' if extra else 'pip install "trt-afdet"'
 
 
 def python(machine: Machine) -> Iterator[Row]:
@@ -49,24 +49,48 @@ def python(machine: Machine) -> Iterator[Row]:
         yield Row("ok", "Python", found)
     else:
         wanted = ".".join(map(str, OLDEST_PYTHON))
-        yield Row("fail", "Python", found, f"uv python install {wanted}")
+        yield Row("fix", "Python", found, f"uv python install {wanted}")
 
 
 def packages(machine: Machine) -> Iterator[Row]:
-    for name, (purpose, extra) in _PACKAGES.items():
+    for name, uses in _PACKAGES.items():
         try:
-            version = str(getattr(importlib.import_module(name), "__version__", "version unknown"))
+            module = importlib.import_module(name)
         except Exception as error:  # A broken binary package raises anything it likes.
-            status = "warn" if extra else "fail"
-            detail = f"cannot be imported, for {purpose}: {first_line(error)}"
-            yield Row(status, name, detail, install(extra))
+            yield _broken(name, error, uses)
         else:
-            yield Row("ok", name, version)
+            version = str(getattr(module, "__version__", "version unknown"))
+            yield Row("ok", name, version + (_builds() if name == "cv2" else ""))
+
+
+def _broken(module: str, error: Exception, uses: tuple[str, ...]) -> Row:
+    """The row of a package that cannot be imported."""
+    if isinstance(error, ImportError):
+        said = missing(error)
+        return Row("fix", module, said.what, said.hint or "", uses)
+    fix = install(PACKAGES[module][1])
+    return Row("fix", module, f"cannot be imported: {first_line(error)}", fix, uses)
+
+
+def _builds() -> str:
+    """Says so where both builds of OpenCV are installed: the one installed last is imported."""
+    builds = [name for name in ("opencv-python", "opencv-python-headless") if _version(name)]
+    return f", of {' and '.join(builds)}" if builds else ""
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def build_information() -> dict[str, str]:
     """OpenCV's build information: ``{"GStreamer": "YES (1.20.3)"}`` and so on."""
-    text = importlib.import_module("cv2").getBuildInformation()
+    try:
+        text = importlib.import_module("cv2").getBuildInformation()
+    except ImportError:  # The row of cv2 says why.
+        return {}
     # Of names that come more than once, the first is the summary.
     found: dict[str, str] = {}
     for name, value in re.findall(r"^ *([\w/+ ]+):[ \t]+(\S.*?) *$", text, flags=re.MULTILINE):
@@ -75,16 +99,15 @@ def build_information() -> dict[str, str]:
 
 
 def opencv_video(machine: Machine) -> Iterator[Row]:
-    if importlib.util.find_spec("cv2") is None:
-        return
     information = build_information()
+    if not information:
+        return
     ffmpeg, gstreamer = (information.get(name, "NO") for name in ("FFMPEG", "GStreamer"))
     found = f"FFmpeg {ffmpeg}, GStreamer {gstreamer}, V4L2 {information.get('v4l/v4l2', 'NO')}"
     if ffmpeg.startswith("YES"):
         yield Row("ok", "OpenCV video", found)
     else:
-        fix = "pip install --force-reinstall --no-deps opencv-python"
-        yield Row("warn", "OpenCV video", f"{found}: video files cannot be written", fix)
+        yield Row("fix", "OpenCV video", f"{found}: video files cannot be written", HEADLESS)
 
 
 def gstreamer(machine: Machine) -> Iterator[Row]:
@@ -98,7 +121,9 @@ def gstreamer(machine: Machine) -> Iterator[Row]:
         elements = gst.ElementFactory
         version = ".".join(map(str, gst.version()[:3]))
     except Exception as error:  # gi raises ValueError for a typelib that is missing.
-        yield _gstreamer_of_opencv(first_line(error))
+        # What csi:// and the decoder of a Jetson need; elsewhere hardly anybody does.
+        uses = ("run",) if release_of(machine) else ()
+        yield _gstreamer_of_opencv(first_line(error), uses)
         return
     wanted = ["appsink", "videoconvert"]
     if release_of(machine):
@@ -109,33 +134,37 @@ def gstreamer(machine: Machine) -> Iterator[Row]:
         if release_of(machine):
             packages += " nvidia-l4t-gstreamer nvidia-l4t-camera"
         detail = f"{version}, without {', '.join(missing)}"
-        yield Row("warn", "GStreamer", detail, f"sudo apt-get install -y {packages}")
+        fix = f"sudo apt-get install -y {packages}"
+        yield Row("fix", "GStreamer", detail, fix, ("run",) if release_of(machine) else ())
     else:
         yield Row("ok", "GStreamer", f"{version}, through PyGObject {gi.__version__}")
 
 
-def _gstreamer_of_opencv(problem: str) -> Row:
-    cv2 = importlib.import_module("cv2")
-    # What is built in, or a plugin beside it that loads; the list of backends names it either way.
-    if cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
+def _gstreamer_of_opencv(problem: str, uses: tuple[str, ...]) -> Row:
+    try:
+        cv2 = importlib.import_module("cv2")
+        # Built in, or a plugin beside it that loads; the list of backends names it either way.
+        through_opencv = cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER)
+    except ImportError:
+        through_opencv = False
+    if through_opencv:
         return Row("ok", "GStreamer", "through OpenCV, which does not say why something fails")
     fix = (
         "sudo apt-get install -y python3-gi gir1.2-gst-plugins-base-1.0, and use a venv made with "
         "--system-site-packages (other Pythons: pip install PyGObject)"
     )
-    return Row("warn", "GStreamer", f"no csi:// and gst://: {problem}", fix)
+    return Row("fix", "GStreamer", f"no csi:// and gst://: {problem}", fix, uses)
 
 
 def opencv_windows(machine: Machine) -> Iterator[Row]:
-    if importlib.util.find_spec("cv2") is None:
+    information = build_information()
+    if not information:
         return
-    toolkit = build_information().get("GUI", "NONE")
+    toolkit = information.get("GUI", "NONE")
     if toolkit == "NONE":
         fix = "pip uninstall -y opencv-python-headless && pip install opencv-python"
         detail = "a headless build: no window; files, the web page and the rest work"
-        yield Row("warn", "OpenCV windows", detail, fix)
-    elif sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
-        yield Row("ok", "OpenCV windows", f"{toolkit}, but no display here: use --web")
+        yield Row("not needed", "OpenCV windows", detail, fix)
     else:
         yield Row("ok", "OpenCV windows", toolkit)
 
@@ -147,8 +176,7 @@ def pyav(machine: Machine) -> Iterator[Row]:
         codec = ".".join(map(str, av.library_versions["libavcodec"]))
         decoders = [name for name in ("h264", "hevc", "mjpeg") if name in av.codecs_available]
     except Exception as error:
-        detail = f"cannot be imported, for network cameras: {first_line(error)}"
-        yield Row("warn", "PyAV", detail, install("cameras"))
+        yield replace(_broken("av", error, ("detect", "run", "web")), name="PyAV")
         return
     hardware = [name for name in ("h264_cuvid", "h264_v4l2m2m") if name in av.codecs_available]
     also = f"; hardware decoders {', '.join(hardware)}" if hardware else ""
@@ -161,8 +189,7 @@ def onnxruntime(machine: Machine) -> Iterator[Row]:
         runtime = importlib.import_module("onnxruntime")
         providers = [name.removesuffix("ExecutionProvider") for name in _providers(runtime)]
     except Exception as error:
-        detail = f"cannot be imported, for running ONNX files: {first_line(error)}"
-        yield Row("warn", "onnxruntime", detail, install("runtime"))
+        yield _broken("onnxruntime", error, ("detect", "run", "web", "build-engine"))
         return
     yield Row("ok", "onnxruntime", f"{runtime.__version__}, runs on {', '.join(providers)}")
 
@@ -171,14 +198,13 @@ def _providers(runtime: object) -> list[str]:
     return list(runtime.get_available_providers())  # type: ignore[attr-defined]
 
 
-def stream_packages(machine: Machine) -> Iterator[Row]:
-    """Looked up, not imported: a dozen web packages take seconds to load."""
-    for module, distribution, purpose, extra in _STREAM_PACKAGES:
+def other_packages(machine: Machine) -> Iterator[Row]:
+    """Looked up, not imported: a dozen web packages, or torch, take seconds to load."""
+    for module, (purpose, uses) in _OTHER_PACKAGES.items():
+        distribution, extra = PACKAGES[module]
         if importlib.util.find_spec(module) is None:
-            yield Row("warn", distribution, f"not installed, for {purpose}", install(extra))
-            continue
-        try:
-            version = importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            version = "version unknown"
-        yield Row("ok", distribution, f"{version}, for {purpose}")
+            detail = f"not installed, for {purpose}"
+            yield Row("fix", distribution, detail, install(extra), uses)
+        else:
+            version = _version(distribution) or "version unknown"
+            yield Row("ok", distribution, f"{version}, for {purpose}")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +25,32 @@ _LITTLE_MEMORY = 1 * GIB
 
 #: Memory and swap together that building an engine needs.
 _BUILD_MEMORY = 8 * GIB
+
+
+def compiler(machine: Machine) -> Iterator[Row]:
+    """What compiles the native parts from source; a wheel brings them compiled."""
+    found = [name for name in ("g++", "clang++", "c++") if shutil.which(name)]
+    if importlib.util.find_spec("ziglang") is not None:
+        found.append("ziglang (pip)")
+    if found:
+        yield Row("ok", "C++ compiler", ", ".join(found))
+    else:
+        detail = "none; only building from source and the C++ tests need one"
+        fix = "sudo apt-get install -y g++, or without root: pip install ziglang"
+        yield Row("not needed", "C++ compiler", detail, fix)
+
+
+def display(machine: Machine) -> Iterator[Row]:
+    """Where windows would open."""
+    found = {name: os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")}
+    shown = [f"{name}={value}" for name, value in found.items() if value]
+    if shown:
+        yield Row("ok", "display", ", ".join(shown))
+    elif sys.platform != "linux":
+        yield Row("ok", "display", f"that of {sys.platform}")
+    else:
+        detail = "no screen; only windows (--show, window:) need one"
+        yield Row("not needed", "display", detail, "ssh -X, or watch with --web")
 
 
 def cameras(machine: Machine) -> Iterator[Row]:
@@ -51,7 +79,7 @@ def cameras(machine: Machine) -> Iterator[Row]:
     if closed:
         detail = f"{'; '.join(found)}; no permission for {', '.join(closed)}"
         fix = 'sudo usermod -aG video "$USER", then log in again; a container needs --device'
-        yield Row("warn", "cameras", detail, fix)
+        yield Row("fix", "cameras", detail, fix, ("run", "web"))
     elif found:
         yield Row("ok", "cameras", "; ".join(found))
     else:
@@ -59,7 +87,7 @@ def cameras(machine: Machine) -> Iterator[Row]:
         fix = "plug one in and see `v4l2-ctl --list-devices`; a container needs --device"
         if release_of(machine):
             fix = "for a CSI camera: sudo /opt/nvidia/jetson-io/jetson-io.py, then reboot"
-        yield Row("warn", "cameras", detail, fix)
+        yield Row("not needed", "cameras", detail, fix)
 
 
 def _number(folder: Path) -> int:
@@ -72,7 +100,8 @@ def disk(machine: Machine) -> Iterator[Row]:
     usage = shutil.disk_usage(folder)
     found = f"{usage.free / GIB:.1f} of {usage.total / GIB:.0f} GiB free"
     if usage.free < _LITTLE_DISK:
-        yield Row("warn", "disk", found, "du -xh --max-depth=2 / | sort -h | tail -20")
+        fix = "du -xh --max-depth=2 / | sort -h | tail -20"
+        yield Row("fix", "disk", found, fix, ("run", "train", "build-engine"))
     else:
         yield Row("ok", "disk", found)
 
@@ -91,7 +120,8 @@ def memory(machine: Machine) -> Iterator[Row]:
     available = figures.get("MemAvailable", 0)
     found = f"{available / GIB:.1f} of {figures['MemTotal'] / GIB:.1f} GiB available"
     if available < _LITTLE_MEMORY:
-        yield Row("warn", "memory", found, "ps -eo rss,comm --sort=-rss | head")
+        fix = "ps -eo rss,comm --sort=-rss | head"
+        yield Row("fix", "memory", found, fix, ("run", "train", "build-engine"))
     else:
         yield Row("ok", "memory", found)
 
@@ -110,7 +140,7 @@ def swap(machine: Machine) -> Iterator[Row]:
             "sudo fallocate -l 8G /swapfile && sudo chmod 600 /swapfile && "
             "sudo mkswap /swapfile && sudo swapon /swapfile"
         )
-        yield Row("warn", "swap", f"{found}: little for building engines", fix)
+        yield Row("fix", "swap", f"{found}: little for building engines", fix, ("build-engine",))
 
 
 def time_sync(machine: Machine) -> Iterator[Row]:
@@ -121,7 +151,8 @@ def time_sync(machine: Machine) -> Iterator[Row]:
     answer = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512))
     not_synchronized = 5  # TIME_ERROR
     if answer == not_synchronized:
-        detail = "the clock is not synchronized: time stamps will drift"
-        yield Row("warn", "time", detail, "sudo timedatectl set-ntp true")
+        # No fault: in containers and virtual machines the host keeps the clock, unknown to them.
+        detail = "no time server keeps the clock, as far as this system knows"
+        yield Row("ok", "time", detail, "sudo timedatectl set-ntp true")
     elif answer >= 0:
         yield Row("ok", "time", "synchronized")

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from trt_afdet.datasets import Dataset
 from trt_afdet.detections import Detections
-from trt_afdet.errors import MissingDependencyError
 from trt_afdet.evaluation.matching import check_paired
+from trt_afdet.packages import missing
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,7 @@ def _library() -> tuple[type, type]:
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as error:
-        raise MissingDependencyError(
-            "AP needs faster-coco-eval", hint='pip install "trt-afdet[runtime]"'
-        ) from error
+        raise missing(error) from error
     return COCO, COCOeval_faster
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from trt_afdet.errors import MissingDependencyError
+from trt_afdet.packages import missing
 
 
 def load_av() -> ModuleType:
@@ -16,7 +16,5 @@ def load_av() -> ModuleType:
     try:
         import av
     except ImportError as error:
-        raise MissingDependencyError(
-            "PyAV cannot be imported", got=error, hint='pip install "trt-afdet[runtime]"'
-        ) from error
+        raise missing(error) from error
     return av

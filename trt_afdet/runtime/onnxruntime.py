@@ -13,7 +13,6 @@ import numpy.typing as npt
 from trt_afdet.errors import (
     CorruptFileError,
     InvalidValueError,
-    MissingDependencyError,
     RunError,
 )
 from trt_afdet.files import check_model_path
@@ -26,6 +25,7 @@ from trt_afdet.interface import (
     read_nms,
     read_spec,
 )
+from trt_afdet.packages import missing
 from trt_afdet.spec import METADATA_KEY
 
 #: ONNX Runtime's severities: only what ends the process. Everything else comes as an exception.
@@ -118,9 +118,7 @@ def _open(path: Path, threads: int | None, providers: Sequence[str] | None) -> A
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingDependencyError(
-            "onnxruntime is not installed", hint='pip install "trt-afdet[runtime]"'
-        ) from error
+        raise missing(error) from error
     chosen = list(providers) if providers else ["CPUExecutionProvider"]
     unknown = sorted(set(chosen) - set(onnxruntime.get_available_providers()))
     if unknown:

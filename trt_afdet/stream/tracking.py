@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.detections import Detections
-from trt_afdet.errors import InvalidValueError, MissingDependencyError
+from trt_afdet.errors import InvalidValueError
+from trt_afdet.packages import missing
 
 #: Frames per second that ByteTrack's noise figures are meant for; real gaps are scaled to it.
 _RATE = 30.0
@@ -171,9 +172,7 @@ def _byte_track(options: TrackOptions) -> Any:
     try:
         from trackers import ByteTrackTracker
     except ImportError as error:
-        raise MissingDependencyError(
-            "trackers cannot be imported", got=error, hint='pip install "trt-afdet[track]"'
-        ) from error
+        raise missing(error) from error
 
     def make() -> ByteTrackTracker:
         return ByteTrackTracker(

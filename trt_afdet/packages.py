@@ -1,0 +1,231 @@
+"""The packages that trt-afdet imports: what brings each, and what to say where one does not import.
+
+One table serves every error and `trt-afdet doctor`; a test compares it with the project's metadata.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from trt_afdet.errors import MissingDependencyError
+
+#: Import name: the distribution, and the smallest extra that brings it (None: always installed).
+PACKAGES: dict[str, tuple[str, str | None]] = {
+    "numpy": ("numpy", None),
+    "cv2": ("opencv-python-headless", None),
+    "onnxruntime": ("onnxruntime", "runtime"),
+    "rich": ("rich", "runtime"),
+    "faster_coco_eval": ("faster-coco-eval", "runtime"),
+    "av": ("av", "runtime"),
+    "PIL": ("pillow", None),
+    "matplotlib": ("matplotlib", "plots"),
+    "onnx": ("onnx", "onnx"),
+    "onnxsim": ("onnxsim", "onnx"),
+    "vizdoom": ("vizdoom", "doom"),
+    "fastapi": ("fastapi", "web"),
+    "starlette": ("fastapi", "web"),
+    "uvicorn": ("uvicorn", "web"),
+    "websockets": ("websockets", "web"),
+    "prometheus_client": ("prometheus-client", "web"),
+    "trackers": ("trackers", "track"),
+    "supervision": ("supervision", "track"),
+    "paho": ("paho-mqtt", "mqtt"),
+    "redis": ("redis", "redis"),
+    "yaml": ("PyYAML", "cameras"),
+    "pydantic": ("pydantic", "cameras"),
+    "pydantic_core": ("pydantic", "cameras"),
+    "torch": ("torch", "train"),
+    "torchvision": ("torchvision", "train"),
+    "timm": ("timm", "train"),
+    "safetensors": ("safetensors", "train"),
+    "tensorboard": ("tensorboard", "train"),
+    "onnxscript": ("onnxscript", "train"),
+    "afdet_train": ("trt-afdet", "train"),
+}
+
+#: Debian's and Ubuntu's packages of the libraries that Python packages expect of the system.
+DEBIAN_PACKAGES = {
+    "libGL.so.1": "libgl1",
+    "libEGL.so.1": "libegl1",
+    "libGLX.so.0": "libglx0",
+    "libOpenGL.so.0": "libopengl0",
+    "libglib-2.0.so.0": "libglib2.0-0",
+    "libgthread-2.0.so.0": "libglib2.0-0",
+    "libgobject-2.0.so.0": "libglib2.0-0",
+    "libSM.so.6": "libsm6",
+    "libICE.so.6": "libice6",
+    "libX11.so.6": "libx11-6",
+    "libX11-xcb.so.1": "libx11-xcb1",
+    "libXext.so.6": "libxext6",
+    "libXrender.so.1": "libxrender1",
+    "libxcb.so.1": "libxcb1",
+    "libxcb-icccm.so.4": "libxcb-icccm4",
+    "libxcb-image.so.0": "libxcb-image0",
+    "libxcb-keysyms.so.1": "libxcb-keysyms1",
+    "libxcb-randr.so.0": "libxcb-randr0",
+    "libxcb-render.so.0": "libxcb-render0",
+    "libxcb-render-util.so.0": "libxcb-render-util0",
+    "libxcb-shape.so.0": "libxcb-shape0",
+    "libxcb-shm.so.0": "libxcb-shm0",
+    "libxcb-sync.so.1": "libxcb-sync1",
+    "libxcb-util.so.1": "libxcb-util1",
+    "libxcb-xfixes.so.0": "libxcb-xfixes0",
+    "libxcb-xinerama.so.0": "libxcb-xinerama0",
+    "libxcb-xkb.so.1": "libxcb-xkb1",
+    "libxkbcommon.so.0": "libxkbcommon0",
+    "libxkbcommon-x11.so.0": "libxkbcommon-x11-0",
+    "libfontconfig.so.1": "libfontconfig1",
+    "libfreetype.so.6": "libfreetype6",
+    "libdbus-1.so.3": "libdbus-1-3",
+    "libstdc++.so.6": "libstdc++6",
+    "libgcc_s.so.1": "libgcc-s1",
+    "libgomp.so.1": "libgomp1",
+    "libz.so.1": "zlib1g",
+    "libopenblas.so.0": "libopenblas0",
+    "libatomic.so.1": "libatomic1",
+}
+
+#: Where the graphical build of OpenCV lacks a library, the other build needs none of them.
+HEADLESS = (
+    "pip uninstall -y opencv-python opencv-python-headless && pip install opencv-python-headless"
+)
+
+_LIBRARY = re.compile(r"([\w.+-]+\.so(?:\.\d+)*): cannot open shared object file")
+_SYSTEM_TOO_OLD = re.compile(r"version `((?:GLIBC|GLIBCXX|CXXABI)_[\d.]+)' not found")
+_OTHER_NUMPY = re.compile(r"compiled using NumPy|numpy\.core\.multiarray failed|_ARRAY_API")
+
+
+def install(extra: str | None = None) -> str:
+    """The command that brings an extra."""
+    return f'pip install "trt-afdet[{extra}]"' if extra else 'pip install "trt-afdet"'
+
+
+def missing(error: ImportError, *, extra: str | None = None) -> MissingDependencyError:
+    """What to raise in place of an ImportError: which package, what is wrong, what mends it.
+
+    Args:
+        error: As Python raised it.
+        extra: The extra to install; the smallest one that brings the package by default.
+    """
+    if isinstance(error, MissingDependencyError):
+        return error
+    text = str(error)
+    module = _module(error)
+    distribution, own_extra = PACKAGES.get(module, (module, None))
+    extra = extra if own_extra is not None or module not in PACKAGES else None
+    if library := _LIBRARY.search(text):
+        return _missing_library(module, distribution, library[1])
+    name = "OpenCV (cv2)" if module == "cv2" else distribution
+    if found := _SYSTEM_TOO_OLD.search(text):
+        return MissingDependencyError(
+            f"{name} is built for a newer system than this",
+            got=f"it needs {found[1]}",
+            hint=f"use a newer system, or install an older release of {distribution}",
+        )
+    if _OTHER_NUMPY.search(text):
+        return MissingDependencyError(
+            f"{name} is built for another numpy than the installed one",
+            got=_version("numpy"),
+            hint=f"pip install --upgrade numpy {distribution}",
+        )
+    if isinstance(error, ModuleNotFoundError) and not _is_there(module):
+        known = module in PACKAGES or extra is not None
+        return MissingDependencyError(
+            f"{name} is not installed",
+            hint=install(extra or own_extra) if known else f"pip install {distribution}",
+        )
+    lines = text.splitlines() or [type(error).__name__]
+    return MissingDependencyError(
+        f"{name} is installed but cannot be imported",
+        got=lines[0],
+        hint=f"pip install --force-reinstall {distribution}",
+    )
+
+
+def is_ours(error: ImportError) -> bool:
+    """Whether an ImportError is a mistake in this package, not a package that is missing."""
+    name = (error.name or "").partition(".")[0]
+    return name == "trt_afdet" or (name == "afdet_train" and _is_there(name))
+
+
+def debian_packages(libraries: list[str]) -> str:
+    """The command that brings libraries of the system."""
+    packages = sorted({DEBIAN_PACKAGES.get(name, "") for name in libraries} - {""})
+    return f"sudo apt-get install -y {' '.join(packages)}" if packages else ""
+
+
+def absent_libraries(module: str) -> list[str]:
+    """The system's libraries that an installed package needs and that cannot be found.
+
+    Python's error names only the first; ``ldd``, a part of every glibc system, names all of them.
+    """
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return []
+    folders = (spec.submodule_search_locations or []) if spec is not None else []
+    binaries = [str(path) for folder in folders for path in sorted(Path(folder).glob("*.so"))]
+    if not binaries:
+        return []
+    import subprocess
+
+    try:
+        printed = subprocess.run(
+            ["ldd", *binaries],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=30,
+            check=False,
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return sorted(set(re.findall(r"^\s*(\S+) => not found", printed, flags=re.MULTILINE)))
+
+
+def _missing_library(module: str, distribution: str, library: str) -> MissingDependencyError:
+    absent = sorted({library, *absent_libraries(module)})
+    command = debian_packages(absent)
+    if not command:
+        command = f"install the system package that brings {library} (apt-file search {library})"
+    if module == "cv2":
+        return MissingDependencyError(
+            f"OpenCV (cv2) cannot be loaded: this system has no {', '.join(absent)}",
+            hint=f"{command}; or, without root, use the build that needs none of them: {HEADLESS}",
+        )
+    return MissingDependencyError(
+        f"{distribution} cannot be loaded: this system has no {', '.join(absent)}", hint=command
+    )
+
+
+def _module(error: ImportError) -> str:
+    """The package that failed. A library's ImportError often carries no name, its frames do."""
+    if error.name:
+        return error.name.partition(".")[0]
+    trace, found = error.__traceback__, ""
+    while trace is not None:
+        name = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        if name in PACKAGES and name != "afdet_train":
+            found = name
+        trace = trace.tb_next
+    if not found and re.search(r"\b(cv2|libopencv\w*)\b", str(error)):
+        found = "cv2"
+    return found or "a package"
+
+
+def _is_there(module: str) -> bool:
+    with suppress(ImportError, ValueError):
+        return importlib.util.find_spec(module) is not None
+    return False
+
+
+def _version(distribution: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return f"{distribution} {version(distribution)}"
+    except PackageNotFoundError:
+        return "none"
