@@ -79,10 +79,10 @@ def test_good_pairs_of_options(given: str, meant: str) -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        "version", "predict", "infer", "help", "test", "serve", "start", "x", "", "-", "--", "install",
-        "street.mp4", "rtsp://10.0.0.5/stream", "val", "stop", "list", "convert", "quantize", "0",
-        "--colour", "--gpu", "--fps", "--verbose", "--save", "--device", "--source", "--imgsz",
-        "-x", "--", "--weights",
+        "version", "predict", "infer", "help", "test", "serve", "start", "x", "-", "--",
+        "install", "street.mp4", "rtsp://10.0.0.5/stream", "val", "stop", "list", "convert",
+        "quantize", "0", "--colour", "--gpu", "--fps", "--verbose", "--save", "--device",
+        "--source", "--imgsz", "-x", "--weights", "",
     ],
 )  # fmt: skip
 def test_nothing_is_suggested_for_another_word(given: str) -> None:
