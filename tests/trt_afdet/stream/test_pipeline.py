@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from waiting import LIMIT, wait_until
 
 from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError
@@ -28,7 +31,8 @@ from trt_afdet.stream.sources.test_pattern import Pattern, TestPatternSource, bo
 from trt_afdet.stream.status import StatusEvent
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)
-FAST = Retry(first=0.02, longest=0.05, stall=0.3, opening=0.5, settled=100.0)
+#: Quick pauses; no source is called stalled because the machine is busy.
+FAST = Retry(first=0.02, longest=0.05, stall=60.0, opening=60.0, settled=1000.0)
 
 
 def frame(source: str, sequence: int = 0, captured: float = 0.0) -> StreamFrame:
@@ -38,13 +42,11 @@ def frame(source: str, sequence: int = 0, captured: float = 0.0) -> StreamFrame:
 class OneBox:
     """Finds one object of class "a" in every frame."""
 
-    def __init__(self, seconds: float = 0.0) -> None:
-        self.seconds = seconds
+    def __init__(self) -> None:
         self.batches: list[int] = []
 
     def __call__(self, frames: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
         self.batches.append(len(frames))
-        time.sleep(self.seconds)
         box = np.array([[1, 1, 4, 4]], np.float32)
         one = Detections(box, np.ones(1, np.float32), np.zeros(1, np.int32), ("a",))
         return [one for _ in frames]
@@ -53,13 +55,18 @@ class OneBox:
 class Memory:
     """A sink that keeps what it gets."""
 
-    def __init__(self, durable: bool = True, seconds: float = 0.0, fail_at: int = -1) -> None:
+    def __init__(
+        self,
+        durable: bool = True,
+        ready: Callable[[], bool] = lambda: True,
+        fail_at: int = -1,
+    ) -> None:
         self.name = "memory"
         self.durable = durable
         self.results: list[StreamResult] = []
         self.events: list[StatusEvent] = []
         self.closed = 0
-        self._seconds = seconds
+        self._ready = ready
         self._fail_at = fail_at
 
     def open(self) -> None:
@@ -68,7 +75,7 @@ class Memory:
     def write(self, result: StreamResult) -> None:
         if len(self.results) == self._fail_at:
             raise OSError("disk full")
-        time.sleep(self._seconds)
+        wait_until(self._ready, "what this sink waits for")
         self.results.append(result)
 
     def status(self, event: StatusEvent) -> None:
@@ -101,12 +108,11 @@ class Scripted:
     def read(self) -> Picture | None:
         step = self._script.pop(0) if self._script else "end"
         if step == "frame":
-            time.sleep(0.005)
             return Picture(IMAGE)
         if step == "end":
             return None
         if step == "hang":
-            self._released.wait(20)
+            self._released.wait(2 * LIMIT)
             raise SourceError("came back late")
         raise {"lost": SourceError, "refused": SourceRefusedError, "crash": ZeroDivisionError}[
             step
@@ -149,7 +155,7 @@ def test_waiting_sources_lose_nothing_and_are_released_by_stop() -> None:
     assert [f.sequence for f in intake.take(4, 0) or []] == [0]
     assert [f.sequence for f in intake.take(4, 0.2) or []] == [1]
     intake.stop()
-    thread.join(5)
+    thread.join(LIMIT)
     assert not thread.is_alive()
     assert intake.take(4, 0) is None
     assert intake.counts()["file"].dropped == 0
@@ -170,18 +176,19 @@ def test_a_batch_waits_for_nobody_who_is_not_due() -> None:
     intake = Intake(clock=lambda: now[0])
     for name in ("quick", "slow", "dead"):
         intake.add(name)
+    long = 300.0
     started = time.monotonic()
-    for moment in (0.0, 100.0, 200.0):
+    for moment in (0.0, 1000.0, 2000.0):
         now[0] = moment
         intake.put(frame("slow"))
-        assert len(intake.take(3, 30.0) or []) == 1  # Nothing is known of the others.
-    now[0] = 250.0
+        assert len(intake.take(3, long) or []) == 1  # Nothing is known of the others.
+    now[0] = 2500.0
     intake.put(frame("quick"))
-    assert len(intake.take(3, 30.0) or []) == 1  # Due at 300, after the deadline.
-    now[0] = 450.0
+    assert len(intake.take(3, long) or []) == 1  # Due at 3000, after the deadline.
+    now[0] = 4500.0
     intake.put(frame("quick"))
-    assert len(intake.take(3, 30.0) or []) == 1  # More than an interval overdue.
-    assert time.monotonic() - started < 20
+    assert len(intake.take(3, long) or []) == 1  # More than an interval overdue.
+    assert time.monotonic() - started < LIMIT  # A fifth of what waiting once would take.
 
 
 def test_a_batch_waits_for_who_is_due() -> None:
@@ -213,7 +220,7 @@ def test_a_batch_leaves_when_its_time_is_up() -> None:
     intake.put(frame("quick"))
     started = time.monotonic()
     assert len(intake.take(2, 0.2) or []) == 1
-    assert 0.15 < time.monotonic() - started < 10
+    assert time.monotonic() - started > 0.15
 
 
 def test_taking_need_not_block() -> None:
@@ -277,36 +284,55 @@ def test_latency_stays_bounded_when_the_detector_is_too_slow() -> None:
         SourcePlan(f"c{i}", lambda i=i: pattern(0, fps=50, seed=i))  # type: ignore[misc]
         for i in range(3)
     ]
-    pipeline = Pipeline(OneBox(0.1), plans, [sink], PipelineOptions(batch=3))
-    threading.Timer(2.0, pipeline.stop).start()
+    detector = OneBox()
+    received: list[dict[str, int]] = []
+
+    def slow(frames: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
+        """Each batch takes as long as every camera needs for twenty frames more."""
+        before = {name: lane.received for name, lane in pipeline.snapshot().lanes.items()}
+        received.append(before)
+        if len(received) > 8:
+            pipeline.stop()
+        else:
+            wait_until(
+                lambda: all(
+                    lane.received >= before[name] + 20
+                    for name, lane in pipeline.snapshot().lanes.items()
+                )
+            )
+        return detector(frames)
+
+    pipeline = Pipeline(slow, plans, [sink], PipelineOptions(batch=3))
     pipeline.run()
     figures = pipeline.snapshot()
     for plan in plans:
         assert figures.lanes[plan.name].dropped > 20
-        # At most: wait for the batch in work, then for its own.
-        assert figures.sources[plan.name].latency_p99 < 1.0
         sequences = sink.sequences(plan.name)
         assert sequences == sorted(set(sequences))
+        # No frame waited for more than the batch in work: the newest one went next.
+        assert all(b - a >= 19 for a, b in pairwise(sequences[1:-1]))
 
 
-def test_stop_ends_within_a_second_even_if_a_driver_hangs() -> None:
+def test_stop_does_not_wait_for_a_driver_that_hangs() -> None:
     sink = Memory()
     plans = [
-        SourcePlan("hung", lambda: Scripted(["frame", "hang"]), retry=Retry(stall=60)),
+        SourcePlan("hung", lambda: Scripted(["frame", "hang"]), retry=Retry(stall=4 * LIMIT)),
         SourcePlan("fine", lambda: pattern(0, fps=30)),
     ]
     pipeline = Pipeline(OneBox(), plans, [sink])
-    threading.Timer(0.5, pipeline.stop).start()
-    started = time.monotonic()
-    pipeline.run()
-    assert time.monotonic() - started < 0.5 + 1.0 + 1.0
+    thread = threading.Thread(target=pipeline.run)
+    thread.start()
+    wait_until(lambda: sink.sequences("hung") and sink.sequences("fine"), "frames of both")
+    pipeline.stop()
+    thread.join(LIMIT)  # The driver is silent for twice as long.
+    assert not thread.is_alive()
     assert sink.closed == 1
 
 
 def test_a_lost_camera_comes_back_and_keeps_counting() -> None:
     sink = Memory()
     scripts = [["frame", "frame", "lost"], ["no answer"], ["frame", "end"]]
-    plan = SourcePlan("cam", lambda: Scripted(scripts.pop(0)), retry=FAST)
+    plan = SourcePlan("cam", lambda: Scripted(scripts.pop(0)), policy="wait", retry=FAST)
     pipeline = Pipeline(OneBox(), [plan], [sink])
     pipeline.run()
     assert sink.sequences("cam") == [0, 1, 2]
@@ -319,7 +345,8 @@ def test_a_lost_camera_comes_back_and_keeps_counting() -> None:
 def test_a_frozen_camera_is_restarted_beside_its_hung_driver() -> None:
     sink = Memory()
     scripts = [["frame", "hang", "frame"], ["frame", "end"]]
-    plan = SourcePlan("cam", lambda: Scripted(scripts.pop(0)), retry=FAST)
+    retry = replace(FAST, stall=2.0)
+    plan = SourcePlan("cam", lambda: Scripted(scripts.pop(0)), policy="wait", retry=retry)
     Pipeline(OneBox(), [plan], [sink]).run()
     assert sink.sequences("cam") == [0, 1]
     assert sink.states("cam")[:4] == ["connecting", "live", "stalled", "lost"]
@@ -365,12 +392,13 @@ def test_a_failing_sink_or_detector_is_named() -> None:
 
 
 def test_a_slow_sink_drops_its_own_and_a_durable_one_gets_all() -> None:
-    slow, durable = Memory(durable=False, seconds=0.02), Memory()
+    durable = Memory()
+    slow = Memory(durable=False, ready=lambda: len(durable.results) == 200)
     plan = SourcePlan("file", lambda: pattern(200), live=False)
     pipeline = Pipeline(OneBox(), [plan], [slow, durable], PipelineOptions(sink_queue=4))
     pipeline.run()
     assert durable.sequences("file") == list(range(200))
-    assert len(slow.results) < 150
+    assert len(slow.results) < 50
     assert pipeline.snapshot().sinks["memory"][1] >= 0
 
 
@@ -379,17 +407,14 @@ def test_sources_come_and_go_while_it_runs() -> None:
     pipeline = Pipeline(OneBox(), [SourcePlan("a", lambda: pattern(0, fps=60))], [sink])
     thread = threading.Thread(target=pipeline.run)
     thread.start()
-    pipeline_deadline = time.monotonic() + 10
     pipeline.add(SourcePlan("b", lambda: pattern(0, fps=60)))
     with pytest.raises(InvalidValueError, match="same name"):
         pipeline.add(SourcePlan("b", lambda: pattern(0, fps=60)))
-    while not (sink.sequences("a") and sink.sequences("b")):
-        assert time.monotonic() < pipeline_deadline
-        time.sleep(0.01)
+    wait_until(lambda: sink.sequences("a") and sink.sequences("b"), "frames of both")
     pipeline.remove("b")
     assert "b" not in pipeline.snapshot().lanes
     pipeline.stop()
-    thread.join(5)
+    thread.join(LIMIT)
     assert not thread.is_alive()
     assert sink.sequences("a")
 
@@ -467,7 +492,6 @@ class InBackground(OneBox):
         return self(frames)
 
     def collect(self, ticket: list[Detections]) -> list[Detections]:
-        time.sleep(0.01)
         self.under_way -= 1
         return ticket
 
@@ -489,17 +513,20 @@ def test_batches_overlap_on_a_detector_that_works_in_the_background() -> None:
 
 def test_a_lone_frame_does_not_wait_for_the_next_one() -> None:
     sink = Memory()
-    plans = [SourcePlan("a", lambda: TestPatternSource("test://?fps=5"), live=True)]
-    pipeline = Pipeline(InBackground(), plans, [sink])
-    thread = threading.Thread(target=pipeline.run)
-    thread.start()
-    deadline = time.monotonic() + 20
-    while len(sink.results) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    pipeline.stop()
-    thread.join(10)
-    # The next frame comes 200 ms later.
-    assert min(r.finished - r.frame.captured for r in sink.results) < 0.1
+
+    class OneAtATime(Scripted):
+        """Gives its next frame when the one before has come out at the other end."""
+
+        given = 0
+
+        def read(self) -> Picture | None:
+            wait_until(lambda: len(sink.results) == self.given, "the frame before")
+            self.given += 1
+            return super().read()
+
+    plans = [SourcePlan("a", lambda: OneAtATime(["frame"] * 3), live=True)]
+    Pipeline(InBackground(), plans, [sink]).run()
+    assert sink.sequences("a") == [0, 1, 2]
 
 
 class Telling(Scripted):

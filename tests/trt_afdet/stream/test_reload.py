@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from waiting import LIMIT, wait_until
 
 from trt_afdet.detections import Detections
 from trt_afdet.errors import AfdetError
@@ -56,16 +56,9 @@ def running(config: Loaded) -> Iterator[Deployment]:
         yield deployment
     finally:
         deployment.pipeline.stop()
-        thread.join(10)
+        thread.join(LIMIT)
     assert not thread.is_alive()
     assert not failures
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 def processed(deployment: Deployment, name: str) -> int:
@@ -76,7 +69,7 @@ def processed(deployment: Deployment, name: str) -> int:
 def more_frames(deployment: Deployment, *names: str, count: int = 10) -> None:
     """Waits until each camera has got on."""
     start = {name: processed(deployment, name) for name in names}
-    until(lambda: all(processed(deployment, n) >= start[n] + count for n in names))
+    wait_until(lambda: all(processed(deployment, n) >= start[n] + count for n in names))
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -210,7 +203,7 @@ def test_a_sink_that_does_not_open_changes_nothing(tmp_path: Path) -> None:
             assert len(deployment.pipeline.snapshot().sinks) == 1
             count = len(results(out, "cam"))
             more_frames(deployment, "cam")
-            until(lambda count=count: len(results(out, "cam")) > count)  # type: ignore[misc]
+            wait_until(lambda count=count: len(results(out, "cam")) > count)  # type: ignore[misc]
         deployment.reload(loaded({"name": "cam"}, sinks=[f"jsonl:{out}?fsync=always"]))
         more_frames(deployment, "cam")
     seen = sequences(out, "cam")
@@ -262,9 +255,9 @@ def test_a_file_of_zones_is_read_again_and_the_page_may_change_them(tmp_path: Pa
         more_frames(deployment, "cam")
         zones.write_text(json.dumps({"cam": HALF}))
         assert deployment.reload(loaded({"name": "cam"}, **more)).adjusted == ("cam",)
-        until(lambda: any(r["events"] for r in results(out, "cam")))
+        wait_until(lambda: any(r["events"] for r in results(out, "cam")))
         deployment.set_zones("cam", {"zones": []})
-        until(
+        wait_until(
             lambda: any(
                 e.get("reason") == "zone gone" for r in results(out, "cam") for e in r["events"]
             )
@@ -320,7 +313,7 @@ def test_one_camera_of_eight_is_dead_from_the_start(tmp_path: Path) -> None:
         more_frames(deployment, *(f"c{i}" for i in range(7)), count=40)
         figures = deployment.pipeline.snapshot()
         assert figures.states["dead"].state in ("connecting", "lost")
-        until(lambda: deployment.pipeline.snapshot().reconnects["dead"] >= 2)
+        wait_until(lambda: deployment.pipeline.snapshot().reconnects["dead"] >= 2)
     for index in range(7):
         seen = sequences(out, f"c{index}")
         assert seen == list(range(len(seen)))
