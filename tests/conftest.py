@@ -1,10 +1,16 @@
-"""Shared by all tests: the native libraries of a local build, and skips that say what is missing."""
+"""Shared by all tests: the native libraries of a local build, and what skips must say."""
 
 from __future__ import annotations
 
 import os
 import signal
 from pathlib import Path
+
+from skips import (  # noqa: F401
+    pytest_make_collect_report,
+    pytest_runtest_makereport,
+    pytest_terminal_summary,
+)
 
 BUILT = Path(__file__).parents[1] / "build" / "host" / "lib"
 
@@ -14,5 +20,3 @@ if BUILT.is_dir():
 # A shell starts background jobs with Ctrl-C ignored, and so are then the programs that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-
-pytest_plugins = ["skips"]

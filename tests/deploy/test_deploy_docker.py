@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from skips import skip_test
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "deploy" / "docker"
@@ -24,7 +25,7 @@ def program(name: str, package: str) -> str:
     """A program beside this Python or on PATH."""
     found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
     if found is None:
-        pytest.skip(f"needs {name} ({package})")
+        skip_test(f"{name} is not installed", f"make peers, or the package {package}")
     return found
 
 

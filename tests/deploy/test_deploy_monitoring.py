@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import yaml
+from skips import skip_test
 
 from trt_afdet.detections import Detections
 from trt_afdet.stream.capture import Retry
@@ -206,7 +207,7 @@ def test_dashboard_is_whole() -> None:
 def promtool(*words: str) -> None:
     found = shutil.which("promtool")
     if found is None:
-        pytest.skip("needs promtool (the prometheus package)")
+        skip_test("promtool is not installed", "make peers")
     result = subprocess.run(
         [found, *words], capture_output=True, text=True, check=False, cwd=PROMETHEUS, timeout=60
     )
@@ -236,7 +237,7 @@ def prometheus(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """A real Prometheus that scrapes the server as the compose file's does."""
     program = shutil.which("prometheus")
     if program is None:
-        pytest.skip("needs prometheus (the prometheus package)")
+        skip_test("prometheus is not installed", "make peers")
     folder = tmp_path_factory.mktemp("prometheus")
     configuration = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
     configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}

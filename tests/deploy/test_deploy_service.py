@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from skips import skip_test
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UNIT = DEPLOY / "systemd" / "trt-afdet.service"
@@ -24,7 +25,7 @@ def program(name: str, package: str) -> str:
     # Servers lie in sbin, which is not on every PATH.
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if found is None:
-        pytest.skip(f"needs {name} ({package})")
+        skip_test(f"{name} is not installed", f"make peers, or the Debian package {package}")
     return found
 
 
@@ -58,7 +59,7 @@ class TestUnit:
             check=False,
         )
         if "unrecognized option" in result.stderr:
-            pytest.skip("needs a systemd-analyze with --offline (250 or newer)")
+            skip_test("systemd-analyze has no --offline", "systemd 250 or newer")
         assert result.returncode == 0, result.stdout[-300:] + result.stderr
 
     def test_it_is_watched_restarted_and_reloaded(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from skips import skip_test
 
 TESTS = Path(__file__).parents[1] / "trt_afdet"
 sys.path += [str(TESTS), str(TESTS / "runtime")]
@@ -18,6 +19,6 @@ from gpu_rig import GpuRig, why_not  # noqa: E402 - lies beside this file, needs
 def rig() -> Iterator[GpuRig]:
     reason = why_not()
     if reason:
-        pytest.skip(f"missing: {reason}")
+        skip_test(reason, "make gpu-check")
     with GpuRig() as made:
         yield made

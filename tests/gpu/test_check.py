@@ -11,6 +11,7 @@ from pathlib import Path
 import check
 import pytest
 from check import Step
+from skips import skip_test
 
 FAIL = (sys.executable, "-c", "print('about to fail'); raise SystemExit(3)")
 PASS = (sys.executable, "-c", "print('one'); print('all | well')")
@@ -18,7 +19,7 @@ PASS = (sys.executable, "-c", "print('one'); print('all | well')")
 
 def test_without_a_gpu_it_says_so_in_one_line(tmp_path: Path) -> None:
     if check.machine() is not None:
-        pytest.skip("there is a GPU")
+        skip_test("this machine has a GPU", "a run without one")
     result = subprocess.run(
         [sys.executable, check.__file__, "--out", str(tmp_path / "out")],
         capture_output=True,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from gpu_rig import why_not
 from rigs import near, shipped
+from skips import skip_test
 
 from trt_afdet.cli import main
 from trt_afdet.cli.detect import SHIPPED_MODEL
@@ -28,9 +29,9 @@ def engine(
 ) -> tuple[Path, str]:
     """An engine and its precision."""
     if why_not():
-        pytest.skip(f"missing: {why_not()}")
+        skip_test(why_not(), "make gpu-check")
     if importlib.util.find_spec("tensorrt") is None:
-        pytest.skip("missing: TensorRT")
+        skip_test("TensorRT is not installed", "pip install tensorrt")
     precision, nms = request.param
     path = tmp_path_factory.mktemp("engine") / "model.engine"
     options = ("--precision", precision, "--nms", nms, "--batch", "1,4,8")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import test_runner
 from gpu_rig import why_not
+from skips import skip_test
 from test_runner import *  # noqa: F403 - its tests, with this folder's rig.
 from test_runner_in_pipeline import *  # noqa: F403
 
@@ -22,9 +23,9 @@ CONTRACT = Path(test_runner.__file__).with_name("test_device.py")
 @pytest.mark.parametrize(("library", "module"), [("cuda-python", "cuda"), ("pycuda", "pycuda")])
 def test_the_devices_contract(library: str, module: str) -> None:
     if why_not():
-        pytest.skip(f"missing: {why_not()}")
+        skip_test(why_not(), "make gpu-check")
     if importlib.util.find_spec(module) is None:
-        pytest.skip(f"missing: {library}")
+        skip_test(f"{library} is not installed", f"pip install {library}")
     # Its own process: the two packages should not share a context in a test of either.
     options = ["-q", "-p", "no:cacheprovider", "-k", "TestContract"]
     result = subprocess.run(
@@ -38,9 +39,9 @@ def test_the_devices_contract(library: str, module: str) -> None:
 
 
 def test_results_on_the_device_go_to_torch(rig: object) -> None:
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e .[train]")
     if not torch.cuda.is_available():
-        pytest.skip("missing: a torch that sees the GPU")
+        skip_test("torch sees no GPU", "pip install torch, for this CUDA")
     runner = rig.runner()  # type: ignore[attr-defined]
     ticket = runner.submit([test_runner.exact(1)])
     on_device = ticket.on_device()

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from skips import skip_test
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +19,7 @@ def cmake() -> str:
     beside = Path(sys.executable).parent / "cmake"
     found = str(beside) if beside.exists() else shutil.which("cmake")
     if not found:
-        pytest.skip("cmake is not installed")
+        skip_test("cmake is not installed", "pip install cmake")
     return found
 
 
@@ -56,13 +57,13 @@ def test_without_nvcc_one_line_says_so(
 ) -> None:
     compiler = shutil.which("g++") or shutil.which("c++")
     if compiler is None:
-        pytest.skip("no C++ compiler")
+        skip_test("a C++ compiler", "apt-get install g++")
     env = no_compiler | {"CXX": compiler, "PATH": no_compiler["PATH"] + ":/usr/bin:/bin"}
     if shutil.which("nvcc", path=env["PATH"]):
-        pytest.skip("nvcc is beside the system's tools")
+        skip_test("nvcc is beside the system's tools", "a run without it")
     result = configure(cmake, tmp_path / "auto", env=env)
     if "CUDA kernels" not in result.stdout:
-        pytest.skip("nvcc is found without PATH")
+        skip_test("nvcc is found without PATH", "a run without it")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("trt-afdet: no CUDA compiler found") == 1
     result = configure(cmake, tmp_path / "on", "-DAFDET_CUDA=ON", env=env)
@@ -73,7 +74,7 @@ def test_without_nvcc_one_line_says_so(
 def test_fast_math_does_not_compile() -> None:
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
-        pytest.skip("no C++ compiler")
+        skip_test("a C++ compiler", "apt-get install g++")
     source = '#include "core/box.hpp"\nint main() { return 0; }\n'
     command = [compiler, "-std=c++17", f"-I{ROOT}/plugins", f"-I{ROOT}/plugins/include"]
     for flags, passes in (([], True), (["-ffast-math"], False)):

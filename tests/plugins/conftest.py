@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from skips import skip_test
 from tensorrt_parts import (
+    BRINGS_HEADERS,
     PartMissingError,
     TensorRT,
     build_plugins,
@@ -24,7 +26,7 @@ def rtx() -> TensorRT:
     try:
         return tensorrt_rtx()
     except PartMissingError as error:
-        pytest.skip(f"missing: {error}")
+        skip_test(error, error.brings)
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +35,7 @@ def trt85() -> TensorRT:
     try:
         return tensorrt_85()
     except PartMissingError as error:
-        pytest.skip(f"missing: {error}")
+        skip_test(error, error.brings)
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +44,7 @@ def cmake() -> str:
     try:
         return find_cmake()
     except PartMissingError as error:
-        pytest.skip(f"missing: {error}")
+        skip_test(error, error.brings)
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +53,7 @@ def headers() -> Path:
     try:
         return headers_folder()
     except PartMissingError as error:
-        pytest.skip(f"missing: {error}")
+        skip_test(error, error.brings)
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +62,7 @@ def plugins(headers: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     try:
         return build_plugins(headers, tmp_path_factory.mktemp("matrix"))
     except PartMissingError as error:
-        pytest.skip(f"missing: {error}")
+        skip_test(error, error.brings)
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +70,7 @@ def plugin_for_rtx(headers: Path, plugins: dict[str, Path]) -> Path:
     """The plugin built for TensorRT-RTX, whose headers are TensorRT 11's but for the version."""
     newest = max(plugins, key=version_key)
     if int(newest.partition(".")[0]) < 11:
-        pytest.skip("missing: headers of TensorRT 11")
+        skip_test("headers of TensorRT 11", BRINGS_HEADERS)
     build = plugins[newest].parents[1]
     include = build / "headers" / "rtx" / "include"
     # Copies: compilers look beside what a link points to.

@@ -8,6 +8,8 @@ without a GPU. Both are fetched once into a cache folder. Where something is mis
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
@@ -37,10 +39,23 @@ STAND_INS = {
 
 #: Folder with a folder of headers per TensorRT version: 8.5/include/NvInfer.h, 10.3/include/...
 HEADERS_VARIABLE = "TRT_AFDET_TENSORRT_HEADERS"
+BRINGS_HEADERS = "make test HEADERS=FOLDER (see plugins/README.md)"
+
+
+#: What this process could not make.
+_FAILED: dict[str, PartMissingError] = {}
 
 
 class PartMissingError(Exception):
-    """What is missing, in one line."""
+    """What is missing, in one line.
+
+    Attributes:
+        brings: What would bring it.
+    """
+
+    def __init__(self, what: str, brings: str) -> None:
+        super().__init__(what)
+        self.brings = brings
 
 
 @dataclass(frozen=True)
@@ -70,9 +85,9 @@ def headers_folder() -> Path:
     """The folder that :data:`HEADERS_VARIABLE` names."""
     named = os.environ.get(HEADERS_VARIABLE)
     if not named:
-        raise PartMissingError(f"TensorRT's headers: {HEADERS_VARIABLE} is not set")
+        raise PartMissingError("TensorRT's headers", BRINGS_HEADERS)
     if not list(Path(named).glob("*/include/NvInfer.h")):
-        raise PartMissingError(f"{HEADERS_VARIABLE}={named} holds no VERSION/include/NvInfer.h")
+        raise PartMissingError(f"VERSION/include/NvInfer.h in {named}", BRINGS_HEADERS)
     return Path(named)
 
 
@@ -86,7 +101,7 @@ def find_cmake() -> str:
     beside = Path(sys.executable).parent / "cmake"
     found = str(beside) if beside.exists() else shutil.which("cmake")
     if not found:
-        raise PartMissingError("cmake")
+        raise PartMissingError("cmake is not installed", "pip install cmake")
     return found
 
 
@@ -96,7 +111,7 @@ def build_plugins(headers: Path, build: Path) -> dict[str, Path]:
     Every warning is an error there. Builds into the same folder share the kernels' objects.
     """
     if shutil.which("nvcc") is None:
-        raise PartMissingError("nvcc is not on PATH")
+        raise PartMissingError("nvcc is not on PATH", "the CUDA toolkit")
     result = subprocess.run(
         [str(ROOT / "plugins/tensorrt/matrix.sh"), str(headers), str(build)],
         capture_output=True,
@@ -137,25 +152,50 @@ def tensorrt_85() -> TensorRT:
 
 
 def _cached(variable: str, name: str, make: Callable[[Path], None]) -> Path:
-    """A folder that is made once; it appears when it is complete."""
-    root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "trt-afdet"
-    folder = Path(os.environ[variable]) if variable in os.environ else root / name
+    """A folder that is made once per machine; it appears when it is complete.
+
+    Of several processes one makes it and the others wait. What could not be made is not tried
+    again by the same process: asking a network that is not there takes long.
+    """
+    if name in _FAILED:
+        raise _FAILED[name]
+    folder = Path(os.environ[variable]) if variable in os.environ else _cache_root() / name
     if (folder / "complete").exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        made = Path(temporary) / "made"
-        made.mkdir()
-        make(made)
-        (made / "complete").touch()
-        if not folder.exists():
-            made.rename(folder)
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / "complete").exists():
+            return folder
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            made = Path(temporary) / "made"
+            made.mkdir()
+            try:
+                make(made)
+            except PartMissingError as error:
+                _FAILED[name] = error
+                raise
+            (made / "complete").touch()
+            if not folder.exists():
+                made.rename(folder)
     return folder
+
+
+def _cache_root() -> Path:
+    """The user's cache folder; a folder for temporary files where there is none."""
+    named = os.environ.get("XDG_CACHE_HOME")
+    root = (Path(named) if named else Path("~/.cache").expanduser()) / "trt-afdet"
+    with contextlib.suppress(OSError):
+        root.mkdir(parents=True, exist_ok=True)
+        if os.access(root, os.W_OK):
+            return root
+    return Path(tempfile.gettempdir()) / f"trt-afdet-tests-{os.getuid()}"
 
 
 def _download(python: str, folder: Path, *requirements: str) -> None:
     wheels = folder / "wheels"
     command = [python, "-m", "pip", "--disable-pip-version-check", "download", "--no-deps"]
+    command += ["--retries", "1", "--timeout", "30"]
     result = subprocess.run(
         [*command, "--dest", str(wheels), *requirements],
         capture_output=True,
@@ -164,7 +204,9 @@ def _download(python: str, folder: Path, *requirements: str) -> None:
     )
     if result.returncode != 0:
         last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        raise PartMissingError(f"{', '.join(requirements)} cannot be fetched: {last}")
+        raise PartMissingError(
+            f"{', '.join(requirements)} cannot be fetched ({last})", "a run with a package index"
+        )
     for wheel in wheels.glob("*.whl"):
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder / "python")
@@ -181,7 +223,7 @@ def _make_rtx(folder: Path) -> None:
             target = os.path.relpath(library, folder / "lib")
             (folder / "lib" / f"{stem}.so{suffix}").symlink_to(target)
     if not (folder / "lib" / "libtensorrt_rtx.so").exists():
-        raise PartMissingError("TensorRT-RTX's libraries are not in their wheel")
+        raise PartMissingError("TensorRT-RTX's libraries in their wheel", "x86 Linux")
     (folder / "python" / "tensorrt_rtx").symlink_to("tensorrt_rtx_bindings")
 
 
@@ -194,14 +236,16 @@ def _python310() -> str:
     if not found and on_path:
         found = [Path(on_path)]
     if not found or not found[-1].exists():
-        raise PartMissingError("Python 3.10 (set TRT_AFDET_PYTHON310)")
+        raise PartMissingError("Python 3.10", "TRT_AFDET_PYTHON310=PROGRAM make test")
     return str(found[-1])
 
 
 def _make_trt85(python: str, folder: Path) -> None:
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
-        raise PartMissingError("a C compiler, for stand-ins of cuBLAS and cuDNN")
+        raise PartMissingError(
+            "a C compiler, for stand-ins of cuBLAS and cuDNN", "apt-get install gcc"
+        )
     _download(python, folder, TRT85_WHEEL, NUMPY_WHEEL)
     package = folder / "python" / "tensorrt"
     needed = _undefined([*package.glob("*.so*")])

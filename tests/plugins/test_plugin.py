@@ -10,7 +10,8 @@ from typing import Any
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from tensorrt_parts import ROOT, TensorRT, version_key
+from skips import skip_test
+from tensorrt_parts import BRINGS_HEADERS, ROOT, TensorRT, version_key
 
 from trt_afdet.build.graph import add_nms
 from trt_afdet.spec import ModelSpec
@@ -120,7 +121,7 @@ def newest(plugins: dict[str, Path]) -> Path:
 def of_major(plugins: dict[str, Path], *majors: int) -> dict[str, Path]:
     found = {v: p for v, p in plugins.items() if int(v.partition(".")[0]) in majors}
     if not found:
-        pytest.skip(f"missing: headers of TensorRT {' or '.join(map(str, majors))}")
+        skip_test(f"headers of TensorRT {' or '.join(map(str, majors))}", BRINGS_HEADERS)
     return found
 
 
@@ -360,7 +361,7 @@ def test_the_real_8_5_3_registers_makes_writes_and_reads_it(
     plugins: dict[str, Path], trt85: TensorRT
 ) -> None:
     if "8.5" not in plugins:
-        pytest.skip("missing: headers of TensorRT 8.5")
+        skip_test("headers of TensorRT 8.5", BRINGS_HEADERS)
     result = trt85.run(REGISTER, plugins["8.5"])
     assert result.returncode == 0, result.stdout + result.stderr[-2000:]
     lines = result.stdout.splitlines()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from skips import skip_test
 
 from trt_afdet import native
 from trt_afdet.errors import MissingDependencyError
@@ -206,14 +207,14 @@ def get(name: str) -> Implementation:
         try:
             find()
         except NativeMissingError as error:
-            pytest.skip(f"missing: {error}")
+            skip_test(error, "make native-host; for CUDA a GPU and make gpu-check")
     if name.startswith("onnx"):
         for package in ("onnx", "onnxruntime"):
             if importlib.util.find_spec(package) is None:
-                pytest.skip(f"missing: {package}")
+                skip_test(f"{package} is not installed", f"pip install {package}")
     if name == "cuda" and not _has_torch_cuda():
         try:
             _device()
         except (MissingDependencyError, NativeError) as error:
-            pytest.skip(f"missing: {error}")
+            skip_test(error, "make native-host; for CUDA a GPU and make gpu-check")
     return IMPLEMENTATIONS[name]

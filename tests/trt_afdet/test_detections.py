@@ -72,7 +72,8 @@ def test_coco_counts_from_one_unless_told(found: Detections) -> None:
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("supervision") is None, reason="supervision is not installed"
+    importlib.util.find_spec("supervision") is None,
+    reason="supervision is not installed: pip install -e .[track]",
 )
 def test_supervision(found: Detections) -> None:
     converted = found.to_supervision()
@@ -81,7 +82,8 @@ def test_supervision(found: Detections) -> None:
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("supervision") is not None, reason="supervision is installed"
+    importlib.util.find_spec("supervision") is not None,
+    reason="supervision is installed: a run without it",
 )
 def test_without_supervision_the_hint_says_how_to_get_it(found: Detections) -> None:
     with pytest.raises(MissingDependencyError, match="pip install supervision"):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import onnxruntime as runtime
 import pytest
+from skips import skip_test
 
 from trt_afdet import doctor, native
 from trt_afdet.doctor import Machine, Probe, Row, gpu, jetson, software, system
@@ -102,7 +103,7 @@ def test_this_machine_can_run_it() -> None:
 
 def test_a_pc_has_no_rows_of_a_jetson() -> None:
     if jetson.release_of(Machine()):
-        pytest.skip("this is a Jetson")
+        skip_test("this is a Jetson", "a run on another machine")
     assert not {"Jetson", "JetPack", "power mode", "clocks"} & rows_by_name().keys()
 
 
@@ -111,7 +112,7 @@ class TestNativeParts:
         try:
             library = native.host()
         except native.NativeMissingError as error:
-            pytest.skip(str(error))
+            skip_test(error, "make native-host")
         detail = rows_by_name()["host library"].detail
         assert library.build_info in detail
         assert library.path in detail
@@ -224,7 +225,10 @@ class TestPackages:
         wanted = tuple(sys.version_info[:2])
         check = f"import sys, gi; sys.exit(sys.version_info[:2] != {wanted})"
         if python is None or subprocess.run([python, "-c", check], capture_output=True).returncode:
-            pytest.skip(f"needs python3-gi for Python {'.'.join(map(str, wanted))}")
+            skip_test(
+                f"no python3-gi for Python {'.'.join(map(str, wanted))}",
+                "make peers, with Debian's Python",
+            )
         (tmp_path / "gi").symlink_to("/usr/lib/python3/dist-packages/gi")
         (row,) = examine_elsewhere("GStreamer", PYTHONPATH=str(tmp_path))
         assert row["status"] == "ok", row
@@ -376,7 +380,7 @@ class TestJetson:
 
     def test_tensorrt_without_bindings_says_what_that_jetpack_needs(self, tmp_path: Path) -> None:
         if rows_by_name()["TensorRT"].detail != "not installed":
-            pytest.skip("TensorRT is here")
+            skip_test("TensorRT is installed", "a run without it")
         old = the_row(gpu.tensorrt(lay_out(tmp_path / "old", XAVIER_NX_JETPACK_5)))
         assert "8.5.2" in old.detail
         assert "deploy/jetson/build_bindings.sh" in old.fix
@@ -472,7 +476,7 @@ class TestSystem:
         monkeypatch.setattr(shutil, "disk_usage", lambda folder: little)
         assert the_row(system.disk(Machine(tmp_path))).status == "fix"
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="adjtimex is Linux's")
+    @pytest.mark.skipif(sys.platform != "linux", reason="adjtimex is only in Linux: a run on Linux")
     def test_time_is_that_of_the_kernel(self) -> None:
         row = the_row(system.time_sync(Machine()))
         kernel = (
@@ -497,7 +501,7 @@ def compile_library(tmp_path: Path) -> Compile:
     """Makes a shared library, named as it is in its folder, from C source."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or sys.platform != "linux":
-        pytest.skip("needs a C compiler on Linux")
+        skip_test("a C compiler on Linux", "apt-get install gcc")
 
     def compile_it(name: str, source: str) -> Path:
         (tmp_path / "source.c").write_text(source)

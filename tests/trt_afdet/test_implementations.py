@@ -27,6 +27,7 @@ from heads import (
 from hypothesis import HealthCheck, given, settings
 from implementations import Heads, Implementation, get, parameters, run_numpy
 from postprocess_reference import detect as plain_detect
+from skips import skip_test
 
 from trt_afdet import native
 from trt_afdet.native import Outputs
@@ -126,7 +127,7 @@ def test_small_heads_equal_the_plain_reference(name: str, agnostic: bool) -> Non
 
 def torchvision_detect(heads: Heads, spec: ModelSpec) -> list[tuple[Any, Any, Any]]:
     """The same by torchvision's FCOS post-processing operators, written from its documentation."""
-    torch = pytest.importorskip("torch")
+    torch = pytest.importorskip("torch", reason="torch is not installed: pip install -e .[train]")
     from torchvision.ops import batched_nms, clip_boxes_to_image
 
     results = []
@@ -205,7 +206,7 @@ def test_workspace_of_an_image(classes: int, dtype: str) -> None:
     try:
         library = native.emulated()
     except native.NativeMissingError as error:
-        pytest.skip(f"missing: {error}")
+        skip_test(error, "make native-host")
     spec = make_spec(classes, 512, 512)
     one = library.detect_workspace(spec, dtype, 1)
     assert one <= 1_000_000
@@ -222,7 +223,7 @@ def sanitizer_runtime(build: Path) -> str:
         found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
         if Path(found).is_file():  # A compiler that has none prints the bare name.
             return found
-    pytest.skip(f"missing: a shared AddressSanitizer of {compiler}")
+    pytest.skip(f"no shared AddressSanitizer of {compiler}: apt-get install g++")
 
 
 @pytest.mark.slow
@@ -230,7 +231,7 @@ def test_native_code_under_sanitizers() -> None:
     """This suite and the letterbox's once more, over libraries that see every read and write."""
     build = Path(__file__).parents[2] / "build" / "sanitized"
     if not (build / "lib" / native.file_name("afdet_emulated")).exists():
-        pytest.skip("missing: build/sanitized (make test-native builds it)")
+        skip_test("build/sanitized", "make test-native")
     tests = "(host or emulated) and (equals_the_reference or any_heads or to_the_bit)"
     letterbox = Path(__file__).with_name("test_letterbox_native.py")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from skips import skip_test
 
 from trt_afdet import native
 from trt_afdet.errors import MissingDependencyError
@@ -167,7 +168,7 @@ def open_machine(kind: Callable[[], Any]) -> Any:
     try:
         return kind()
     except (MissingDependencyError, native.NativeError) as error:
-        pytest.skip(f"missing: {error}")
+        skip_test(error, "make native-host; for CUDA a GPU and make gpu-check")
 
 
 def as_bytes(frames: ctypes.Array[native.Frame]) -> Image:
@@ -609,7 +610,7 @@ def launch_one(machine: Machine, frame: native.Frame, source: Source) -> None:
     machine.free()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="memory is protected by mprotect")
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no mprotect: a run on Linux")
 def test_nothing_outside_a_frame_is_read(emulation: Emulation) -> None:
     code = "import test_letterbox_native as t; t.read_between_forbidden_pages(); print('done')"
     result = subprocess.run(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from skips import skip_test
 
 from trt_afdet import native
 from trt_afdet.errors import InvalidValueError
@@ -24,7 +25,7 @@ def host() -> native.HostLibrary:
     try:
         return native.host()
     except native.NativeMissingError as error:
-        pytest.skip(str(error))
+        skip_test(error, "make native-host")
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from skips import skip_test
 
 from trt_afdet import native
 
@@ -24,7 +25,7 @@ def test_no_call_crashes(kind: str, seed: int) -> None:
     try:
         {"host": native.host, "emulated": native.emulated, "cuda": native.cuda}[kind]()
     except native.NativeMissingError as error:
-        pytest.skip(f"missing: {error}")
+        skip_test(error, "make native-host; for CUDA a GPU and make gpu-check")
     result = subprocess.run(
         [sys.executable, str(FUZZ), kind, str(seed), "4000"],
         capture_output=True,
@@ -46,9 +47,9 @@ def test_the_example_prints_what_the_runtime_finds(tmp_path: Path) -> None:
     try:
         program = Path(native.host().path).parents[1] / "bin" / "detect_dump"
     except native.NativeMissingError as error:
-        pytest.skip(f"missing: {error}")
+        skip_test(error, "make native-host; for CUDA a GPU and make gpu-check")
     if not program.exists():
-        pytest.skip(f"missing: {program} (make native-host builds it)")
+        skip_test(program, "make native-host")
     model = root / "trt_afdet" / "assets" / "model.onnx"
     capture = cv2.VideoCapture(str(root / "trt_afdet" / "assets" / "clip.mp4"))
     frame = np.asarray(capture.read()[1], np.uint8)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from skips import skip_test
 
 TESTS = Path(__file__).parents[2]
 for folder in (TESTS / "plugins", TESTS / "trt_afdet" / "runtime"):
@@ -45,4 +46,4 @@ def _find(version: str) -> TensorRT:
             return tensorrt_rtx()
         return tensorrt_bindings(version)
     except PartMissingError as error:
-        pytest.skip(f"missing: {error}")
+        skip_test(error, error.brings)

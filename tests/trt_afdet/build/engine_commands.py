@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
+from skips import skip_test
 from tensorrt_parts import PartMissingError, TensorRT, tensorrt_rtx
 
 ROOT = Path(__file__).parents[3]
@@ -20,7 +20,7 @@ def find_rtx() -> TensorRT:
     try:
         return tensorrt_rtx()
     except PartMissingError as error:
-        pytest.skip(f"missing: {error}")
+        skip_test(error, error.brings)
 
 
 #: Runs command lines one after the other; a line of JSON each.

@@ -45,7 +45,9 @@ def tensorrt_bindings(name: str) -> TensorRT:
 def _make(package: str, folder: Path) -> None:
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
-        raise PartMissingError("a C compiler, for stand-ins of TensorRT's libraries")
+        raise PartMissingError(
+            "a C compiler, for stand-ins of TensorRT's libraries", "apt-get install gcc"
+        )
     _download(sys.executable, folder, package)
     bindings = folder / "python" / "tensorrt_bindings"
     (folder / "python" / "tensorrt").symlink_to(bindings.name)

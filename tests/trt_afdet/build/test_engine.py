@@ -408,11 +408,13 @@ def test_the_shipped_detector(rtx: TensorRT, tmp_path: Path, precision: str) -> 
         assert Path(command[2]).stat().st_size > 10e6
 
 
-@pytest.mark.skipif(not Path("/dev/nvidiactl").exists(), reason="no NVIDIA GPU")
+@pytest.mark.skipif(
+    not Path("/dev/nvidiactl").exists(), reason="needs an NVIDIA GPU: make gpu-check"
+)
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_on_a_gpu_the_engine_itself_is_asked(model: Path, tmp_path: Path, precision: str) -> None:
-    trt = pytest.importorskip("tensorrt")
+    trt = pytest.importorskip("tensorrt", reason="tensorrt is not installed: pip install tensorrt")
     from trt_afdet.cli import main
 
     engine = tmp_path / "m.engine"

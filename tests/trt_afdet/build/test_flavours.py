@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from skips import skip_test
 from tensorrt_parts import TensorRT
 
 import trt_afdet
@@ -245,7 +246,7 @@ def test_classes_derived_from_tensorrts_are_taken(any_tensorrt: tuple[str, Tenso
 def test_without_a_gpu_only_rtx_makes_a_builder(any_tensorrt: tuple[str, TensorRT]) -> None:
     version, tensorrt = any_tensorrt
     if version == "8.5" and Path("/dev/nvidia0").exists():
-        pytest.skip("there is a GPU")
+        skip_test("this machine has a GPU", "a run without one")
     result = tensorrt.run(ACT, ROOT)
     last = result.stdout.splitlines()[-1]
     if version.startswith("RTX"):
@@ -377,7 +378,7 @@ def test_a_plugin_of_another_major_version_is_refused_before_it_is_loaded(
     version, tensorrt = any_tensorrt
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
-        pytest.skip("missing: a C compiler")
+        skip_test("a C compiler", "apt-get install gcc")
     major = version.partition(".")[0]
     others = [
         built
@@ -410,7 +411,7 @@ def test_a_plugin_of_another_major_version_is_refused_before_it_is_loaded(
 
 def test_nothing_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     if any(flavours.importlib.util.find_spec(n) for ns in flavours.MODULES.values() for n in ns):
-        pytest.skip("TensorRT is installed")
+        skip_test("TensorRT is installed", "a run without it")
     with pytest.raises(ImportError, match="TensorRT is not installed - on a Jetson"):
         flavours.load()
     with pytest.raises(ImportError, match="TensorRT-RTX is not installed"):

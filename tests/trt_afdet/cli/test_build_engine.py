@@ -19,6 +19,7 @@ import pytest
 from engine_commands import ROOT, SMS, only, run
 from networks import SPEC, build_network, save, write_pictures
 from onnx import helper
+from skips import skip_test
 from tensorrt_parts import PartMissingError, TensorRT, build_plugins, headers_folder, version_key
 
 from trt_afdet.build.plan import BuildOptions
@@ -451,7 +452,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
         else None
     )
     if tried is None or tried.returncode:
-        pytest.skip("missing: the right to mount a disk (unshare -rm)")
+        skip_test(
+            "the right to mount a disk (unshare -rm)", "a run as root, or with user namespaces"
+        )
     script = f"{mount} '{tmp_path}' && exec \"$@\""
     command = [rtx.python, "-c", ON_A_SMALL_DISK, str(ROOT), str(model), str(tmp_path)]
     result = subprocess.run(
@@ -566,7 +569,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (chosen / newest).symlink_to(headers / newest)
         return build_plugins(chosen, tmp_path_factory.mktemp("plugin"))[newest]
     except PartMissingError as error:
-        pytest.skip(f"missing: {error}")
+        skip_test(error, error.brings)
 
 
 @pytest.mark.slow

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 from host_device import HostDevice, HostKernels, OrtNetwork
 from onnx_models import SPEC, build_model
+from skips import skip_test
 
 from trt_afdet import native
 from trt_afdet.cli.demo import ASSETS
@@ -69,7 +69,7 @@ class HostRig:
         try:
             return HostKernels(device, native.emulated())
         except native.NativeMissingError as error:
-            pytest.skip(str(error))
+            skip_test(error, "make native-host")
 
     def runner(
         self,

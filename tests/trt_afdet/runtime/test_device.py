@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from host_device import HostDevice
+from skips import skip_test
 
 from trt_afdet.errors import InvalidValueError, MissingDependencyError
 from trt_afdet.native import NativeError
@@ -196,7 +197,7 @@ class TestContract:
             assert device.memory()[0] == before
         made.close()
 
-    @pytest.mark.skipif(LIBRARY is None, reason="host memory has no other index")
+    @pytest.mark.skipif(LIBRARY is None, reason="needs an NVIDIA GPU: make gpu-check")
     def test_a_gpu_that_is_not_there(self) -> None:
         with pytest.raises(InvalidValueError, match="there is no GPU 99"):
             open_device(99, LIBRARY)
@@ -228,8 +229,11 @@ def has_driver() -> bool:
     return True
 
 
-@pytest.mark.skipif(has_driver(), reason="there is a driver")
-@pytest.mark.skipif(importlib.util.find_spec("cuda") is None, reason="needs cuda-python")
+@pytest.mark.skipif(has_driver(), reason="this machine has an NVIDIA driver: a run without one")
+@pytest.mark.skipif(
+    importlib.util.find_spec("cuda") is None,
+    reason="cuda-python is not installed: pip install cuda-bindings",
+)
 def test_no_driver() -> None:
     with pytest.raises(NativeError, match="finds no NVIDIA driver") as caught:
         open_device(library="cuda-python")
@@ -242,7 +246,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a libcuda.so.1 whose device is host memory."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or sys.platform != "linux":
-        pytest.skip("needs a C compiler on Linux")
+        skip_test("a C compiler on Linux", "apt-get install gcc")
     folder = tmp_path_factory.mktemp("driver")
     source = Path(__file__).with_name("driver.c")
     options = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-Wl,-soname,libcuda.so.1"]
@@ -251,11 +255,11 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.skipif(LIBRARY is not None, reason="is what this test starts")
+@pytest.mark.skipif(LIBRARY is not None, reason="what this test starts: the outer run has it")
 @pytest.mark.parametrize(("library", "module"), [("cuda-python", "cuda"), ("pycuda", "pycuda")])
 def test_the_real_packages_keep_the_contract(driver: Path, library: str, module: str) -> None:
     if importlib.util.find_spec(module) is None:
-        pytest.skip(f"needs {library}")
+        skip_test(f"{library} is not installed", f"pip install {library}")
     paths = [str(driver), os.environ.get("LD_LIBRARY_PATH", "")]
     options = ["-q", "-p", "no:cacheprovider", "-k", "TestContract", __file__]
     # Lazily: pycuda names functions of the driver that nobody here calls.

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from onnx_models import SPEC, build_model, save_model
 from rigs import equal, near, scene, shipped
+from skips import skip_test
 
 from trt_afdet.build.graph import add_nms
 from trt_afdet.cli.detect import SHIPPED_MODEL
@@ -185,7 +186,7 @@ def test_what_cannot_be_captured_runs_without(
     rig: Any, canonical: Detector, caplog: pytest.LogCaptureFixture
 ) -> None:
     if rig.gpu:
-        pytest.skip("needs a network whose capture can be made to fail")
+        skip_test("a real network whose capture fails", "the run without a GPU has this test")
     runner = rig.runner()
     runner.network.fails_in_capture = True
     for _ in range(6):
@@ -376,7 +377,7 @@ def test_bad_frames_are_refused_and_do_no_harm(
 
 def test_too_little_memory_leaves_nothing_behind(rig: Any, canonical: Detector) -> None:
     if rig.gpu:
-        pytest.skip("would have to fill the GPU")
+        skip_test("this would have to fill the GPU", "the run without a GPU has this test")
     for limit in (1000, 1_500_000):
         device = rig.device(limit=limit)
         with pytest.raises(NativeError, match="out of device memory"):
@@ -390,7 +391,7 @@ def test_too_little_memory_leaves_nothing_behind(rig: Any, canonical: Detector) 
 
 def test_a_lost_device_fails_every_ticket_and_still_closes(rig: Any) -> None:
     if rig.gpu:
-        pytest.skip("would lose the GPU for every later test")
+        skip_test("later tests would have no GPU", "the run without a GPU has this test")
     runner = rig.runner()
     first = runner.submit([exact(1)])
     runner.device.fail_with = 700
@@ -416,7 +417,7 @@ def test_a_lost_device_fails_every_ticket_and_still_closes(rig: Any) -> None:
 )
 def test_tensors_that_are_not_the_specs(rig: Any, model: Any, message: str) -> None:
     if rig.gpu:
-        pytest.skip("the same check, without a device")
+        skip_test("this check uses no device", "the run without a GPU has this test")
     device = rig.device()
     with pytest.raises(InvalidValueError, match=message):
         rig.runner(model().SerializeToString(), device=device)

@@ -20,6 +20,7 @@ import pytest
 from host_device import HostDevice
 from onnx_models import SPEC, build_model, save_model
 from rigs import MODEL, HostRig, equal, scene
+from skips import skip_test
 from tensorrt_double import MEMORY, TensorRT
 
 from trt_afdet import cli, native
@@ -442,7 +443,9 @@ def missing_names(trt: Any, names: dict[str, tuple[str, ...]]) -> list[str]:
 @pytest.mark.parametrize("module", ["tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"])
 def test_every_name_exists_in_the_real_module(module: str) -> None:
     if importlib.util.find_spec(module) is None:
-        pytest.skip(f"needs {module}")
+        skip_test(
+            f"{module} is not installed", f"pip install {module}, on a machine with an NVIDIA GPU"
+        )
     trt = importlib.import_module(module)
     wanted = [USED]
     if hasattr(trt, "ExecutionContextAllocationStrategy"):

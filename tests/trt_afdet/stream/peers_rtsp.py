@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
-import pytest
+from skips import skip_test
 
 #: GStreamer's bindings belong to the system's Python.
 PYTHON = "/usr/bin/python3"
@@ -183,10 +183,10 @@ def free_port() -> int:
 def require_rtsp_server() -> None:
     """Skips the test, naming what is missing, where there is no RTSP server."""
     if not Path(PYTHON).exists():
-        pytest.skip(f"no {PYTHON} for {NEEDED}")
+        skip_test(f"no {PYTHON} for {NEEDED}", "make peers")
     probe = subprocess.run([PYTHON, "-c", _PROBE], capture_output=True, text=True, check=False)
     if probe.returncode:
-        pytest.skip(f"{NEEDED}: {probe.stderr.strip().splitlines()[-1]}")
+        skip_test(f"{NEEDED} ({probe.stderr.strip().splitlines()[-1]})", "make peers")
 
 
 class RtspServer:

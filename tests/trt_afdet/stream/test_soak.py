@@ -88,7 +88,9 @@ def run(folder: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="there is no /proc: a run on Linux"
+)
 def test_a_hundred_thousand_frames(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, __file__, str(tmp_path)], capture_output=True, text=True, check=False

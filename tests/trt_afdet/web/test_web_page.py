@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 for program in ("chromium", "chromedriver"):
     if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed", allow_module_level=True)
+        pytest.skip(f"{program} is not installed: make peers", allow_module_level=True)
 
 TOKEN = "correct-horse-battery"
 FLAGS = (

@@ -13,8 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import pytest
 from sink_makers import wait_until
+from skips import skip_test
 
 
 def free_port() -> int:
@@ -40,7 +40,7 @@ class Process:
     def __init__(self, program: str, arguments: Callable[[int], list[str]]) -> None:
         found = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin")
         if found is None:
-            pytest.skip(f"{program} is not installed")
+            skip_test(f"{program} is not installed", "make peers")
         self.port = free_port()
         self._command = [found, *arguments(self.port)]
         self._process: subprocess.Popen[bytes] | None = None

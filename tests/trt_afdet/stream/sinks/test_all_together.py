@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pytest
 from sink_makers import detections, wait_until
 from sink_peers import free_port
+from skips import skip_test
 
 from trt_afdet.detections import Detections
 from trt_afdet.stream.frame import StreamResult
@@ -90,7 +91,7 @@ def test_files_are_complete_beside_peers_that_are_dead_or_deaf(
 
 def test_a_full_disk_ends_the_pipeline_with_a_name(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full")
+        skip_test("this system has no /dev/full", "a run on Linux")
     other = make_sink(f"jsonl:{tmp_path}/out.jsonl")
     pipeline = Pipeline(
         two_each, plans(2, "fps=0&frames=200"), [make_sink("jsonl:/dev/full"), other]

@@ -265,7 +265,7 @@ def test_bad_places_are_refused(sink: MjpegSink) -> None:
         MjpegSink(fps=0)
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed: make peers")
 def test_curl_reads_it(sink: MjpegSink, tmp_path: Path) -> None:
     sink.write(result(0))
     out = tmp_path / "out"

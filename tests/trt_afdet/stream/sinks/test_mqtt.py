@@ -19,6 +19,7 @@ import paho.mqtt.client as paho
 import pytest
 from sink_makers import result, status, wait_until
 from sink_peers import Process, free_port, mosquitto
+from skips import skip_test
 
 from trt_afdet.errors import InvalidValueError, MissingFileError
 from trt_afdet.stream.capture import Retry
@@ -273,7 +274,7 @@ def test_credentials_are_used_and_never_shown(
 ) -> None:
     program = shutil.which("mosquitto_passwd")
     if program is None:
-        pytest.skip("mosquitto_passwd is not installed")
+        skip_test("mosquitto_passwd is not installed", "make peers")
     caplog.set_level(logging.DEBUG)
     passwords = tmp_path / "passwords"
     subprocess.run([program, "-b", "-c", str(passwords), "cam", "s3cr:t/@x"], check=True)
@@ -307,7 +308,7 @@ def test_credentials_are_used_and_never_shown(
 def certificate(folder: Path) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 that is its own authority."""
     if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
+        skip_test("openssl is not installed", "apt-get install openssl")
     cert, key = folder / "cert.pem", folder / "key.pem"
     subprocess.run(
         [

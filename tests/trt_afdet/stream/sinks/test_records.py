@@ -185,7 +185,7 @@ def test_a_file_that_is_moved_away_is_followed_by_a_new_one(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here: a run on Linux")
 def test_a_device_without_room_is_a_clear_failure(kind: str) -> None:
     sink = KINDS[kind](Path("/dev/full"))
     with pytest.raises(WriteError, match="the disk is full"):

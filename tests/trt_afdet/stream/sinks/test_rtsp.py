@@ -33,7 +33,7 @@ def python_with_gstreamer() -> str:
             ).returncode
         ):
             return python
-    pytest.skip("no Python has GStreamer's RTSP server (gir1.2-gst-rtsp-server-1.0)")
+    pytest.skip("no Python has GStreamer's RTSP server: make peers")
 
 
 @pytest.fixture

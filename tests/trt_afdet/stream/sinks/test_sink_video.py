@@ -18,6 +18,7 @@ import av
 import numpy as np
 import pytest
 from sink_makers import result, status
+from skips import skip_test
 
 from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError, RunError, WriteError
@@ -361,7 +362,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         shutil.which("mount") is None
         or subprocess.run(command, capture_output=True, check=False).returncode
     ):
-        pytest.skip("no small disk can be mounted (needs root)")
+        skip_test("the right to mount a small disk", "a run as root")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from skips import skip_test
 
 from trt_afdet.errors import MissingDependencyError, RunError
 from trt_afdet.stream.sinks.window import WindowSink, grid
@@ -70,7 +71,7 @@ def run(argument: str, display: str | None) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def display() -> Iterator[str]:
     if shutil.which("Xvfb") is None:
-        pytest.skip("Xvfb is not installed")
+        skip_test("Xvfb is not installed", "make peers")
     read, write = os.pipe()
     process = subprocess.Popen(
         [

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from skips import skip_test
 from source_rig import make_clip, number_image, opened, read_all, read_number, source
 
 from trt_afdet.stream.sources.base import SourceError, SourceRefusedError
@@ -168,7 +169,7 @@ def test_reading_again_begins_anew_and_interrupting_ends_it(tmp_path: Path) -> N
 
 def test_nvdec_without_a_gpu_says_so(tmp_path: Path) -> None:
     if Path("/dev/nvidia0").exists() or Path("/etc/nv_tegra_release").exists():
-        pytest.skip("this machine has an NVIDIA GPU")
+        skip_test("this machine has an NVIDIA GPU", "a run without one")
     clip = make_clip(tmp_path / "clip.mp4", 3)
     with pytest.raises(SourceRefusedError, match=r"GPU 0 cannot decode it|without NVDEC"):
         read_all(str(clip), decoder="nvdec")

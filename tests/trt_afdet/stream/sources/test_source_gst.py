@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from peers_rtsp import Mount, RtspServer
+from skips import skip_test
 from source_rig import make_clip, source
 
 from trt_afdet.errors import MissingDependencyError
@@ -33,8 +34,9 @@ def with_gst(body: str) -> Any:
     """Runs a body of code with GStreamer at hand, in a process of its own; its ``out``."""
     probe = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, check=False)
     if probe.returncode:
-        pytest.skip(
-            f"no PyGObject with gir1.2-gst-plugins-base-1.0 for Python {sys.version_info[:2]}"
+        skip_test(
+            f"no PyGObject with GStreamer for Python {sys.version_info[0]}.{sys.version_info[1]}",
+            "make peers, with Debian's Python",
         )
     head = f"""
 import json, sys, threading, time
@@ -155,11 +157,11 @@ def test_without_gstreamer_it_says_what_to_install() -> None:
     try:
         import gi  # noqa: F401
 
-        pytest.skip("PyGObject is there")
+        skip_test("PyGObject is installed", "a run without it")
     except ImportError:
         pass
     if opencv_has_gstreamer():
-        pytest.skip("OpenCV has GStreamer")
+        skip_test("OpenCV has GStreamer", "a run with OpenCV from PyPI")
     with pytest.raises(MissingDependencyError, match="apt install python3-gi"):
         source("gst://videotestsrc").open()
     with pytest.raises(MissingDependencyError, match="bindings cannot be imported"):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import av
 import pytest
+from skips import skip_test
 from source_rig import (
     WebCamera,
     jpeg,
@@ -254,7 +255,7 @@ def feeds() -> list[str]:
 @pytest.fixture
 def hls(tmp_path: Path) -> Path:
     if shutil.which("ffmpeg") is None:
-        pytest.skip("ffmpeg is not installed")
+        skip_test("ffmpeg is not installed", "make peers")
     return tmp_path
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from skips import skip_test
 from source_rig import jpeg, number_image
 
 from trt_afdet.stream.sources import v4l2_abi as abi
@@ -45,9 +46,9 @@ LAYOUT = {
 def compiled(source: Path, out: Path, *flags: str) -> Path:
     compiler = shutil.which("cc")
     if compiler is None:
-        pytest.skip("no C compiler (cc)")
+        skip_test("a C compiler (cc)", "apt-get install gcc")
     if not Path("/usr/include/linux/videodev2.h").exists():
-        pytest.skip("no linux/videodev2.h (linux-libc-dev)")
+        skip_test("linux/videodev2.h", "apt-get install linux-libc-dev")
     subprocess.run([compiler, "-O1", *flags, str(source), "-o", str(out), "-ldl"], check=True)
     return out
 
