@@ -168,8 +168,19 @@ def _named_command(argv: list[str]) -> str | None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command line; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
+    """Runs a command line; returns the exit status.
+
+    Without arguments it is the whole program: if threads are left inside a library that does not
+    return, the process ends here, with that status.
+    """
+    if argv is not None:
+        return _main(argv)
+    status = _main(sys.argv[1:])
+    threads = sys.modules.get("trt_afdet.threads")
+    return status if threads is None else int(threads.end_process(status))
+
+
+def _main(argv: list[str]) -> int:
     try:
         status = _run(argv)
         sys.stdout.flush()

@@ -17,6 +17,7 @@ from trt_afdet.errors import AfdetError
 from trt_afdet.stream.config import ConfigError
 from trt_afdet.stream.notify import Notifier, Watchdog
 from trt_afdet.stream.pipeline import Pipeline
+from trt_afdet.threads import Worker, end_process
 
 log = logging.getLogger("trt_afdet.stream")
 
@@ -74,7 +75,7 @@ class Server:
         Raises:
             AfdetError: See :meth:`~trt_afdet.stream.pipeline.Pipeline.run`.
         """
-        worker = threading.Thread(target=self._work, name="pipeline", daemon=True)
+        worker = Worker(self._work, name="pipeline", on_exit=self._pipeline.stop)
         before = {number: signal.signal(number, self._on_signal) for number in self._signals()}
         self._view.open()
         try:
@@ -90,7 +91,7 @@ class Server:
                 signal.signal(number, handler)
         if worker.is_alive():
             print("trt-afdet: error: the pipeline does not end", file=sys.stderr, flush=True)
-            os._exit(1)
+            end_process(1)
         if self._failure is not None:
             raise self._failure
         return 130 if self._interrupts else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 
 from trt_afdet.packages import missing
+from trt_afdet.threads import make_interruptible
 
 
 def load_av() -> ModuleType:
@@ -17,4 +18,5 @@ def load_av() -> ModuleType:
         import av
     except ImportError as error:
         raise missing(error) from error
+    make_interruptible(av)
     return av

@@ -20,6 +20,7 @@ from trt_afdet.stream.sources.base import (
     SourceRefusedError,
 )
 from trt_afdet.stream.status import StatusBoard
+from trt_afdet.threads import Worker
 
 log = logging.getLogger("trt_afdet.stream")
 
@@ -96,9 +97,7 @@ class Capture:
         self._sequence = first_sequence
         self._lock = threading.Lock()
         self._reader: _Reader | None = None
-        self._thread = threading.Thread(
-            target=self._supervise, name=f"capture {source}", daemon=True
-        )
+        self._thread = Worker(self._supervise, name=f"capture {source}", on_exit=self.stop)
 
     @property
     def next_sequence(self) -> int:
@@ -213,7 +212,7 @@ class Capture:
         )
 
 
-class _Reader(threading.Thread):
+class _Reader(Worker):
     """One connection: opens a source and hands in its frames until it ends.
 
     Attributes:
@@ -224,7 +223,7 @@ class _Reader(threading.Thread):
     """
 
     def __init__(self, capture: Capture) -> None:
-        super().__init__(name=f"read {capture.source}", daemon=True)
+        super().__init__(name=f"read {capture.source}", on_exit=self.abandon)
         self.source: Source | None = None
         self.error: BaseException | None = None
         self.done = threading.Event()
@@ -233,7 +232,7 @@ class _Reader(threading.Thread):
         self._abandoned = threading.Event()
         self._waiting_since: float | None = time.monotonic()
 
-    def run(self) -> None:
+    def work(self) -> None:
         try:
             self._read()
         except BaseException as error:
@@ -262,6 +261,7 @@ class _Reader(threading.Thread):
     def abandon(self) -> None:
         """Tells it to go; it may take until its driver returns."""
         self._abandoned.set()
+        self.interrupt()
         if self.source is not None:
             self.source.interrupt()
 

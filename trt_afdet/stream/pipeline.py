@@ -28,6 +28,7 @@ from trt_afdet.stream.redact import redact
 from trt_afdet.stream.sinks.base import Sink, SinkRunner
 from trt_afdet.stream.sources.base import Source
 from trt_afdet.stream.status import FINAL, StatusBoard, StatusEvent
+from trt_afdet.threads import at_work
 
 log = logging.getLogger("trt_afdet.stream")
 
@@ -214,6 +215,10 @@ class Pipeline:
                 ``fail_fast``.
             AfdetError: If a sink cannot be opened.
         """
+        with at_work("pipeline", self.stop):
+            self._run()
+
+    def _run(self) -> None:
         try:
             for runner in self._sinks:
                 runner.start()

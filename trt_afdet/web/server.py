@@ -9,11 +9,13 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trt_afdet.errors import InvalidValueError, MissingDependencyError, RunError
 from trt_afdet.stream.metrics import Metrics
 from trt_afdet.stream.pipeline import Pipeline, PipelineSnapshot
+from trt_afdet.threads import Worker
 from trt_afdet.web.access import Access, new_token
 from trt_afdet.web.address import LOCAL_NAMES, bind, is_loopback, outward_host, parse_address
 from trt_afdet.web.app import is_public, make_app
@@ -143,8 +145,11 @@ class WebServer:
         self.access.cookie = f"trt_afdet_{self.port}"
         hosts = LOCAL_NAMES | self._hosts | {self.host.lower()} if local else None
         self._uvicorn = _uvicorn_server(Guard(self._app, self.access, hosts, is_public))
-        self._thread = threading.Thread(
-            target=self._run, args=(self._uvicorn, listener), name="web server", daemon=True
+        self._thread = Worker(
+            self._run,
+            args=(self._uvicorn, listener),
+            name="web server",
+            on_exit=partial(self._tell, self._uvicorn),
         )
         self._thread.start()
         deadline = time.monotonic() + 10
@@ -166,6 +171,10 @@ class WebServer:
         server.force_exit = True
         thread.join(timeout / 2)
         self._uvicorn = self._thread = None
+
+    @staticmethod
+    def _tell(server: uvicorn.Server) -> None:
+        server.should_exit = server.force_exit = True
 
     def judge(self) -> tuple[PipelineSnapshot, Health]:
         """The figures of now and the verdict on them."""

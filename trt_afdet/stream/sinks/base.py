@@ -16,6 +16,7 @@ from typing import Protocol
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.redact import redact
 from trt_afdet.stream.status import StatusEvent
+from trt_afdet.threads import Worker
 
 log = logging.getLogger("trt_afdet.stream")
 
@@ -73,7 +74,7 @@ class SinkRunner:
         self._changed = threading.Condition()
         self._closing = False
         self._failed = False
-        self._thread = threading.Thread(target=self._run, name=f"sink {sink.name}", daemon=True)
+        self._thread = Worker(self._run, name=f"sink {sink.name}", on_exit=self.begin_close)
 
     def start(self) -> None:
         """Opens the sink, in the caller's thread so that it may refuse, and starts to serve it."""

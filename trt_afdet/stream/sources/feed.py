@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo
+from trt_afdet.threads import Worker
 
 #: Turns a decoded frame into a picture, in the thread that reads; None if there is none in it.
 Pending = Callable[[], Picture | None]
@@ -120,7 +121,7 @@ class _Feed:
         self._waiting: Pending | None = None
         self._error: BaseException | None = None
         self._stopped = False
-        self.thread = threading.Thread(target=self._run, name=f"feed {name}", daemon=True)
+        self.thread = Worker(self._run, name=f"feed {name}", on_exit=self.stop)
         self.thread.start()
 
     def wait_open(self, timeout: float) -> SourceInfo | None:
@@ -147,6 +148,7 @@ class _Feed:
             self._stopped = True
             self._waiting = None
             self._changed.notify_all()
+        self.thread.interrupt()
 
     def _raise(self) -> None:
         if self._stopped:
@@ -166,7 +168,8 @@ class _Feed:
             finally:
                 self._reader.close()
         except BaseException as error:
-            self._error = error
+            # What an interruption breaks off is no news; it would hold the connection's memory.
+            self._error = None if self._stopped else error
         finally:
             with self._changed:
                 self.ended = True
