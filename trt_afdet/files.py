@@ -46,6 +46,9 @@ _HINTS: dict[int | None, str] = {
 #: Folders whose entries are the open descriptors of this process.
 _DESCRIPTORS = re.compile(r"/proc/(?:self|thread-self|(?P<pid>\d+))(?:/task/\d+)?/fd")
 
+#: Temporary files and folders that are in use.
+_temporaries: set[Path] = set()
+
 #: Standard output as it was before :func:`data_on_stdout` gave its place to standard error.
 _data_stream: TextIO | None = None
 
@@ -118,14 +121,15 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             with _replacing(target) as temporary:
                 yield temporary
             return
-        folder = tempfile.mkdtemp(prefix="trt-afdet-")
+        folder = Path(tempfile.mkdtemp(prefix="trt-afdet-"))
+        _temporaries.add(folder)
         try:
-            temporary = Path(folder, f"output{path.suffix}")
+            temporary = folder / f"output{path.suffix}"
             yield temporary
             with temporary.open("rb") as content, _open_special(target) as file:
                 shutil.copyfileobj(content, file)
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
 
 
 @contextmanager
@@ -180,8 +184,7 @@ def check_output(path: Path | str) -> None:
     with _errors_of(path):
         target = _target(path)
         if isinstance(target, Path):
-            temporary = _create_beside(target)
-            temporary.unlink()
+            _remove(_create_beside(target))
 
 
 @contextmanager
@@ -293,8 +296,22 @@ def _replacing(target: Path) -> Iterator[Path]:
             _copy_rights(target.stat(), temporary)
         temporary.replace(target)
     finally:
-        with suppress(OSError):
+        _remove(temporary)
+
+
+def remove_temporaries() -> None:
+    """Removes the temporary files of this process whose blocks a signal did not let end."""
+    for temporary in list(_temporaries):
+        _remove(temporary)
+
+
+def _remove(temporary: Path) -> None:
+    with suppress(OSError):
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
             temporary.unlink(missing_ok=True)
+    _temporaries.discard(temporary)
 
 
 def _create_beside(target: Path) -> Path:
@@ -305,10 +322,15 @@ def _create_beside(target: Path) -> Path:
     while True:
         name = f".{target.stem[:40]}.{secrets.token_hex(8)}.tmp{target.suffix[:40]}"
         temporary = target.with_name(name)
+        _temporaries.add(temporary)
         try:
             os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
         except FileExistsError:
+            _temporaries.discard(temporary)  # It is somebody else's.
             continue
+        except OSError:
+            _temporaries.discard(temporary)
+            raise
         return temporary
 
 

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from trt_afdet import __version__
+from trt_afdet.cli.stopping import exit_status, stopping_cleanly
 from trt_afdet.errors import AfdetError, MissingDependencyError
 from trt_afdet.suggest import nearest
 
@@ -63,7 +64,7 @@ exit status:
   0  done
   1  the run failed (lost file, a model that does not match, unreadable pictures)
   2  bad input or usage, or nowhere to write (full disk, no permission)
-  130  stopped by Ctrl-C
+  130  stopped by Ctrl-C; 143 by SIGTERM, 129 by SIGHUP
 
 `trt-afdet COMMAND --help` explains a command. --debug shows the traceback of an error.
 """
@@ -182,7 +183,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     try:
-        status = _run(argv)
+        with stopping_cleanly():
+            status = _run(argv)
         sys.stdout.flush()
     except AfdetError as error:
         if "--debug" in argv:
@@ -194,8 +196,8 @@ def _main(argv: list[str]) -> int:
         if "--debug" in argv or is_ours(error):
             raise
         return _complain(str(missing(error, extra=_EXTRA.get(_named_command(argv)))), 2)
-    except KeyboardInterrupt:
-        return _complain("stopped", 130)
+    except KeyboardInterrupt as stop:
+        return _complain(str(stop) or "stopped", exit_status(stop))
     except BrokenPipeError:
         # The reader (head, less) has gone.
         _abandon_stdout()

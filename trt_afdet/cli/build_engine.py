@@ -175,20 +175,23 @@ def run(args: argparse.Namespace) -> int:
     with Display(verbose=args.verbose or args.dry_run) as display:
         try:
             sidecar = make_engine(options, display, flavour=args.flavour)
-        except StillBuildingError:
+        except StillBuildingError as stop:
+            from trt_afdet.cli.stopping import exit_status
+
             display.close()
-            _leave()
+            cause = stop.__context__
+            _leave(exit_status(cause if isinstance(cause, KeyboardInterrupt) else stop))
     if sidecar is not None:
         print("\n".join(summary(options.output, sidecar)))
     return 0
 
 
-def _leave() -> None:
+def _leave(status: int) -> None:
     """Ends the process around a build that cannot be stopped; nothing of it is on disk."""
     import os
 
     print("trt-afdet: error: stopped", file=sys.stderr, flush=True)
-    os._exit(130)
+    os._exit(status)
 
 
 def _show_log() -> None:

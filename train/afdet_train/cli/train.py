@@ -46,14 +46,15 @@ def run(args: argparse.Namespace) -> int:
 
     from afdet_train.fit import fit
 
-    # A scheduler's polite kill saves as Ctrl-C does; so does SIGINT where a shell's "&" hid it.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler)
+    # Ctrl-C and SIGTERM save alike; SIGINT does so too where a shell's "&" hid it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         best = fit(recipe, out, resume=args.resume)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        from trt_afdet.cli.stopping import exit_status
+
         print(f"stopped; go on with: trt-afdet train {args.recipe} --out {out} --resume")
-        return 130
+        return exit_status(stop)
     metrics = "  ".join(f"{n.upper()} {v:.4f}" for n, v in best.items() if n != "epoch")
     print(f"checkpoint {out / 'best.safetensors'}  {metrics}".rstrip())
     return 0
