@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from trt_afdet.files import remove_temporaries
 
@@ -60,12 +61,26 @@ def stopping_cleanly() -> Iterator[None]:
         if signal.getsignal(number) is not signal.SIG_IGN
     }
     try:
-        yield
-    finally:
-        # A second signal must not interrupt what the first one began.
-        interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for number in before:
-            signal.signal(number, signal.SIG_IGN)
-        remove_temporaries()
-        for number, handler in (*before.items(), (signal.SIGINT, interrupt)):
-            signal.signal(number, handler)
+        try:
+            yield
+        finally:
+            _finish(before)
+    except KeyboardInterrupt:
+        _finish(before)  # In case that a second one came before the first call began.
+        raise
+
+
+def _finish(before: dict[int, Any]) -> None:
+    """Removes temporary files and puts handlers back, however many signals come meanwhile."""
+    while True:
+        try:
+            interrupt = signal.getsignal(signal.SIGINT)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            for number in before:
+                signal.signal(number, signal.SIG_IGN)
+            break
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, interrupt)
+    remove_temporaries()
+    for number, handler in (*before.items(), (signal.SIGINT, interrupt)):
+        signal.signal(number, handler)
