@@ -4,8 +4,12 @@
 # clean remove what these left
 # peers          the servers that the tests of the streams talk to, from Debian's packages
 # native         every native part that this machine can build, with C++ tests, into build/native
-# test-native    the C++ tests, plain and under sanitizers
+# test-native    the C++ tests with every compiler there is, plain and under its sanitizers
 # plugin-matrix  the plugin against HEADERS=FOLDER, which holds a folder per TensorRT version
+#
+# `make test HEADERS=FOLDER` also runs the tests of the TensorRT plugin, which need TensorRT's public
+# headers: FOLDER/8.5/include/NvInfer.h, FOLDER/10.3/include/NvInfer.h ...
+# `make peers HEADERS=FOLDER` keeps them for every later `make test`.
 
 PYTHON ?= python3
 DEMO := .venv-demo
@@ -16,38 +20,39 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 HOST_ONLY := SKBUILD_CMAKE_DEFINE=AFDET_CUDA=OFF
 CMAKE := $(DEV)/bin/cmake
 CMAKE_STRICT := -DAFDET_TESTS=ON -DAFDET_WERROR=ON
-# Clang has a fuzzer; GCC does for the rest.
-SANITIZED_CXX := $(shell command -v clang++ || command -v g++ || echo c++)
+COMPILERS := CMAKE="$(CURDIR)/$(CMAKE)" CTEST="$(CURDIR)/$(DEV)/bin/ctest" plugins/tests/all_compilers.sh
+HEADERS ?= $(wildcard build/tensorrt-headers)
+PYTEST := TRT_AFDET_LIBRARY_PATH="$(CURDIR)/build/host/lib" \
+  $(if $(HEADERS),TRT_AFDET_TENSORRT_HEADERS="$$(cd "$(HEADERS)" && pwd)") $(DEV)/bin/python -m pytest
 CXX_FILES = $(shell git ls-files 'plugins/*.h' 'plugins/*.hpp' 'plugins/*.cpp' 'plugins/*.cu' 'plugins/*.cuh')
 
-.PHONY: demo peers test test-fast test-native native native-host plugin-matrix gpu-check lint format \
+.PHONY: demo peers test test-fast test-native native native-cuda native-host plugin-matrix gpu-check lint format \
         bench bench-peers clean check-python
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/trt-afdet demo --out out/demo
 
-test: native-host test-native
-	TRT_AFDET_LIBRARY_PATH=$(CURDIR)/build/host/lib $(DEV)/bin/python -m pytest
+test: test-native
+	$(PYTEST)
 
 test-fast: native-host
-	TRT_AFDET_LIBRARY_PATH=$(CURDIR)/build/host/lib $(DEV)/bin/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # What runs on the CPU: the host library, the emulated kernels, the C++ tests.
 native-host: $(DEV)/.ready
-	@$(CMAKE) -S . -B build/host $(CMAKE_STRICT) -DAFDET_CUDA=OFF > build/host.log 2>&1 || { cat build/host.log; exit 1; }
-	@$(CMAKE) --build build/host --parallel
+	@$(COMPILERS) --build "$(CURDIR)/$(DEV)/bin/python"
 
-test-native: native-host
-	@$(CMAKE) -S . -B build/sanitized $(CMAKE_STRICT) -DAFDET_CUDA=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-	  -DCMAKE_CXX_COMPILER=$(SANITIZED_CXX) -DAFDET_SANITIZE=address,undefined > build/sanitized.log 2>&1 \
-	  || { cat build/sanitized.log; exit 1; }
-	@$(CMAKE) --build build/sanitized --parallel
-	$(DEV)/bin/ctest --test-dir build/host --output-on-failure
-	$(DEV)/bin/ctest --test-dir build/sanitized --output-on-failure
+test-native: $(DEV)/.ready
+	@$(COMPILERS) "$(CURDIR)/$(DEV)/bin/python"
 
 native: $(DEV)/.ready
 	$(CMAKE) -S . -B build/native $(CMAKE_STRICT) $(CMAKE_ARGS)
 	$(CMAKE) --build build/native --parallel
+
+# The same with the machine's own CMake and without the Python environment: what CI compiles.
+native-cuda:
+	cmake -S . -B build/native $(CMAKE_STRICT) -DAFDET_CUDA=ON $(CMAKE_ARGS)
+	cmake --build build/native --parallel
 
 plugin-matrix:
 	@plugins/tensorrt/matrix.sh "$(HEADERS)"
@@ -56,7 +61,7 @@ gpu-check: $(DEV)/.ready
 	$(DEV)/bin/python tests/gpu/check.py
 
 peers:
-	tests/install_peers.sh
+	tests/install_peers.sh "$(HEADERS)"
 
 lint: $(DEV)/.ready
 	$(DEV)/bin/ruff check .
@@ -79,11 +84,18 @@ bench-peers: $(DEV)/.ready
 check-python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "trt-afdet needs Python 3.10 or newer; got $$($(PYTHON) --version). Try: make PYTHON=python3.11 ..."; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || \
+	  { echo "$(PYTHON) cannot make environments: apt-get install python3-venv (got no module ensurepip)"; exit 2; }
+
+# Another package may bring opencv-python over the headless build, which bare machines cannot import.
+IMPORTS_CV2 = $(1)/bin/python -c 'import cv2' 2> /dev/null || \
+  $(1)/bin/pip install $(PIP_FLAGS) --force-reinstall --no-deps opencv-python-headless
 
 $(DEMO)/.ready: pyproject.toml | check-python
 	@echo "setting up $(DEMO): the runtime, no torch"
 	@$(PYTHON) -m venv $(DEMO)
 	@$(HOST_ONLY) $(DEMO)/bin/pip install $(PIP_FLAGS) -e ".[runtime]"
+	@$(call IMPORTS_CV2,$(DEMO))
 	@touch $@
 
 $(DEV)/.ready: pyproject.toml | check-python
@@ -91,6 +103,7 @@ $(DEV)/.ready: pyproject.toml | check-python
 	@$(PYTHON) -m venv $(DEV)
 	@mkdir -p build
 	@$(HOST_ONLY) $(DEV)/bin/pip install $(PIP_FLAGS) -e ".[train,dev]"
+	@$(call IMPORTS_CV2,$(DEV))
 	@touch $@
 
 clean:

@@ -1,7 +1,30 @@
 #!/bin/sh
 # Installs the servers and programs that the tests of the streams talk to, on Debian and Ubuntu as
 # root. Elsewhere it says what is missing; the tests that need it are skipped and say so too.
+#
+#   tests/install_peers.sh [HEADERS]
+#
+# HEADERS: a folder of TensorRT's public headers, 8.5/include/NvInfer.h and so on (the repository
+# NVIDIA/TensorRT has include/ in each release branch, Apache-2.0). They are copied to
+# build/tensorrt-headers, where `make test` finds them.
 set -eu
+
+headers=${1:-}
+if [ -n "$headers" ]; then
+  if ! ls "$headers"/*/include/NvInfer.h > /dev/null 2>&1; then
+    echo "no headers of TensorRT (got '$headers') - give a folder with VERSION/include/NvInfer.h" >&2
+    exit 2
+  fi
+  kept=$(cd "$(dirname "$0")/.." && pwd)/build/tensorrt-headers
+  if [ "$(cd "$headers" && pwd)" != "$kept" ]; then
+    rm -rf "$kept"
+    for include in "$headers"/*/include; do
+      mkdir -p "$kept/$(basename "$(dirname "$include")")"
+      cp -R "$include" "$kept/$(basename "$(dirname "$include")")/"
+    done
+  fi
+  echo "headers of TensorRT for the tests: $(cd "$kept" && echo *)"
+fi
 
 PACKAGES="mosquitto redis-server ffmpeg chromium chromium-driver prometheus shellcheck systemd xvfb curl
   python3-gi gir1.2-gst-rtsp-server-1.0 gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good

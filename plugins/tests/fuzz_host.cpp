@@ -25,6 +25,7 @@ class Bytes {
   T raw() {
     T value{};
     const size_t count = std::min(sizeof value, size_);
+    if (count == 0) return value;  // An empty input may come as a null pointer.
     std::memcpy(&value, data_, count);
     data_ += count;
     size_ -= count;
