@@ -289,13 +289,11 @@ def real_heads() -> tuple[ModelSpec, Heads]:
     """The shipped detector's, of a frame of the shipped clip, at the threshold of evaluations."""
     from trt_afdet.cli.demo import ASSETS
     from trt_afdet.cli.detect import SHIPPED_MODEL
-    from trt_afdet.media import open_video
+    from trt_afdet.media import FrameReader
     from trt_afdet.preprocess import preprocess
     from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend
 
-    capture = open_video(ASSETS / "clip.mp4")
-    for _ in range(60):
-        _, frame = capture.read()
+    frame = FrameReader().read(ASSETS / "clip.mp4", 59)
     with OnnxRuntimeBackend(SHIPPED_MODEL) as backend:
         spec = backend.spec.replace(score_threshold=0.01)
         images, _ = preprocess([np.asarray(frame, np.uint8)], spec)

@@ -26,7 +26,7 @@ def make_video(path: Path, frames: int = 12, fps: float = 20) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".mov", ".webm", ".ts", ".gif"])
 def test_video_round_trip(tmp_path: Path, suffix: str) -> None:
     path = make_video(tmp_path / "new" / f"video{suffix}")
     with open_source(path) as source:
@@ -105,7 +105,8 @@ def test_a_video_that_ends_early_is_reported(tmp_path: Path) -> None:
     with open_source(whole) as source:
         count = len(list(source))
     assert 0 < count < 40
-    assert f"{count} of 40 frames" in str(source.failed[0])
+    assert "is cut off" in str(source.failed[0])
+    assert f"{count} frames could be read" in str(source.failed[0])
 
 
 def test_nothing_half_written_when_the_block_fails(tmp_path: Path) -> None:
@@ -123,16 +124,9 @@ def test_nothing_half_written_when_the_block_fails(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["v.mp4"]
 
 
-def test_frames_of_another_size_and_unknown_formats(tmp_path: Path) -> None:
-    def mix_sizes() -> None:
-        with VideoWriter(tmp_path / "v.mp4", 10) as writer:
-            writer.write(picture(0))
-            writer.write(np.zeros((10, 10, 3), np.uint8))
-
-    with pytest.raises(InvalidValueError, match="one size"):
-        mix_sizes()
+def test_unknown_formats(tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match="unknown video format"):
-        VideoWriter(tmp_path / "v.gif", 10)
+        VideoWriter(tmp_path / "v.xyz", 10)
     with pytest.raises(InvalidValueError, match="unknown picture format"):
         write_picture(tmp_path / "a.xyz", picture(0))
     assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,10 +14,13 @@ import numpy.typing as npt
 from trt_afdet.build.model_file import file_sha256
 from trt_afdet.datasets import Dataset, read_coco
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
-from trt_afdet.media import PICTURE_SUFFIXES, open_video, read_picture
-
-if TYPE_CHECKING:
-    import cv2
+from trt_afdet.media import (
+    PICTURE_SUFFIXES,
+    FrameReader,
+    count_frames,
+    is_video_file,
+    read_picture,
+)
 
 Frame = npt.NDArray[np.uint8]
 
@@ -46,8 +48,7 @@ class Pictures:
 
     def __iter__(self) -> Iterator[tuple[int, Frame]]:
         """Index and BGR uint8 [H, W, 3] of every readable item, in order."""
-        videos = _VideoReader()
-        try:
+        with FrameReader() as videos:
             for index, (path, number) in enumerate(zip(self.files, self.frames, strict=True)):
                 try:
                     frame = read_picture(path) if number is None else videos.read(path, number)
@@ -56,8 +57,6 @@ class Pictures:
                     self.skipped[index] = error
                     continue
                 yield index, frame
-        finally:
-            videos.close()
 
     def _check_size(self, index: int, frame: Frame) -> None:
         """Boxes are of use only on a picture of the size they were drawn on."""
@@ -102,39 +101,6 @@ class Pictures:
         return total.hexdigest()
 
 
-class _VideoReader:
-    """Frames of videos by number; cheap as long as the numbers rise."""
-
-    def __init__(self) -> None:
-        self._path: Path | None = None
-        self._capture: cv2.VideoCapture | None = None
-        self._next = 0
-
-    def read(self, path: Path, number: int) -> Frame:
-        """A frame as BGR uint8 [H, W, 3].
-
-        Raises:
-            CorruptFileError: If the video cannot be read that far.
-        """
-        if self._capture is None or path != self._path or number < self._next:
-            self.close()
-            self._path, self._capture, self._next = path, open_video(path), 0
-        ok = True
-        while ok and self._next < number:
-            ok = self._capture.grab()
-            self._next += 1
-        ok, frame = self._capture.read() if ok else (False, None)
-        self._next += 1
-        if not ok:
-            raise CorruptFileError(f"{path} ends before frame {number}")
-        return np.asarray(frame, np.uint8)
-
-    def close(self) -> None:
-        if self._capture is not None:
-            self._capture.release()
-        self._capture = None
-
-
 def open_pictures(source: str | Path) -> Pictures:
     """The pictures of a folder (and its subfolders), of a COCO .json, or of a video.
 
@@ -169,16 +135,8 @@ def open_pictures(source: str | Path) -> Pictures:
 
 
 def _video(path: Path) -> Pictures:
-    capture = open_video(path)
-    try:
-        # What a container says of its length is a guess; grabbing does not decode to a picture.
-        count = 0
-        while capture.grab():
-            count += 1
-    finally:
-        capture.release()
-    if not count:
-        raise CorruptFileError(
-            "neither a folder, a COCO .json nor a video that can be read", got=path
-        )
+    if not is_video_file(path):
+        return Pictures(str(path), (path,), (None,))
+    # What a container says of its length is a guess.
+    count = count_frames(path)
     return Pictures(str(path), (path,) * count, tuple(range(count)))

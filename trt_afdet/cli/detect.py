@@ -181,7 +181,7 @@ class _Sinks:
 
     def __init__(self, source: Source, out: Path | None, jsonl: Path | None, show: bool) -> None:
         from trt_afdet.errors import InvalidValueError
-        from trt_afdet.media import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+        from trt_afdet.media.suffixes import WRITABLE_PICTURES, WRITABLE_VIDEOS
 
         self.source = source
         self.out = out
@@ -191,15 +191,17 @@ class _Sinks:
         self._stack = ExitStack()
         self._video: Any = None
         self._lines: IO[str] | None = None
-        is_file = out is not None and out.suffix.lower() in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)
-        self._is_file = is_file and not (out is not None and out.is_dir())
+        self._is_file = out is not None and out.suffix != "" and not out.is_dir()
         if self._is_file and out is not None:
-            video_name = out.suffix.lower() in VIDEO_SUFFIXES
-            if video_name != source.is_video or (not source.is_video and source.total != 1):
+            known = WRITABLE_VIDEOS if source.is_video else WRITABLE_PICTURES
+            if out.suffix.lower() not in known or (not source.is_video and len(source.paths) != 1):
+                kind = "a video" if source.is_video else "pictures"
                 raise InvalidValueError(
-                    "--out does not fit the source",
+                    f"--out does not fit {kind}",
                     got=out,
-                    hint="name a folder, or a video file for a video",
+                    hint=f"name a folder, or a file in {', '.join(known)}"
+                    if source.is_video or len(source.paths) == 1
+                    else "name a folder",
                 )
         self._names = _relative_names(source.paths)
         self._refuse_to_overwrite()
@@ -220,21 +222,27 @@ class _Sinks:
         """Where a source's annotated copy goes."""
         if self.out is None or self._is_file:
             return self.out
+        from trt_afdet.media.suffixes import WRITABLE_PICTURES
+
         name = self._names[path]
-        return self.out / (name.with_suffix(".mp4") if self.source.is_video else name)
+        if self.source.is_video:
+            return self.out / name.with_suffix(".mp4")
+        if name.suffix.lower() not in WRITABLE_PICTURES:
+            name = name.with_name(f"{name.name}.png")
+        return self.out / name
 
     def __enter__(self) -> _Sinks:
         from trt_afdet.files import atomic_path
-        from trt_afdet.media import VideoWriter
+        from trt_afdet.media import VideoSource, VideoWriter
 
         with ExitStack() as stack:  # Closes what is open already if the next cannot be opened.
             if self.jsonl is not None:
                 path = stack.enter_context(atomic_path(self.jsonl))
                 self._lines = stack.enter_context(path.open("w", encoding="utf-8"))
                 self.written.append(self.jsonl)
-            if self.out is not None and self.source.is_video:
+            if self.out is not None and isinstance(self.source, VideoSource):
                 path = self._target(self.source.paths[0]) or self.out
-                self._video = stack.enter_context(VideoWriter(path, self.source.fps or 25.0))
+                self._video = stack.enter_context(VideoWriter(path, self.source.write_fps))
                 self.written.append(path)
             elif self.out is not None:
                 self.written.append(self.out)
@@ -252,7 +260,7 @@ class _Sinks:
             return True
         drawn = found.draw(frame.image)
         if self._video is not None:
-            self._video.write(drawn)
+            self._video.write(drawn, (frame.timestamp_ms or 0.0) / 1000)
         elif (target := self._target(frame.path)) is not None:
             write_picture(target, drawn)
         return self._show(drawn) if self.show else True

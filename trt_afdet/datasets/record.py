@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.datasets.checks import Report
-from trt_afdet.errors import CorruptFileError, MissingFileError
-from trt_afdet.media import open_video, read_picture
+from trt_afdet.errors import CorruptFileError
+from trt_afdet.media import FrameReader, read_picture
 
 
 @dataclass(frozen=True)
@@ -141,35 +141,13 @@ class Dataset:
         yield from self._video_frames()
 
     def _video_frames(self) -> Iterator[tuple[Record, npt.NDArray[np.uint8]]]:
-        path, capture, position = None, None, 0
-        try:
+        with FrameReader() as videos:
             for record in self.records:
                 assert record.frame_index is not None
-                if record.path != path or record.frame_index < position:
-                    if capture is not None:
-                        capture.release()
-                    if not record.path.is_file():
-                        raise MissingFileError("no such video", got=str(record.path))
-                    path, capture, position = record.path, open_video(record.path), 0
-                    if not capture.isOpened():
-                        raise CorruptFileError("video cannot be decoded", got=str(record.path))
-                assert capture is not None
-                frame = None
-                while position <= record.frame_index:
-                    ok, frame = capture.read()
-                    if not ok:
-                        raise CorruptFileError(
-                            f"{record.path} ends at frame {position}, "
-                            f"its annotations go on to {record.frame_index}"
-                        )
-                    position += 1
-                image = np.asarray(frame, np.uint8)
+                image = videos.read(record.path, record.frame_index)
                 if image.shape[:2] != (record.height, record.width):
                     raise CorruptFileError(
                         f"{record.path} is {image.shape[1]}x{image.shape[0]}, its annotations say "
                         f"{record.width}x{record.height}"
                     )
                 yield record, image
-        finally:
-            if capture is not None:
-                capture.release()

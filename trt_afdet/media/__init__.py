@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 from trt_afdet.media.pictures import PictureInfo, decode_picture, probe_picture, read_picture
-from trt_afdet.media.suffixes import PICTURE_SUFFIXES, VIDEO_SUFFIXES
-from trt_afdet.media.videos import (
+from trt_afdet.media.sources import (
     MediaFrame,
     PictureSource,
     Source,
     VideoSource,
-    VideoWriter,
     open_source,
-    open_video,
-    write_picture,
 )
+from trt_afdet.media.suffixes import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from trt_afdet.media.videos import (
+    FrameReader,
+    Video,
+    VideoInfo,
+    count_frames,
+    is_video_file,
+    open_video,
+)
+from trt_afdet.media.writing import VideoWriter, write_picture
 
 __all__ = [
     "PICTURE_SUFFIXES",
     "VIDEO_SUFFIXES",
+    "FrameReader",
     "MediaFrame",
     "PictureInfo",
     "PictureSource",
     "Source",
+    "Video",
+    "VideoInfo",
     "VideoSource",
     "VideoWriter",
+    "count_frames",
     "decode_picture",
+    "is_video_file",
     "open_source",
     "open_video",
     "probe_picture",

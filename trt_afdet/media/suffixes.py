@@ -19,8 +19,7 @@ VIDEO_SUFFIXES = (
 
 #: What :func:`trt_afdet.media.write_picture` writes.
 WRITABLE_PICTURES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif",
-    ".ppm",
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".ppm",
 )  # fmt: skip
 
 #: What :class:`trt_afdet.media.VideoWriter` writes.

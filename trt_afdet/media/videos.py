@@ -1,246 +1,317 @@
-"""Pictures and videos from disk, and annotated ones back to it."""
+"""The one reader of video files: every frame that can be decoded, upright, at its own time.
+
+* Only formats of videos are opened (:data:`FORMATS`). FFmpeg reads much more: it paints text as a
+  film, and follows playlists to other files.
+* The film is read, not a cover picture or a thumbnail beside it.
+* Damage is passed over and counted. A file that was cut off is told by its structure, never by the
+  number of frames that its header promises: edit lists, variable rates and sloppy writers make
+  that number wrong in whole files.
+* A frame's position counts from the first frame and never goes back, also where recordings were
+  joined.
+* The display matrix is applied, mirrored ones too. Pixels stay as stored where they are not square.
+"""
 
 from __future__ import annotations
 
-import glob
-import os
+import struct
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError, WriteError
-from trt_afdet.files import atomic_path
-from trt_afdet.media.pictures import read_picture
-from trt_afdet.media.suffixes import PICTURE_SUFFIXES
+from trt_afdet.errors import CorruptFileError, MissingFileError
+from trt_afdet.media.content import HEAD, looks_like, picture_format
+from trt_afdet.media.pyav import load_av
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
 
 Image = npt.NDArray[np.uint8]
 
-
-def quiet_opencv() -> None:
-    """Keeps OpenCV and FFmpeg from writing to stderr."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
-
-def open_video(path: Path) -> cv2.VideoCapture:
-    """OpenCV's reader of a video file, opened or not."""
-    quiet_opencv()
-    return cv2.VideoCapture(str(path))
+#: FFmpeg's names of the formats that are opened.
+FORMATS = (
+    "mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "m4v", "h264", "hevc", "vvc", "av1",
+    "obu", "ivf", "flv", "live_flv", "asf", "ogg", "mxf", "gxf", "nut", "dv", "rm", "wtv", "dhav",
+    "yuv4mpegpipe", "mjpeg", "mjpeg_2000", "gif", "vc1", "h263", "h261", "swf", "cavsvideo",
+)  # fmt: skip
+#: Failures in a row to get on in a damaged file, after which its end counts as reached.
+_MOST_FAILURES = 100
+#: Seconds between frames where nothing says more.
+_STEP = 1 / 25
 
 
 @dataclass(frozen=True)
-class MediaFrame:
-    """One frame of a source.
+class VideoInfo:
+    """What a video says of itself.
 
     Attributes:
-        image: BGR uint8 [H, W, 3].
-        path: The picture or video it came from.
-        index: Number within its source, from 0.
-        timestamp_ms: Position in the video; None for a picture.
+        width, height: Pixels as shown; 0 if only the frames will tell.
+        fps: Frames per second on average; None if it does not say.
+        fastest: Frames per second where they come fastest; None if it does not say.
+        total: About how many frames it has; None if it does not say.
+        codec: Name of the codec.
     """
 
-    image: Image
-    path: Path
-    index: int
-    timestamp_ms: float | None = None
+    width: int
+    height: int
+    fps: float | None
+    fastest: float | None
+    total: int | None
+    codec: str
 
 
-class PictureSource:
-    """Pictures, one by one. One that cannot be read is skipped and kept in :attr:`failed`.
+class Converter:
+    """Turns decoded frames into pictures. Used by one thread; frames may differ in size."""
+
+    def __init__(self) -> None:
+        load_av()
+        from av.video.reformatter import VideoReformatter
+
+        self._reformatter = VideoReformatter()
+
+    def __call__(self, frame: VideoFrame) -> Image:
+        """BGR uint8 [H, W, 3], upright if the file says which way up it is."""
+        converted = self._reformatter.reformat(frame, format="bgr24", threads=1)
+        image = np.asarray(converted.to_ndarray(), np.uint8)
+        return _show(image, display_matrix(frame))
+
+
+def display_matrix(frame: VideoFrame) -> tuple[int, int, int, int] | None:
+    """How x and y as shown come from x and y as stored: (xx, xy, yx, yy); None for as stored."""
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    if data is None or len(bytes(data)) < 36:
+        return None
+    # Rows of the matrix are what stored x, stored y and 1 contribute to x, y and the scale.
+    m = struct.unpack("=9i", bytes(data)[:36])
+    return m[0], m[3], m[1], m[4]
+
+
+def _show(image: Image, matrix: tuple[int, int, int, int] | None) -> Image:
+    """The picture as shown; turns that are no multiple of 90 degrees go to the nearest."""
+    if matrix is None:
+        return image
+    xx, xy, yx, yy = matrix
+    if abs(xy) > abs(xx):
+        image = image.transpose(1, 0, 2)
+        xx, yy = xy, yx
+    if xx < 0:
+        image = image[:, ::-1]
+    if yy < 0:
+        image = image[::-1]
+    return np.ascontiguousarray(image)
+
+
+class Video:
+    """An opened video file. Used by one thread.
 
     Args:
-        paths: The files.
-        strict: Raise at the first unreadable file instead (a source of one picture).
-    """
+        path: The file.
+        threads: Of the decoder; 0: as many as it likes.
+        hwaccel: PyAV's way to a hardware decoder.
+        interrupted: Ends the reading early when it is set.
 
-    def __init__(self, paths: list[Path], *, strict: bool) -> None:
-        self.paths = paths
-        self.strict = strict
-        self.failed: list[CorruptFileError] = []
-
-    is_video = False
-    fps: float | None = None
-
-    @property
-    def total(self) -> int | None:
-        return len(self.paths)
-
-    def __iter__(self) -> Iterator[MediaFrame]:
-        for index, path in enumerate(self.paths):
-            try:
-                image = read_picture(path)
-            except CorruptFileError as error:
-                if self.strict:
-                    raise
-                self.failed.append(error)
-                continue
-            yield MediaFrame(image, path, index)
-
-    def __enter__(self) -> PictureSource:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is held open."""
-
-
-class VideoSource:
-    """Frames of a video file, front to back.
+    Attributes:
+        path: The file.
+        info: What it says of itself.
+        damaged: Places that could not be decoded so far.
+        cut_off: Whether its end is missing.
 
     Raises:
-        CorruptFileError: If the file is no video, or holds no frame.
+        MissingFileError: If there is no such file.
+        CorruptFileError: If it is no video, or too damaged to be opened.
     """
 
-    is_video = True
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        threads: int = 0,
+        hwaccel: Any = None,
+        interrupted: threading.Event | None = None,
+    ) -> None:
+        av = load_av()
+        self.path = Path(path)
+        self.damaged = 0
+        self._interrupted = interrupted or threading.Event()
+        self._container: Any = None
+        self._convert = Converter()
+        head = _head(self.path)
+        self.cut_off = is_cut_off(self.path, head)
+        options = {
+            "format_whitelist": ",".join(FORMATS),
+            # A film may name other files and addresses as its parts.
+            "protocol_whitelist": "file",
+        }
+        try:
+            # The prefix keeps a colon in a path from being read as a protocol.
+            self._container = av.open(
+                f"file:{self.path}", options=options, metadata_errors="replace", hwaccel=hwaccel
+            )
+        except (av.error.FFmpegError, OSError, RuntimeError, ValueError) as error:
+            if hwaccel is not None and not isinstance(error, av.error.InvalidDataError):
+                raise
+            raise self._refused(head, error) from None
+        try:
+            self._stream = self._choose_stream()
+            self.info = self._look(threads)
+        except BaseException:
+            self.close()
+            raise
+        self._frames = self._decode()
+        self._count = 0
+        self._whole = False
+        self._raw = 0.0
+        self._position = 0.0
+        self._offset = 0.0
+        self._step = 1 / self.info.fps if self.info.fps else _STEP
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.paths = [path]
-        self.failed: list[CorruptFileError] = []
-        self._capture = open_video(path)
-        if not self._capture.isOpened():
-            raise CorruptFileError(
+    def _refused(self, head: bytes, error: BaseException) -> CorruptFileError:
+        av = load_av()
+        like = looks_like(head)
+        if isinstance(error, OSError) and not isinstance(error, av.error.FFmpegError):
+            return CorruptFileError(
+                "the video cannot be read", got=f"{self.path}: {error.strerror or error}"
+            )
+        if like is not None:
+            hint = _HINTS.get(like)
+            text = f"it looks like {like}"
+            return CorruptFileError(
                 "neither a picture nor a video that can be read",
-                got=path,
-                hint="the file may be cut off; pictures are known by their suffix",
+                got=self.path,
+                hint=f"{text}; {hint}" if hint else text,
             )
-        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
-        self.fps: float | None = rate if 0 < rate < 1000 else None
-        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        self.total: int | None = count if count > 0 else None
+        if self.cut_off:
+            return CorruptFileError(
+                "the video is cut off and cannot be read", got=self.path, hint="its index is gone"
+            )
+        return CorruptFileError(
+            "neither a picture nor a video that can be read",
+            got=self.path,
+            hint="is it damaged, or of a format that is no video's?",
+        )
 
-    def __iter__(self) -> Iterator[MediaFrame]:
-        index = 0
-        while True:
-            ok, image = self._capture.read()
-            if not ok:
-                break
-            # Of the frame just read.
-            timestamp = float(self._capture.get(cv2.CAP_PROP_POS_MSEC))
-            yield MediaFrame(np.asarray(image, np.uint8), self.path, index, timestamp)
-            index += 1
-        if index == 0:
-            raise CorruptFileError("the video has no frame that can be decoded", got=self.path)
-        # Containers round their count; a large gap is a cut file.
-        if self.total is not None and index < 0.9 * self.total:
-            self.failed.append(
-                CorruptFileError(
-                    f"{self.path} ends early",
-                    got=f"{index} of {self.total} frames",
-                    hint="the file is truncated or damaged",
+    def _choose_stream(self) -> Any:
+        """The film: no cover picture, decodable, marked as default, and the largest of those."""
+        covers = 0
+        found: list[tuple[bool, int, int, Any]] = []
+        for stream in self._container.streams.video:
+            names = str(stream.disposition).lower() + str(int(stream.disposition))
+            if int(stream.disposition) & _PICTURES or "attached_pic" in names:
+                covers += 1
+            elif stream.codec_context is not None:
+                context = stream.codec_context
+                area = (context.width or 0) * (context.height or 0)
+                found.append((bool(int(stream.disposition) & 1), area, -stream.index, stream))
+        if found:
+            return max(found, key=lambda item: item[:3])[3]
+        if self._container.streams.video and not covers:
+            raise CorruptFileError("FFmpeg cannot decode the video's codec", got=self.path)
+        hint = "it has sound only" if self._container.streams.audio else None
+        if covers:
+            hint = "it has a cover picture only"
+        raise CorruptFileError("the file holds no video", got=self.path, hint=hint)
+
+    def _look(self, threads: int) -> VideoInfo:
+        av = load_av()
+        stream = self._stream
+        context = stream.codec_context
+        context.thread_type = "AUTO"
+        context.thread_count = threads
+        rate = stream.average_rate or stream.guessed_rate
+        fps = float(rate) if rate and 0 < rate <= 1000 else None
+        base = stream.base_rate
+        fastest = float(base) if base and fps and fps < base <= 120 else fps
+        seconds = None
+        if stream.duration and stream.time_base:
+            seconds = float(stream.duration * stream.time_base)
+        elif self._container.duration:
+            seconds = self._container.duration / av.time_base
+        total = stream.frames or (round(seconds * fps) if seconds and fps else 0)
+        return VideoInfo(
+            context.width or 0, context.height or 0, fps, fastest, total or None, context.name or ""
+        )
+
+    def __iter__(self) -> Iterator[tuple[Image, float]]:
+        """Each frame as BGR uint8 [H, W, 3], with its position in seconds."""
+        while (found := self.read()) is not None:
+            yield found
+
+    def read(self) -> tuple[Image, float] | None:
+        """The next frame as BGR uint8 [H, W, 3], and its position in seconds; None at the end.
+
+        Raises:
+            CorruptFileError: At the end, if there was no frame at all.
+        """
+        frame = self._next()
+        return None if frame is None else (self._convert(frame), self._position)
+
+    def skip(self) -> bool:
+        """Passes over a frame, which is cheaper than to read it; False at the end."""
+        return self._next() is not None
+
+    def _next(self) -> VideoFrame | None:
+        frame = next(self._frames, None)
+        if frame is None:
+            if self._count == 0 and not self._interrupted.is_set():
+                raise CorruptFileError("the video has no frame that can be decoded", got=self.path)
+            return None
+        raw = frame.time
+        if raw is None:
+            raw = self._raw + self._step if self._count else 0.0
+        if self._count == 0:
+            self._offset = -raw
+        elif raw <= self._raw:
+            # Here another recording begins, or the file's clock was set back.
+            self._offset = self._position + self._step - raw
+        self._raw, self._position = raw, raw + self._offset
+        self._count += 1
+        # A recording may begin between key frames: frames before the first whole one are no damage.
+        if not frame.is_corrupt:
+            self._whole = True
+        elif self._whole:
+            self.damaged += 1
+        return frame
+
+    def _decode(self) -> Iterator[VideoFrame]:
+        av = load_av()
+        packets = self._container.demux(self._stream)
+        failures = 0
+        while not self._interrupted.is_set():
+            try:
+                packet = next(packets, None)
+                failures = 0
+            except av.error.FFmpegError:
+                # A damaged container: the next packet may be whole. The iterator has ended.
+                self.damaged += 1
+                failures += 1
+                packets = (
+                    iter(()) if failures > _MOST_FAILURES else self._container.demux(self._stream)
                 )
-            )
+                continue
+            try:
+                # The empty packet at the end brings what the decoder still holds.
+                yield from self._stream.codec_context.decode(packet)
+            except av.error.EOFError:
+                return
+            except av.error.FFmpegError:
+                self.damaged += 1
+            if packet is None:
+                return
 
-    def __enter__(self) -> VideoSource:
+    def close(self) -> None:
+        """Closes the file; closing twice is fine."""
+        container, self._container = self._container, None
+        self._frames = iter(())
+        if container is not None:
+            container.close()
+
+    def __enter__(self) -> Video:
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self._capture.release()
-
-
-Source = PictureSource | VideoSource
-
-
-def open_source(source: str | Path) -> Source:
-    """A picture, a folder of pictures, a glob of pictures, or a video file.
-
-    Raises:
-        MissingFileError: If there is nothing by that name.
-        CorruptFileError: If it is neither a picture nor a video.
-        InvalidValueError: If a folder or glob holds no picture.
-    """
-    path = Path(source)
-    if path.is_dir():
-        return _pictures(sorted(path.iterdir()), f"folder {path}")
-    if path.is_file():
-        if path.stat().st_size == 0:
-            raise CorruptFileError("the file is empty (0 bytes)", got=path)
-        if path.suffix.lower() in PICTURE_SUFFIXES:
-            return PictureSource([path], strict=True)
-        return VideoSource(path)
-    if glob.has_magic(str(source)):
-        # pathlib's glob wants the pattern apart from its folder; a shell user does not.
-        return _pictures([Path(p) for p in sorted(glob.glob(str(source)))], f"pattern {source}")  # noqa: PTH207
-    raise MissingFileError(
-        "no such picture, folder or video", got=source, hint="check the path and its spelling"
-    )
-
-
-def _pictures(paths: list[Path], where: str) -> PictureSource:
-    pictures = [p for p in paths if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file()]
-    if not pictures:
-        raise InvalidValueError(
-            f"{where} holds no picture", hint=f"looked for {', '.join(PICTURE_SUFFIXES)}"
-        )
-    return PictureSource(pictures, strict=False)
-
-
-def write_picture(path: Path, image: Image) -> None:
-    """Writes a picture atomically; the suffix chooses the format.
-
-    Raises:
-        InvalidValueError: If the suffix is no picture's.
-        WriteError: If it cannot be written.
-    """
-    if path.suffix.lower() not in PICTURE_SUFFIXES:
-        raise InvalidValueError(
-            "unknown picture format", got=path, hint=f"use {', '.join(PICTURE_SUFFIXES)}"
-        )
-    ok, data = cv2.imencode(path.suffix, image)
-    if not ok:
-        raise WriteError("the picture cannot be encoded", got=path)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data.tobytes())
-
-
-class VideoWriter:
-    """Writes a video, in full or not at all.
-
-    MPEG-4 in mp4 or mkv, Motion JPEG in avi: codecs every OpenCV wheel has. The size is the first
-    frame's; the file appears when the block ends well.
-
-    Raises:
-        InvalidValueError: If the suffix is no video's or a frame has another size.
-        WriteError: If it cannot be written.
-    """
-
-    def __init__(self, path: Path, fps: float) -> None:
-        if path.suffix.lower() not in (".mp4", ".mkv", ".avi"):
-            raise InvalidValueError("unknown video format", got=path, hint="use .mp4, .mkv or .avi")
-        self.path = path
-        self.fps = fps
-        self._stack = ExitStack()
-        self._temporary: Path | None = None
-        self._writer: Any = None
-        self._shape: tuple[int, ...] | None = None
-        self._frames = 0
-
-    def __enter__(self) -> VideoWriter:
-        self._temporary = self._stack.enter_context(atomic_path(self.path))
-        return self
-
-    def write(self, image: Image) -> None:
-        """Appends a frame, BGR uint8 [H, W, 3]."""
-        if self._writer is None:
-            quiet_opencv()
-            codec = "MJPG" if self.path.suffix.lower() == ".avi" else "mp4v"
-            height, width = image.shape[:2]
-            self._writer = cv2.VideoWriter(
-                str(self._temporary), cv2.VideoWriter.fourcc(*codec), self.fps, (width, height)
-            )
-            if not self._writer.isOpened():
-                raise WriteError("the video cannot be opened for writing", got=self.path)
-            self._shape = image.shape
-        if image.shape != self._shape:
-            raise InvalidValueError("all frames of a video have one size", got=list(image.shape))
-        self._writer.write(image)
-        self._frames += 1
 
     def __exit__(
         self,
@@ -248,19 +319,175 @@ class VideoWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._writer is not None:
-            self._writer.release()
-        if kind is None and self._frames and not self._complete():
-            error = OSError(28, "the encoder could not write all frames")
-            kind = OSError
-            self._stack.__exit__(kind, error, None)
-            return
-        self._stack.__exit__(kind, error, trace)
+        self.close()
 
-    def _complete(self) -> bool:
-        """Whether the file can be opened again: OpenCV's writer does not report a full disk."""
-        assert self._temporary is not None
-        capture = open_video(self._temporary)
-        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
-        capture.release()
-        return count >= self._frames
+
+#: FFmpeg's flags of streams that are no film: cover, timed thumbnails, still picture.
+_PICTURES = 0x0400 | 0x0800 | 0x100000
+#: What to do with files that look like something else.
+_HINTS = {
+    "a list of pictures": "give a folder or a pattern of pictures",
+    "a list of videos": "give one of them",
+    "a playlist": "give the video itself, or the address of the stream",
+    "an audio file": "it holds no video",
+}
+
+
+def open_video(
+    path: str | Path,
+    *,
+    threads: int = 0,
+    hwaccel: Any = None,
+    interrupted: threading.Event | None = None,
+) -> Video:
+    """Opens a video file; see :class:`Video`.
+
+    Raises:
+        MissingFileError, CorruptFileError: See there.
+    """
+    return Video(path, threads=threads, hwaccel=hwaccel, interrupted=interrupted)
+
+
+class FrameReader:
+    """Frames of videos by number; cheap as long as the numbers rise."""
+
+    def __init__(self) -> None:
+        self._video: Video | None = None
+        self._next = 0
+
+    def read(self, path: str | Path, number: int) -> Image:
+        """A frame as BGR uint8 [H, W, 3].
+
+        Raises:
+            MissingFileError, CorruptFileError: If the video cannot be read that far.
+        """
+        path = Path(path)
+        if self._video is None or path != self._video.path or number < self._next:
+            self.close()
+            self._video, self._next = open_video(path), 0
+        while self._next < number and self._video.skip():
+            self._next += 1
+        found = self._video.read() if self._next == number else None
+        if found is None:
+            raise CorruptFileError(
+                f"the video ends before frame {number}", got=f"{path}: {self._next} frames"
+            )
+        self._next += 1
+        return found[0]
+
+    def close(self) -> None:
+        """Closes the video."""
+        video, self._video = self._video, None
+        if video is not None:
+            video.close()
+
+    def __enter__(self) -> FrameReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def count_frames(path: str | Path) -> int:
+    """How many frames of a video can be decoded.
+
+    Raises:
+        MissingFileError, CorruptFileError: See :class:`Video`; if there is none.
+    """
+    with open_video(path) as video:
+        count = 0
+        while video.skip():
+            count += 1
+    return count
+
+
+def is_video_file(path: str | Path) -> bool:
+    """Whether a file is to be read as a video rather than as a picture, told by its content.
+
+    A GIF of several pictures is a video. What is neither is called a video: opening it says why it
+    is not.
+    """
+    path = Path(path)
+    head = _head(path)
+    name = picture_format(head)
+    if name == "JPEG":  # JPEGs one after another.
+        return path.suffix.lower() in (".mjpeg", ".mjpg")
+    if name == "GIF":
+        from PIL import GifImagePlugin
+
+        try:
+            with GifImagePlugin.GifImageFile(path) as picture:
+                return bool(picture.is_animated)
+        except (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error):
+            return False
+    return name is None
+
+
+def _head(path: Path) -> bytes:
+    if not path.is_file():
+        what = "is a folder, not a video" if path.is_dir() else "no such file"
+        raise MissingFileError(what, got=path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError as error:
+        raise CorruptFileError("cannot be read", got=f"{path}: {error.strerror}") from error
+    if not head:
+        raise CorruptFileError("the file is empty (0 bytes)", got=path)
+    return head
+
+
+def is_cut_off(path: Path, head: bytes) -> bool:
+    """Whether the structure of a file goes on beyond its end."""
+    size = path.stat().st_size
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"styp"):
+        return _mp4_is_cut(path, size)
+    if head[:4] == b"\x1aE\xdf\xa3":
+        return _matroska_is_cut(head, size)
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        end = int.from_bytes(head[4:8], "little") + 8
+        return end > size and end < 0xFFFFFFFF
+    for step, at in ((188, 0), (192, 4)):
+        if len(head) > at + step and head[at] == 0x47 and head[at + step] == 0x47:
+            return size % step != 0
+    return False
+
+
+def _mp4_is_cut(path: Path, size: int) -> bool:
+    """Whether a box reaches beyond the end, or there is no index."""
+    position, index = 0, False
+    with path.open("rb") as file:
+        while position + 8 <= size:
+            file.seek(position)
+            header = file.read(16)
+            length = int.from_bytes(header[:4], "big")
+            index = index or header[4:8] == b"moov"
+            if length == 1:
+                length = int.from_bytes(header[8:16], "big")
+            elif length == 0:  # To the end of the file.
+                return not index
+            if length < 8:
+                return False  # Damaged, or padding; not cut.
+            position += length
+    return position > size or not index
+
+
+def _matroska_is_cut(head: bytes, size: int) -> bool:
+    position = 4
+    length, position = _ebml_size(head, position)
+    position += length or 0
+    if length is None or head[position : position + 4] != b"\x18\x53\x80\x67":
+        return False
+    length, position = _ebml_size(head, position + 4)
+    return length is not None and position + length > size
+
+
+def _ebml_size(data: bytes, position: int) -> tuple[int | None, int]:
+    """A size of Matroska at a position (None if it is unknown), and where it ends."""
+    if position >= len(data) or data[position] == 0:
+        return None, position
+    width = 9 - data[position].bit_length()
+    raw = int.from_bytes(data[position : position + width], "big")
+    value = raw & ((1 << 7 * width) - 1)
+    unknown = value == (1 << 7 * width) - 1
+    return None if unknown else value, position + width

@@ -154,7 +154,7 @@ def test_sources_are_never_overwritten(model: Path, pictures: Path, video: Path)
         ("good.png", ["--classes", "imq"], ["imq", "did you mean 'imp'"]),
         ("good.png", ["--out", "o.mp4"], ["o.mp4", "does not fit"]),
         ("good.mp4", ["--out", "o.png"], ["o.png", "does not fit"]),
-        ("good.mp4", ["--out", "o.webm"], ["o.webm", ".mp4"]),
+        ("good.mp4", ["--out", "o.wmv"], ["o.wmv", ".mp4"]),
     ],
 )
 def test_bad_input_takes_one_line_and_leaves_nothing(

@@ -254,14 +254,14 @@ def test_video_frames_come_in_the_records_order(tmp_path: Path) -> None:
 
 def test_a_video_shorter_than_its_truth_is_refused(tmp_path: Path) -> None:
     data = open_dataset(_write_video(tmp_path, 3, [0, 1, 5]))
-    with pytest.raises(CorruptFileError, match="ends at frame 3, its annotations go on to 5"):
+    with pytest.raises(CorruptFileError, match=r"ends before frame 5 .*3 frames"):
         list(data.frames())
 
 
 def test_a_corrupt_video_is_refused(tmp_path: Path) -> None:
     file = _write_video(tmp_path, 3, [0])
     (tmp_path / "clip.avi").write_bytes(b"no video")
-    with pytest.raises(CorruptFileError, match="video cannot be decoded"):
+    with pytest.raises(CorruptFileError, match="looks like a text file"):
         list(open_dataset(file).frames())
 
 

@@ -13,10 +13,10 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from trt_afdet.errors import InvalidValueError
+from trt_afdet.media.encoding import Encoder, choose_codec
 from trt_afdet.media.pyav import load_av
 from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.frame import StreamResult
-from trt_afdet.stream.sinks.encoding import Encoder, choose_codec
 from trt_afdet.stream.sinks.naming import slug
 from trt_afdet.stream.status import FINAL, StatusEvent
 

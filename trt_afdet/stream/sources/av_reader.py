@@ -7,10 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import cv2
-import numpy as np
-import numpy.typing as npt
-
 from trt_afdet.media.pyav import load_av
 from trt_afdet.stream.sources.av_errors import source_error
 from trt_afdet.stream.sources.base import SourceError, SourceInfo, SourceRefusedError
@@ -21,30 +17,6 @@ if TYPE_CHECKING:
 
 #: Damaged packets in a row after which a stream counts as garbage.
 MOST_DAMAGED = 200
-_TURNS = {
-    90: cv2.ROTATE_90_COUNTERCLOCKWISE,
-    180: cv2.ROTATE_180,
-    270: cv2.ROTATE_90_CLOCKWISE,
-}
-
-
-class Converter:
-    """Turns decoded frames into pictures. Used by one thread; frames may differ in size."""
-
-    def __init__(self) -> None:
-        load_av()
-        from av.video.reformatter import VideoReformatter
-
-        self._reformatter = VideoReformatter()
-
-    def __call__(self, frame: VideoFrame) -> npt.NDArray[np.uint8]:
-        """BGR uint8 [H, W, 3], upright if the file says which way up it is."""
-        converted = self._reformatter.reformat(frame, format="bgr24", threads=1)
-        image = np.asarray(converted.to_ndarray(), np.uint8)
-        turn = _TURNS.get(frame.rotation % 360)
-        if turn is not None:
-            image = np.asarray(cv2.rotate(image, turn), np.uint8)
-        return image
 
 
 @dataclass(frozen=True)
@@ -79,7 +51,7 @@ class AvInput:
         return source_error(self.name, error, seconds, file=self.timeout is None, opening=opening)
 
 
-def _nvdec(what: AvInput) -> Any:
+def nvdec(what: AvInput) -> Any:
     """FFmpeg's way to NVDEC.
 
     Raises:
@@ -95,10 +67,10 @@ def _nvdec(what: AvInput) -> Any:
     try:
         return HWAccel("cuda", str(what.gpu), allow_software_fallback=False)
     except (av.error.FFmpegError, RuntimeError, ValueError) as error:
-        raise _no_nvdec(what, error) from None
+        raise no_nvdec(what, error) from None
 
 
-def _no_nvdec(what: AvInput, error: BaseException) -> SourceRefusedError:
+def no_nvdec(what: AvInput, error: BaseException) -> SourceRefusedError:
     return SourceRefusedError(
         f"{what.name}: GPU {what.gpu} cannot decode it",
         got=getattr(error, "strerror", None) or error,
@@ -132,7 +104,7 @@ class AvReader:
         """
         av = load_av()
         what = self.what
-        hwaccel = None if what.gpu is None else _nvdec(what)
+        hwaccel = None if what.gpu is None else nvdec(what)
         try:
             self._container = av.open(
                 what.address,
@@ -147,7 +119,7 @@ class AvReader:
             if what.gpu is not None and isinstance(
                 error, (PermissionError, NotImplementedError, av.error.ExternalError)
             ):
-                raise _no_nvdec(what, error) from None
+                raise no_nvdec(what, error) from None
             raise what.error(error, what.connect_timeout or 0.0) from None
         container = self._container
         if not container.streams.video:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from trt_afdet.media.pyav import load_av
-from trt_afdet.stream.sources.av_reader import AvInput, AvReader, Converter
+from trt_afdet.media.videos import Converter
+from trt_afdet.stream.sources.av_reader import AvInput, AvReader
 from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo
 from trt_afdet.stream.sources.feed import FeedSource, Pending
 from trt_afdet.stream.sources.lag import Clockwork, Lag

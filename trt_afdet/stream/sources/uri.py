@@ -27,7 +27,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from trt_afdet.errors import InvalidValueError
-from trt_afdet.media import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from trt_afdet.media import PICTURE_SUFFIXES, VIDEO_SUFFIXES, is_video_file
 from trt_afdet.stream.redact import redact
 from trt_afdet.stream.sources.base import Source
 from trt_afdet.stream.sources.csi import CsiOptions, csi_source
@@ -153,7 +153,11 @@ def _path(text: str, options: dict[str, Any]) -> SourceSpec:
         raise InvalidValueError("a path that is too long", got=f"{len(text)} characters") from None
     suffix = path.suffix.lower()
     pattern = glob.has_magic(text) and not path.exists()
-    if path.is_dir() or pattern or suffix in PICTURE_SUFFIXES:
+    if path.is_file() and path.stat().st_size:
+        picture = not is_video_file(path)
+    else:
+        picture = suffix in PICTURE_SUFFIXES
+    if path.is_dir() or pattern or picture:
         read = read_options(PictureOptions, "a source of pictures", options)
         return SourceSpec(str(path), "pictures", text, False, read)
     if not path.exists() and suffix not in VIDEO_SUFFIXES:

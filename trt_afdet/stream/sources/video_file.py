@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from trt_afdet.stream.sources.av_reader import AvInput, AvReader, Converter
+from trt_afdet.errors import AfdetError, CorruptFileError, MissingFileError
+from trt_afdet.media.videos import Video, open_video
+from trt_afdet.stream.sources.av_reader import AvInput, no_nvdec, nvdec
 from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo, SourceRefusedError
 from trt_afdet.stream.sources.options import option
 
-if TYPE_CHECKING:
-    from av.video.frame import VideoFrame
+log = logging.getLogger("trt_afdet.stream")
 
 
 @dataclass(frozen=True)
@@ -48,63 +48,68 @@ class VideoFileSource:
         self.name = name or str(path)
         self._path = Path(path)
         self._options = options or FileOptions()
-        self._reader: AvReader | None = None
-        self._frames: Iterator[VideoFrame] = iter(())
-        self._convert: Converter | None = None
-        self._count = 0
-        self._start = 0.0
-        self._fps = 0.0
+        self._told = False
+        self._video: Video | None = None
         self._interrupted = threading.Event()
+
+    @property
+    def damaged(self) -> int:
+        """Places that could not be decoded so far."""
+        return self._video.damaged if self._video is not None else 0
 
     def open(self) -> SourceInfo:
         self.close()
         self._interrupted.clear()
-        if not self._path.is_file():
-            kind = "is a folder" if self._path.is_dir() else "no such file"
-            raise SourceRefusedError(f"{self.name}: {kind}")
-        # A playlist or a list of files may name any address: only files are opened for it. The
-        # prefix keeps a colon in a path from being read as a protocol.
-        what = AvInput(
-            f"file:{self._path}",
-            self.name,
-            {"protocol_whitelist": "file,crypto,data"},
-            threads=self._options.threads,
-            gpu=self._options.device if self._options.decoder == "nvdec" else None,
-        )
-        reader = self._reader = AvReader(what)
-        info = reader.open()
-        self._convert = Converter()
-        self._fps = info.fps or 30.0
-        self._count = 0
-        self._frames = self._decode(reader)
-        return info
+        gpu = self._options.device if self._options.decoder == "nvdec" else None
+        what = AvInput(str(self._path), self.name, gpu=gpu)
+        try:
+            video = self._video = open_video(
+                self._path,
+                threads=self._options.threads,
+                hwaccel=None if gpu is None else nvdec(what),
+                interrupted=self._interrupted,
+            )
+        except (MissingFileError, CorruptFileError) as error:
+            raise _refused(self.name, error) from None
+        except (OSError, RuntimeError, ValueError) as error:
+            if isinstance(error, AfdetError):
+                raise
+            raise no_nvdec(what, error) from None
+        info = video.info
+        return SourceInfo(info.width, info.height, info.fps, info.codec)
 
     def read(self) -> Picture | None:
+        if self._video is None or self._interrupted.is_set():
+            raise SourceError(f"{self.name}: reading was interrupted")
+        try:
+            found = self._video.read()
+        except CorruptFileError as error:
+            raise _refused(self.name, error) from None
+        if found is not None:
+            return Picture(*found)
         if self._interrupted.is_set():
             raise SourceError(f"{self.name}: reading was interrupted")
-        frame = next(self._frames, None)
-        if frame is None:
-            if self._count == 0:
-                raise SourceRefusedError(f"{self.name}: holds no frame that can be decoded")
-            return None
-        if self._count == 0:
-            self._start = frame.time or 0.0
-        position = self._count / self._fps if frame.time is None else frame.time - self._start
-        self._count += 1
-        assert self._convert is not None
-        return Picture(self._convert(frame), max(0.0, position))
+        if not self._told:
+            self._told = True
+            if self._video.cut_off:
+                log.warning("%s: is cut off: the end of the file is missing", self.name)
+            elif self._video.damaged:
+                log.warning(
+                    "%s: is damaged: %d places could not be decoded",
+                    self.name, self._video.damaged,
+                )  # fmt: skip
+        return None
 
     def interrupt(self) -> None:
         self._interrupted.set()
 
     def close(self) -> None:
-        reader, self._reader = self._reader, None
-        self._frames = iter(())
-        if reader is not None:
-            reader.close()
+        video, self._video = self._video, None
+        self._told = False
+        if video is not None:
+            video.close()
 
-    def _decode(self, reader: AvReader) -> Iterator[VideoFrame]:
-        for packet in reader.packets():
-            if self._interrupted.is_set():
-                raise SourceError(f"{self.name}: reading was interrupted")
-            yield from reader.decode(packet)
+
+def _refused(name: str, error: AfdetError) -> SourceRefusedError:
+    """The reader's error, with the name of the source instead of the path."""
+    return SourceRefusedError(f"{name}: {error.what}", hint=error.hint)

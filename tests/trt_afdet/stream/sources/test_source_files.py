@@ -91,10 +91,10 @@ def test_what_is_missing_or_no_video_is_refused(tmp_path: Path) -> None:
     sound.write_bytes(b"RIFF\x24\x08\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x80\x3e\0\0")
     for path, said in (
         (tmp_path / "missing.mp4", "no such file"),
-        (empty, "not a video"),
-        (text, "not a video"),
-        (cut, "not a video"),
-        (sound, "video"),
+        (empty, "is empty"),
+        (text, "looks like a text file"),
+        (cut, "is cut off"),
+        (sound, "an audio file"),
     ):
         with pytest.raises(SourceRefusedError, match=said), opened(str(path)) as made:
             made.read()
@@ -195,7 +195,7 @@ def test_pictures_of_a_folder_and_of_a_pattern(
 
 def test_no_pictures_are_refused(tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"broken")
+    broken.write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     for text, said in (
         (str(tmp_path / "none*.png"), "holds no picture"),
         (str(tmp_path / "missing.png"), "no such picture"),

@@ -27,7 +27,7 @@ from afdet_train.data.doom.world import (
     require_vizdoom,
 )
 from trt_afdet.errors import InvalidValueError, MissingDependencyError, RunError, WriteError
-from trt_afdet.media import open_video
+from trt_afdet.media import count_frames
 
 #: Frames per second of the file. The game runs at 35 tics per second; one tic is one frame.
 FPS = 30
@@ -242,8 +242,6 @@ def film_clip(
     Returns:
         The truth as written.
     """
-    import cv2
-
     maps = maps_of(split)
     if not 0.1 <= scale <= 1.0:
         raise InvalidValueError("--video-scale is out of range", got=scale, hint="0.1 to 1")
@@ -326,10 +324,10 @@ def film_clip(
         "annotations": annotations,
         "categories": categories(),
     }
-    count = open_video(part).get(cv2.CAP_PROP_FRAME_COUNT)
-    if int(count) != frames:
+    count = count_frames(part)
+    if count != frames:
         part.unlink(missing_ok=True)
-        raise WriteError(f"cannot write video {video}", got=f"{int(count)} of {frames} frames")
+        raise WriteError(f"cannot write video {video}", got=f"{count} of {frames} frames")
     part.replace(video)
     write_json(truth_path, truth)
     return truth

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 #: Ticks of a video's clock per second; MPEG-4 has 16 bits for it.
 CLOCK = 60_000
-#: In this order; the first that FFmpeg has.
-CODECS = ("libx264", "mpeg4")
+#: In this order; the first that FFmpeg has. H.264 plays everywhere.
+CODECS = ("libx264", "libopenh264", "mpeg4")
 #: Seconds between frames that can be decoded alone: where players jump to, what a cut costs.
 KEY_INTERVAL = 2.0
 
@@ -59,6 +59,11 @@ class Encoder:
         size: Width and height of the frames, pixels.
         quality: 0 (best) to 51, for encoders that know it; None for the bit rate.
         bitrate: Bits per second.
+        live: Whether each frame leaves the encoder at once; else it may hold some back, which
+            makes smaller files.
+        rate: Frames per second, about.
+        clock: Ticks of the video's clock per second.
+        pixels: FFmpeg's pixel format.
     """
 
     def __init__(
@@ -69,20 +74,29 @@ class Encoder:
         *,
         quality: int | None = None,
         bitrate: int | None = None,
+        live: bool = True,
+        rate: Fraction | int = 30,
+        clock: Fraction | int = CLOCK,
+        pixels: str = "yuv420p",
     ) -> None:
         self._container = container
+        self._clock = Fraction(clock)
+        self._tick = max(1, round(self._clock / rate))
         options = {}
         if codec == "libx264":
-            # No frame waits in the encoder: what was written is safe, and restreams are prompt.
-            options = {"preset": "veryfast", "tune": "zerolatency"}
+            options = {"preset": "veryfast"}
+            if live:
+                # No frame waits in the encoder: what was written is safe, and restreams are prompt.
+                options["tune"] = "zerolatency"
             if quality is not None:
                 options["crf"] = str(quality)
         # The rate only guides the encoder; the times of the frames are exact.
-        stream: VideoStream = container.add_stream(codec, rate=30, options=options)  # type: ignore[assignment]
-        # 4:2:0 needs even sides.
-        stream.width, stream.height = size[0] + size[0] % 2, size[1] + size[1] % 2
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = stream.time_base = Fraction(1, CLOCK)
+        stream: VideoStream = container.add_stream(codec, rate=rate, options=options)  # type: ignore[assignment]
+        stream.width, stream.height = size
+        if pixels.startswith("yuv"):  # Shared colours need even sides.
+            stream.width, stream.height = size[0] + size[0] % 2, size[1] + size[1] % 2
+        stream.pix_fmt = pixels
+        stream.codec_context.time_base = stream.time_base = 1 / self._clock
         # Key frames are asked for by time, see encode().
         stream.codec_context.gop_size = 600
         stream.codec_context.max_b_frames = 0
@@ -91,6 +105,10 @@ class Encoder:
         self._stream = stream
         self._last = -1
         self._last_key: int | None = None
+
+    def has_room(self, seconds: float) -> bool:
+        """Whether a frame at that time would be written within a tick of it."""
+        return round(seconds * self._clock) >= self._last
 
     def encode(self, image: npt.NDArray[np.uint8], seconds: float) -> None:
         """Adds a frame.
@@ -112,9 +130,11 @@ class Encoder:
                 cv2.BORDER_REPLICATE,
             )
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24")
-        frame.pts = max(round(seconds * CLOCK), self._last + 1)
-        frame.time_base = Fraction(1, CLOCK)
-        if self._last_key is None or frame.pts - self._last_key >= KEY_INTERVAL * CLOCK:
+        frame.pts = max(round(seconds * self._clock), self._last + 1)
+        frame.time_base = 1 / self._clock
+        # Of the last frame: the others last until the next one.
+        frame.duration = self._tick
+        if self._last_key is None or frame.pts - self._last_key >= KEY_INTERVAL * self._clock:
             self._last_key = frame.pts
             frame.pict_type = av.video.frame.PictureType.I
         self._last = frame.pts
