@@ -8,11 +8,10 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import numpy.typing as npt
 import pytest
 import yaml
 from skips import skip_test
+from waiting import wait_until
 
 from trt_afdet.detections import Detections
 from trt_afdet.stream.capture import Retry
@@ -62,16 +62,6 @@ def detector(frames: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
     return [Detections(boxes, scores, classes, CLASSES) for _ in frames]
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
-    """The first true value of a condition."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.1)
-    raise AssertionError(f"waited {seconds} s for {what}")
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """``host:port`` of a page with a camera that runs, one that is dead, and a token."""
@@ -89,9 +79,9 @@ def server() -> Iterator[str]:
     thread = threading.Thread(target=pipeline.run)
     thread.start()
     try:
-        wait_for(lambda: web.running, "the server")
-        wait_for(lambda: pipeline.snapshot().sources.get("door"), "a frame")
-        wait_for(lambda: pipeline.snapshot().reconnects.get("dead", 0) > 1, "a lost camera")
+        wait_until(lambda: web.running, "the server")
+        wait_until(lambda: pipeline.snapshot().sources.get("door"), "a frame")
+        wait_until(lambda: pipeline.snapshot().reconnects.get("dead", 0) > 1, "a lost camera")
         yield f"127.0.0.1:{web.port}"
     finally:
         pipeline.stop()
@@ -101,7 +91,7 @@ def server() -> Iterator[str]:
 def get(url: str, token: str | None = None) -> str:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     request = urllib.request.Request(url, headers=headers)
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         text: str = answer.read().decode()
     return text
 
@@ -262,9 +252,9 @@ def prometheus(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     ]
     with (folder / "log").open("w") as log, subprocess.Popen(command, stderr=log) as process:
         try:
-            wait_for(lambda: _answers(f"{url}/-/ready"), "Prometheus")
+            wait_until(lambda: _answers(f"{url}/-/ready"), "Prometheus")
             # Rates need a few scrapes.
-            wait_for(
+            wait_until(
                 lambda: query(url, "count_over_time(up[1h]) > 3 and up == 1"), "some scrapes", 90
             )
             yield url
@@ -314,7 +304,7 @@ def test_prometheus_takes_the_alerts_and_sees_the_dead_camera(prometheus: str) -
         away = [a["state"] for a in rules["TrtAfdetAway"]["alerts"]]
         return seen[:1] == ["dead"] and away == []
 
-    wait_for(pending, "the alert of the dead camera")
+    wait_until(pending, "the alert of the dead camera")
 
 
 def test_without_the_token_there_are_no_figures(server: str) -> None:

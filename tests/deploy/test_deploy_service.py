@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from skips import skip_test
+from waiting import LIMIT, wait_until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 UNIT = DEPLOY / "systemd" / "trt-afdet.service"
@@ -160,8 +161,8 @@ def test_the_program_keeps_what_the_unit_says(tmp_path: Path) -> None:
         manager.wait_for("READY=1", manager.limit("TimeoutStartSec"))
         manager.wait_for("WATCHDOG=1", manager.limit("WatchdogSec"))
         manager.reload()
-        manager.wait_for("RELOADING=1", 20)
-        manager.wait_for("READY=1", 20)
+        manager.wait_for("RELOADING=1", LIMIT)
+        manager.wait_for("READY=1", LIMIT)
         manager.wait_for("WATCHDOG=1", manager.limit("WatchdogSec"))
         manager.process.terminate()
         assert manager.process.wait(manager.limit("TimeoutStopSec")) == 0
@@ -265,18 +266,20 @@ def test_the_broker_starts_with_its_configuration(tmp_path: Path) -> None:
             assert _ask(port, hello, server).startswith(bytes.fromhex("20020000"))
         finally:
             server.terminate()
-            output, _ = server.communicate(timeout=20)
+            output, _ = server.communicate(timeout=LIMIT)
     assert "rror" not in output, output
 
 
 def _ask(port: int, data: bytes, server: subprocess.Popen[str]) -> bytes:
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-                connection.sendall(data)
-                return connection.recv(16)
-        except ConnectionRefusedError:
-            if time.monotonic() > deadline or server.poll() is not None:
-                raise
-            time.sleep(0.05)
+    def answer() -> bytes:
+        assert server.poll() is None, "it ended"
+        address = ("127.0.0.1", port)
+        with (
+            suppress(ConnectionRefusedError),
+            socket.create_connection(address, timeout=LIMIT) as connection,
+        ):
+            connection.sendall(data)
+            return connection.recv(16)
+        return b""
+
+    return wait_until(answer, "an answer")

@@ -81,7 +81,7 @@ def test_a_thousand_junk_requests_change_nothing(token: str | None) -> None:
     with serving([camera("yard")], token=token) as server:
         # Wrong tokens close the door for a minute, but not to those who are in.
         browser = requests.Session()
-        browser.post(server.url + "login", data={"token": token}, timeout=10)
+        browser.post(server.url + "login", data={"token": token}, timeout=60)
         for _ in range(ROUNDS // 4):  # Everything has been used once.
             send(server, junk(random_), random_)
         wait_for(lambda: not server.feed.viewers, "viewers to be gone")
@@ -89,16 +89,16 @@ def test_a_thousand_junk_requests_change_nothing(token: str | None) -> None:
         for _ in range(ROUNDS):
             send(server, junk(random_), random_)
         wait_for(lambda: not server.feed.viewers, "viewers to be gone")
-        wait_for(lambda: descriptors() <= files + 2, "connections to be closed", 30)
+        wait_for(lambda: descriptors() <= files + 2, "connections to be closed")
         assert threading.active_count() <= threads
         # The allocator's own play; a leak of 8 KiB a request would show.
         assert resident() - memory < 8 * ROUNDS * 1024
-        before = browser.get(server.url + "api/state", timeout=10).json()
+        before = browser.get(server.url + "api/state", timeout=60).json()
         assert before["cameras"][0]["state"] == "live"
         assert server.zones.all() == {}
 
         def processed() -> int:
-            state = browser.get(server.url + "api/state", timeout=10).json()
+            state = browser.get(server.url + "api/state", timeout=60).json()
             return int(state["cameras"][0]["processed"])
 
         wait_for(lambda: processed() > before["cameras"][0]["processed"], "the pipeline to go on")
@@ -146,14 +146,14 @@ def test_a_flood_of_connections_does_not_use_up_descriptors() -> None:
                 "the surplus to be closed",
             )
         wait_for(lambda: descriptors() <= before + 8, "all to be closed")
-        assert requests.get(server.url + "healthz", timeout=10).status_code == 200
+        assert requests.get(server.url + "healthz", timeout=60).status_code == 200
 
 
 def test_many_idle_connections_do_not_keep_others_out() -> None:
     with serving() as server:
         idle = [socket.create_connection((server.host, server.port), 10) for _ in range(100)]
         try:
-            assert requests.get(server.url + "healthz", timeout=10).status_code == 200
+            assert requests.get(server.url + "healthz", timeout=60).status_code == 200
         finally:
             for connection in idle:
                 connection.close()

@@ -383,7 +383,7 @@ def test_the_page_comes_back_when_the_pipeline_does(browser: Chrome) -> None:
         port = server.port
     assert "connection to the pipeline is lost" in one(browser, "#banner").text
     with serving([camera("gate")], address=f"127.0.0.1:{port}"):
-        wait_for(lambda: has_picture(browser, card("gate")), "the other pipeline's picture", 40)
+        wait_for(lambda: has_picture(browser, card("gate")), "the other pipeline's picture")
         assert not browser.execute_script(
             "return document.querySelector(arguments[0])", card("yard")
         )

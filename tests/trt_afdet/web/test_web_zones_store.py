@@ -140,5 +140,5 @@ def test_many_writers_lose_nothing(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert len(ZonesStore(tmp_path / "zones.json").all()) == 12

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from waiting import wait_until as wait_for
 
 from trt_afdet.detections import Detections
 from trt_afdet.stream.capture import Retry
@@ -22,16 +23,6 @@ from trt_afdet.web.server import WebServer
 from trt_afdet.web.sink import WebSink
 
 CLASSES = ("person", "car", "dog")
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
-    """The first true value of a condition."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"waited {seconds} s for {what}")
 
 
 def detections(boxes: Sequence[Sequence[float]] = ((8, 8, 40, 40),)) -> Detections:
@@ -138,5 +129,5 @@ def serving(plans: Sequence[SourcePlan] = (), **options: Any) -> Iterator[WebSer
         yield server
     finally:
         pipeline.stop()
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()

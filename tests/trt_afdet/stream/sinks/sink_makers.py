@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import numpy as np
+from waiting import wait_until  # noqa: F401
 
 from trt_afdet.detections import Detections
 from trt_afdet.stream.frame import StreamFrame, StreamResult
@@ -48,11 +46,3 @@ def result(
 
 def status(state: str = "live", source: str = "cam", detail: str = "") -> StatusEvent:
     return StatusEvent(source, state, detail, WALL)  # type: ignore[arg-type]
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    """Waits for a condition; fails the test if it does not come true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -71,7 +72,7 @@ class Process:
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
             self._process.send_signal(number)
-            self._process.wait(20)
+            self._process.wait(60)
             self._process = None
 
 
@@ -119,10 +120,14 @@ class Hook:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def setup(self) -> None:
+                super().setup()
+                hook._connections.append(self.connection)
+
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if hook.slow:
-                    hook.delay.wait(30)
+                    hook.delay.wait(300)
                 hook.posts.append((self.path, dict(self.headers), body))
                 answer = hook.answers.pop(0) if hook.answers else 200
                 code, headers = answer if isinstance(answer, tuple) else (answer, {})
@@ -140,6 +145,7 @@ class Hook:
                 """Quiet."""
 
         self.taken: list[dict[str, Any]] = []
+        self._connections: list[socket.socket] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self._server.daemon_threads = True
         self.port = self._server.server_address[1]
@@ -151,3 +157,6 @@ class Hook:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+        for connection in self._connections:  # Else those that are kept alive would go on.
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)

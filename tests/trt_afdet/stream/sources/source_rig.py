@@ -10,27 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import av
 import cv2
 import numpy as np
 import numpy.typing as npt
+from waiting import wait_until as wait_for  # noqa: F401
 
 from trt_afdet.stream.sources.base import Picture, Source
 from trt_afdet.stream.sources.uri import make_source, parse_source
 
 Image = npt.NDArray[np.uint8]
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
-    """The first true value of a condition."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.01)
-    raise AssertionError(f"waited {seconds} s for {what}")
 
 
 def number_image(number: int, width: int = 96, height: int = 64) -> Image:
