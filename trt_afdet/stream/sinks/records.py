@@ -1,8 +1,9 @@
 """Results in files: JSON lines and CSV.
 
-Every detection of a processed frame is written exactly once. A restart appends to the file;
-readers tell the runs apart by the ``run`` of each record (see ``serialise.py``). What a kill left
-of an incomplete frame is removed by the next start.
+A run writes every detection of a processed frame once, also if it is killed: what a kill left of an
+incomplete frame is removed by the next start. A restart appends to the file, and reads a video from
+its beginning again; ``reading.py`` has the rule, and the function, that gives every frame once over
+all runs.
 """
 
 from __future__ import annotations

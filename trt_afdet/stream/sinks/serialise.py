@@ -14,7 +14,7 @@ file; null for live sources), ``width`` and ``height`` (pixels), ``latency`` (se
 to the detections), ``detected`` (false if the tracker carried the boxes on), ``detections`` (see
 :meth:`trt_afdet.detections.Detections.to_dicts`: box as x1 y1 x2 y2 in pixels, confidence,
 class_id, class, and tracker_id where something tracks) and ``events`` (see ``zone_events.py``).
-An event has ``sequence`` and ``event``. A status has ``state`` and ``detail``.
+An event has ``sequence``, ``position`` and ``event``. A status has ``state`` and ``detail``.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def result_fields(result: StreamResult) -> Record:
         "source": frame.source,
         "sequence": frame.sequence,
         "time": iso_time(frame.wall_time),
-        "position": None if frame.position is None else round(frame.position, 6),
+        "position": _position(result),
         "width": width,
         "height": height,
         "latency": round(result.finished - frame.captured, 6),
@@ -68,6 +68,11 @@ def result_fields(result: StreamResult) -> Record:
         "detections": result.detections.to_dicts(),
         "events": [event_fields(event) for event in result.events],
     }
+
+
+def _position(result: StreamResult) -> float | None:
+    position = result.frame.position
+    return None if position is None else round(position, 6)
 
 
 def event_fields(event: object) -> Record:
@@ -131,6 +136,7 @@ class Recorder:
                 "source": result.frame.source,
                 "sequence": result.frame.sequence,
                 "time": iso_time(result.frame.wall_time),
+                "position": _position(result),
             }
             records += [
                 self._numbered("event", {**common, "event": event_fields(event)})
