@@ -28,7 +28,8 @@ class AfdetError(Exception):
             text += f" (got {got})"
         if hint:
             text += f" - {hint}"
-        super().__init__(text)
+        # One line, whatever a file's name or a library's text holds.
+        super().__init__(" ".join(text.splitlines()))
 
     def __str__(self) -> str:
         # FileNotFoundError and friends derive from OSError, whose own __str__ knows errno only.

@@ -5,7 +5,7 @@ The builder writes it, every runtime checks it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from trt_afdet.errors import InvalidValueError
@@ -43,6 +43,46 @@ def read_spec(text: str | None, file: object) -> ModelSpec:
         return ModelSpec.from_json(text)
     except InvalidValueError as error:
         raise InvalidValueError(f"{file}: {error.what}", got=error.got, hint=error.hint) from error
+
+
+def foreign_network(
+    file: object,
+    inputs: Sequence[tuple[str, Sequence[Any]]],
+    outputs: Sequence[tuple[str, Sequence[Any]]],
+) -> InvalidValueError:
+    """What to raise for a network without our metadata: what it has, and what was expected."""
+
+    def listed(tensors: Sequence[tuple[str, Sequence[Any]]]) -> str:
+        shown = [f"{name} [{', '.join(map(str, shape))}]" for name, shape in tensors[:4]]
+        more = f" and {len(tensors) - 4} more" if len(tensors) > 4 else ""
+        return ", ".join(shown) + more
+
+    names = {name for name, _ in outputs}
+    like = next((kind for marks, kind in _FOREIGN if marks(names, outputs)), None)
+    return InvalidValueError(
+        f"{file} is no trt-afdet model: it carries no {METADATA_KEY!r} metadata",
+        got=f"input {listed(inputs)}; output {listed(outputs)}"
+        + (f", as {like} has" if like else ""),
+        hint=f"expected are input {INPUT_NAME} and outputs cls_p3 ... reg_p7; such a file comes "
+        "from `trt-afdet export`",
+    )
+
+
+def _is_yolo(names: Collection[str], outputs: Sequence[tuple[str, Sequence[Any]]]) -> bool:
+    shapes = [list(shape) for _, shape in outputs]
+    return any(
+        len(shape) == 3 and any(size in (8400, 25200, 6300, 10647, 18900) for size in shape[1:])
+        for shape in shapes
+    ) or bool({"output0", "output1"} & set(names))
+
+
+#: Detectors of others, by their outputs.
+_FOREIGN: tuple[tuple[Callable[..., bool], str], ...] = (
+    (_is_yolo, "a YOLO model"),
+    (lambda names, outputs: {"pred_logits", "pred_boxes"} <= set(names), "a DETR model"),
+    (lambda names, outputs: {"boxes", "scores", "labels"} <= set(names), "a torchvision model"),
+    (lambda names, outputs: "detection_boxes:0" in names, "a TensorFlow model"),
+)
 
 
 def read_nms(text: str | None, file: object) -> str:

@@ -14,6 +14,7 @@ from trt_afdet.errors import (
     MissingFileError,
 )
 from trt_afdet.files import atomic_path, check_model_path
+from trt_afdet.model_content import kind_of, reason
 from trt_afdet.packages import missing
 from trt_afdet.spec import ModelSpec
 
@@ -63,7 +64,7 @@ def load_canonical(path: str | Path) -> tuple[onnx.ModelProto, ModelSpec]:
         raise
     except Exception as error:  # onnx's errors share no base; damaged text comes as bytes.
         raise CorruptFileError(
-            f"{path} is no valid ONNX model", got=first_line(error), hint="export it again"
+            f"{path} is no valid ONNX model", got=reason(error), hint="export it again"
         ) from error
 
 
@@ -87,13 +88,20 @@ def _parse(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(str(path))
     except Exception as error:  # protobuf's and onnx's own, besides those of external data.
+        kind = kind_of(path)
+        if kind is not None:
+            raise CorruptFileError(
+                f"{path} is no ONNX model but {kind[0]}", hint=kind[1] or None
+            ) from error
         raise CorruptFileError(
             f"{path} is no ONNX model, or it is cut off",
-            got=first_line(error),
-            hint="export or copy it again",
+            got=reason(error),
+            hint="export or copy it again; weights in a file of their own belong beside it",
         ) from error
     if not model.graph.node or not model.graph.output:
-        raise CorruptFileError(f"{path} is no ONNX model: it holds no graph")
+        what, hint = kind_of(path) or (None, None)
+        what = f"it is {what}" if what else "it holds no graph"
+        raise CorruptFileError(f"{path} is no ONNX model: {what}", hint=hint or None)
     return model
 
 
@@ -149,9 +157,3 @@ def _complete(model: onnx.ModelProto) -> onnx.ModelProto:
             taken.add(name)
         seen.add(node.name)
     return model
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text, at most 200 characters."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

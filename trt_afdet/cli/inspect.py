@@ -81,8 +81,8 @@ def examine(path: Path) -> Findings:
         MissingDependencyError: If it is an ONNX file and onnx is not installed.
     """
     if path.suffix.lower() == ".onnx":
-        from trt_afdet.build.model_file import first_line
         from trt_afdet.errors import AfdetError, CorruptFileError
+        from trt_afdet.model_content import reason
 
         try:
             return _of_onnx(path)
@@ -90,7 +90,7 @@ def examine(path: Path) -> Findings:
             raise
         except Exception as error:  # onnx's errors share no base; damaged text comes as bytes.
             raise CorruptFileError(
-                f"{path} is no valid ONNX model", got=first_line(error), hint="export it again"
+                f"{path} is no valid ONNX model", got=reason(error), hint="export it again"
             ) from error
     from trt_afdet.build.sidecar import read
 

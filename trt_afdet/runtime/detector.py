@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Sequence, Sized
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import numpy as np
-import numpy.typing as npt
 
 from trt_afdet.detections import Detections
-from trt_afdet.errors import AfdetError, InvalidValueError
+from trt_afdet.errors import AfdetError, InvalidValueError, RunError
+from trt_afdet.model_content import kind_of
 from trt_afdet.postprocess import from_outputs, postprocess
 from trt_afdet.preprocess import preprocess
 from trt_afdet.runtime.backend import Backend, FrameBackend, Ticket
+from trt_afdet.runtime.options import class_ids, count, share
+from trt_afdet.runtime.pictures import Frame, is_one, several, to_frame
 from trt_afdet.runtime.times import StageTimes
 from trt_afdet.spec import ModelSpec
-from trt_afdet.suggest import nearest
 
-Frame = npt.NDArray[np.uint8]
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+#: What stands for a picture; :mod:`trt_afdet.runtime.pictures` has the whole list.
+Picture: TypeAlias = "Frame | str | Path | bytes | Image"
+
+#: Pictures of a generator that are in memory at a time.
+CHUNK = 16
 
 
 class Detector:
@@ -54,9 +64,19 @@ class Detector:
         conf: float | None = None,
         iou: float | None = None,
         max_detections: int | None = None,
-        classes: Iterable[str | int] | None = None,
+        classes: str | int | Iterable[str | int] | None = None,
     ) -> None:
-        changes = {"score_threshold": conf, "nms_iou": iou, "max_detections": max_detections}
+        if isinstance(backend, (str, os.PathLike)):
+            raise InvalidValueError(
+                "a detector is opened from a file by Detector.load",
+                got=os.fspath(backend),
+                hint="Detector.load(path)",
+            )
+        changes = {
+            "score_threshold": share("conf (score_threshold)", conf),
+            "nms_iou": share("iou (nms_iou)", iou),
+            "max_detections": count("max_detections", max_detections),
+        }
         self.backend = backend
         self.spec: ModelSpec = backend.spec.replace(
             **{name: value for name, value in changes.items() if value is not None}
@@ -65,6 +85,7 @@ class Detector:
             check_built_in(backend.spec, self.spec)
         self.classes = None if classes is None else class_ids(classes, self.spec.class_names)
         self.times = StageTimes()
+        self._closed = False
         if isinstance(backend, FrameBackend):
             backend.configure(self.spec, self.classes)
 
@@ -76,7 +97,7 @@ class Detector:
         conf: float | None = None,
         iou: float | None = None,
         max_detections: int | None = None,
-        classes: Iterable[str | int] | None = None,
+        classes: str | int | Iterable[str | int] | None = None,
         threads: int | None = None,
         providers: Sequence[str] | None = None,
         rebuild: bool = False,
@@ -105,27 +126,41 @@ class Detector:
             raise
 
     @overload
-    def __call__(self, frames: Frame) -> Detections: ...
+    def __call__(self, frames: Picture) -> Detections: ...  # type: ignore[overload-overlap]
 
     @overload
-    def __call__(self, frames: Sequence[Frame]) -> list[Detections]: ...
+    def __call__(self, frames: Iterable[Picture]) -> list[Detections]: ...
 
-    def __call__(self, frames: Frame | Sequence[Frame]) -> Detections | list[Detections]:
+    def __call__(self, frames: Any) -> Detections | list[Detections]:
         """Detects objects.
 
         Args:
-            frames: One BGR uint8 [H, W, 3] frame, or a list of such of any sizes. A list goes
-                through the network as one batch (in pieces if the model file fixes its batch).
+            frames: One picture: a BGR uint8 [H, W, 3] array, a path, a PIL image and whatever else
+                :mod:`trt_afdet.runtime.pictures` takes. Or several, of any sizes and kinds mixed.
+                A list goes through the network as one batch (in pieces if the model file fixes its
+                batch), a generator in pieces of :data:`CHUNK`.
 
         Returns:
-            Detections in pixels of each frame: one for one frame, a list for a list.
+            Detections in pixels of each picture: one for one, a list for several.
 
         Raises:
-            InvalidValueError: If a frame is not what it must be.
-            RunError: If the network fails.
+            InvalidValueError: If a picture is not what it must be.
+            MissingFileError, CorruptFileError: If one cannot be read.
+            RunError: If the network fails, or the detector is closed.
         """
-        if isinstance(frames, np.ndarray):
+        self._check_open()
+        if is_one(frames):
             return self.collect(self.submit([frames]))[0]
+        given = several(frames)
+        if isinstance(frames, Sized):
+            return self._batch([to_frame(frame) for frame in given])
+        results: list[Detections] = []
+        while chunk := [to_frame(frame) for frame in islice(given, CHUNK)]:
+            results += self._batch(chunk)
+        return results
+
+    def _batch(self, frames: list[Frame]) -> list[Detections]:
+        """Detects in frames that are as they must be."""
         if isinstance(self.backend, FrameBackend):
             step = self.backend.max_batch
             tickets = [self.submit(frames[i : i + step]) for i in range(0, len(frames), step)]
@@ -148,22 +183,24 @@ class Detector:
             return self.backend.max_batch
         return self.backend.batch_size
 
-    def submit(self, frames: Sequence[Frame]) -> Ticket:
+    def submit(self, frames: Sequence[Picture]) -> Ticket:
         """Sends frames on their way, to be collected later: on a GPU, without waiting for them.
 
         Keep one or two batches under way to have upload, network and download overlap.
 
         Args:
-            frames: BGR uint8 [H, W, 3] of any sizes, as many as one batch takes. They may be
-                changed as soon as this returns.
+            frames: As many as one batch takes, see :meth:`__call__`. They may be changed as soon
+                as this returns.
 
         Raises:
             InvalidValueError: If a frame is not what it must be, or there are too many.
             RunError: If the network fails.
         """
+        self._check_open()
+        ready = [to_frame(frame) for frame in frames]
         if isinstance(self.backend, FrameBackend):
-            return self.backend.submit(frames)
-        return _Done(self._detect(list(frames)))
+            return self.backend.submit(ready)
+        return _Done(self._detect(ready))
 
     def collect(self, ticket: Ticket) -> list[Detections]:
         """The detections of submitted frames; waits for them.
@@ -194,10 +231,16 @@ class Detector:
             return from_outputs(outputs, self.spec, letterboxes, self.classes, above=above)
 
     def close(self) -> None:
-        """Frees the network."""
+        """Frees the network; closing twice is fine."""
+        self._closed = True
         self.backend.close()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RunError("the detector is closed", hint="open it again with Detector.load")
+
     def __enter__(self) -> Detector:
+        self._check_open()
         self.backend.__enter__()
         return self
 
@@ -207,6 +250,7 @@ class Detector:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._closed = True
         self.backend.__exit__(kind, error, trace)
 
 
@@ -234,6 +278,12 @@ def open_backend(
     Raises:
         InvalidValueError: If no backend reads such files.
     """
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        shown = repr(path) if path is None or path == "" else type(path).__name__
+        raise InvalidValueError("a model is named by its path", got=shown)
+    threads = count("threads", threads)
+    if isinstance(providers, str):
+        providers = [providers]
     suffix = Path(path).suffix.lower()
     if suffix == ".onnx":
         from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend
@@ -243,7 +293,12 @@ def open_backend(
         from trt_afdet.runtime.tensorrt import open_engine
 
         return open_engine(path, rebuild=rebuild)
-    raise InvalidValueError("a model is an .onnx or an .engine file", got=path)
+    kind, hint = kind_of(Path(path)) or (None, None)
+    raise InvalidValueError(
+        "a model is an .onnx or an .engine file",
+        got=f"{path}, {kind}" if kind else path,
+        hint=hint or None,
+    )
 
 
 def check_built_in(built: ModelSpec, wanted: ModelSpec) -> None:
@@ -266,30 +321,3 @@ def check_built_in(built: ModelSpec, wanted: ModelSpec) -> None:
     raise InvalidValueError(
         f"the model ends in NMS: its {fixed}", got=asked, hint="the model without NMS takes any"
     )
-
-
-def class_ids(classes: Iterable[str | int], names: Sequence[str]) -> list[int]:
-    """Names or ids to ascending ids without repeats.
-
-    Raises:
-        InvalidValueError: If one is unknown, with the nearest name.
-    """
-    ids = set()
-    for wanted in classes:
-        if isinstance(wanted, str) and wanted in names:
-            ids.add(names.index(wanted))
-            continue
-        try:
-            index = int(wanted)
-        except ValueError:
-            index = -1
-        if not 0 <= index < len(names):
-            raise InvalidValueError(
-                "the model has no such class",
-                got=wanted,
-                hint=nearest(str(wanted), names) or f"it has {', '.join(names)}",
-            )
-        ids.add(index)
-    if not ids:
-        raise InvalidValueError("classes must name at least one class")
-    return sorted(ids)

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.errors import (
-    CorruptFileError,
     InvalidValueError,
     RunError,
 )
@@ -22,9 +21,11 @@ from trt_afdet.interface import (
     NMS_KEY,
     PLUGIN_OP,
     check_network,
+    foreign_network,
     read_nms,
     read_spec,
 )
+from trt_afdet.model_content import reason, refusal
 from trt_afdet.packages import missing
 from trt_afdet.spec import METADATA_KEY
 
@@ -62,6 +63,12 @@ class OnnxRuntimeBackend:
         self.path = Path(path)
         self._session: Any = _open(self.path, threads, providers)
         metadata = self._session.get_modelmeta().custom_metadata_map
+        if not metadata.get(METADATA_KEY):
+            raise foreign_network(
+                self.path,
+                [(i.name, i.shape) for i in self._session.get_inputs()],
+                [(o.name, o.shape) for o in self._session.get_outputs()],
+            )
         self.spec = read_spec(metadata.get(METADATA_KEY), self.path)
         self.finished = read_nms(metadata.get(NMS_KEY), self.path) != "none"
         self._outputs = DETECTION_NAMES if self.finished else self.spec.output_names
@@ -90,9 +97,7 @@ class OnnxRuntimeBackend:
             typed = images.astype(self._element, copy=False)
             outputs = self._session.run(list(self._outputs), {INPUT_NAME: typed})
         except Exception as error:  # ONNX Runtime's exceptions share no base of their own.
-            raise RunError(
-                f"ONNX Runtime cannot run {self.path}", got=_first_line(error)
-            ) from error
+            raise RunError(f"ONNX Runtime cannot run {self.path}", got=reason(error)) from error
         return list(outputs)
 
     def close(self) -> None:
@@ -141,13 +146,4 @@ def _open(path: Path, threads: int | None, providers: Sequence[str] | None) -> A
                 f"{path} ends in the TensorRT plugin {PLUGIN_OP}, which ONNX Runtime does not have",
                 hint="run the model it was made from, or add NMS in its onnx form",
             ) from error
-        raise CorruptFileError(
-            f"ONNX Runtime cannot open {path}",
-            got=_first_line(error),
-            hint="the file is truncated or no ONNX model; export or copy it again",
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+        raise refusal(path, error, "ONNX Runtime") from error
