@@ -96,9 +96,9 @@ class RetryConfig:
 class SourceConfig:
     """One camera or file; all keys but ``uri`` and ``name`` may stand under ``defaults``."""
 
-    uri: str
+    uri: str = field(repr=False)
     name: str | None = None
-    options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    options: Mapping[str, str | int | float | bool] = field(default_factory=dict, repr=False)
     retry: RetryConfig = field(default_factory=RetryConfig)
     policy: Policy | None = None
     queue: Count | None = None
@@ -139,8 +139,8 @@ class SourceConfig:
 class SinkConfig:
     """Where results go."""
 
-    uri: str
-    options: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    uri: str = field(repr=False)
+    options: Mapping[str, str | int | float | bool] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +148,7 @@ class WebConfig:
     """The web page; its token from one of three places, or made at the start if it needs one."""
 
     address: str = "127.0.0.1:8080"
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     token_file: str | None = None
     token_env: str | None = None
     hosts: tuple[str, ...] = ()

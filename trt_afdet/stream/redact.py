@@ -9,8 +9,14 @@ HIDDEN = "***"
 
 # Passwords are often pasted into addresses without being encoded, with "/", "?" or quotes in them,
 # so everything up to the last "@" counts as one: hiding a part of a path harms nobody. A further
-# "://" begins another address.
-_USER = re.compile(r"(?<=://)(?:(?!://)\S)*@")
+# "://" begins another address. A password with spaces is known by the colon before it, which no
+# port follows. Hints keep their "USER:PASSWORD@", and "udp://@239.0.0.1" has no user.
+_USER = re.compile(
+    r"""(?<=://)(?!USER:PASSWORD@)
+    (?: [^\s/?\#@:'"]*:(?!\d*(?:[/?\#\s,;'")]|$))(?:(?!://|[ ]-[ ])[^\n])*@
+      | (?:(?!://)\S)+@ )""",
+    re.VERBOSE,
+)
 # Names that hold a secret wherever they stand.
 _ALWAYS = (
     r"[\w-]*(?:passw|passphrase|pwd|token|secret|credential|api_?-?key)[\w-]*|(?:user-)?p(?:w|ass)"

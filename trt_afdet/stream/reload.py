@@ -7,13 +7,13 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
 
 from trt_afdet.errors import AfdetError, InvalidValueError
+from trt_afdet.stream.addresses import join_options
 from trt_afdet.stream.config import Config, ConfigError, Loaded, SourceConfig
 from trt_afdet.stream.filters import check_classes
 from trt_afdet.stream.pipeline import DetectorLike, Pipeline, SourcePlan
@@ -76,7 +76,7 @@ class PlannedSink:
         sink: Made, not opened.
     """
 
-    uri: str
+    uri: str = field(repr=False)
     sink: Sink
 
     @property
@@ -415,8 +415,7 @@ def _sinks(
     for index, sink in enumerate(config.sinks):
         uri = sink.uri
         if sink.options:
-            query = urlencode({k: _text(v) for k, v in sink.options.items()})
-            uri += ("&" if "?" in uri else "?") + query
+            uri += ("&" if "?" in uri else "?") + join_options(sink.options)
         try:
             made = PlannedSink(uri, known.get(uri) or make_sink(uri))
         except AfdetError as error:
@@ -429,7 +428,3 @@ def _sinks(
         places.add(place)
         planned.append(made)
     return planned
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

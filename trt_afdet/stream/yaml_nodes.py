@@ -36,9 +36,9 @@ class Document:
         problems: What was wrong: place and text.
     """
 
-    data: Any = None
+    data: Any = field(default=None, repr=False)
     lines: dict[Place, int] = field(default_factory=dict)
-    secrets: dict[str, str] = field(default_factory=dict)
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
     problems: list[tuple[Place, str]] = field(default_factory=list)
 
     def line(self, place: Place) -> int:

@@ -52,7 +52,7 @@ class MqttOptions:
     host: str
     port: int | None = None
     topic: str = DEFAULT_TOPIC
-    user: str | None = None
+    user: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     tls: bool = False
     ca: Path | None = None

@@ -37,7 +37,7 @@ class RedisOptions:
     stream: str
     port: int | None = None
     db: int = 0
-    user: str | None = None
+    user: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     tls: bool = False
     ca: Path | None = None

@@ -10,78 +10,30 @@ server's.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import unquote
 
 from trt_afdet.errors import InvalidValueError, MissingFileError
+from trt_afdet.stream.addresses import (
+    ENCODE,
+    SINK_FORMS,
+    Address,
+    parse_address,
+    read_number,
+    read_seconds,
+    read_size,
+    read_truth,
+    read_whole,
+    split_options,
+)
 from trt_afdet.stream.sinks.base import Sink
 from trt_afdet.stream.sinks.serialise import parse_contents
 from trt_afdet.suggest import nearest
-
-_SIZES = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-_SIZES |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
-_TIMES = {
-    "": 1.0,
-    "ms": 0.001,
-    "s": 1.0,
-    "sec": 1.0,
-    "m": 60.0,
-    "min": 60.0,
-    "h": 3600.0,
-    "d": 86400.0,
-}
-_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
-
-
-def _quantity(text: str, units: Mapping[str, float], example: str) -> float:
-    match = _QUANTITY.fullmatch(text.strip())
-    if match is None or match[2].lower() not in units:
-        known = ", ".join(unit for unit in units if unit)
-        raise InvalidValueError(
-            f"must be a number like {example}", got=text, hint=known and f"units: {known}"
-        )
-    return float(match[1]) * units[match[2].lower()]
-
-
-def parse_size(text: str) -> int:
-    """``2GB``, ``500 MiB`` or a number of bytes, as bytes.
-
-    Raises:
-        InvalidValueError: If it is none of these.
-    """
-    return int(_quantity(text, _SIZES, "2GB"))
-
-
-def parse_seconds(text: str) -> float:
-    """``10min``, ``1.5h`` or a number of seconds, as seconds.
-
-    Raises:
-        InvalidValueError: If it is none of these.
-    """
-    return _quantity(text, _TIMES, "10min")
-
-
-def _whole(text: str) -> int:
-    if not text.strip().lstrip("-").isdigit():
-        raise InvalidValueError("must be a whole number", got=text)
-    return int(text)
-
-
-def _number(text: str) -> float:
-    return _quantity(text, {"": 1.0}, "12.5")
-
-
-def _yes_or_no(text: str) -> bool:
-    known = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
-    if text.lower() not in known:
-        raise InvalidValueError("must be yes or no", got=text)
-    return known[text.lower()]
 
 
 def _secret_in(text: str) -> str:
@@ -94,12 +46,15 @@ def _secret_in(text: str) -> str:
 
 Parsers = Mapping[str, Callable[[str], Any]]
 
+#: Options whose values are never shown.
+_SECRETS = ("secret", "token", "password_file", "secret_file", "token_file")
+
 _SPOOLED: Parsers = {
     "send": parse_contents,
     "spool": Path,
-    "spool_size": parse_size,
-    "batch": _whole,
-    "linger": parse_seconds,
+    "spool_size": read_size,
+    "batch": read_whole,
+    "linger": read_seconds,
 }
 _FILE: Parsers = {"fsync": str}
 _CERTIFICATES: Parsers = {"ca": Path}
@@ -112,12 +67,10 @@ class _Scheme:
     Attributes:
         make: Takes the address without its query, and the options.
         options: What the query may hold, and how each value is read.
-        form: For the hint of an error.
     """
 
     make: Callable[[str, dict[str, Any]], Sink]
     options: Parsers
-    form: str
 
 
 def make_sink(text: str) -> Sink:
@@ -128,47 +81,63 @@ def make_sink(text: str) -> Sink:
         MissingFileError: If a file of secrets or certificates is missing.
     """
     name, colon, _ = text.partition(":")
-    scheme = _SCHEMES.get(name.lower()) if colon else None
+    name = name.lower()
+    scheme = _SCHEMES.get(name) if colon else None
     if scheme is None:
-        hint = nearest(name.lower(), _SCHEMES) if colon else None
+        known = re.fullmatch(r"[a-z][\w+.-]{0,19}", name) if colon else None
         raise InvalidValueError(
-            "no kind of sink is called so",
-            got=name if colon and re.fullmatch(r"[\w+.-]{1,20}", name) else None,
-            hint=hint or f"known: {', '.join(s.form for s in _SCHEMES.values())}",
+            "unknown kind of sink",
+            got=name if known else None,
+            hint=(nearest(name, _SCHEMES) if known else None)
+            or f"known: {', '.join(SINK_FORMS.values())}",
         )
     place, _, query = text.partition("?")
-    foreign = name.lower().startswith("webhook+")
-    options, rest = _read_options(name.lower(), query, scheme.options, foreign=foreign)
-    if foreign:
-        place = place.partition("+")[2] + (f"?{urlencode(rest)}" if rest else "")
+    foreign = name.startswith("webhook+")
     try:
+        if "://" in SINK_FORMS[name]:
+            _network(place, {})
+        options, rest = _read_options(query, scheme.options, foreign=foreign)
+        if foreign:
+            place += f"?{rest}" if rest else ""
         return scheme.make(place, options)
     except InvalidValueError as error:
+        if "@" in query:
+            # What looks like an option may be a piece of a password that has a "?".
+            raise InvalidValueError(f"{name}: {error.what}", hint=ENCODE) from None
         raise InvalidValueError(
-            f"{name.lower()}: {error.what}", got=error.got, hint=error.hint or scheme.form
-        ) from error
+            error.what if error.what.startswith(name) else f"{name}: {error.what}",
+            got=error.got,
+            hint=error.hint or SINK_FORMS[name],
+        ) from None
 
 
-def _read_options(
-    scheme: str, query: str, parsers: Parsers, *, foreign: bool
-) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """The options that are ours, read, and the others."""
+def _read_options(query: str, parsers: Parsers, *, foreign: bool) -> tuple[dict[str, Any], str]:
+    """The options that are ours, read, and the others as they were written."""
     options: dict[str, Any] = {}
-    rest: list[tuple[str, str]] = []
-    for key, value in parse_qsl(query, keep_blank_values=True):
-        if key in parsers:
-            try:
-                options[key] = parsers[key](value)
-            except InvalidValueError as error:
-                raise InvalidValueError(
-                    f"{scheme}: {key}: {error.what}", got=error.got, hint=error.hint
-                ) from error
-        elif foreign and not get_close_matches(key, parsers, cutoff=0.8):
-            rest.append((key, value))
-        else:
-            hint = nearest(key, parsers) or f"it has {_listed(parsers)}"
-            raise InvalidValueError(f"{scheme}: has no such option", got=key, hint=hint)
-    return options, rest
+    rest: list[str] = []
+    for part in query.split("&"):
+        if foreign and "=" not in part:
+            rest += [part] if part else []
+            continue
+        for key, value in split_options(part):
+            if key in parsers:
+                try:
+                    options[key] = parsers[key](value)
+                except InvalidValueError as error:
+                    raise InvalidValueError(
+                        f"{key}: {error.what}",
+                        got=None if key in _SECRETS else error.got,
+                        hint=error.hint,
+                    ) from None
+            elif foreign and not get_close_matches(key, parsers, cutoff=0.8):
+                rest.append(part)
+            else:
+                # It may be a piece of a password that has a "&" in it.
+                guarded = any(name in options for name in _SECRETS)
+                got = key if key.isidentifier() and len(key) <= 20 and not guarded else None
+                hint = (nearest(key, parsers) if got else None) or f"it has {_listed(parsers)}"
+                raise InvalidValueError("has no such option", got=got, hint=hint)
+    return options, "&".join(rest)
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -203,32 +172,16 @@ def _csv(place: str, options: dict[str, Any]) -> Sink:
     return CsvSink(_path(place), **options)
 
 
-@dataclass(frozen=True)
-class _Address:
-    host: str
-    port: int | None
-    user: str | None
-    password: str | None
-    path: str
-
-
-def _network(place: str, options: dict[str, Any]) -> _Address:
-    """Host, port, credentials and path of an address; a password file goes before the address."""
-    try:
-        parts = urlsplit(place)
-        port, host = parts.port, parts.hostname
-    except ValueError as error:
-        raise InvalidValueError("the host or port cannot be read") from error
-    if not host:
+def _network(place: str, options: dict[str, Any]) -> Address:
+    """The parts of an address; a password file goes before the address."""
+    address = parse_address(place)
+    if not address.host:
         raise InvalidValueError("it names no host")
-    password = None if parts.password is None else unquote(parts.password)
-    return _Address(
-        host=host,
-        port=port,
-        user=None if parts.username is None else unquote(parts.username),
-        password=options.pop("password_file", password),
-        path=unquote(parts.path).lstrip("/"),
-    )
+    if "#" in place or "@" in address.path + address.query:
+        raise InvalidValueError("an address with a '#' or '@' behind its host", hint=ENCODE)
+    if "password_file" in options:
+        address = replace(address, password=options.pop("password_file"))
+    return address
 
 
 def _spooled(target: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -253,7 +206,7 @@ def _mqtt(place: str, options: dict[str, Any]) -> Sink:
         port=address.port,
         user=address.user,
         password=address.password,
-        topic=address.path or DEFAULT_TOPIC,
+        topic=unquote(address.path).lstrip("/") or DEFAULT_TOPIC,
         tls=place.lower().startswith("mqtts:"),
         **known,
     )
@@ -270,7 +223,7 @@ def _redis(place: str, options: dict[str, Any]) -> Sink:
         port=address.port,
         user=address.user,
         password=address.password,
-        stream=address.path,
+        stream=unquote(address.path).lstrip("/"),
         tls=place.lower().startswith("rediss:"),
         **known,
     )
@@ -284,7 +237,8 @@ def _webhook(place: str, options: dict[str, Any]) -> Sink:
         if f"{kind}_file" in options:
             options[kind] = options.pop(f"{kind}_file")
     known = {k: v for k, v in options.items() if k not in _SPOOLED}
-    webhook = WebhookOptions(url=place, **known)
+    address = _network(place, options)
+    webhook = WebhookOptions(url=address.url(address.scheme.removeprefix("webhook+")), **known)
     # A post for every frame would be a burden to most servers.
     more = _spooled(webhook.target, options)
     more.setdefault("linger", 1.0)
@@ -303,8 +257,7 @@ def _mjpeg(place: str, options: dict[str, Any]) -> Sink:
 def _rtsp(place: str, options: dict[str, Any]) -> Sink:
     from trt_afdet.stream.sinks.rtsp import RtspSink
 
-    _network(place, options)
-    return RtspSink(place, **options)
+    return RtspSink(_network(place, options).url(), **options)
 
 
 def _window(place: str, options: dict[str, Any]) -> Sink:
@@ -314,8 +267,8 @@ def _window(place: str, options: dict[str, Any]) -> Sink:
 
 
 def _positive(text: str) -> float:
-    seconds = parse_seconds(text)
-    if not (seconds > 0 and math.isfinite(seconds)):
+    seconds = read_seconds(text)
+    if not seconds > 0:
         raise InvalidValueError("must be above 0", got=text)
     return seconds
 
@@ -331,21 +284,19 @@ _MQTT = _Scheme(
         "availability": str,
         "password_file": _secret_in,
         "timeout": _positive,
-        "keepalive": _whole,
+        "keepalive": read_whole,
     },
-    "mqtt://HOST/TOPIC",
 )
 _REDIS = _Scheme(
     _redis,
     {
         **_SPOOLED,
         **_CERTIFICATES,
-        "db": _whole,
-        "maxlen": _whole,
+        "db": read_whole,
+        "maxlen": read_whole,
         "password_file": _secret_in,
         "timeout": _positive,
     },
-    "redis://HOST/STREAM",
 )
 _WEBHOOK = _Scheme(
     _webhook,
@@ -358,22 +309,20 @@ _WEBHOOK = _Scheme(
         "token_file": _secret_in,
         "timeout": _positive,
     },
-    "webhook+https://HOST/PATH",
 )
 _SCHEMES: dict[str, _Scheme] = {
     "video": _Scheme(
         _video,
         {
-            "segment": parse_seconds,
-            "keep_free": parse_size,
+            "segment": read_seconds,
+            "keep_free": read_size,
             "codec": str,
-            "quality": _whole,
-            "wait": _yes_or_no,
+            "quality": read_whole,
+            "wait": read_truth,
         },
-        "video:FOLDER",
     ),
-    "jsonl": _Scheme(_jsonl, {**_FILE, "send": parse_contents}, "jsonl:FILE"),
-    "csv": _Scheme(_csv, _FILE, "csv:FILE"),
+    "jsonl": _Scheme(_jsonl, {**_FILE, "send": parse_contents}),
+    "csv": _Scheme(_csv, _FILE),
     "mqtt": _MQTT,
     "mqtts": _MQTT,
     "redis": _REDIS,
@@ -385,12 +334,11 @@ _SCHEMES: dict[str, _Scheme] = {
         {
             "token": str,
             "token_file": _secret_in,
-            "quality": _whole,
-            "fps": _number,
-            "clients": _whole,
+            "quality": read_whole,
+            "fps": read_number,
+            "clients": read_whole,
         },
-        "mjpeg://HOST:PORT",
     ),
-    "rtsp": _Scheme(_rtsp, {"codec": str, "bitrate": _whole}, "rtsp://HOST/PATH"),
-    "window": _Scheme(_window, {}, "window:"),
+    "rtsp": _Scheme(_rtsp, {"codec": str, "bitrate": read_whole}),
+    "window": _Scheme(_window, {}),
 }

@@ -34,8 +34,8 @@ class CsiOptions:
     out_height: int = option(0, least=0)
     flip: str = option("none", choices=FLIPS)
     sensor_mode: int = option(-1, least=-1)
-    connect_timeout: float = option(15.0, least=0.1)
-    timeout: float = option(5.0, least=0.1)
+    connect_timeout: float = option(15.0, least=0.1, seconds=True)
+    timeout: float = option(5.0, least=0.1, seconds=True)
     backend: str = option("auto", choices=("auto", "gi", "opencv"))
 
 

@@ -37,8 +37,8 @@ class GstOptions:
     """
 
     live: bool = option(True)
-    connect_timeout: float = option(10.0, least=0.1)
-    timeout: float = option(5.0, least=0.1)
+    connect_timeout: float = option(10.0, least=0.1, seconds=True)
+    timeout: float = option(5.0, least=0.1, seconds=True)
     backend: str = option("auto", choices=("auto", "gi", "opencv"))
 
 

@@ -44,9 +44,9 @@ class RtspOptions:
     transport: str = option("tcp", choices=("tcp", "udp", "multicast", "http"))
     user: str = option("", secret=True)
     password: str = option("", secret=True)
-    connect_timeout: float = option(10.0, least=0.1)
-    timeout: float = option(5.0, least=0.1)
-    max_lag: float = option(1.0, least=0.1)
+    connect_timeout: float = option(10.0, least=0.1, seconds=True)
+    timeout: float = option(5.0, least=0.1, seconds=True)
+    max_lag: float = option(1.0, least=0.1, seconds=True)
     verify: bool = option(False)
     decoder: str = option("cpu", choices=("cpu", "nvdec"))
     device: int = option(0, least=0)
@@ -69,12 +69,50 @@ class HttpOptions:
 
     user: str = option("", secret=True)
     password: str = option("", secret=True)
-    connect_timeout: float = option(10.0, least=0.1)
-    timeout: float = option(5.0, least=0.1)
-    max_lag: float = option(1.0, least=0.1)
+    connect_timeout: float = option(10.0, least=0.1, seconds=True)
+    timeout: float = option(5.0, least=0.1, seconds=True)
+    max_lag: float = option(1.0, least=0.1, seconds=True)
     verify: bool = option(True)
     live: str = option("auto", choices=("auto", "yes", "no"))
     threads: int = option(0, least=0)
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """Options of ``udp://``, ``rtp://``, ``srt://``, ``rtmp://``, ``tcp://`` and of ``.sdp`` files.
+
+    Attributes:
+        format: FFmpeg's name of the container, such as ``mpegts`` or ``h264``; empty to find out.
+        connect_timeout, timeout: Seconds without an answer, or without a frame.
+        max_lag: Seconds; one that falls further behind decodes key frames only until it is back.
+        threads: Of the decoder; 0 for two.
+    """
+
+    format: str = option("")
+    connect_timeout: float = option(10.0, least=0.1, seconds=True)
+    timeout: float = option(5.0, least=0.1, seconds=True)
+    max_lag: float = option(1.0, least=0.1, seconds=True)
+    threads: int = option(0, least=0)
+
+
+def stream_input(address: str, name: str, options: StreamOptions) -> AvInput:
+    """What FFmpeg is asked for a stream that is neither RTSP nor HTTP, or for an SDP file."""
+    file = "://" not in address
+    protocols = "file,rtp,srtp,udp,crypto" if file else "udp,rtp,srtp,srt,rtmp,rtmps,tcp,tls,crypto"
+    return AvInput(
+        f"file:{address}" if file else address,
+        name,
+        {
+            "protocol_whitelist": protocols,
+            "analyzeduration": "1000000",
+            "rw_timeout": str(int(1e6 * max(options.connect_timeout, options.timeout))),
+        },
+        format=options.format or ("sdp" if file else None),
+        connect_timeout=options.connect_timeout,
+        timeout=options.timeout,
+        live=True,
+        threads=options.threads,
+    )
 
 
 def with_credentials(address: str, user: str, password: str) -> str:
@@ -100,6 +138,8 @@ def rtsp_input(address: str, name: str, options: RtspOptions) -> AvInput:
             "analyzeduration": "500000",
             "probesize": "1000000",
             "protocol_whitelist": "rtsp,rtsps,rtp,srtp,udp,tcp,tls,http,https,httpproxy,crypto",
+            # Of its socket, also where no timeout of PyAV is under way, such as while closing.
+            "timeout": str(int(1e6 * max(options.connect_timeout, options.timeout))),
             **_certificates(options.verify),
         },
         connect_timeout=options.connect_timeout,
@@ -115,6 +155,7 @@ def http_input(address: str, name: str, options: HttpOptions, *, live: bool) -> 
     container = {
         # A playlist may name any address; files of this machine are none of its business.
         "protocol_whitelist": "http,https,httpproxy,tcp,tls,crypto,data",
+        "rw_timeout": str(int(1e6 * max(options.connect_timeout, options.timeout))),
         **_certificates(options.verify),
     }
     if live:
@@ -249,6 +290,17 @@ class NetworkReader:
 def rtsp_source(address: str, name: str, options: RtspOptions) -> FeedSource:
     """The source behind ``rtsp://`` and ``rtsps://``."""
     what = rtsp_input(address, name, options)
+    return FeedSource(
+        name,
+        lambda: NetworkReader(what, options.max_lag),
+        connect_timeout=options.connect_timeout,
+        timeout=options.timeout,
+    )
+
+
+def stream_source(address: str, name: str, options: StreamOptions) -> FeedSource:
+    """The source behind :class:`StreamOptions`."""
+    what = stream_input(address, name, options)
     return FeedSource(
         name,
         lambda: NetworkReader(what, options.max_lag),

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 from trt_afdet.errors import InvalidValueError
+from trt_afdet.stream.addresses import read_number, read_seconds, read_truth, read_whole, text_of
 from trt_afdet.suggest import nearest
 
 T = TypeVar("T")
-
-_TRUTH = {"1": True, "true": True, "yes": True, "on": True}
-_TRUTH |= {"0": False, "false": False, "no": False, "off": False}
 
 
 @dataclass(frozen=True)
 class _Bounds:
     least: float | None = None
     choices: tuple[str, ...] = ()
+    seconds: bool = False
 
 
 def option(
-    default: Any, *, least: float | None = None, choices: tuple[str, ...] = (), secret: bool = False
+    default: Any,
+    *,
+    least: float | None = None,
+    choices: tuple[str, ...] = (),
+    secret: bool = False,
+    seconds: bool = False,
 ) -> Any:
     """A field of a class of options. The type of its default is the type of the option.
 
@@ -32,8 +35,17 @@ def option(
         least: Smallest number.
         choices: Texts that are allowed.
         secret: Keeps it out of the ``repr``.
+        seconds: It is a time: ``5``, ``5s``, ``10min``.
     """
-    return field(default=default, repr=not secret, metadata={"": _Bounds(least, choices)})
+    return field(default=default, repr=not secret, metadata={"": _Bounds(least, choices, seconds)})
+
+
+_READERS: dict[type, Callable[[object], Any]] = {
+    bool: read_truth,
+    int: read_whole,
+    float: read_number,
+    str: text_of,
+}
 
 
 def read_options(cls: type[T], scheme: str, values: Mapping[str, object]) -> T:
@@ -48,46 +60,36 @@ def read_options(cls: type[T], scheme: str, values: Mapping[str, object]) -> T:
     for name, value in values.items():
         if name not in known:
             names = ", ".join(known) or "no options"
-            hint = nearest(name, known) or f"it has {names}"
-            raise InvalidValueError(f"{scheme} has no such option", got=name, hint=hint)
-        place = f"{scheme}: {name}"
+            # It may be a piece of a password that has a "&" in it.
+            guarded = any(n in known and not known[n].repr for n in values)
+            got = name if name.isidentifier() and len(name) <= 20 and not guarded else None
+            hint = (nearest(name, known) if got else None) or f"it has {names}"
+            raise InvalidValueError(f"{scheme} has no such option", got=got, hint=hint)
         field_ = known[name]
-        shown = None if not field_.repr else value
+        bounds: _Bounds = field_.metadata[""]
+        shown = value if field_.repr else None
+        reader = read_seconds if bounds.seconds else _READERS[type(field_.default)]
         try:
-            read[name] = _convert(value, type(field_.default))
-        except ValueError as error:
-            raise InvalidValueError(f"{place} must be {error}", got=shown) from None
-        _check(place, read[name], field_.metadata[""], shown)
+            read[name] = reader(_choice(value, bounds))
+            _check(read[name], bounds)
+        except InvalidValueError as error:
+            raise InvalidValueError(
+                f"{scheme}: {name} {error.what}", got=shown, hint=error.hint
+            ) from None
     return cls(**read)
 
 
-def _convert(value: object, kind: type) -> object:
-    """Raises ValueError with what the value must be."""
-    if kind is bool:
-        if isinstance(value, bool):
-            return value
-        if (truth := _TRUTH.get(str(value).lower())) is not None:
-            return truth
-        raise ValueError("true or false")
-    if kind is str:
-        return str(value)
-    what = "a whole number" if kind is int else "a number"
-    if isinstance(value, bool):
-        raise ValueError(what)
-    try:
-        number = float(str(value))
-    except ValueError:
-        raise ValueError(what) from None
-    if not math.isfinite(number) or (kind is int and number != int(number)):
-        raise ValueError(what)
-    return kind(number)
+def _choice(value: object, bounds: _Bounds) -> object:
+    """YAML reads yes, no, on and off as booleans."""
+    if isinstance(value, bool) and bounds.choices:
+        return "yes" if value else "no"
+    return value
 
 
-def _check(place: str, value: Any, bounds: _Bounds, shown: object) -> None:
+def _check(value: Any, bounds: _Bounds) -> None:
     if bounds.least is not None and value < bounds.least:
-        raise InvalidValueError(f"{place} must be at least {bounds.least:g}", got=shown)
+        raise InvalidValueError(f"must be at least {bounds.least:g}")
     if bounds.choices and value not in bounds.choices:
-        hint = (
-            nearest(value, bounds.choices) or f"one of {', '.join(c for c in bounds.choices if c)}"
-        )
-        raise InvalidValueError(f"{place} has no such choice", got=shown, hint=hint)
+        listed = ", ".join(c for c in bounds.choices if c)
+        hint = nearest(value, bounds.choices) or f"one of {listed}"
+        raise InvalidValueError("has no such choice", hint=hint)

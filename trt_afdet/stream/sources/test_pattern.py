@@ -8,29 +8,27 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, fields
-from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from trt_afdet.errors import InvalidValueError
+from trt_afdet.stream.addresses import split_options
 from trt_afdet.stream.sources.base import Picture, SourceInfo
-from trt_afdet.suggest import nearest
+from trt_afdet.stream.sources.options import option, read_options
 
 
 @dataclass(frozen=True)
 class Pattern:
     """What the pattern looks like; see the module."""
 
-    width: int = 640
-    height: int = 480
-    fps: float = 30.0
-    objects: int = 3
-    frames: int = 0
-    seed: int = 1
+    width: int = option(640, least=64)
+    height: int = option(480, least=64)
+    fps: float = option(30.0, least=0)
+    objects: int = option(3, least=0)
+    frames: int = option(0, least=0)
+    seed: int = option(1, least=0)
 
     @classmethod
     def parse(cls, uri: str) -> Pattern:
@@ -39,25 +37,7 @@ class Pattern:
         Raises:
             InvalidValueError: If an option is unknown or out of range.
         """
-        kinds: dict[str, type] = {f.name: type(f.default) for f in fields(cls)}
-        values: dict[str, Any] = {}
-        for key, text in parse_qsl(urlsplit(uri).query, keep_blank_values=True):
-            if key not in kinds:
-                hint = nearest(key, list(kinds)) or f"it has {', '.join(kinds)}"
-                raise InvalidValueError("test:// has no such option", got=key, hint=hint)
-            try:
-                values[key] = kinds[key](text)
-            except ValueError as error:
-                raise InvalidValueError(f"test://: {key} must be a number", got=text) from error
-        pattern = cls(**values)
-        least = {"width": 64, "height": 64}
-        for key in kinds:
-            if not getattr(pattern, key) >= least.get(key, 0):
-                raise InvalidValueError(
-                    f"test://: {key} must be at least {least.get(key, 0)}",
-                    got=getattr(pattern, key),
-                )
-        return pattern
+        return read_options(cls, "test://", dict(split_options(uri.partition("?")[2])))
 
 
 def boxes_at(pattern: Pattern, index: int) -> npt.NDArray[np.float32]:

@@ -6,13 +6,15 @@
 | ``csi://0?width=1920&height=1080&fps=30`` | a camera of a Jetson |
 | ``rtsp://user:password@host/path``, ``rtsps://`` | a camera in the network |
 | ``http://host/video.mjpg``, ``https://host/live.m3u8`` | MJPEG, HLS, videos on a web server |
+| ``udp://@239.0.0.1:1234``, ``rtp://``, ``rtmp://``, ``tcp://``, ``x.sdp`` | streams |
 | ``clip.mp4``, ``file:///data/clip.mp4`` | a video |
 | ``picture.png``, ``folder/``, ``shots/*.jpg`` | pictures |
 | ``gst://videotestsrc ! videoconvert`` | a GStreamer pipeline |
 | ``test://?fps=30`` | a moving pattern |
 
-Options stand in the query of an address. Where the query belongs to a camera (``rtsp``, ``http``)
-they stand behind a ``#``, which is never sent: ``rtsp://host/1?subtype=1#transport=udp&timeout=3``.
+Options stand in the query of an address. Where the query belongs to a camera (``rtsp``, ``http``,
+other streams) they stand behind a ``#``, which is never sent:
+``rtsp://host/1?subtype=1#transport=udp&timeout=3``.
 All may also be given apart from the address.
 """
 
@@ -24,10 +26,21 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import unquote
 
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.media import PICTURE_SUFFIXES, VIDEO_SUFFIXES, is_video_file
+from trt_afdet.stream.addresses import (
+    ENCODE,
+    SOURCE_FRAGMENT,
+    SOURCE_SCHEMES,
+    Address,
+    join_options,
+    parse_address,
+    scheme_of,
+    split_options,
+    unknown_scheme,
+)
 from trt_afdet.stream.redact import redact
 from trt_afdet.stream.sources.base import Source
 from trt_afdet.stream.sources.csi import CsiOptions, csi_source
@@ -37,17 +50,20 @@ from trt_afdet.stream.sources.jetson import (
     jetson_file_source,
     jetson_rtsp_source,
 )
-from trt_afdet.stream.sources.network import HttpOptions, RtspOptions, http_source, rtsp_source
+from trt_afdet.stream.sources.network import (
+    HttpOptions,
+    RtspOptions,
+    StreamOptions,
+    http_source,
+    rtsp_source,
+    stream_source,
+)
 from trt_afdet.stream.sources.options import read_options
 from trt_afdet.stream.sources.pictures import PictureOptions, PicturesSource
 from trt_afdet.stream.sources.test_pattern import Pattern, TestPatternSource
 from trt_afdet.stream.sources.v4l2 import V4l2Options, V4l2Source
 from trt_afdet.stream.sources.video_file import FileOptions, VideoFileSource
-from trt_afdet.suggest import nearest
 
-SCHEMES = ("v4l2", "csi", "rtsp", "rtsps", "http", "https", "file", "gst", "test")
-
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _DEVICE = re.compile(r"/dev/video(\d+)")
 
 
@@ -57,7 +73,8 @@ class SourceSpec:
 
     Attributes:
         uri: What is opened; may hold credentials.
-        kind: ``v4l2``, ``csi``, ``gst``, ``rtsp``, ``http``, ``file``, ``pictures`` or ``test``.
+        kind: ``v4l2``, ``csi``, ``gst``, ``rtsp``, ``http``, ``stream``, ``file``, ``pictures`` or
+            ``test``.
         name: For people and logs; without credentials.
         live: See :class:`Source`.
         options: As its kind has them.
@@ -86,20 +103,19 @@ def parse_source(text: str, **options: object) -> SourceSpec:
     text = text.strip()
     if not text or "\0" in text:
         raise InvalidValueError("a source has no address")
-    match = _SCHEME.match(text)
-    if match is None:
+    scheme = scheme_of(text)
+    if scheme is None:
         return _path(text, options)
-    scheme = match[1].lower()
-    if scheme not in SCHEMES:
-        hint = nearest(scheme, SCHEMES) or f"one of {', '.join(SCHEMES)}, or a path"
-        raise InvalidValueError("unknown kind of source", got=f"{scheme}://", hint=hint)
+    if scheme not in SOURCE_SCHEMES:
+        raise unknown_scheme("source", scheme, SOURCE_SCHEMES)
+    rest = text.partition("://")[2]
     if scheme == "gst":
-        return _gst(text[match.end() :], options)
-    if scheme in ("rtsp", "rtsps", "http", "https"):
-        return _network(scheme, text, options)
-    where, _, query = text[match.end() :].partition("?")
+        return _gst(rest, options)
+    if scheme in SOURCE_FRAGMENT:
+        return _network(text, options)
+    where, _, query = rest.partition("?")
     where = unquote(where)
-    given = {**dict(parse_qsl(query, keep_blank_values=True)), **options}
+    given = {**dict(split_options(query)), **options}
     if scheme == "test":
         return _test(where, given)
     if scheme == "file":
@@ -133,6 +149,8 @@ def make_source(spec: SourceSpec, name: str | None = None) -> Source:
         return rtsp_source(spec.uri, name, options)
     if spec.kind == "http":
         return http_source(spec.uri, name, options, live=spec.live)
+    if spec.kind == "stream":
+        return stream_source(spec.uri, name, options)
     if spec.kind == "test":
         return TestPatternSource(spec.uri, name)
     if spec.kind == "pictures":
@@ -153,6 +171,9 @@ def _path(text: str, options: dict[str, Any]) -> SourceSpec:
         raise InvalidValueError("a path that is too long", got=f"{len(text)} characters") from None
     suffix = path.suffix.lower()
     pattern = glob.has_magic(text) and not path.exists()
+    if suffix == ".sdp" and path.is_file():
+        stream = read_options(StreamOptions, "a session description", options)
+        return SourceSpec(str(path), "stream", text, True, stream)
     if path.is_file() and path.stat().st_size:
         picture = not is_video_file(path)
     else:
@@ -203,43 +224,48 @@ def _test(where: str, options: dict[str, Any]) -> SourceSpec:
         raise InvalidValueError(
             "test:// has options only", got=_shown(where), hint="test://?fps=30"
         )
-    uri = f"test://?{urlencode(options)}" if options else "test://"
+    uri = f"test://?{join_options(options)}" if options else "test://"
     pattern = Pattern.parse(uri)
     return SourceSpec(uri, "test", uri, TestPatternSource(uri).live, pattern)
 
 
-def _network(scheme: str, text: str, options: dict[str, Any]) -> SourceSpec:
-    address, _, fragment = text.partition("#")
-    try:
-        parts = urlsplit(address)
-        host = parts.hostname
-        parts.port  # noqa: B018  # Raises if it is no number.
-    except ValueError:
-        # Without the text: what looks like a port may be half a password.
-        raise InvalidValueError(
-            f"{scheme}:// address that cannot be read",
-            hint="special characters in a password are written %XX, / as %2F, # as %23",
-        ) from None
-    if not address.isprintable() or " " in address:
-        raise InvalidValueError(
-            f"{scheme}:// address with a space or an invisible character", hint="write it as %XX"
-        )
-    if "@" in fragment:
-        raise InvalidValueError(
-            f"{scheme}:// address whose password has a '#'", hint="write it as %23"
-        )
-    if not host:
+def _network(text: str, options: dict[str, Any]) -> SourceSpec:
+    address = parse_address(text)
+    scheme = address.scheme
+    if not address.host and scheme not in ("udp", "rtp"):
         raise InvalidValueError(f"{scheme}:// needs a host", hint=f"{scheme}://HOST/path")
-    given = {**dict(parse_qsl(fragment, keep_blank_values=True)), **options}
+    given = {**dict(split_options(address.fragment)), **options}
+    if "@" in address.fragment and address.user is None:
+        # What looks like an option may be a piece of a password that has a "#".
+        try:
+            return _network_spec(address, given)
+        except InvalidValueError as error:
+            raise InvalidValueError(error.what, hint=ENCODE) from None
+    return _network_spec(address, given)
+
+
+def _network_spec(address: Address, given: dict[str, Any]) -> SourceSpec:
+    scheme = address.scheme
+    place = f"{scheme}://"
     if scheme.startswith("rtsp"):
-        read: Any = read_options(RtspOptions, f"{scheme}://", given)
-        kind, live = "rtsp", True
-    else:
-        read = read_options(HttpOptions, f"{scheme}://", given)
-        suffix = Path(parts.path).suffix.lower()
-        kind, live = (
-            "http",
-            read.live == "yes" or (read.live == "auto" and suffix not in VIDEO_SUFFIXES),
+        return SourceSpec(
+            address.url(), "rtsp", address.shown, True, read_options(RtspOptions, place, given)
         )
-    shown = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-    return SourceSpec(address, kind, redact(shown), live, read)
+    if not scheme.startswith("http"):
+        return _stream(address, given)
+    read = read_options(HttpOptions, place, given)
+    suffix = Path(address.path).suffix.lower()
+    live = read.live == "yes" or (read.live == "auto" and suffix not in VIDEO_SUFFIXES)
+    return SourceSpec(address.url(), "http", address.shown, live, read)
+
+
+def _stream(address: Address, given: dict[str, Any]) -> SourceSpec:
+    scheme = address.scheme
+    read = read_options(StreamOptions, f"{scheme}://", given)
+    if address.port is None and not scheme.startswith("rtmp"):
+        raise InvalidValueError(f"{scheme}:// needs a port", hint=f"{scheme}://HOST:PORT")
+    url = address.url()
+    if scheme in ("udp", "rtp") and address.user is None and address.password is None:
+        # udp://@239.0.0.1:1234, as VLC and FFmpeg write "receive there".
+        url = url.replace("://", "://@", 1) if scheme == "udp" else url
+    return SourceSpec(url, "stream", address.shown, True, read)

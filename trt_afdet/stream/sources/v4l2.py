@@ -47,7 +47,7 @@ class V4l2Options:
     width: int = option(0, least=0)
     height: int = option(0, least=0)
     fps: float = option(0.0, least=0)
-    timeout: float = option(5.0, least=0.1)
+    timeout: float = option(5.0, least=0.1, seconds=True)
 
     def __post_init__(self) -> None:
         if self.format and self.format.upper() not in DECODERS:

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trt_afdet.errors import AfdetError, InvalidValueError
+from trt_afdet.stream.addresses import SOURCE_SCHEMES
 from trt_afdet.stream.sources.csi import CsiOptions, csi_pipeline
 from trt_afdet.stream.sources.jetson import file_pipeline, rtsp_pipeline
 from trt_afdet.stream.sources.network import RtspOptions
-from trt_afdet.stream.sources.uri import SCHEMES, make_source, parse_source
+from trt_afdet.stream.sources.uri import make_source, parse_source
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ from trt_afdet.stream.sources.uri import SCHEMES, make_source, parse_source
         ("v4l2:///dev/v4l/by-id/cam", "v4l2", "/dev/v4l/by-id/cam", "/dev/v4l/by-id/cam", True),
         ("csi://1", "csi", "1", "csi://1", True),
         ("rtsp://cam/1", "rtsp", "rtsp://cam/1", "rtsp://cam/1", True),
-        ("RTSPS://cam:322/1", "rtsp", "RTSPS://cam:322/1", "rtsps://cam:322/1", True),
+        ("RTSPS://cam:322/1", "rtsp", "rtsps://cam:322/1", "rtsps://cam:322/1", True),
         (
             "rtsp://u:p@[fe80::1]:554/1?subtype=1#transport=udp", "rtsp",
             "rtsp://u:p@[fe80::1]:554/1?subtype=1", "rtsp://[fe80::1]:554/1?subtype=1", True,
@@ -37,6 +38,11 @@ from trt_afdet.stream.sources.uri import SCHEMES, make_source, parse_source
         ("file:///a%20b.mp4", "file", "/a b.mp4", "/a b.mp4", False),
         ("shots/*.jpg", "pictures", "shots/*.jpg", "shots/*.jpg", False),
         ("one.png", "pictures", "one.png", "one.png", False),
+        ("HTTP://CAM/1", "http", "http://CAM/1", "http://CAM/1", True),
+        ("udp://@239.0.0.1:1234", "stream", "udp://@239.0.0.1:1234", "udp://239.0.0.1:1234", True),
+        ("rtp://:5004", "stream", "rtp://:5004", "rtp://:5004", True),
+        ("RTMP://u:p@cam/app/key", "stream", "rtmp://u:p@cam/app/key", "rtmp://cam/app/key", True),
+        ("tcp://cam:9000#format=mpegts", "stream", "tcp://cam:9000", "tcp://cam:9000", True),
         ("gst://videotestsrc ! jpegenc", "gst", "videotestsrc ! jpegenc",
          "gst://videotestsrc ! jpegenc", True),
         ("test://?fps=5", "test", "test://?fps=5", "test://?fps=5", True),
@@ -86,12 +92,12 @@ def test_options_in_an_address_and_beside_it() -> None:
         ("rstp://cam/1", {}, r"unknown kind of source \(got rstp://\) - did you mean 'rtsp'"),
         ("ftp4711://cam", {}, "one of v4l2, csi"),
         ("rtsp://cam/1", {"transprot": "udp"}, "did you mean 'transport'"),
-        ("rtsp://cam/1#timeout=soon", {}, r"timeout must be a number \(got soon\)"),
+        ("rtsp://cam/1#timeout=soon", {}, r"timeout must be a number like 10min \(got soon\)"),
         ("rtsp://cam/1#timeout=0", {}, "timeout must be at least 0.1"),
         ("rtsp://cam/1", {"timeout": "nan"}, "must be a number"),
         ("rtsp://cam/1", {"timeout": True}, "must be a number"),
         ("rtsp://cam/1#transport=upd", {}, "did you mean 'udp'"),
-        ("rtsp://cam/1", {"verify": "maybe"}, "must be true or false"),
+        ("rtsp://cam/1", {"verify": "maybe"}, "must be yes or no"),
         ("v4l2://0?width=1280", {}, "width and height go together"),
         ("v4l2://0?width=12.5&height=3", {}, "must be a whole number"),
         ("v4l2://0?format=H264", {}, "none that can be decoded"),
@@ -106,6 +112,9 @@ def test_options_in_an_address_and_beside_it() -> None:
         ("0", {}, "did you mean /dev/video0"),
         ("no-such-thing", {}, "no such file"),
         ("one.png", {"fps": 3}, "no such option"),
+        ("tcp://cam", {}, "needs a port"),
+        ("rtsp://a:b#c@cam/1", {}, "in a user or password write @ as %40"),
+        ("rtsp://a:b c@cam/1", {}, "write a space as %20"),
         ("", {}, "no address"),
         ("a\0b.mp4", {}, "no address"),
         ("x" * 5000 + ".mp4", {}, r"too long \(got 5004 characters\)"),
@@ -139,7 +148,7 @@ def test_passwords_stay_inside(password: str, encoded: bool) -> None:
     assert f"'{password}'" not in repr(spec)
 
 
-@given(st.text(), st.sampled_from(["", *(f"{scheme}://" for scheme in SCHEMES)]))
+@given(st.text(), st.sampled_from(["", *(f"{scheme}://" for scheme in SOURCE_SCHEMES)]))
 def test_any_text_is_an_address_or_a_mistake(text: str, scheme: str) -> None:
     try:
         spec = parse_source(scheme + text)
