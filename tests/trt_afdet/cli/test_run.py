@@ -64,7 +64,7 @@ class Run:
     def waits_for(self, text: str) -> None:
         wait_until(lambda: self.said(text))
 
-    def wait_until(self, condition: Callable[[], Any]) -> None:
+    def until(self, condition: Callable[[], Any]) -> None:
         """Waits for a condition as long as the command runs."""
         wait_until(lambda: condition() or (self.said("") and False))
 

@@ -217,14 +217,14 @@ class RtspServer:
         if mounts is not None:
             self._mounts = dict(mounts)
         described = {path: asdict(mount) for path, mount in self._mounts.items()}
-        for _ in range(20):
+        for _ in range(100):
             said = self._launch(json.dumps(described))
             if said == "ready":
                 return
             self.kill()
             assert "port is taken" in said, f"the RTSP server does not start: {said}"
             # That of a server that was killed may take a moment to be free.
-            time.sleep(0.2)
+            time.sleep(0.2)  # timing: the pause between two tries
         raise AssertionError(f"port {self.port} stays taken")
 
     def _launch(self, mounts: str) -> str:
