@@ -84,6 +84,12 @@ def is_stdout(path: Path | None) -> bool:
         return False
 
 
+def is_file_target(path: Path) -> bool:
+    """Whether writing to ``path`` makes or replaces a file; False for devices, pipes and ``-``."""
+    with _errors_of(path):
+        return isinstance(_target(path), Path)
+
+
 @contextmanager
 def data_on_stdout(*paths: Path | None) -> Iterator[None]:
     """Sends what is printed to standard error if one of ``paths`` is standard output.

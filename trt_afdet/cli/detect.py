@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from trt_afdet import __version__
+from trt_afdet.cli import ui
+from trt_afdet.files import output_file
+
 if TYPE_CHECKING:
+    from trt_afdet.cli.inputs import Inputs
+    from trt_afdet.cli.journal import Journal
     from trt_afdet.detections import Detections
-    from trt_afdet.media import MediaFrame, Source
+    from trt_afdet.media import MediaFrame
     from trt_afdet.runtime.detector import Detector
 
 SUMMARY = "find objects in pictures, folders, globs and video files"
@@ -24,10 +31,14 @@ EPILOG = """\
 examples:
   trt-afdet detect street.mp4 --model model.onnx --out annotated.mp4 --jsonl boxes.jsonl
   trt-afdet detect 'pictures/*.jpg' --out annotated/ --conf 0.5 --classes imp barrel
+  trt-afdet detect a.jpg pictures/ monday.mp4 tuesday.mp4 --out annotated/ --resume
+  trt-afdet detect street.mp4 --jsonl - | jq .detections
   trt-afdet detect frame.png --show
 
-A folder's or glob's unreadable pictures are named in a warning; the others are done, and the exit
-status is 1. Output files appear when they are complete.
+Of several files, those that cannot be read are named in a warning; the others are done, and the
+exit status is 1. Output files appear when they are complete. With --resume, what is done is noted
+beside the output: the same command goes on after Ctrl-C, a kill or a power cut, and begins the
+annotated copy of an interrupted video anew. Cameras are for trt-afdet run.
 """
 
 #: The detector that ships with the package.
@@ -36,14 +47,23 @@ SHIPPED_MODEL = Path(__file__).parents[1] / "assets" / "model.onnx"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("source", metavar="SOURCE", help="picture, folder, glob or video file")
+    parser.add_argument(
+        "source", metavar="SOURCE", nargs="+", help="pictures, folders, globs and video files"
+    )
     parser.add_argument(
         "--model", type=Path, default=SHIPPED_MODEL, help="model.onnx (default: the shipped one)"
     )
     parser.add_argument(
-        "--out", type=Path, help="annotated picture or video, or a folder for either"
+        "--out", type=Path, help="annotated picture or video, or a folder for any number of either"
     )
-    parser.add_argument("--jsonl", type=Path, help="one JSON object per frame")
+    parser.add_argument(
+        "--jsonl", type=output_file, help="one JSON object per frame; - is standard output"
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on where a run with --resume was stopped or killed",
+    )
     parser.add_argument("--conf", type=float, default=0.3, help="lowest confidence (default: 0.3)")
     parser.add_argument("--iou", type=float, help="NMS IoU (default: the model's)")
     parser.add_argument("--max-det", type=int, help="detections per frame (default: the model's)")
@@ -54,15 +74,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from trt_afdet.cli.inputs import open_inputs
     from trt_afdet.errors import InvalidValueError
-    from trt_afdet.media import open_source
+    from trt_afdet.files import check_output, data_on_stdout
     from trt_afdet.runtime.detector import Detector
 
     if args.batch < 1:
         raise InvalidValueError("--batch must be at least 1", got=args.batch)
-    source = open_source(args.source)
+    if args.show:
+        from trt_afdet.stream.sinks.window import check_screen
+
+        check_screen("use --out instead")
+    source = open_inputs(args.source)
+    if args.jsonl is not None:
+        check_output(args.jsonl)
     with (
-        source,
+        data_on_stdout(args.jsonl),
+        _journal(args, source) as journal,
         Detector.load(
             args.model,
             conf=args.conf,
@@ -72,11 +100,57 @@ def run(args: argparse.Namespace) -> int:
             threads=args.threads,
         ) as detector,
     ):
+        if journal is not None and journal.frames:
+            ui.note(f"{journal.frames.total()} frames were done before")
         result = detect(
-            source, detector, out=args.out, jsonl=args.jsonl, batch=args.batch, show=args.show
+            source,
+            detector,
+            out=args.out,
+            jsonl=args.jsonl,
+            batch=args.batch,
+            show=args.show,
+            journal=journal,
         )
-    print_result(result, detector)
+        print_result(result, detector)
     return report_failures(source)
+
+
+@contextmanager
+def _journal(args: argparse.Namespace, source: Inputs) -> Iterator[Journal | None]:
+    """With --resume, what an earlier run has done; it is forgotten when all is done.
+
+    Raises:
+        InvalidValueError: If there is no place to keep it, or the settings have changed.
+    """
+    from trt_afdet.cli.journal import Journal
+    from trt_afdet.errors import InvalidValueError
+    from trt_afdet.files import check_model_path, is_file_target
+
+    if not args.resume:
+        yield None
+        return
+    check_model_path(args.model)
+    if args.jsonl is not None and is_file_target(args.jsonl):
+        path = args.jsonl.with_name(f".{args.jsonl.name}.resume")
+    elif args.jsonl is None and args.out is not None:
+        is_file = _names_a_file(args.out, source)
+        path = args.out.parent / f".{args.out.name}.resume" if is_file else args.out / ".resume"
+    else:
+        raise InvalidValueError("--resume needs files to go on with", hint="add --out or --jsonl")
+    names = "\n".join(f"{path} {path.stat().st_size}" for path in source.paths)
+    settings = {
+        "version": __version__,
+        "model": hashlib.sha256(args.model.read_bytes()).hexdigest()[:16],
+        "inputs": f"{len(source.paths)} ({hashlib.sha256(names.encode()).hexdigest()[:8]})",
+        "out": None if args.out is None else str(args.out),
+        "jsonl": None if args.jsonl is None else str(args.jsonl),
+        "conf": args.conf,
+        "iou": args.iou,
+        "max-det": args.max_det,
+        "classes": args.classes,
+    }
+    with Journal(path, settings) as journal:
+        yield journal
 
 
 @dataclass
@@ -99,7 +173,7 @@ class Result:
 
 
 def detect(
-    source: Source,
+    source: Inputs,
     detector: Detector,
     *,
     out: Path | None = None,
@@ -108,11 +182,12 @@ def detect(
     show: bool = False,
     keep: bool = False,
     report_from: float = 0.0,
+    journal: Journal | None = None,
 ) -> Result:
     """Runs a detector over a source and writes what is asked for.
 
     Args:
-        source: An open source.
+        source: What to read.
         detector: An open detector; its ``times`` get all stages.
         out: File or folder of the annotated pictures or video.
         jsonl: File of one JSON object per frame.
@@ -120,16 +195,17 @@ def detect(
         show: Whether to show a window.
         keep: Whether to keep every frame's detections in the result.
         report_from: Leave less confident ones out of everything but what is kept.
+        journal: What an earlier run has done; gets what this one does.
 
     Raises:
         AfdetError: For a bad source or output; nothing half-written stays.
     """
-    from trt_afdet.cli import ui
-
     result = Result()
     start = time.perf_counter()
+    go_on = True
     with ExitStack() as stack:
-        sinks = stack.enter_context(_Sinks(source, out, jsonl, show))
+        sinks = stack.enter_context(_Sinks(source, out, jsonl, show, journal))
+        source.is_done, source.is_known = sinks.is_done, sinks.is_known
         frames = _timed(iter(source), detector)
         for group in _groups(ui.progress(frames, source.total, "detecting"), batch):
             found = detector([frame.image for frame in group])
@@ -143,6 +219,9 @@ def detect(
                     result.detections.append(everything)
             if not go_on:
                 break
+        sinks.finish()
+    if journal is not None and go_on:
+        journal.remove()
     result.seconds = time.perf_counter() - start
     result.written = sinks.written
     return result
@@ -177,93 +256,150 @@ def _relative_names(paths: list[Path]) -> dict[Path, Path]:
 
 
 class _Sinks:
-    """Annotated pictures or video, JSON lines, window: whatever was asked for."""
+    """Annotated pictures and videos, JSON lines, window: whatever was asked for."""
 
-    def __init__(self, source: Source, out: Path | None, jsonl: Path | None, show: bool) -> None:
-        from trt_afdet.errors import InvalidValueError
-        from trt_afdet.media.suffixes import WRITABLE_PICTURES, WRITABLE_VIDEOS
-
+    def __init__(
+        self,
+        source: Inputs,
+        out: Path | None,
+        jsonl: Path | None,
+        show: bool,
+        journal: Journal | None,
+    ) -> None:
         self.source = source
         self.out = out
         self.jsonl = jsonl
         self.show = show
+        self.journal = journal
         self.written: list[Path] = []
         self._stack = ExitStack()
         self._video: Any = None
+        self._videos = ExitStack()
+        self._current: Path | None = None
         self._lines: IO[str] | None = None
-        self._is_file = out is not None and out.suffix != "" and not out.is_dir()
-        if self._is_file and out is not None:
-            known = WRITABLE_VIDEOS if source.is_video else WRITABLE_PICTURES
-            if out.suffix.lower() not in known or (not source.is_video and len(source.paths) != 1):
-                kind = "a video" if source.is_video else "pictures"
-                raise InvalidValueError(
-                    f"--out does not fit {kind}",
-                    got=out,
-                    hint=f"name a folder, or a file in {', '.join(known)}"
-                    if source.is_video or len(source.paths) == 1
-                    else "name a folder",
-                )
-        self._names = _relative_names(source.paths)
+        self._is_file = out is not None and _names_a_file(out, source)
+        self._targets = self._choose_targets()
         self._refuse_to_overwrite()
+
+    def _choose_targets(self) -> dict[Path, Path]:
+        """Where each source's annotated copy goes: no two to one place."""
+        if self.out is None:
+            return {}
+        if self._is_file:
+            return {self.source.paths[0]: self.out}
+        names = _relative_names(self.source.paths)
+        videos = self.source.videos
+        stems = Counter(names[path].with_suffix("") for path in videos)
+        targets: dict[Path, Path] = {}
+        for path, name in names.items():
+            if path in videos and name.suffix != ".mp4":
+                unique = stems[name.with_suffix("")] == 1
+                name = name.with_suffix(".mp4") if unique else name.with_name(f"{name.name}.mp4")
+            targets[path] = self.out / name
+        return targets
 
     def _refuse_to_overwrite(self) -> None:
         """Annotated files must never take the place of the ones they were made from."""
         from trt_afdet.errors import InvalidValueError
 
         sources = {path.resolve() for path in self.source.paths}
-        for path in self.source.paths:
-            target = self._target(path)
+        for target in (*self._targets.values(), self.jsonl):
             if target is not None and target.resolve() in sources:
+                option = "--jsonl" if target is self.jsonl else "--out"
                 raise InvalidValueError(
-                    "--out would overwrite its own source", got=target, hint="name another folder"
+                    f"{option} would overwrite its own source", got=target, hint="use another name"
                 )
 
-    def _target(self, path: Path) -> Path | None:
-        """Where a source's annotated copy goes."""
-        if self.out is None or self._is_file:
-            return self.out
-        from trt_afdet.media.suffixes import WRITABLE_PICTURES
+    def is_done(self, path: Path) -> bool:
+        """Whether an earlier run has done a file; see :class:`Journal`."""
+        if self.journal is None:
+            return False
+        if path in self._targets and not self._targets[path].exists():
+            return False
+        name = str(path)
+        return name in self.journal.ended or (
+            path not in self.source.videos and self.journal.frames[name] > 0
+        )
 
-        name = self._names[path]
-        if self.source.is_video:
-            return self.out / name.with_suffix(".mp4")
-        if name.suffix.lower() not in WRITABLE_PICTURES:
-            name = name.with_name(f"{name.name}.png")
-        return self.out / name
+    def is_known(self, frame: MediaFrame) -> bool:
+        """Whether an earlier run has done a frame of a video that nothing is drawn of."""
+        if self.journal is None or frame.path in self._targets or self.show:
+            return False
+        return frame.index < self.journal.frames[str(frame.path)]
 
     def __enter__(self) -> _Sinks:
-        from trt_afdet.files import atomic_path
-        from trt_afdet.media import VideoSource, VideoWriter
+        from trt_afdet.files import open_output
 
         with ExitStack() as stack:  # Closes what is open already if the next cannot be opened.
             if self.jsonl is not None:
-                path = stack.enter_context(atomic_path(self.jsonl))
-                self._lines = stack.enter_context(path.open("w", encoding="utf-8"))
+                if self.journal is None:
+                    self._lines = stack.enter_context(open_output(self.jsonl))
                 self.written.append(self.jsonl)
-            if self.out is not None and isinstance(self.source, VideoSource):
-                path = self._target(self.source.paths[0]) or self.out
-                self._video = stack.enter_context(VideoWriter(path, self.source.write_fps))
-                self.written.append(path)
-            elif self.out is not None:
+            if self.out is not None and not self.source.is_video:
                 self.written.append(self.out)
+            stack.enter_context(self._videos)
+            if self.source.is_video and self.out is not None:
+                self._open_video(self.source.paths[0], None)
             self._stack = stack.pop_all()
         return self
+
+    def _open_video(self, path: Path, rate: float | None) -> None:
+        """Starts the annotated copy of a video; without ``rate`` only finds out if it can be."""
+        from trt_afdet.files import check_output
+        from trt_afdet.media import VideoWriter
+
+        target = self._targets[path]
+        writer = VideoWriter(target, rate or 25.0)
+        if rate is None:
+            check_output(target)
+            return
+        self._video = self._videos.enter_context(writer)
+        if self.source.is_video:
+            self.written.append(target)
 
     def write(self, frame: MediaFrame, found: Detections) -> bool:
         """Takes one frame; False if the window was closed."""
         from trt_afdet.media import write_picture
 
+        if frame.path != self._current:
+            self._end_current()
+            self._current = frame.path
+            if frame.path in self.source.videos and frame.path in self._targets:
+                self._open_video(frame.path, self.source.rates[frame.path])
+        line = json_line(frame, found)
         if self._lines is not None:
-            json.dump(json_line(frame, found), self._lines, ensure_ascii=False)
-            self._lines.write("\n")
-        if self.out is None and not self.show:
-            return True
-        drawn = found.draw(frame.image)
+            self._lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+        drawn = found.draw(frame.image) if self.out is not None or self.show else frame.image
         if self._video is not None:
-            self._video.write(drawn, (frame.timestamp_ms or 0.0) / 1000)
-        elif (target := self._target(frame.path)) is not None:
-            write_picture(target, drawn)
+            self._video.write(drawn)
+        elif frame.path in self._targets:
+            write_picture(self._targets[frame.path], drawn)
+        if self.journal is not None:
+            before = self.journal.frames[str(frame.path)]
+            is_new = frame.index >= before if frame.path in self.source.videos else not before
+            if is_new:
+                self.journal.frame(frame.path, line)
         return self._show(drawn) if self.show else True
+
+    def _end_current(self) -> None:
+        """Everything of a source was written."""
+        self._video = None
+        self._videos.close()
+        if self.journal is not None and self._current in self.source.videos:
+            assert self._current is not None
+            self.journal.end(self._current)
+
+    def finish(self) -> None:
+        """Ends the last source, and writes what an earlier run and this one have found."""
+        from trt_afdet.files import open_output
+
+        if self._current is not None:
+            self._end_current()
+            self._current = None
+        if self.journal is not None and self.jsonl is not None:
+            with open_output(self.jsonl) as file:
+                for line in self.journal.lines():
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def _show(self, image: Any) -> bool:
         import cv2
@@ -283,6 +419,35 @@ class _Sinks:
         self._stack.__exit__(*error)
 
 
+def _names_a_file(out: Path, source: Inputs) -> bool:
+    """Whether --out is a file, not a folder.
+
+    Raises:
+        InvalidValueError: If it does not fit the source.
+    """
+    from trt_afdet.errors import InvalidValueError
+    from trt_afdet.files import STDOUT
+    from trt_afdet.media import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+
+    if out.is_dir():
+        return False
+    if out == STDOUT or (out.exists() and not out.suffix):
+        raise InvalidValueError(
+            "--out needs a name whose ending tells the format",
+            got=out,
+            hint="JSON lines can go there: --jsonl",
+        )
+    if out.suffix.lower() not in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES):
+        return False
+    if (out.suffix.lower() in VIDEO_SUFFIXES) != source.is_video or len(source.paths) != 1:
+        raise InvalidValueError(
+            "--out does not fit the source",
+            got=out,
+            hint="name a folder, or a video file for a video",
+        )
+    return True
+
+
 def json_line(frame: MediaFrame, found: Detections) -> dict[str, Any]:
     """What JSON lines say of one frame; boxes are x1 y1 x2 y2 in pixels of the frame."""
     height, width = frame.image.shape[:2]
@@ -294,8 +459,6 @@ def json_line(frame: MediaFrame, found: Detections) -> dict[str, Any]:
 
 def print_result(result: Result, detector: Detector) -> None:
     """The tables of a run: stages, frames, classes, files."""
-    from trt_afdet.cli import ui
-
     rows = [[s, f"{p50:.2f}", f"{p95:.2f}"] for s, p50, p95 in detector.times.rows()]
     ui.table("milliseconds per frame", ["stage", "p50", "p95"], rows)
     if result.counts:
@@ -309,10 +472,8 @@ def print_result(result: Result, detector: Detector) -> None:
         print(f"wrote {path}")
 
 
-def report_failures(source: Source) -> int:
+def report_failures(source: Inputs) -> int:
     """Names what could not be read; the exit status."""
-    from trt_afdet.cli import ui
-
     for error in source.failed:
         ui.warn(str(error))
     return 1 if source.failed else 0

@@ -20,6 +20,11 @@ def warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr)
 
 
+def note(text: str) -> None:
+    """One line on stderr that is no warning."""
+    print(text, file=sys.stderr)
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on stdout; all columns but the first are right-aligned."""
     try:

@@ -54,7 +54,7 @@ class WindowSink:
             MissingDependencyError: If this OpenCV has no windows.
             RunError: If there is no screen.
         """
-        check_screen()
+        check_screen("use another output, such as mjpeg://127.0.0.1:8081")
         self._thread.start()
 
     def write(self, result: StreamResult) -> None:
@@ -124,8 +124,12 @@ def grid(images: Sequence[Image], width: int = WIDTH, height: int = HEIGHT) -> I
     return canvas
 
 
-def check_screen() -> None:
-    """
+def check_screen(hint: str) -> None:
+    """Finds out whether a window can be shown, without any harm to this process.
+
+    Args:
+        hint: What else the user can do.
+
     Raises:
         MissingDependencyError: If this OpenCV has no windows.
         RunError: If there is no screen.
@@ -137,7 +141,6 @@ def check_screen() -> None:
                 "this OpenCV is built without windows",
                 hint="pip uninstall opencv-python-headless; pip install opencv-python",
             )
-    hint = "use another output, such as mjpeg://127.0.0.1:8081"
     if sys.platform == "linux" and not (
         os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     ):

@@ -1,0 +1,120 @@
+"""What a stopped ``detect --resume`` had done, so that the next one goes on."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import IO, Any
+
+
+class Journal:
+    """A file that says what is done: its settings, then a line per frame, then ends of videos.
+
+    Each line is written at once, so that even a kill loses no more than the frame at hand.
+
+    Args:
+        path: The file; it is removed when everything is done.
+        settings: What must be the same in a run that goes on: name and value, as JSON has them.
+
+    Raises:
+        InvalidValueError: If the stopped run had other settings.
+        RunError: If another process is at it.
+        WriteError: If it cannot be written.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self.path = path
+        self.frames: Counter[str] = Counter()
+        self.ended: set[str] = set()
+        self._settings = settings
+        self._file: IO[bytes]
+
+    def __enter__(self) -> Journal:
+        from trt_afdet.errors import RunError
+        from trt_afdet.files import write_error
+
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._file = os.fdopen(os.open(self.path, flags, 0o600), "r+b", buffering=0)
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        try:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError("another detect --resume is at work here", got=self.path) from error
+            self._read()
+        except BaseException:
+            self._file.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def frame(self, path: Path, line: dict[str, Any]) -> None:
+        """A frame is done, its picture written; ``line`` is what JSON lines say of it."""
+        self._write({"frame": str(path), "line": line})
+
+    def end(self, path: Path) -> None:
+        """A video is done, its annotated copy in its place."""
+        self._write({"end": str(path)})
+
+    def lines(self) -> Any:
+        """The JSON lines of all frames, in the order of their frames."""
+        with self.path.open("rb") as file:
+            for text in file:
+                entry = json.loads(text)
+                if "line" in entry:
+                    yield entry["line"]
+
+    def remove(self) -> None:
+        """Everything is done."""
+        self.path.unlink(missing_ok=True)
+
+    def _read(self) -> None:
+        end = 0
+        for text in self._file:
+            if not text.endswith(b"\n"):
+                break
+            try:
+                entry = json.loads(text)
+            except ValueError:
+                break
+            if end == 0:
+                self._compare(entry)
+            elif "end" in entry:
+                self.ended.add(entry["end"])
+            else:
+                self.frames[entry["frame"]] += 1
+            end += len(text)
+        os.ftruncate(self._file.fileno(), end)
+        if end == 0:
+            self._write(self._settings)
+
+    def _compare(self, before: dict[str, Any]) -> None:
+        from trt_afdet.errors import InvalidValueError
+
+        names = [n for n in {**before, **self._settings} if before.get(n) != self._settings.get(n)]
+        if names:
+            changes = "; ".join(f"{n}: {before.get(n)}, now {self._settings.get(n)}" for n in names)
+            raise InvalidValueError(
+                "the run that was stopped had other settings",
+                got=changes,
+                hint=f"use the same, or delete {self.path} to begin anew",
+            )
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        from trt_afdet.files import write_error
+
+        data = (json.dumps(entry, ensure_ascii=False) + "\n").encode()
+        try:
+            written = 0
+            while written < len(data):
+                written += self._file.write(data[written:]) or 0
+        except OSError as error:
+            raise write_error(self.path, error) from error
