@@ -287,6 +287,8 @@ class _Sinks:
             return {}
         if self._is_file:
             return {self.source.paths[0]: self.out}
+        from trt_afdet.media.suffixes import WRITABLE_PICTURES
+
         names = _relative_names(self.source.paths)
         videos = self.source.videos
         stems = Counter(names[path].with_suffix("") for path in videos)
@@ -295,6 +297,8 @@ class _Sinks:
             if path in videos and name.suffix != ".mp4":
                 unique = stems[name.with_suffix("")] == 1
                 name = name.with_suffix(".mp4") if unique else name.with_name(f"{name.name}.mp4")
+            elif path not in videos and name.suffix.lower() not in WRITABLE_PICTURES:
+                name = name.with_name(f"{name.name}.png")
             targets[path] = self.out / name
         return targets
 
@@ -371,7 +375,7 @@ class _Sinks:
             self._lines.write(json.dumps(line, ensure_ascii=False) + "\n")
         drawn = found.draw(frame.image) if self.out is not None or self.show else frame.image
         if self._video is not None:
-            self._video.write(drawn)
+            self._video.write(drawn, (frame.timestamp_ms or 0.0) / 1000)
         elif frame.path in self._targets:
             write_picture(self._targets[frame.path], drawn)
         if self.journal is not None:
@@ -427,7 +431,7 @@ def _names_a_file(out: Path, source: Inputs) -> bool:
     """
     from trt_afdet.errors import InvalidValueError
     from trt_afdet.files import STDOUT
-    from trt_afdet.media import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+    from trt_afdet.media.suffixes import WRITABLE_PICTURES, WRITABLE_VIDEOS
 
     if out.is_dir():
         return False
@@ -437,13 +441,16 @@ def _names_a_file(out: Path, source: Inputs) -> bool:
             got=out,
             hint="JSON lines can go there: --jsonl",
         )
-    if out.suffix.lower() not in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES):
+    if not out.suffix:
         return False
-    if (out.suffix.lower() in VIDEO_SUFFIXES) != source.is_video or len(source.paths) != 1:
+    known = WRITABLE_VIDEOS if source.is_video else WRITABLE_PICTURES
+    if len(source.paths) != 1:
+        raise InvalidValueError("--out does not fit several sources", got=out, hint="name a folder")
+    if out.suffix.lower() not in known:
         raise InvalidValueError(
-            "--out does not fit the source",
+            f"--out does not fit {'a video' if source.is_video else 'a picture'}",
             got=out,
-            hint="name a folder, or a video file for a video",
+            hint=f"name a folder, or a file in {', '.join(known)}",
         )
     return True
 

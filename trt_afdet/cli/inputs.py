@@ -82,7 +82,7 @@ class Inputs:
             with VideoSource(path) as video:
                 if self.is_video:
                     self.total = video.total
-                self.rates[path] = getattr(video, "write_fps", None) or video.fps or 25.0
+                self.rates[path] = video.write_fps
                 yield from (frame for frame in video if not self.is_known(frame))
                 self.failed += video.failed
         except (CorruptFileError, MissingFileError) as error:
@@ -174,12 +174,11 @@ def _is_for_run(word: str, got: str | None = None) -> AfdetError:
 
 def _item(path: Path) -> Item:
     from trt_afdet.errors import CorruptFileError
-    from trt_afdet.media import VideoSource, open_source
+    from trt_afdet.media import is_video_file
 
     if path.stat().st_size == 0:
         raise CorruptFileError("the file is empty (0 bytes)", got=path)
-    with open_source(path) as source:
-        return Item([path], isinstance(source, VideoSource))
+    return Item([path], is_video_file(path))
 
 
 def _sorted(paths: list[Path], where: str) -> list[Item]:

@@ -76,8 +76,11 @@ def test_mixtures(here: Path, words: list[str], want: list[str]) -> None:
 
 def test_one_bad_source_among_others(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
-    assert detect("bad.png", "v.mp4", "--jsonl", "o.jsonl") == 1
-    assert "bad.png" in capsys.readouterr().err
+    (here / "bad.mp4").write_bytes(b"\0\0\0\x18ftypmp42 no video")
+    assert detect("bad.png", "bad.mp4", "v.mp4", "--jsonl", "o.jsonl") == 1
+    err = capsys.readouterr().err
+    assert "bad.png" in err
+    assert "bad.mp4" in err
     assert sources(here / "o.jsonl") == ["v.mp4"]
 
 
