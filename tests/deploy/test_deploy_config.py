@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trt_afdet.cli import main
-from trt_afdet.doctor import software
+from trt_afdet.packages import PACKAGES
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -64,7 +64,7 @@ def extras() -> set[str]:
 def test_extras_that_are_named_exist() -> None:
     known = extras()
     assert "runtime" in known
-    named = {extra for *_, extra in software._STREAM_PACKAGES}
+    named = {extra for _, extra in PACKAGES.values() if extra is not None}
     for path in DEPLOY.rglob("*.Dockerfile"):
         for listed in re.findall(r"EXTRAS=([\w,]+)", path.read_text()):
             named |= set(listed.split(","))

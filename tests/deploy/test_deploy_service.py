@@ -135,7 +135,7 @@ class Manager:
     def wait_for(self, message: str, seconds: float) -> None:
         """Until the program sends this."""
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline:  # timing: the limit is the unit's own
             if self.process.poll() is not None:
                 raise AssertionError(f"it ended: {self.process.communicate()[1]}")
             with suppress(TimeoutError):

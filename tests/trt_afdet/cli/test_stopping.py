@@ -106,7 +106,7 @@ def test_a_forked_worker_ends_as_any_process() -> None:
             try:
                 os.write(writing, b"!")
                 while True:
-                    time.sleep(0.01)
+                    time.sleep(0.01)  # timing: until the signal comes
             finally:
                 os._exit(7)
         # Python forgets a signal that comes while it forks.

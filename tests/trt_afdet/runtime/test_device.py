@@ -113,7 +113,8 @@ class TestContract:
     ) -> None:
         event, stream = resources.event(), resources.stream()
         device.record(event, stream)
-        device.wait(1, event)  # The legacy default stream, which nobody created.
+        # timing: no time but the legacy default stream, which nobody created
+        device.wait(1, event)
 
     def test_a_graph_repeats_what_was_captured(self, device: Device, resources: Resources) -> None:
         assert device.has_graphs

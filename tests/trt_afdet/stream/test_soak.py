@@ -62,7 +62,7 @@ def run(folder: str) -> None:
     def look() -> None:
         for share in (0.3, 0.6, 0.95):
             while detector.frames < share * FRAMES:
-                stop.wait(0.05)
+                stop.wait(0.05)  # timing: the pause between two looks
                 if stop.is_set():
                     return
             threads = threading.active_count()

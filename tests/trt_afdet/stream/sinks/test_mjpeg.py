@@ -286,7 +286,7 @@ def test_ffmpeg_s_reader_plays_it(sink: MjpegSink) -> None:
 
     def feed() -> None:
         sequence = 0
-        while not stop.wait(0.02):
+        while not stop.wait(0.02):  # timing: the pace of a camera
             sink.write(result(sequence))
             sequence += 1
 

@@ -116,7 +116,7 @@ def test_kills_of_the_real_command_leave_each_position_once(tmp_path: Path) -> N
             assert time.monotonic() < end
             if jsonl.exists() and jsonl.read_bytes().count(b"\n") >= wanted:
                 process.kill()
-            time.sleep(0.001)
+            time.sleep(0.001)  # timing: the pause between two looks
         assert process.wait(120) in (0, -9)
     assert process.returncode == 0
     results = [r for r in read_records(jsonl) if r["type"] == "result"]

@@ -42,13 +42,9 @@ def fill(sink: Sink, sequences: range) -> None:
     sink.close()
 
 
-def write_for(sink: Sink, seconds: float) -> None:
-    end = time.monotonic() + seconds
-    sequence = 0
-    while time.monotonic() < end:
-        sink.write(result(sequence))
-        sequence += 1
-        time.sleep(0.01)
+def write_on(sink: Sink) -> None:
+    """Writes until that fails."""
+    wait_until(lambda: sink.write(result(0)), "a failure to write")
 
 
 def test_a_line_says_all_there_is_to_say(tmp_path: Path) -> None:
@@ -336,7 +332,7 @@ def test_an_error_of_the_disk_behind_our_back_is_reported(
 
     monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(WriteError, match="Input/output error"):
-        write_for(sink, 60.0)
+        write_on(sink)
     with pytest.raises(WriteError, match="Input/output error"):
         sink.close()
 

@@ -210,7 +210,7 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 while self.frozen.is_set() and not self._closing:
-                    time.sleep(0.02)
+                    time.sleep(0.02)  # timing: until it thaws
                 target.sendall(data)
         for end in (source, target):
             with contextlib.suppress(OSError):
