@@ -84,6 +84,8 @@ class _Parser(argparse.ArgumentParser):
             first = message.split(":", 1)[1].split()[0]
             hint = nearest(first.split("=")[0], self._option_strings())
             message = f"unknown option {first}" + (f" - {hint}" if hint else "")
+            if not first.startswith("-"):
+                message = f"unexpected word {first} - words stand together, before the options"
         elif "invalid choice:" in message and len(words) > 1:
             hint = nearest(words[1], re.split(r"[\s,'()]+", message.partition("choose from")[2]))
             message += f" - {hint}" if hint else ""

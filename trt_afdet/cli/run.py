@@ -30,6 +30,9 @@ Ctrl-C ends at once. SIGHUP reads the YAML again; cameras that did not change go
 docs/cameras.md explains the YAML.
 """
 
+#: Where the page is, if --web does not say.
+WEB_ADDRESS = "127.0.0.1:8080"
+
 #: Options that stand in the YAML where there is one.
 _IN_FILE = (
     "model", "sink", "web", "metrics", "track", "every", "zones", "fail_fast", "batch", "max_age",
@@ -42,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        nargs="+",
+        nargs="*",
         help="cameras, streams, files, each as [NAME=]ADDRESS, or one cameras.yaml",
     )
     parser.add_argument(
@@ -55,9 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--web",
         nargs="?",
-        const="127.0.0.1:8080",
+        const=WEB_ADDRESS,
         metavar="ADDRESS",
-        help="serve the web page (default address: 127.0.0.1:8080)",
+        help=f"serve the web page (default address: {WEB_ADDRESS})",
     )
     parser.add_argument("--metrics", metavar="ADDRESS", help="serve /metrics and /healthz there")
     parser.add_argument("--track", action="store_true", default=None, help="number the objects")
@@ -107,6 +110,7 @@ def load(args: argparse.Namespace) -> Loaded:
     from trt_afdet.errors import InvalidValueError
     from trt_afdet.stream.config import config_from, load_config
 
+    collect_sources(args)
     files = [source for source in args.source if is_config(source)]
     if not files:
         return config_from(_as_data(args))
@@ -119,6 +123,38 @@ def load(args: argparse.Namespace) -> Loaded:
     return load_config(Path(files[0]))
 
 
+def collect_sources(args: argparse.Namespace) -> None:
+    """Gives back the sources that stood behind ``--web`` or ``--classes``, which take words too.
+
+    Raises:
+        InvalidValueError: If there is no source at all.
+    """
+    from trt_afdet.errors import InvalidValueError
+
+    if args.web is not None and _is_source(args.web):
+        args.source.insert(0, args.web)
+        args.web = WEB_ADDRESS
+    if not args.source:
+        while args.classes and _is_source(args.classes[-1]):
+            args.source.insert(0, args.classes.pop())
+    if args.classes == []:
+        raise InvalidValueError("--classes needs a name before the source")
+    if not args.source:
+        raise InvalidValueError(
+            "the following arguments are required: SOURCE", hint="see trt-afdet run --help"
+        )
+
+
+def _is_source(word: str) -> bool:
+    """Whether a word can only be a camera, a file or a YAML: no address to listen on, no class."""
+    from trt_afdet.media import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+
+    if re.fullmatch(r"(?:[\w.-]+|\[[\da-fA-F:.%]+\]):\d{1,5}|\d{1,5}", word):
+        return False
+    known = (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES, ".yaml", ".yml")
+    return "://" in word or "/" in word or word.lower().endswith(known) or Path(word).exists()
+
+
 def is_config(source: str) -> bool:
     """Whether a word of the command line is a configuration, not a camera."""
     return "://" not in source and source.lower().endswith((".yaml", ".yml"))
@@ -127,7 +163,7 @@ def is_config(source: str) -> bool:
 def _named(source: str) -> dict[str, str]:
     """``door=rtsp://...`` as name and address; a file whose name looks so is a file."""
     name, _, uri = source.partition("=")
-    if uri and re.fullmatch(r"[A-Za-z][\w-]*", name) and not Path(source).exists():
+    if uri and re.fullmatch(r"\w[\w.-]*", name) and not Path(source).exists():
         return {"name": name, "uri": uri}
     return {"uri": source}
 
