@@ -200,13 +200,14 @@ class Video:
         covers = 0
         found: list[tuple[bool, int, int, Any]] = []
         for stream in self._container.streams.video:
-            names = str(stream.disposition).lower() + str(int(stream.disposition))
-            if int(stream.disposition) & _PICTURES or "attached_pic" in names:
+            # A Flag in PyAV 17, an IntFlag later: only `value` is a number in both.
+            flags = int(stream.disposition.value)
+            if flags & _PICTURES:
                 covers += 1
             elif stream.codec_context is not None:
                 context = stream.codec_context
                 area = (context.width or 0) * (context.height or 0)
-                found.append((bool(int(stream.disposition) & 1), area, -stream.index, stream))
+                found.append((bool(flags & 1), area, -stream.index, stream))
         if found:
             return max(found, key=lambda item: item[:3])[3]
         if self._container.streams.video and not covers:
