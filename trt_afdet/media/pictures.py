@@ -18,8 +18,11 @@ bits, and the upper 8 of those N are kept. A picture that uses all 16 loses its 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import importlib
 import io
+import logging
 import re
 import struct
 import sys
@@ -50,27 +53,11 @@ _DECODERS = {
     "PPM": ("PpmImagePlugin", "PpmImageFile"),
     "JPEG2000": ("Jpeg2KImagePlugin", "Jpeg2KImageFile"),
 }
-#: What Pillow raises on damaged files, apart from what is a fault of ours.
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    OverflowError,
-    ZeroDivisionError,
-    AssertionError,
-    NotImplementedError,
-    EOFError,
-    RuntimeError,
-    MemoryError,
-    struct.error,
-)
 #: A marker of a JPEG that ends a scan: no stuffed byte, no restart, no fill byte.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _SOS, _EOI = 0xDA, 0xD9
+#: A JPEG needs a bit for every 64 pixels at the least.
+_PIXELS_PER_BYTE = 1024
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 #: Bits that change a picture whose data are missing. Each may happen to say what was there.
 _NOISE = (bytes(range(1, 255, 3)), b"\xdb\x6d\xb6" * 50, b"\x92\x49\x24" * 50, bytes(150))
@@ -172,19 +159,23 @@ def decode_picture(
 
 def _decode_jpeg(path: Path, data: bytes) -> npt.NDArray[np.uint8]:
     """A JPEG. Its decoder paints what is missing grey, and says nothing of it."""
-    end, progressive = _jpeg_end(data)
+    end, progressive, refined = _jpeg_end(data)
+    if progressive and not refined:
+        raise CorruptFileError("picture is cut off", got=path)
     whole = end is not None
     if end is None:
         # Without an end marker the decoder wants more data; it may have all the same.
         end = len(data)
     scans = data[:end]
     picture = _open(path, "JPEG", io.BytesIO(scans + b"\xff\xd9"))
+    if picture.width * picture.height > _PIXELS_PER_BYTE * len(data):
+        raise CorruptFileError("picture is cut off", got=path)
     image = _bgr(picture)
     # What follows the last scan does not matter if it is complete, and shows if it is not. Only a
     # picture that ends in the grey of missing data needs a look, or one without an end marker.
     corner = image[-4:, -4:]
     grey = picture.mode == "CMYK" or (abs(corner.astype(int) - 128) <= 1).all()
-    tries = len(_NOISE) if grey or not whole else int(progressive)
+    tries = len(_NOISE) if grey or not whole else 2 * progressive
     for noise in _NOISE[:tries]:
         again = _bgr(_open(path, "JPEG", io.BytesIO(scans + noise + b"\xff\xd9")))
         if not np.array_equal(image, again):
@@ -192,35 +183,53 @@ def _decode_jpeg(path: Path, data: bytes) -> npt.NDArray[np.uint8]:
     return _turn(image, _orientation(picture))
 
 
-def _jpeg_end(data: bytes) -> tuple[int | None, bool]:
-    """Where the end marker of a JPEG stands (None if it has none), and whether it is progressive.
+def _jpeg_end(data: bytes) -> tuple[int | None, bool, bool]:
+    """How a JPEG ends.
+
+    Returns:
+        Where its end marker stands (None if it has none), whether it is progressive, and whether
+        its scans bring every coefficient to its full precision.
 
     The header's segments are skipped by their lengths, because a thumbnail in one of them has an
     end marker of its own.
     """
     position, progressive = 2, False
+    missing: dict[int, npt.NDArray[np.int64]] = {}  # Bits that each coefficient still lacks.
+
+    def result(end: int | None) -> tuple[int | None, bool, bool]:
+        return end, progressive, not any(lacks.any() for lacks in missing.values())
+
     while position + 2 <= len(data):
         if data[position] != 0xFF:  # Bytes that belong to nothing; decoders skip them.
             found = _MARKER.search(data, position)
             if found is None:
-                return None, progressive
+                return result(None)
             position = found.start()
         marker = data[position + 1]
         if marker == 0xFF:  # A fill byte.
             position += 1
         elif marker == _EOI:
-            return position, progressive
+            return result(position)
         elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
             position += 2
         else:
-            progressive = progressive or marker in _PROGRESSIVE
-            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+            length = int.from_bytes(data[position + 2 : position + 4], "big")
+            segment = data[position + 4 : position + 2 + length]
+            position += 2 + length
+            if marker in _PROGRESSIVE and len(segment) > 5:
+                progressive = True
+                missing = {part: np.ones(64, np.int64) for part in segment[6::3]}
             if marker == _SOS:
+                if progressive and len(segment) >= 4:
+                    first, last, bits = segment[-3:]
+                    for part in segment[1:-3:2]:
+                        if part in missing:
+                            missing[part][first : last + 1] = bits & 15
                 found = _MARKER.search(data, position)
                 if found is None:
-                    return None, progressive
+                    return result(None)
                 position = found.start()
-    return None, progressive
+    return result(None)
 
 
 @contextlib.contextmanager
@@ -242,8 +251,10 @@ def _reading(path: Path) -> Iterator[None]:
             cut = "truncated" in str(error) or "broken" in str(error)
             what = "picture is cut off" if cut else "picture cannot be decoded"
             raise CorruptFileError(what, got=path) from error
-        except _DAMAGE as error:
-            raise CorruptFileError("picture cannot be decoded", got=path) from error
+        except Exception as error:  # Damaged files make Pillow raise nearly anything.
+            large = type(error).__name__ == "DecompressionBombError"
+            what = "picture is too large" if large else "picture cannot be decoded"
+            raise CorruptFileError(what, got=path) from error
 
 
 def _open_file(path: Path) -> IO[bytes]:
@@ -295,6 +306,9 @@ def _open(path: Path, name: str, file: IO[bytes]) -> Any:
         raise CorruptFileError(
             "this Pillow cannot read AVIF", got=path, hint="pip install --upgrade pillow"
         )
+    _quiet_pillow()
+    if name == "TIFF":
+        _quiet_libtiff()
     picture = getattr(plugin, kind)(file, str(path))
     width, height = picture.size
     if width * height > MOST_PIXELS:
@@ -304,10 +318,29 @@ def _open(path: Path, name: str, file: IO[bytes]) -> Any:
     return picture
 
 
+@functools.cache
+def _quiet_pillow() -> None:
+    """Keeps Pillow's log from stderr where nobody has asked for logs."""
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+@functools.cache
+def _quiet_libtiff() -> None:
+    """Keeps libtiff from writing to stderr; Pillow raises what is wrong all the same."""
+    from PIL import _imaging  # noqa: F401  # Loads the library.
+
+    with contextlib.suppress(OSError, AttributeError):
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+        for path in set(re.findall(r"/\S.*libtiff.*\.so\S*", maps)):
+            library = ctypes.CDLL(path)
+            library.TIFFSetErrorHandler(None)
+            library.TIFFSetWarningHandler(None)
+
+
 def _orientation(picture: Any) -> int:
     try:
         value = picture.getexif().get(_ORIENTATION, 1)
-    except _DAMAGE:  # EXIF that cannot be read turns nothing.
+    except Exception:  # EXIF that cannot be read turns nothing.
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 

@@ -39,6 +39,12 @@ FORMATS = (
     "obu", "ivf", "flv", "live_flv", "asf", "ogg", "mxf", "gxf", "nut", "dv", "rm", "wtv", "dhav",
     "yuv4mpegpipe", "mjpeg", "mjpeg_2000", "gif", "vc1", "h263", "h261", "swf", "cavsvideo",
 )  # fmt: skip
+#: Frames by which times may be out of order in a sloppy file.
+_JITTER = 5
+#: Seconds between frames that the file puts at one time.
+_LEAST_STEP = 1e-4
+#: Packets by which a join may follow its sign.
+_JOIN = 5
 #: Failures in a row to get on in a damaged file, after which its end counts as reached.
 _MOST_FAILURES = 100
 #: Seconds between frames where nothing says more.
@@ -163,6 +169,8 @@ class Video:
             self.close()
             raise
         self._frames = self._decode()
+        # FFmpeg makes up the other times of AVI, and errs where frames are stored out of order.
+        self._has_dts_only = self._container.format.name == "avi"
         self._count = 0
         self._whole = False
         self._raw = 0.0
@@ -210,6 +218,10 @@ class Video:
                 found.append((bool(flags & 1), area, -stream.index, stream))
         if found:
             return max(found, key=lambda item: item[:3])[3]
+        if self.cut_off and not self._container.streams:
+            raise CorruptFileError(
+                "the video is cut off and cannot be read", got=self.path, hint="its index is gone"
+            )
         if self._container.streams.video and not covers:
             raise CorruptFileError("FFmpeg cannot decode the video's codec", got=self.path)
         hint = "it has sound only" if self._container.streams.audio else None
@@ -261,16 +273,7 @@ class Video:
             if self._count == 0 and not self._interrupted.is_set():
                 raise CorruptFileError("the video has no frame that can be decoded", got=self.path)
             return None
-        raw = frame.time
-        if raw is None:
-            raw = self._raw + self._step if self._count else 0.0
-        if self._count == 0:
-            self._offset = -raw
-        elif raw <= self._raw:
-            # Here another recording begins, or the file's clock was set back.
-            self._offset = self._position + self._step - raw
-        self._raw, self._position = raw, raw + self._offset
-        self._count += 1
+        self._take_time(frame)
         # A recording may begin between key frames: frames before the first whole one are no damage.
         if not frame.is_corrupt:
             self._whole = True
@@ -278,10 +281,29 @@ class Video:
             self.damaged += 1
         return frame
 
+    def _take_time(self, frame: VideoFrame) -> None:
+        """Puts a frame behind the last one, at its own time if that is possible."""
+        raw = frame.time
+        if self._has_dts_only and frame.dts is not None and frame.time_base:
+            raw = float(frame.dts * frame.time_base)
+        if raw is None:
+            raw = self._raw + self._step if self._count else 0.0
+        if self._count == 0:
+            self._raw, self._offset = raw, -raw
+        else:
+            if raw < self._raw - _JITTER * self._step:
+                # Here another recording begins, or the file's clock was set back.
+                self._offset = self._position + self._step - raw
+                self._raw = raw
+            self._raw = max(self._raw, raw)
+            self._position = max(raw + self._offset, self._position + _LEAST_STEP)
+        self._count += 1
+
     def _decode(self) -> Iterator[VideoFrame]:
         av = load_av()
         packets = self._container.demux(self._stream)
         failures = 0
+        latest, incomplete = None, 0
         while not self._interrupted.is_set():
             try:
                 packet = next(packets, None)
@@ -294,6 +316,17 @@ class Video:
                     iter(()) if failures > _MOST_FAILURES else self._container.demux(self._stream)
                 )
                 continue
+            if packet is not None and packet.dts is not None:
+                # Just before the place where recordings were joined, a packet seems to be
+                # incomplete. It is not.
+                if latest is not None and packet.dts < latest:
+                    incomplete = 0
+                elif incomplete:
+                    incomplete -= 1
+                    self.damaged += incomplete == 0
+                if packet.is_corrupt:
+                    incomplete = _JOIN
+                latest = packet.dts
             try:
                 # The empty packet at the end brings what the decoder still holds.
                 yield from self._stream.codec_context.decode(packet)

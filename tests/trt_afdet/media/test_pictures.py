@@ -1,0 +1,182 @@
+"""The one reader of pictures: what is read, what is refused, and that nothing is printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import odd_pictures as odd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from trt_afdet.cli import main
+from trt_afdet.errors import AfdetError, CorruptFileError, MissingFileError
+from trt_afdet.media import (
+    PICTURE_SUFFIXES,
+    decode_picture,
+    open_source,
+    probe_picture,
+    read_picture,
+)
+
+
+@pytest.mark.parametrize("name", odd.whole())
+def test_what_is_read(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / name
+    path.write_bytes(odd.whole()[name])
+    image, info = read_picture(path), probe_picture(path)
+    assert (image.shape, image.dtype) == ((odd.HEIGHT, odd.WIDTH, 3), np.uint8)
+    assert (info.width, info.height, info.orientation) == (odd.WIDTH, odd.HEIGHT, 1)
+    assert np.abs(image.astype(int) - odd.base()).mean() < 6
+    with open_source(path) as source:
+        assert source.is_video == (name == "animated.gif")
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", odd.grey())
+def test_grey(name: str) -> None:
+    image = decode_picture(odd.grey()[name])
+    wanted = cv2.cvtColor(odd.base(), cv2.COLOR_BGR2GRAY)[..., None]
+    assert np.abs(image.astype(int) - wanted).mean() < 4
+
+
+@pytest.mark.parametrize("name", odd.broken())
+def test_what_is_refused(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    data, said = odd.broken()[name]
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(CorruptFileError, match=said) as caught:
+        read_picture(path)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_folder_goes_on_after_what_is_refused(tmp_path: Path) -> None:
+    for name, (data, _) in odd.broken().items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "whole.png").write_bytes(odd.encoded("PNG"))
+    with open_source(tmp_path) as source:
+        assert [frame.path.name for frame in source] == ["whole.png"]
+        assert len(source.failed) == len(odd.broken())
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif(tmp_path: Path, kind: str, orientation: int) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(odd.encoded(kind, exif=odd.exif(orientation), quality=95))
+    image, info = read_picture(path), probe_picture(path)
+    turned = orientation > 4
+    size = (odd.HEIGHT, odd.WIDTH) if turned else (odd.WIDTH, odd.HEIGHT)
+    assert image.shape == (size[1], size[0], 3)
+    assert (info.width, info.height, info.format) == (*size, kind)
+    assert info.orientation == orientation
+    assert (info.stored_width, info.stored_height) == (odd.WIDTH, odd.HEIGHT)
+    wanted = odd.base()
+    turns = {
+        2: lambda i: i[:, ::-1], 3: lambda i: i[::-1, ::-1], 4: lambda i: i[::-1],
+        5: lambda i: i.transpose(1, 0, 2), 6: lambda i: np.rot90(i, -1),
+        7: lambda i: i[::-1, ::-1].transpose(1, 0, 2), 8: lambda i: np.rot90(i),
+    }  # fmt: skip
+    wanted = turns.get(orientation, lambda i: i)(wanted)
+    assert np.abs(image.astype(int) - wanted).mean() < 6
+
+
+def test_exif_behind_the_pixels_of_a_png(tmp_path: Path) -> None:
+    data, block = odd.encoded("PNG"), odd.exif(6).tobytes()
+    path = tmp_path / "late.png"
+    path.write_bytes(data[:-12] + odd.chunk(b"eXIf", block.removeprefix(b"Exif\0\0")) + data[-12:])
+    assert probe_picture(path).orientation == 6
+    assert read_picture(path).shape == (odd.WIDTH, odd.HEIGHT, 3)
+
+
+def test_jpegs_are_those_that_opencv_reads() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (61, 83, 3), np.uint8)
+    smooth = np.asarray(cv2.resize(noise, (301, 203), interpolation=cv2.INTER_CUBIC), np.uint8)
+    for quality in (30, 75, 95):
+        data = odd.opencv(".jpg", smooth, cv2.IMWRITE_JPEG_QUALITY, quality)
+        wanted = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        np.testing.assert_array_equal(decode_picture(data), wanted)
+
+
+def test_every_cut_of_a_jpeg_is_seen() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+    for progressive in (0, 1):
+        data = odd.opencv(".jpg", noise, cv2.IMWRITE_JPEG_PROGRESSIVE, progressive)
+        # The last block of pixels may lack its end.
+        for end in range(data.index(b"\xff\xda") + 20, len(data) - 400, 97):
+            for marker in (b"", b"\xff\xd9"):
+                with pytest.raises(CorruptFileError):
+                    decode_picture(data[:end] + marker)
+
+
+def test_missing_and_folders(tmp_path: Path) -> None:
+    for read in (read_picture, probe_picture):
+        with pytest.raises(MissingFileError, match="no such picture"):
+            read(tmp_path / "none.png")
+        with pytest.raises(MissingFileError, match="is a folder"):
+            read(tmp_path)
+
+
+def test_suffixes_are_lower_case_and_apart() -> None:
+    from trt_afdet.media import VIDEO_SUFFIXES
+
+    both = PICTURE_SUFFIXES + VIDEO_SUFFIXES
+    assert len(set(both)) == len(both)
+    assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in both)
+
+
+_FILES = [*odd.whole().values(), *odd.grey().values()]
+
+
+@st.composite
+def _mutated(draw: st.DrawFn) -> bytes:
+    data = bytearray(draw(st.sampled_from(_FILES)))
+    # Headers are where parsers stumble.
+    places = st.one_of(st.integers(0, min(200, len(data) - 1)), st.integers(0, len(data) - 1))
+    for place, value in draw(st.lists(st.tuples(places, st.integers(0, 255)), max_size=8)):
+        data[place] = value
+    if draw(st.booleans()):
+        del data[draw(st.integers(0, len(data))) :]
+    return bytes(data)
+
+
+def test_mutated_pictures(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path, texts = tmp_path / "a", list[str]()
+
+    @settings(
+        max_examples=2000, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(_mutated())
+    def look(data: bytes) -> None:
+        path.write_bytes(data)
+        shape = None
+        try:
+            info = probe_picture(path)
+            shape = (info.height, info.width, 3)
+        except AfdetError as error:
+            texts.append(str(error))
+        if shape is not None and shape[0] * shape[1] > 1 << 24:
+            return  # Takes long, and says the same.
+        try:
+            image = read_picture(path)
+        except AfdetError as error:
+            texts.append(str(error))
+        else:
+            assert image.dtype == np.uint8
+            assert image.ndim == 3
+            assert image.shape[2] == 3
+
+    look()
+    assert [text for text in texts if "\n" in text] == []
+    out = capfd.readouterr()
+    assert (out.out, out.err) == ("", "")
+
+
+def test_a_picture_called_a_video_and_the_reverse(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(odd.encoded("JPEG"))
+    assert main(["detect", str(tmp_path / "a.mp4"), "--jsonl", str(tmp_path / "a.jsonl")]) == 0
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 1
