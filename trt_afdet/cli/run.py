@@ -36,7 +36,7 @@ WEB_ADDRESS = "127.0.0.1:8080"
 #: Options that stand in the YAML where there is one.
 _IN_FILE = (
     "model", "sink", "web", "metrics", "track", "every", "zones", "fail_fast", "batch", "max_age",
-    "realtime", "conf", "iou", "classes", "threads",
+    "realtime", "give_up", "conf", "iou", "classes", "threads",
 )  # fmt: skip
 
 
@@ -84,6 +84,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         default=None,
         help="end everything when the first source fails for good",
+    )
+    parser.add_argument(
+        "--give-up",
+        type=int,
+        metavar="N",
+        help="a camera has failed for good after N tries in a row (default: never)",
     )
     parser.add_argument("--duration", type=float, metavar="S", help="stop after so many seconds")
     parser.add_argument("--quiet", action="store_true", help="say only what is wrong")
@@ -175,6 +181,7 @@ def _as_data(args: argparse.Namespace) -> dict[str, Any]:
         "every": args.every,
         "classes": args.classes,
         "realtime": args.realtime,
+        "retry": None if args.give_up is None else {"give_up": args.give_up},
     }
     data = {
         "sources": [_named(source) for source in args.source],

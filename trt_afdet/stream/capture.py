@@ -8,16 +8,18 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from trt_afdet.stream.frame import StreamFrame
 from trt_afdet.stream.intake import Intake
 from trt_afdet.stream.redact import redact
 from trt_afdet.stream.sources.base import (
+    LoginRefusedError,
     Picture,
     Source,
     SourceError,
     SourceInfo,
-    SourceRefusedError,
+    UnusableSourceError,
 )
 from trt_afdet.stream.status import StatusBoard
 from trt_afdet.threads import Worker
@@ -38,7 +40,12 @@ class Retry:
         stall: A source that is open but gives no frame for so many seconds is restarted.
         opening: A source that does not open within so many seconds is restarted.
         settled: A source that was live for so many seconds starts again with the first pause.
+        give_up: Tries in a row after which a source has failed for good; 0: never.
     """
+
+    #: Pauses after a refused user or password, in multiples of ``first`` (10 s, 1 min, 5 min):
+    #: cameras lock a user out after a few wrong passwords within minutes.
+    LOGIN: ClassVar[tuple[float, ...]] = (20, 120, 600)
 
     first: float = 0.5
     factor: float = 2.0
@@ -47,9 +54,19 @@ class Retry:
     stall: float = 5.0
     opening: float = 20.0
     settled: float = 10.0
+    give_up: int = 0
 
-    def pause(self, failures: int, random_share: float) -> float:
-        """Seconds to wait after so many failures in a row (from 1), jitter at 0..1."""
+    def pause(self, failures: int, random_share: float, *, login: bool = False) -> float:
+        """Seconds to wait.
+
+        Args:
+            failures: In a row, from 1.
+            random_share: Of the jitter, 0 to 1.
+            login: Whether user or password is refused.
+        """
+        if login:
+            share = 1 + self.jitter * random_share
+            return self.first * self.LOGIN[min(failures, len(self.LOGIN)) - 1] * share
         # The exponent is bounded so that months of failures do not overflow.
         pause = min(self.longest, self.first * self.factor ** min(failures - 1, 64))
         return pause * (1 + self.jitter * (2 * random_share - 1))
@@ -122,7 +139,7 @@ class Capture:
         return not self._thread.is_alive()
 
     def _supervise(self) -> None:
-        failures = 0
+        failures = logins = 0
         try:
             while not self._stop.is_set():
                 self._board.set(self.source, "connecting")
@@ -141,8 +158,14 @@ class Capture:
                 if not self._retryable(reader):
                     self._fail(reader.error)
                     return
-                pause = self._retry.pause(failures, random.random())
-                detail = f"{redact(str(reader.error))}; trying again in {pause:.1f} s"
+                if 0 < self._retry.give_up <= failures:
+                    self._fail(reader.error, f"; given up after {failures} tries")
+                    return
+                login = isinstance(reader.error, LoginRefusedError)
+                logins = logins + 1 if login else 0
+                pause = self._retry.pause(logins or failures, random.random(), login=login)
+                when = time.strftime("%H:%M:%S", time.localtime(time.time() + pause))
+                detail = f"{redact(str(reader.error))}; trying again in {pause:.1f} s, at {when}"
                 log.warning("%s: lost: %s", self.source, detail)
                 self._board.set(self.source, "lost", detail)
                 self.reconnects += 1
@@ -155,13 +178,13 @@ class Capture:
 
     def _retryable(self, reader: _Reader) -> bool:
         if not isinstance(reader.error, SourceError) or isinstance(
-            reader.error, SourceRefusedError
+            reader.error, UnusableSourceError
         ):
             return False
         return reader.source is None or reader.source.live
 
-    def _fail(self, error: BaseException) -> None:
-        detail = redact(str(error))
+    def _fail(self, error: BaseException, more: str = "") -> None:
+        detail = redact(str(error)) + more
         log.error("%s: failed: %s", self.source, detail)
         self._board.set(self.source, "failed", detail)
         if self._on_failure is not None:

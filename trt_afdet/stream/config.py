@@ -87,6 +87,7 @@ class RetryConfig:
     stall: Positive = 5.0
     opening: Positive = 20.0
     settled: Seconds = 10.0
+    give_up: Annotated[int, Bound(least=0)] = 0
 
     def to_retry(self) -> Retry:
         return Retry(**vars(self))

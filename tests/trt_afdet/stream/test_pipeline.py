@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,11 +22,13 @@ from trt_afdet.stream.intake import Intake
 from trt_afdet.stream.metrics import Histogram
 from trt_afdet.stream.pipeline import Pipeline, PipelineError, PipelineOptions, SourcePlan
 from trt_afdet.stream.sources.base import (
+    LoginRefusedError,
     Picture,
     Source,
     SourceError,
     SourceInfo,
     SourceRefusedError,
+    UnusableSourceError,
 )
 from trt_afdet.stream.sources.test_pattern import Pattern, TestPatternSource, boxes_at
 from trt_afdet.stream.status import StatusEvent
@@ -114,7 +117,7 @@ class Scripted:
         if step == "hang":
             self._released.wait(2 * LIMIT)
             raise SourceError("came back late")
-        raise {"lost": SourceError, "refused": SourceRefusedError, "crash": ZeroDivisionError}[
+        raise {"lost": SourceError, "refused": UnusableSourceError, "crash": ZeroDivisionError}[
             step
         ](step)
 
@@ -369,6 +372,56 @@ def test_a_camera_that_fails_for_good_ends_alone(step: str) -> None:
     assert sink.closed == 1
 
 
+class Refusing(Scripted):
+    """Is refused some times, then gives frames."""
+
+    def __init__(self, refusals: list[BaseException], steps: list[str]) -> None:
+        super().__init__(steps)
+        self._refusals = refusals
+
+    def read(self) -> Picture | None:
+        if self._refusals:
+            raise self._refusals.pop(0)
+        return super().read()
+
+
+@pytest.mark.parametrize("kind", [SourceError, SourceRefusedError, LoginRefusedError])
+def test_no_refusal_of_a_camera_is_final(kind: type[SourceError]) -> None:
+    sink = Memory()
+    refusals: list[BaseException] = [kind(f"no {n}") for n in range(4)]
+    steps = ["frame", "end"]
+    retry = replace(FAST, first=0.001)
+    Pipeline(
+        OneBox(), [SourcePlan("cam", lambda: Refusing(refusals, steps), retry=retry)], [sink]
+    ).run()
+    assert sink.sequences("cam") == [0]
+    assert "failed" not in sink.states("cam")
+    lost = [event.detail for event in sink.events if event.state == "lost"]
+    assert len(lost) == 4
+    assert re.fullmatch(r"no 0; trying again in [\d.]+ s, at \d\d:\d\d:\d\d", lost[0])
+
+
+def test_a_camera_is_given_up_where_that_is_asked_for() -> None:
+    sink = Memory()
+    refusals: list[BaseException] = [SourceRefusedError("no")] * 9
+    retry = replace(FAST, first=0.001, give_up=3)
+    plan = SourcePlan("cam", lambda: Refusing(refusals, []), retry=retry)
+    with pytest.raises(PipelineError, match="no; given up after 3 tries"):
+        Pipeline(OneBox(), [plan], [sink]).run()
+    assert len(refusals) == 6
+
+
+def test_a_refused_password_is_tried_seldom() -> None:
+    retry = Retry(jitter=0)
+    assert [retry.pause(n, 0, login=True) for n in (1, 2, 3, 4, 999)] == [10, 60, 300, 300, 300]
+    assert [retry.pause(n, 0) for n in (1, 2, 999)] == [0.5, 1, 30]
+    # Never more than five tries in five minutes, which is where cameras lock a user out.
+    moments = [0.0]
+    for n in range(1, 20):
+        moments.append(moments[-1] + retry.pause(n, 0, login=True))
+    assert max(sum(m <= other < m + 300 for other in moments) for m in moments) <= 3
+
+
 def test_if_all_sources_fail_the_run_fails_with_a_name() -> None:
     plan = SourcePlan("only", lambda: Scripted(["refused"]), retry=FAST)
     with pytest.raises(PipelineError, match="source only failed: refused"):
@@ -533,7 +586,7 @@ class Telling(Scripted):
     """Names its address, password and all, in what it raises."""
 
     def read(self) -> Picture | None:
-        raise SourceRefusedError("cannot open rtsp://admin:hunter2@10.0.0.9/stream?token=abc")
+        raise UnusableSourceError("cannot open rtsp://admin:hunter2@10.0.0.9/stream?token=abc")
 
 
 def test_credentials_in_an_error_reach_nobody(caplog: pytest.LogCaptureFixture) -> None:

@@ -313,11 +313,11 @@ def test_health_turns_with_the_pipeline() -> None:
     from web_rig import Dead
 
     from trt_afdet.stream.pipeline import SourcePlan
-    from trt_afdet.stream.sources.base import SourceInfo, SourceRefusedError
+    from trt_afdet.stream.sources.base import SourceInfo, UnusableSourceError
 
     class Refused(Dead):
         def open(self) -> SourceInfo:
-            raise SourceRefusedError("wrong password hunter2 for rtsp://admin:hunter2@h/")
+            raise UnusableSourceError("wrong password hunter2 for rtsp://admin:hunter2@h/")
 
     with serving() as server:
         assert get(server, "/healthz").json() == {"status": "ok", "reasons": []}

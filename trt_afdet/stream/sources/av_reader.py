@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from trt_afdet.media.pyav import load_av
-from trt_afdet.stream.sources.av_errors import source_error
+from trt_afdet.stream.sources.av_errors import ffmpeg_messages, source_error
 from trt_afdet.stream.sources.base import SourceError, SourceInfo, SourceRefusedError
 
 if TYPE_CHECKING:
@@ -44,11 +45,20 @@ class AvInput:
     threads: int = 0
     gpu: int | None = None
 
-    def error(self, error: BaseException, waited: float | None = None) -> SourceError:
+    def error(
+        self, error: BaseException, waited: float | None = None, said: list[str] | None = None
+    ) -> SourceError:
         """An error of PyAV in words; it came after waiting so many seconds, or for a frame."""
         opening = waited is not None
         seconds = (waited if opening else self.timeout) or 0.0
-        return source_error(self.name, error, seconds, file=self.timeout is None, opening=opening)
+        return source_error(
+            self.name,
+            error,
+            seconds,
+            file=self.timeout is None,
+            opening=opening,
+            said=said,
+        )
 
 
 def nvdec(what: AvInput) -> Any:
@@ -105,22 +115,27 @@ class AvReader:
         av = load_av()
         what = self.what
         hwaccel = None if what.gpu is None else nvdec(what)
+        said: list[str] = []
+        rtsp = what.address.startswith("rtsp")
+        listening: AbstractContextManager[list[str]]
+        listening = ffmpeg_messages() if rtsp else nullcontext(said)
         try:
-            self._container = av.open(
-                what.address,
-                format=what.format,
-                options=dict(what.options),
-                timeout=(what.connect_timeout, what.timeout) if what.timeout else None,
-                metadata_errors="replace",
-                hwaccel=hwaccel,
-            )
+            with listening as said:
+                self._container = av.open(
+                    what.address,
+                    format=what.format,
+                    options=dict(what.options),
+                    timeout=(what.connect_timeout, what.timeout) if what.timeout else None,
+                    metadata_errors="replace",
+                    hwaccel=hwaccel,
+                )
         except (av.error.FFmpegError, OSError, RuntimeError, ValueError) as error:
             # "from None": PyAV's texts hold the address.
             if what.gpu is not None and isinstance(
                 error, (PermissionError, NotImplementedError, av.error.ExternalError)
             ):
                 raise no_nvdec(what, error) from None
-            raise what.error(error, what.connect_timeout or 0.0) from None
+            raise what.error(error, what.connect_timeout or 0.0, said) from None
         container = self._container
         if not container.streams.video:
             kind = SourceRefusedError if what.timeout is None else SourceError

@@ -16,7 +16,15 @@ class SourceError(RunError):
 
 
 class SourceRefusedError(SourceError):
-    """Trying again cannot help: wrong password, no such stream, an option the source lacks."""
+    """The peer says no: no such stream, an option it lacks. Cameras that start up say so, too."""
+
+
+class LoginRefusedError(SourceRefusedError):
+    """User or password is refused. Tried again seldom: cameras lock users out."""
+
+
+class UnusableSourceError(SourceError):
+    """Trying again cannot help: this installation lacks what it needs."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,8 @@ class Source(Protocol):
         """Connects; may be called again after :meth:`close`.
 
         Raises:
-            SourceError: If it cannot be opened now; SourceRefusedError if it never can.
+            SourceError: If it cannot be opened now; SourceRefusedError if the peer says no;
+                UnusableSourceError if it never can.
         """
         ...
 

@@ -18,9 +18,16 @@ import numpy.typing as npt
 
 from trt_afdet.errors import MissingDependencyError
 from trt_afdet.stream.redact import redact
-from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo, SourceRefusedError
+from trt_afdet.stream.sources.base import (
+    LoginRefusedError,
+    Picture,
+    SourceError,
+    SourceInfo,
+    UnusableSourceError,
+)
 from trt_afdet.stream.sources.feed import FeedSource, Pending, Reader
 from trt_afdet.stream.sources.options import option
+from trt_afdet.threads import interrupted
 
 _APPSINK = re.compile(r"!\s*appsink\b[^!]*$")
 _CAPS = "video/x-raw,format=BGR"
@@ -179,7 +186,7 @@ class GiReader:
             self._pipeline = gst.parse_launch(self._text)
         except Exception as error:
             text = redact(str(getattr(error, "message", error)))
-            raise SourceRefusedError(f"{self._name}: not a pipeline", got=text) from None
+            raise UnusableSourceError(f"{self._name}: not a pipeline", got=text) from None
         self._sink = self._pipeline.get_by_name("afdet")
         self._pipeline.set_state(gst.State.PLAYING)
         self._first = self._pull(self._options.connect_timeout)
@@ -216,7 +223,7 @@ class GiReader:
         gst = self._gst
         deadline = time.monotonic() + timeout
         bus = self._pipeline.get_bus()
-        while True:
+        while not interrupted():
             sample = self._sink.try_pull_sample(int(self.STEP * gst.SECOND))
             if sample is not None:
                 return sample
@@ -227,13 +234,14 @@ class GiReader:
                 return None
             if time.monotonic() > deadline:
                 raise SourceError(f"{self._name}: no frame for {timeout:g} s")
+        raise SourceError("reading was interrupted")
 
     def _error(self, message: Any) -> SourceError:
         gst = self._gst
         error, _ = message.parse_error()
         text = redact(f"{message.src.get_name()}: {error.message}")
         refused = error.matches(gst.ResourceError.quark(), gst.ResourceError.NOT_AUTHORIZED)
-        kind = SourceRefusedError if refused else SourceError
+        kind = LoginRefusedError if refused else SourceError
         return kind(f"{self._name}: {text}")
 
     def _age(self, sample: Any) -> float:

@@ -117,7 +117,7 @@ def test_what_goes_wrong_is_said() -> None:
         out += [fails(made), time.monotonic() - started]
         """
     )
-    assert out[0][0] == "SourceRefusedError"
+    assert out[0][0] == "UnusableSourceError"
     assert "nosuchelement" in out[0][1]
     assert out[1][0] == "SourceError"
     assert "/none.mp4" in out[1][1]
@@ -143,7 +143,7 @@ def test_rtsp_through_gstreamer_keeps_its_secrets() -> None:
         )
     assert out[0] == [240, 320, 3]
     assert "geheim" not in json.dumps(out)
-    assert out[2][0] == "SourceRefusedError", out[2]
+    assert out[2][0] == "LoginRefusedError", out[2]
 
 
 def test_pipelines_get_an_end_of_ours() -> None:

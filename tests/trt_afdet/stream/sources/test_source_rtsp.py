@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import socket
 import threading
 import time
@@ -18,7 +20,13 @@ from test_pipeline import Memory, OneBox
 
 from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.pipeline import Pipeline, PipelineError, SourcePlan
-from trt_afdet.stream.sources.base import Source, SourceError, SourceRefusedError
+from trt_afdet.stream.redact import redact
+from trt_afdet.stream.sources.base import (
+    LoginRefusedError,
+    Source,
+    SourceError,
+    SourceRefusedError,
+)
 from trt_afdet.stream.sources.feed import FeedSource
 from trt_afdet.stream.sources.uri import make_source, parse_source
 
@@ -167,14 +175,73 @@ def test_one_dead_address_and_one_wrong_password_leave_the_others_alone() -> Non
         with running(server.url("cam"), dead, server.url("safe", "u", "geheim")) as sink:
             wait_for(lambda: len(sink.sequences("a")) > 30, "frames")
             wait_for(lambda: sink.states("b").count("lost") > 2, "the dead one to be tried")
-            wait_for(lambda: sink.states("c")[-1:] == ["failed"], "the refusal")
+            wait_for(lambda: sink.states("c")[-1:] == ["lost"], "the refusal")
             assert sink.states("a") == ["connecting", "live"]
-            # A refused password is not tried again: cameras lock their users out.
-            assert sink.states("c") == ["connecting", "failed"]
+            # A refused password is tried again, but not soon: cameras lock their users out.
+            assert sink.states("c") == ["connecting", "lost"]
     said = " ".join(event.detail for event in sink.events)
     assert "geheim" not in said
     assert "Connection refused" in said
     assert "user or password" in said
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "said"),
+    [
+        (401, LoginRefusedError, "user or password is refused"),
+        (403, LoginRefusedError, "user or password is refused"),
+        (404, SourceRefusedError, "no such stream"),
+        (453, SourceRefusedError, "too many viewers"),
+        (454, SourceRefusedError, "session timeout"),
+        (461, SourceRefusedError, "add #transport=udp"),
+        (499, SourceRefusedError, "the camera answers 499"),
+        (500, SourceError, "an error of its own"),
+        (503, SourceError, "busy"),
+    ],
+)
+@pytest.mark.parametrize("method", ["OPTIONS", "DESCRIBE", "SETUP", "PLAY"])
+def test_answers_of_a_camera_are_named_with_the_remedy(
+    method: str, status: int, kind: type[SourceError], said: str
+) -> None:
+    sdp = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=x\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\n"
+    sdp += "a=rtpmap:96 H264/90000\r\na=control:1\r\n"
+
+    def answer(near: socket.socket, text: str) -> None:
+        asked = text.split()[0]
+        number = re.search(r"CSeq: (\d+)", text)
+        assert number is not None
+        head = f"CSeq: {number[1]}\r\n"
+        if asked == method:
+            near.sendall(f"RTSP/1.0 {status} No\r\n{head}\r\n".encode())
+            return
+        body = sdp if asked == "DESCRIBE" else ""
+        if body:
+            head += "Content-Type: application/sdp\r\n"
+        if asked == "SETUP":
+            head += "Transport: RTP/AVP/TCP;unicast;interleaved=0-1\r\nSession: 1\r\n"
+        head += f"Content-Length: {len(body)}\r\n"
+        near.sendall(f"RTSP/1.0 200 OK\r\n{head}\r\n{body}".encode())
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = listener.accept()
+                with near, contextlib.suppress(OSError):
+                    while text := near.recv(65536).decode(errors="replace"):
+                        answer(near, text)
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    made = source(f"rtsp://u:geheim@127.0.0.1:{listener.getsockname()[1]}/x", connect_timeout=20)
+    with pytest.raises(SourceError, match=re.escape(said)) as caught:
+        made.open()
+    made.close()
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    assert type(caught.value) is kind
+    assert redact(str(caught.value)) == str(caught.value)
+    assert "geheim" not in str(caught.value)
 
 
 @pytest.mark.parametrize("how", ["noise", "half an answer", "silence"])
