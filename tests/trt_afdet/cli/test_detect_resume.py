@@ -102,7 +102,7 @@ def test_kills_at_random_points_change_nothing(folder: Path) -> None:
             assert time.monotonic() < end
             if journal.exists() and journal.read_bytes().count(b"\n") >= wanted:
                 process.kill()
-            time.sleep(0.001)
+            time.sleep(0.001)  # timing: the pause between two looks
         assert process.wait(120) in (0, -9)
         if process.returncode == 0:
             break
