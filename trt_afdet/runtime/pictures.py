@@ -169,6 +169,9 @@ def _from_pil(given: Any) -> Frame:
 
 
 def _from_array(given: npt.NDArray[Any]) -> Frame:
+    plain = type(given) is np.ndarray and given.dtype == np.uint8 and given.flags.c_contiguous
+    if plain and given.ndim == 3 and given.shape[2] == 3 and given.size:
+        return given  # As it is: pinned memory stays pinned.
     array = np.asarray(given)
     shown = f"{array.dtype} {list(array.shape)}"
     if array.dtype == object and array.shape == () and array.item() is None:
