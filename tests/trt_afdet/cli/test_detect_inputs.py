@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -150,7 +151,8 @@ def test_json_lines_alone_are_on_standard_output(here: Path) -> None:
 
 
 def test_a_reader_that_has_enough(here: Path) -> None:
-    command = f"{sys.executable} -m trt_afdet detect *.png v.mp4 --model m.onnx --jsonl - | head -1"
+    python = shlex.quote(sys.executable)
+    command = f"{python} -m trt_afdet detect *.png v.mp4 --model m.onnx --jsonl - | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert len(done.stdout.splitlines()) == 1
     assert "Traceback" not in done.stderr
