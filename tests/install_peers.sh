@@ -42,7 +42,11 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then
 fi
 echo "installing for the tests:$missing"
 # A package that cannot be had only skips tests.
-apt-get update -qq || true
+log=$(mktemp)
+apt-get update -qq > "$log" 2>&1 || true
 # shellcheck disable=SC2086
-DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing > /dev/null 2>&1 \
-  || echo "not all could be installed; tests that need them will say so"
+if ! DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >> "$log" 2>&1; then
+  echo "not all could be installed; tests that need them will say so. The installer's errors:"
+  grep '^[EW]:' "$log" | sort -u || tail -3 "$log"
+fi
+rm -f "$log"
