@@ -28,10 +28,10 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Writes the figure atomically.
+    """Writes the figure; the suffix chooses the format, PNG where there is none.
 
     Raises:
         WriteError: If it cannot be written.
     """
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+        figure.savefig(temporary, dpi=110, format=path.suffix[1:].lower() or "png")

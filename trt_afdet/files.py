@@ -190,7 +190,9 @@ def check_output(path: Path | str) -> None:
     with _errors_of(path):
         target = _target(path)
         if isinstance(target, Path):
-            _remove(_create_beside(target))
+            # Folders that are missing are made with the file.
+            folder = next(parent for parent in target.parents if parent.exists())
+            _remove(_create_beside(folder / target.name))
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trt_afdet.files import output_file
+
 if TYPE_CHECKING:
     from trt_afdet.runtime.detector import Detector, Frame
 
@@ -56,20 +58,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-missing", action="store_true", help="leave out models whose file is not there"
     )
-    parser.add_argument("--json", type=Path, help="write all figures as JSON")
-    parser.add_argument("--picture", type=Path, help="write a picture of them (PNG)")
+    parser.add_argument(
+        "--json", type=output_file, help="write all figures as JSON; - is standard output"
+    )
+    parser.add_argument("--picture", type=output_file, help="write a picture of them (PNG)")
 
 
 def run(args: argparse.Namespace) -> int:
     from contextlib import ExitStack
 
     from trt_afdet.cli import ui
-    from trt_afdet.files import write_text
+    from trt_afdet.files import check_output, data_on_stdout
 
     if args.frames < 1:
         from trt_afdet.errors import InvalidValueError
 
         raise InvalidValueError("--frames must be at least 1", got=args.frames)
+    for path in (args.json, args.picture):
+        if path is not None:
+            check_output(path)
     batches = parse_batches(args.batch)
     size = parse_size(args.size)
     frames = load_frames(args.source, size)
@@ -82,6 +89,16 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         contenders = open_contenders(stack, models, args.backend, args.threads)
         results = measure(contenders, frames, batches, args.frames)
+    with data_on_stdout(args.json, args.picture):
+        _tell(results, frames, args)
+    return 0
+
+
+def _tell(results: list[Result], frames: list[Frame], args: argparse.Namespace) -> None:
+    """Prints the tables, and writes the files that were asked for."""
+    from trt_afdet.cli import ui
+    from trt_afdet.files import write_text
+
     height, width = frames[0].shape[:2]
     ui.table(f"frames of {width}x{height}, milliseconds per batch", *latency_table(results))
     ui.table("milliseconds per batch and stage, p50", *stage_table(results))
@@ -93,7 +110,6 @@ def run(args: argparse.Namespace) -> int:
     if args.picture:
         draw(results, args.picture)
         print(f"wrote {args.picture}")
-    return 0
 
 
 @dataclass(frozen=True)

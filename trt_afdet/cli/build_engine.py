@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trt_afdet.files import check_output, data_on_stdout, is_file_target, output_file
+
 if TYPE_CHECKING:
     from trt_afdet.build.plan import BuildOptions
 
@@ -36,7 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="an exported .onnx")
     parser.add_argument(
-        "-o", "--output", "--saveEngine", type=Path, metavar="FILE", help="the engine to write"
+        "-o",
+        "--output",
+        "--saveEngine",
+        type=output_file,
+        metavar="FILE",
+        help="the engine to write",
     )
     _add_precision(parser.add_argument_group("precision"))
     _add_network(parser.add_argument_group("network"))
@@ -63,7 +70,12 @@ def _add_precision(group: Any) -> None:
         choices=("minmax", "percentile", "entropy"),
         help="how ranges are found (default: minmax)",
     )
-    add("--calib-cache", type=Path, metavar="FILE", help="ranges (default: beside the engine)")
+    add(
+        "--calib-cache",
+        type=output_file,
+        metavar="FILE",
+        help="ranges (default: beside the engine)",
+    )
     add(
         "--int8-mode",
         choices=("explicit", "implicit"),
@@ -84,7 +96,7 @@ def _add_precision(group: Any) -> None:
         metavar="POINTS",
         help="AP that INT8 may lose; blocks stay FP16 until it is less (default: 0.5)",
     )
-    add("--picture", type=Path, metavar="PNG", help="draw what INT8 does to each block")
+    add("--picture", type=output_file, metavar="PNG", help="draw what INT8 does to each block")
     add("--no-tf32", "--noTF32", action="store_true", help="FP32 layers compute in full FP32")
     add("--verify", metavar="DATA", help="compare model and engine on these: COCO .json or folder")
     add("--verify-images", type=int, metavar="N", help="of them (default: all)")
@@ -118,7 +130,7 @@ def _add_builder(group: Any) -> None:
     add(
         "--timing-cache",
         "--timingCacheFile",
-        type=Path,
+        type=output_file,
         metavar="FILE",
         help="default: beside the engine",
     )
@@ -172,7 +184,7 @@ def run(args: argparse.Namespace) -> int:
     if args.verbose:
         _show_log()
     options = options_of(args)
-    with Display(verbose=args.verbose or args.dry_run) as display:
+    with data_on_stdout(args.picture), Display(verbose=args.verbose or args.dry_run) as display:
         try:
             sidecar = make_engine(options, display, flavour=args.flavour)
         except StillBuildingError as stop:
@@ -181,8 +193,8 @@ def run(args: argparse.Namespace) -> int:
             display.close()
             cause = stop.__context__
             _leave(exit_status(cause if isinstance(cause, KeyboardInterrupt) else stop))
-    if sidecar is not None:
-        print("\n".join(summary(options.output, sidecar)))
+        if sidecar is not None:
+            print("\n".join(summary(options.output, sidecar)))
     return 0
 
 
@@ -218,6 +230,13 @@ def options_of(args: argparse.Namespace) -> BuildOptions:
         raise InvalidValueError("no model is given", hint="trt-afdet build-engine MODEL -o ENGINE")
     if args.output is None:
         raise InvalidValueError("no engine is named", hint="-o model.engine")
+    for path in (args.output, args.picture):
+        if path is not None:
+            check_output(path)
+    if not is_file_target(args.output):
+        raise InvalidValueError(
+            "an engine needs a file, with its sidecar beside it", got=args.output
+        )
     batch, image = _shapes(args)
     without = _words(args.without_tactics) + _tactics(args.tacticSources)
     return BuildOptions(

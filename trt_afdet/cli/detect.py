@@ -306,9 +306,9 @@ class _Sinks:
         """Annotated files must never take the place of the ones they were made from."""
         from trt_afdet.errors import InvalidValueError
 
-        sources = {path.resolve() for path in self.source.paths}
+        sources = {os.path.realpath(path) for path in self.source.paths}
         for target in (*self._targets.values(), self.jsonl):
-            if target is not None and target.resolve() in sources:
+            if target is not None and os.path.realpath(target) in sources:
                 option = "--jsonl" if target is self.jsonl else "--out"
                 raise InvalidValueError(
                     f"{option} would overwrite its own source", got=target, hint="use another name"

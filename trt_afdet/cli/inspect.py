@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trt_afdet.files import output_file
+
 if TYPE_CHECKING:
     from trt_afdet.build.sidecar import EngineSidecar
     from trt_afdet.spec import ModelSpec
@@ -30,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file", type=Path, metavar="FILE", help=".onnx, an engine with its sidecar, or a sidecar"
     )
     parser.add_argument("--layers", action="store_true", help="the precision of every layer")
-    parser.add_argument("--picture", type=Path, metavar="PNG", help="draw the precision per block")
+    parser.add_argument(
+        "--picture", type=output_file, metavar="PNG", help="draw the precision per block"
+    )
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,20 @@ class Findings:
 
 
 def run(args: argparse.Namespace) -> int:
-    from trt_afdet.cli import ui
+    from trt_afdet.files import check_output, data_on_stdout
 
     found = examine(args.file)
+    if args.picture is not None:
+        check_output(args.picture)
+    with data_on_stdout(args.picture):
+        _tell(found, args)
+    return 0
+
+
+def _tell(found: Findings, args: argparse.Namespace) -> None:
+    """Prints the tables, and draws the picture that was asked for."""
+    from trt_afdet.cli import ui
+
     ui.table(str(args.file), ("what", ""), found.facts)
     ui.table("tensors", ("name", "kind", "type", "shape"), found.tensors)
     ui.table("spec", ("what", ""), _spec_rows(found.spec))
@@ -70,7 +85,6 @@ def run(args: argparse.Namespace) -> int:
     if args.picture is not None:
         save_picture(found.groups, args.file.name, args.picture)
         print(f"wrote {args.picture}")
-    return 0
 
 
 def examine(path: Path) -> Findings:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from trt_afdet.files import check_output, data_on_stdout, is_file_target, output_file
+
+if TYPE_CHECKING:
+    from afdet_train.export import Parity
 
 SUMMARY = "turn a checkpoint into the canonical model.onnx"
 
@@ -23,7 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "checkpoint", type=Path, metavar="CKPT", help="a .safetensors file or a run's folder"
     )
     parser.add_argument(
-        "-o", "--out", type=Path, help="ONNX file (default: model.onnx beside the checkpoint)"
+        "-o",
+        "--out",
+        type=output_file,
+        help="ONNX file (default: model.onnx beside the checkpoint)",
     )
     parser.add_argument(
         "--frames",
@@ -55,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     with open_source(source) as media:
         frames = [frame.image for frame in islice(media, args.num_frames)]
 
-    from afdet_train.export import TOLERANCE, export_checkpoint
+    from afdet_train.export import export_checkpoint
 
     out = args.out or (
         args.checkpoint / "model.onnx"
@@ -67,10 +75,22 @@ def run(args: argparse.Namespace) -> int:
         for name in ("score_threshold", "nms_iou", "max_detections")
         if getattr(args, name) is not None
     }
-    parity = export_checkpoint(args.checkpoint, out, frames, batch=args.batch, spec_changes=changes)
+    check_output(out)
+    with data_on_stdout(out):
+        parity = export_checkpoint(
+            args.checkpoint, out, frames, batch=args.batch, spec_changes=changes
+        )
+        _tell(out, parity)
+    return 0
+
+
+def _tell(out: Path, parity: Parity) -> None:
+    """Says what was written."""
+    from afdet_train.export import TOLERANCE
+
     name, difference = parity.worst
+    size = f" {out.stat().st_size / 1e6:.1f} MB," if is_file_target(out) else ""
     print(
-        f"{out}: {out.stat().st_size / 1e6:.1f} MB, equal to torch on {parity.frames} frames "
+        f"{out}:{size} equal to torch on {parity.frames} frames "
         f"(worst tensor {name}: {difference:.1e} relative, limit {TOLERANCE:.0e})"
     )
-    return 0
