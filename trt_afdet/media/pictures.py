@@ -37,6 +37,7 @@ import numpy.typing as npt
 
 from trt_afdet.errors import CorruptFileError, MissingDependencyError, MissingFileError
 from trt_afdet.media.content import HEAD, looks_like, picture_format
+from trt_afdet.packages import missing
 
 #: Pixels of the largest picture that is decoded: 3 GiB.
 MOST_PIXELS = 1 << 30
@@ -299,9 +300,7 @@ def _open(path: Path, name: str, file: IO[bytes]) -> Any:
     try:
         plugin = importlib.import_module(f"PIL.{module}")
     except ImportError as error:
-        raise MissingDependencyError(
-            "Pillow cannot be imported", got=error, hint="pip install pillow"
-        ) from error
+        raise missing(error) from error
     if name == "AVIF" and not getattr(plugin, "SUPPORTED", False):
         raise CorruptFileError(
             "this Pillow cannot read AVIF", got=path, hint="pip install --upgrade pillow"
@@ -374,14 +373,14 @@ def _turn(image: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint
 
 def _bgr(picture: Any) -> npt.NDArray[np.uint8]:
     """BGR uint8 [H, W, 3] of a picture of Pillow, as stored."""
-    import cv2
-
     if picture.mode.startswith(("I", "F")):
         grey = _eight_bits(np.asarray(picture))
         return np.repeat(grey[..., None], 3, axis=2)
     if picture.mode != "RGB":
         picture = picture.convert("RGB")
-    return np.asarray(cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2BGR), np.uint8)
+    # Pillow swaps the colours as it hands them out. The copy is for those who draw on it.
+    data = np.frombuffer(picture.tobytes("raw", "BGR"), np.uint8)
+    return data.reshape(picture.height, picture.width, 3).copy()
 
 
 def _eight_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
