@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from afdet_train.config import Recipe, parse_recipe
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError, WriteError
 from trt_afdet.files import atomic_path
+from trt_afdet.text import read_text
 
 
 @dataclass
@@ -86,7 +87,7 @@ def load(path: Path) -> Checkpoint:
                 "no such checkpoint", got=str(part), hint="a checkpoint is .safetensors + .yaml"
             )
     try:
-        raw = yaml.safe_load(yaml_path.read_text())
+        raw = yaml.safe_load(read_text(yaml_path))
         recipe, progress = raw["recipe"], raw["progress"]
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError) as error:
         raise CorruptFileError("not a checkpoint's YAML", got=str(yaml_path)) from error

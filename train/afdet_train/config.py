@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError
+from trt_afdet.text import load_yaml, read_text
 
 
 class Section(BaseModel):
@@ -248,8 +249,8 @@ def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]
                 raise InvalidValueError(f"recipe key {section} is a value, not a section", got=text)
             target = inner
         try:
-            target[last] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            target[last] = load_yaml(value)
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
             raise InvalidValueError("an override's value is not YAML", got=text) from error
     return raw
 
@@ -263,8 +264,10 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     if not path.is_file():
         raise MissingFileError("no such recipe", got=str(path), hint="see train/recipes")
     try:
-        raw = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raw = load_yaml(read_text(path))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        if isinstance(error, CorruptFileError):
+            raise
         detail = str(error).replace("\n", " ")
         raise CorruptFileError("recipe is not YAML", got=f"{path}: {detail}") from error
     return parse_recipe(apply_overrides(raw or {}, overrides or []), path.name)

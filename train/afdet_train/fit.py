@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ from afdet_train.optimise import (
 )
 from afdet_train.report import Report
 from afdet_train.targets import Boxes, PointGrid
+from trt_afdet.cli import ui
 from trt_afdet.datasets import Dataset, open_dataset
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.spec import ModelSpec
@@ -104,14 +106,11 @@ class Run:
 
 
 def with_classes(recipe: Recipe, dataset: Dataset) -> Recipe:
-    """The recipe with the data's class names; named ones must agree with the data."""
+    """The recipe with the data's class names.
+
+    Where the recipe names classes, the data was opened with them.
+    """
     names = tuple(dataset.class_names)
-    if recipe.model.classes and recipe.model.classes != names:
-        raise InvalidValueError(
-            "model.classes differs from the training data's",
-            got=f"{list(recipe.model.classes)[:4]} and {list(names)[:4]}",
-            hint="leave model.classes out",
-        )
     model = recipe.model.model_copy(update={"classes": names})
     return recipe.model_copy(update={"model": model})
 
@@ -251,22 +250,50 @@ def _save(run: Run, out: Path, *, best: bool) -> None:
     checkpoints.save(out / "last.safetensors", run.to_checkpoint(resumable=True))
 
 
-def _validation_data(recipe: Recipe) -> Dataset | None:
+def open_data(
+    recipe: Recipe, path: str, split: str | None, *, strict: bool, leads: bool = True
+) -> Dataset:
+    """A dataset checked as a whole, its findings printed; classes as the recipe has them.
+
+    Raises:
+        InvalidValueError: If no picture has a label, or with ``strict`` at any fault.
+        AfdetError: If there is no such data, or nothing of it can be used.
+    """
+    data = open_dataset(
+        path,
+        split=split,
+        class_names=recipe.model.classes or None,
+        decode=True,
+        progress=ui.progress if leads else None,
+        strict=strict,
+    )
+    if leads:
+        for line in data.report.lines():
+            ui.warn(f"{data.name}: {line}")
+    if not any(len(r.boxes) for r in data.records):
+        raise InvalidValueError(
+            "no picture has a label", got=data.name, hint="; ".join(data.report.lines()) or None
+        )
+    return data
+
+
+def _validation_data(recipe: Recipe, *, strict: bool, leads: bool) -> Dataset | None:
     if not recipe.data.val or not recipe.train.eval_every:
         return None
-    truth = open_dataset(recipe.data.val, split=recipe.data.val_split)
-    if tuple(truth.class_names) != recipe.model.classes:
-        raise InvalidValueError("validation and training data differ in their classes")
+    truth = open_data(recipe, recipe.data.val, recipe.data.val_split, strict=strict, leads=leads)
     return truth.head(recipe.data.val_limit) if recipe.data.val_limit else truth
 
 
-def fit(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, float]:
+def fit(
+    recipe: Recipe, out: Path, *, resume: bool = False, strict: bool = False
+) -> dict[str, float]:
     """Trains, evaluates, saves.
 
     Args:
         recipe: What to do.
         out: Folder of the run: best and last checkpoints, metrics.jsonl, TensorBoard.
         resume: Go on from ``out``'s last checkpoint, as if never interrupted.
+        strict: Refuse data with any fault.
 
     Returns:
         The best evaluation (``ap``, ``ap50``), empty without validation data.
@@ -281,9 +308,11 @@ def fit(recipe: Recipe, out: Path, *, resume: bool = False) -> dict[str, float]:
                 got=str(out),
                 hint="pass --resume to go on, or another --out",
             )
-        dataset = open_dataset(recipe.data.train, split=recipe.data.train_split)
+        dataset = open_data(
+            recipe, recipe.data.train, recipe.data.train_split, strict=strict, leads=ranks.leads
+        )
         recipe = with_classes(recipe, dataset)
-        truth = _validation_data(recipe)
+        truth = _validation_data(recipe, strict=strict, leads=ranks.leads)
         pictures = TrainingPictures(dataset, recipe, model_spec(recipe.model))
         run = setup(recipe, ranks, len(dataset.records))
         if resume:
@@ -314,9 +343,14 @@ def _loop(
         pictures, run.recipe, run.iteration, run.total, run.ranks.rank, run.ranks.world
     )
     report.start(run.total, run.iteration)
+    broken: Counter[str] = Counter()
     clock = time.perf_counter()
     for batch in loader:
         waited = time.perf_counter() - clock
+        for name in batch.broken:
+            if name not in broken:
+                report.warn(f"skipped from now on, another picture takes its place: {name}")
+            broken[name] += 1
         parts, norm = train_step(run, batch)
         figures = run.ranks.mean(parts.figures()).tolist()
         seconds = time.perf_counter() - clock
@@ -336,6 +370,11 @@ def _loop(
         if run.iteration % run.iterations_per_epoch == 0:
             _end_epoch(run, truth, out, report)
             clock = time.perf_counter()
+    if broken:
+        report.warn(
+            f"{len(broken)} pictures broke during the run and were skipped "
+            f"{sum(broken.values())} times"
+        )
 
 
 def _end_epoch(run: Run, truth: Dataset | None, out: Path, report: Report) -> None:

@@ -126,6 +126,9 @@ def calibrate(
         return found
     ranges = _run(model, spec, pictures, tensors, method, progress)
     skipped = len(pictures.skipped)
+    if warn is not None and pictures.truth is not None:
+        for line in pictures.truth.report.lines():
+            warn(f"{pictures.source}: {line}")
     if skipped and warn is not None:
         first = next(iter(pictures.skipped.values()))
         warn(f"{skipped} of {len(pictures)} calibration pictures skipped; the first: {first}")

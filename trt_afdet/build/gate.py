@@ -31,7 +31,7 @@ def open_verification(options: BuildOptions) -> Pictures | None:
 
     if options.verify is None:
         return None
-    pictures = open_pictures(options.verify)
+    pictures = open_pictures(options.verify, split="val")
     return pictures if options.verify_images is None else pictures.spread(options.verify_images)
 
 

@@ -1,4 +1,4 @@
-"""Pictures to calibrate with and to verify on: a folder, a COCO file or a video."""
+"""Pictures to calibrate with and to verify on: a folder, a dataset or a video."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.build.model_file import file_sha256
-from trt_afdet.datasets import Dataset, read_coco
+from trt_afdet.datasets import Dataset, Report, dataset_splits, open_dataset
+from trt_afdet.datasets.find import split_names, walk_pictures
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
 from trt_afdet.media import (
     PICTURE_SUFFIXES,
@@ -27,7 +28,7 @@ Frame = npt.NDArray[np.uint8]
 
 @dataclass
 class Pictures:
-    """Pictures of a folder, a COCO file or a video; what cannot be read is skipped.
+    """Pictures of a folder, a dataset or a video; what cannot be read is skipped.
 
     Attributes:
         source: What was named.
@@ -101,8 +102,12 @@ class Pictures:
         return total.hexdigest()
 
 
-def open_pictures(source: str | Path) -> Pictures:
-    """The pictures of a folder (and its subfolders), of a COCO .json, or of a video.
+def open_pictures(source: str | Path, *, split: str = "train") -> Pictures:
+    """The pictures of a dataset, of a folder (and its subfolders), or of a video.
+
+    Args:
+        source: A dataset in any format that :func:`open_dataset` reads, a folder, a video.
+        split: The one to take where a dataset has several.
 
     Raises:
         MissingFileError: If there is no such thing.
@@ -110,8 +115,17 @@ def open_pictures(source: str | Path) -> Pictures:
         CorruptFileError: If the annotations or the video cannot be read.
     """
     path = Path(source)
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+    is_file = path.suffix.lower() in (".json", ".yaml", ".yml", ".data")
+    if is_file or not path.is_file():
+        truth = _truth(source, path, split)
+        if truth is not None:
+            return Pictures(
+                str(source),
+                tuple(r.path for r in truth.records),
+                tuple(r.frame_index for r in truth.records),
+                truth,
+            )
+        files = walk_pictures(path, Report())
         if not files:
             raise InvalidValueError(
                 "the folder holds no picture",
@@ -119,19 +133,24 @@ def open_pictures(source: str | Path) -> Pictures:
                 hint=f"looked for {', '.join(PICTURE_SUFFIXES)}",
             )
         return Pictures(str(path), tuple(files), (None,) * len(files))
-    if path.suffix.lower() == ".json":
-        truth = read_coco(path)
-        return Pictures(
-            str(path),
-            tuple(r.path for r in truth.records),
-            tuple(r.frame_index for r in truth.records),
-            truth,
-        )
-    if not path.is_file():
-        raise MissingFileError(
-            "no such pictures", got=path, hint="give a folder, a COCO .json or a video"
-        )
     return _video(path)
+
+
+def _truth(source: str | Path, path: Path, split: str) -> Dataset | None:
+    """The dataset; None if the folder holds pictures without annotations."""
+    try:
+        splits = dataset_splits(source)
+    except MissingFileError as error:
+        if path.is_dir():
+            return None
+        if path.exists():
+            raise
+        raise MissingFileError(
+            "no such pictures", got=source, hint="give a folder, a dataset or a video"
+        ) from error
+    names = [s for s in split_names(split) if s in splits]
+    chosen = names[0] if names else splits[0]
+    return open_dataset(source, chosen, need_labels=False)
 
 
 def _video(path: Path) -> Pictures:

@@ -24,6 +24,7 @@ BUILTIN = {
     "bench": "trt_afdet.cli.bench",
     "build-engine": "trt_afdet.cli.build_engine",
     "detect": "trt_afdet.cli.detect",
+    "data": "trt_afdet.cli.data",
     "demo": "trt_afdet.cli.demo",
     "doctor": "trt_afdet.cli.doctor",
     "eval": "trt_afdet.cli.eval",
@@ -33,7 +34,6 @@ BUILTIN = {
 
 #: Commands of the training package, with what help says where it cannot be imported.
 OPTIONAL = {
-    "data": "make a dataset: film and label one in Doom",
     "train": "train a detector from a recipe",
     "export": "turn a checkpoint into the canonical model.onnx",
 }
@@ -54,7 +54,7 @@ one example of each:
   trt-afdet demo
   trt-afdet doctor
   trt-afdet detect street.mp4 --model model.onnx --out annotated.mp4 --jsonl boxes.jsonl
-  trt-afdet data doom data/doom --split train --frames 7000 --seed 1 --workers 4
+  trt-afdet data check my-data --out sheet.png
   trt-afdet train train/recipes/doom.yaml --out runs/doom
   trt-afdet export runs/doom -o model.onnx
   trt-afdet eval model.onnx data/doom --split test --out out/eval

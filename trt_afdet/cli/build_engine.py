@@ -63,7 +63,7 @@ def _add_precision(group: Any) -> None:
         add(f"--{name}", dest="flags", action="append_const", const=name, help=argparse.SUPPRESS)
     add("--io", choices=("float32", "float16"), help="type of input and heads (default: float32)")
     add("--keep", metavar="BLOCKS", help="blocks or nodes of higher precision: stem,head/reg")
-    add("--calib", metavar="DATA", help="INT8 calibration pictures: folder, COCO .json or video")
+    add("--calib", metavar="DATA", help="INT8 calibration pictures: folder, dataset or video")
     add("--calib-images", type=int, default=512, metavar="N", help="of them (default: 512)")
     add(
         "--calib-method",
@@ -98,7 +98,7 @@ def _add_precision(group: Any) -> None:
     )
     add("--picture", type=output_file, metavar="PNG", help="draw what INT8 does to each block")
     add("--no-tf32", "--noTF32", action="store_true", help="FP32 layers compute in full FP32")
-    add("--verify", metavar="DATA", help="compare model and engine on these: COCO .json or folder")
+    add("--verify", metavar="DATA", help="compare model and engine on these: dataset or folder")
     add("--verify-images", type=int, metavar="N", help="of them (default: all)")
     add(
         "--verify-limits",

@@ -38,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=4, help="pictures per step (default: 4)")
     parser.add_argument("--threads", type=int, help="CPU threads of the network")
     parser.add_argument("--limit", type=int, help="use this many pictures, evenly spread")
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse data with any fault, instead of using the rest",
+    )
     parser.add_argument("--voc", action="store_true", help="also print Pascal VOC's AP50")
     parser.add_argument(
         "--out", type=Path, help="folder for metrics.json, pr.png and confusion.png"
@@ -46,7 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from trt_afdet.cli import ui
-    from trt_afdet.datasets import open_dataset
     from trt_afdet.errors import InvalidValueError
     from trt_afdet.evaluation import evaluate_coco, evaluate_voc, predict
 
@@ -57,9 +61,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out and args.out.exists() and not args.out.is_dir():
         raise InvalidValueError("--out must be a folder", got=args.out)
     detector = _open_model(args)
-    truth = open_dataset(args.data, args.split)
-    for line in truth.report.lines():
-        ui.warn(f"{truth.name}: {line}")
+    truth = open_truth(args.data, args.split, detector.spec.class_names, strict=args.strict)
     if args.limit:
         truth = truth.head(args.limit)
     order = class_order(detector.spec.class_names, truth.class_names)
@@ -74,6 +76,28 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         _write(args.out, truth, found, result, extra)
     return 0
+
+
+def open_truth(
+    path: str, split: str | None, model: tuple[str, ...], *, strict: bool = False
+) -> Dataset:
+    """The dataset, checked as a whole; what was found in it is printed.
+
+    Formats that name no classes take the model's.
+    """
+    from trt_afdet.cli import ui
+    from trt_afdet.datasets import dataset_format, open_dataset
+    from trt_afdet.errors import InvalidValueError
+
+    names = model if dataset_format(path) == "voc" else None
+    truth = open_dataset(
+        path, split, class_names=names, decode=True, progress=ui.progress, strict=strict
+    )
+    for line in truth.report.lines():
+        ui.warn(f"{truth.name}: {line}")
+    if not any(len(r.boxes) for r in truth.records):
+        raise InvalidValueError("no picture has a label", got=truth.name)
+    return truth
 
 
 def _open_model(args: argparse.Namespace) -> Any:

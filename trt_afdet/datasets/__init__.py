@@ -1,17 +1,29 @@
-"""Datasets on disk, read into one form whatever their format. NumPy and OpenCV only."""
+"""Datasets on disk, read into one form whatever their format. NumPy and Pillow only."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from trt_afdet.datasets import coco, voc, yolo
 from trt_afdet.datasets.checks import Report
 from trt_afdet.datasets.coco import read_coco
+from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.datasets.record import Dataset, Record
 from trt_afdet.datasets.voc import read_voc
 from trt_afdet.datasets.yolo import read_yolo
 from trt_afdet.errors import InvalidValueError, MissingFileError
 
-__all__ = ["Dataset", "Record", "Report", "open_dataset", "read_coco", "read_voc", "read_yolo"]
+__all__ = [
+    "Dataset",
+    "Record",
+    "Report",
+    "dataset_format",
+    "dataset_splits",
+    "open_dataset",
+    "read_coco",
+    "read_voc",
+    "read_yolo",
+]
 
 
 def open_dataset(
@@ -20,51 +32,132 @@ def open_dataset(
     *,
     class_names: tuple[str, ...] | None = None,
     images: str | Path | None = None,
+    decode: bool = False,
+    progress: ProgressLike | None = None,
+    strict: bool = False,
+    need_labels: bool = True,
 ) -> Dataset:
     """Opens a dataset, picking the format by what is on disk.
 
-    ==============================================  =====================
-    ``X.json``                                      COCO instances
-    ``X/annotations/instances_<split>.json``        COCO
-    ``X/ImageSets/Main/<split>.txt``                Pascal VOC
-    ``X/VOC*/ImageSets/Main/<split>.txt``           Pascal VOC, the years joined
-    ``X.yaml``, ``X/data.yaml``, ``X/labels``       YOLO
-    ==============================================  =====================
+    ==================================================  =====================
+    ``X.json``                                          COCO instances
+    ``X/annotations/instances_<split>.json``            COCO
+    ``X/<split>/_annotations.coco.json``                COCO, Roboflow's
+    ``X/result.json``                                   COCO, Label Studio's
+    ``X/ImageSets/Main/<split>.txt``                    Pascal VOC
+    ``X/VOC*/ImageSets/Main/<split>.txt``               Pascal VOC, the years joined
+    ``X.yaml``, ``X/data.yaml``, labels as ``.txt``     YOLO
+    ``X/**/*.xml``                                      Pascal VOC, labelImg's
+    ==================================================  =====================
+
+    What cannot be used is left out and counted in the dataset's report.
 
     Args:
         path: File or folder; several VOC roots are separated by commas.
         split: Such as ``train``; needed where a folder holds several.
         class_names: Classes, for formats that do not name them.
         images: Folder of the pictures, if it is not where the format has it.
+        decode: Decode every picture, to know of damage now and not later. What was found is
+            kept in the user's cache folder, by the file's size and time.
+        progress: Shows how far the look at the pictures is.
+        strict: Refuse a dataset with a fault.
+        need_labels: Refuse one without a single label.
 
     Raises:
         MissingFileError: If there is nothing there; says what was looked for.
         AfdetError: If what is there is broken.
     """
-    roots = [Path(p.strip()) for p in str(path).split(",")]
-    roots = [root for given in roots for root in _voc_years(given, split or "trainval")]
-    if all((r / "ImageSets" / "Main").is_dir() for r in roots):
-        return read_voc(roots, split or "trainval", class_names)
-    if len(roots) > 1:
-        raise InvalidValueError("only VOC folders can be joined by commas", got=path)
+    dataset = _open(path, split, class_names, images, decode, progress, need_labels)
+    if class_names is not None:
+        dataset = dataset.with_class_names(class_names)
+    if strict and dataset.report.faults:
+        lines = dataset.report.lines()[: len(dataset.report.faults)]
+        raise InvalidValueError(
+            f"{dataset.name} has faults", got="; ".join(lines), hint="--strict refuses them"
+        )
+    return dataset
+
+
+def _open(
+    path: str | Path,
+    split: str | None,
+    class_names: tuple[str, ...] | None,
+    images: str | Path | None,
+    decode: bool,
+    progress: ProgressLike | None,
+    need_labels: bool,
+) -> Dataset:
+    kind, roots = _find(path, split)
+    if kind == "voc":
+        return read_voc(roots, split, class_names, decode=decode, progress=progress)
     root = roots[0]
+    if kind == "yolo":
+        return read_yolo(
+            root, split, class_names, decode=decode, progress=progress, need_labels=need_labels
+        )
+    file = root if root.is_file() else coco.choose_file(root, split)
     folder = Path(images) if images else None
-    if not root.exists():
-        raise MissingFileError("no such dataset", got=str(root))
-    if root.suffix == ".json":
-        return read_coco(root, folder)
-    if root.suffix in (".yaml", ".yml"):
-        return read_yolo(root, split or "train", class_names)
-    if (root / "annotations").is_dir():
-        return read_coco(_coco_file(root, split), folder)
-    if (root / "data.yaml").is_file() or (root / "labels").is_dir():
-        return read_yolo(root, split or "train", class_names)
+    return read_coco(file, folder, class_names, decode=decode, progress=progress)
+
+
+def dataset_format(path: str | Path) -> str:
+    """``coco``, ``voc`` or ``yolo``.
+
+    Raises:
+        MissingFileError: If it is none.
+    """
+    return _find(path, None)[0]
+
+
+def _find(path: str | Path, split: str | None) -> tuple[str, list[Path]]:
+    """The format and its roots."""
+    whole = Path(path)
+    given = [whole] if whole.exists() else [Path(p.strip()) for p in str(path).split(",")]
+    for root in given:
+        if not root.exists():
+            raise MissingFileError("no such dataset", got=str(root))
+    roots = [root for one in given for root in _voc_years(one, split or "trainval")]
+    if all((r / "ImageSets").is_dir() for r in roots):
+        return "voc", roots
+    if len(given) > 1:
+        raise InvalidValueError("only VOC folders can be joined by commas", got=path)
+    root = given[0]
+    suffix = root.suffix.lower()
+    if root.is_file():
+        if suffix == ".json":
+            return "coco", [root]
+        if suffix in (".yaml", ".yml", ".data"):
+            return "yolo", [root]
+        raise InvalidValueError("a dataset is a folder, a .json or a .yaml", got=str(root))
+    if coco.find_files(root):
+        return "coco", [root]
+    if yolo.find_config(root) is not None:
+        return "yolo", [root]
+    if voc.is_voc(root):
+        return "voc", [root]
+    if yolo.has_yolo_labels(root):
+        return "yolo", [root]
     raise MissingFileError(
         "no dataset found",
         got=str(root),
-        hint="looked for annotations/instances_<split>.json (COCO), ImageSets/Main (VOC), "
-        "data.yaml or labels (YOLO)",
+        hint="looked for annotations/instances_<split>.json, <split>/_annotations.coco.json or "
+        "result.json (COCO), ImageSets/Main or .xml files (VOC), data.yaml, labels or .txt files "
+        "beside pictures (YOLO)",
     )
+
+
+def dataset_splits(path: str | Path) -> list[str | None]:
+    """The splits of a dataset; [None] where it is one whole."""
+    kind, roots = _find(path, None)
+    root = roots[0]
+    splits: list[str] = []
+    if kind == "coco":
+        splits = [] if root.is_file() else [s for s in coco.find_files(root) if s != "all"]
+    elif kind == "yolo":
+        splits = yolo.splits_of(root)
+    else:
+        splits = voc.splits_of(roots)
+    return list(splits) or [None]
 
 
 def _voc_years(folder: Path, split: str) -> list[Path]:
@@ -72,19 +165,3 @@ def _voc_years(folder: Path, split: str) -> list[Path]:
     lists = sorted(folder.glob("VOC*/ImageSets/Main"))
     having = [p for p in lists if (p / f"{split}.txt").is_file()] or lists
     return [p.parent.parent for p in having] or [folder]
-
-
-def _coco_file(root: Path, split: str | None) -> Path:
-    have = sorted((root / "annotations").glob("instances_*.json"))
-    if split is not None:
-        wanted = root / "annotations" / f"instances_{split}.json"
-        if not wanted.is_file():
-            names = ", ".join(p.stem.removeprefix("instances_") for p in have) or "none"
-            raise MissingFileError(f"{root} has no split {split!r}", hint=f"it has {names}")
-        return wanted
-    if len(have) != 1:
-        names = ", ".join(p.stem.removeprefix("instances_") for p in have) or "none"
-        raise InvalidValueError(
-            f"{root} has {len(have)} splits ({names})", hint="name one: --split"
-        )
-    return have[0]

@@ -1,4 +1,4 @@
-"""What is wrong with annotations, found in one place for all formats."""
+"""What is wrong with a dataset, found in one place for all formats."""
 
 from __future__ import annotations
 
@@ -12,30 +12,69 @@ import numpy.typing as npt
 
 from trt_afdet.errors import CorruptFileError
 
+#: Names that a line of the report gives.
+NAMES_SHOWN = 3
+
 
 @dataclass
 class Report:
-    """How many boxes were mended or dropped, by kind, with one example each."""
+    """All findings about a dataset, grouped by kind, with how many and the first few names.
+
+    A fault is what lost a picture or a box, or changed it; ``--strict`` refuses it. A note says
+    how the data was understood.
+
+    Attributes:
+        counts: How many of each kind.
+        examples: The first few names of each kind.
+        notes: The kinds that are notes.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+    notes: set[str] = field(default_factory=set)
 
     def add(self, kind: str, example: str, count: int = 1) -> None:
+        """Counts a fault."""
         if count:
             self.counts[kind] += count
-            self.examples.setdefault(kind, example)
+            names = self.examples.setdefault(kind, [])
+            if len(names) < NAMES_SHOWN and example not in names:
+                names.append(example)
+
+    def note(self, kind: str, example: str, count: int = 1) -> None:
+        """Counts what is no fault."""
+        if count:
+            self.notes.add(kind)
+            self.add(kind, example, count)
+
+    @property
+    def faults(self) -> list[str]:
+        """The kinds that are faults."""
+        return [kind for kind in self.counts if kind not in self.notes]
 
     def merge(self, other: Report) -> None:
+        self.notes |= other.notes
         for kind, count in other.counts.items():
-            self.add(kind, other.examples[kind], count)
+            self.counts[kind] += count
+            names = self.examples.setdefault(kind, [])
+            names += [n for n in other.examples[kind] if n not in names]
+            del names[NAMES_SHOWN:]
 
     def lines(self) -> list[str]:
-        """One line per kind."""
-        return [f"{n} {kind} (first: {self.examples[kind]})" for kind, n in self.counts.items()]
+        """One line per kind, faults first."""
+        return [
+            f"{self.counts[kind]} {kind} (first: {', '.join(self.examples[kind])})"
+            for kind in sorted(self.counts, key=lambda kind: kind in self.notes)
+        ]
 
 
 def clean_boxes(
-    boxes: npt.ArrayLike, width: int, height: int, report: Report, where: str
+    boxes: npt.ArrayLike,
+    width: int,
+    height: int,
+    report: Report,
+    where: str,
+    tolerance: float = 0.5,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.intp]]:
     """Boxes clipped to the picture, without those that are no boxes.
 
@@ -44,6 +83,7 @@ def clean_boxes(
         width, height: The picture's size.
         report: Counts what was done.
         where: For the report's example.
+        tolerance: Pixels that a box may be outside without being counted.
 
     Returns:
         float32 [M, 4] and the indices of the M boxes that were kept.
@@ -60,7 +100,7 @@ def clean_boxes(
     report.add("boxes outside the picture dropped", where, int((proper & ~inside).sum()))
     keep = finite & proper & inside
     # Half a pixel of rounding is nothing to warn of.
-    moved = (np.abs(clipped - safe) > 0.5).any(axis=1)
+    moved = (np.abs(clipped - safe) > tolerance).any(axis=1)
     report.add("boxes clipped to the picture", where, int((keep & moved).sum()))
     kept = np.flatnonzero(keep)
     return clipped[kept], kept

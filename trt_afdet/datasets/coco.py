@@ -3,153 +3,407 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
-from trt_afdet.datasets.checks import Report, check_unique, clean_boxes
-from trt_afdet.datasets.record import Dataset, Record
-from trt_afdet.errors import AfdetError, CorruptFileError, MissingFileError
+from trt_afdet.datasets.checks import Report, check_unique
+from trt_afdet.datasets.drafts import Draft, finish
+from trt_afdet.datasets.find import Folders, is_hidden, split_names
+from trt_afdet.datasets.index import ProgressLike
+from trt_afdet.datasets.record import Dataset
+from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
+from trt_afdet.text import decode_text
+
+Entry = dict[str, Any]
 
 
-def read_coco(file: Path, images: Path | None = None) -> Dataset:
+def find_files(root: Path) -> dict[str, Path]:
+    """The COCO files of a folder by split; one that serves all is called ``all``."""
+    found: dict[str, Path] = {}
+    for file in sorted((root / "annotations").glob("*.json")):
+        if not is_hidden(file.name) and not file.stem.startswith(("captions_", "panoptic_")):
+            split = file.stem.removeprefix("instances_")
+            if not file.stem.startswith("person_keypoints_"):
+                found.setdefault(split, file)
+    if found:
+        return found
+    for folder in sorted(p for p in root.iterdir() if p.is_dir() and not is_hidden(p.name)):
+        for name in ("_annotations.coco.json", "annotations.json", "result.json", "labels.json"):
+            if (folder / name).is_file():
+                found.setdefault(folder.name, folder / name)
+    if (root / "_annotations.coco.json").is_file():
+        found.setdefault("all", root / "_annotations.coco.json")
+    for file in sorted(root.glob("*.json")):
+        if not is_hidden(file.name) and file.name != "_annotations.coco.json" and _is_coco(file):
+            only = file.stem in ("result", "annotations", "labels", "coco", "_annotations")
+            split = "all" if only else file.stem.removeprefix("instances_")
+            found.setdefault(split, file)
+    return found
+
+
+def _is_coco(file: Path) -> bool:
+    try:
+        raw = json.loads(decode_text(file.read_bytes(), file))
+    except (AfdetError, OSError, ValueError, RecursionError):
+        return False
+    return isinstance(raw, dict) and isinstance(raw.get("images"), list) and "categories" in raw
+
+
+def choose_file(root: Path, split: str | None) -> Path:
+    """The file of a split.
+
+    Raises:
+        MissingFileError, InvalidValueError: Naming the splits there are.
+    """
+    found = find_files(root)
+    names = ", ".join(found) or "none"
+    if split is None:
+        if len(found) != 1:
+            raise InvalidValueError(
+                f"{root} has {len(found)} splits ({names})", hint="name one: --split"
+            )
+        return next(iter(found.values()))
+    by_low = {name.lower(): file for name, file in found.items()}
+    for name in split_names(split):
+        if name.lower() in by_low:
+            return by_low[name.lower()]
+    for name in split_names(split):  # instances_train2017.json is the split "train".
+        like = [f for n, f in by_low.items() if n.removeprefix(name.lower()).strip("_-.").isdigit()]
+        if len(like) == 1:
+            return like[0]
+    raise MissingFileError(f"{root} has no split {split!r}", hint=f"it has {names}")
+
+
+def read_coco(
+    file: Path,
+    images: Path | None = None,
+    class_names: tuple[str, ...] | None = None,
+    *,
+    decode: bool = False,
+    progress: ProgressLike | None = None,
+) -> Dataset:
     """Reads an instances JSON.
 
     Args:
         file: The JSON. An image with a ``frame_index`` is a frame of the video ``file_name``.
-        images: Folder of the pictures; by default ``images/<split>``, ``<split>``, ``images`` or
-            the JSON's own folder, whichever holds the first picture.
+        images: Folder of the pictures; by default they are looked for in ``images/<split>``,
+            ``<split>``, ``images`` and the JSON's own folder.
+        class_names: Used where the file has no categories.
+        decode, progress: See :func:`trt_afdet.datasets.drafts.finish`.
 
     Raises:
-        MissingFileError: If the JSON or a picture is missing.
+        MissingFileError: If the JSON or all pictures are missing.
         CorruptFileError: If the JSON is not what it should be: names the entry.
     """
     raw = _load(file)
     report = Report()
-    categories = sorted(raw["categories"], key=lambda c: c["id"])
-    check_unique((c["id"] for c in categories), "category id", file)
-    check_unique((str(c["name"]) for c in categories), "category name", file)
-    check_unique((i["id"] for i in raw["images"]), "image id", file)
-    check_unique(((i["file_name"], i.get("frame_index")) for i in raw["images"]), "file name", file)
-    check_unique((a["id"] for a in raw["annotations"] if "id" in a), "annotation id", file)
-    index = {c["id"]: n for n, c in enumerate(categories)}
-    by_image: dict[int, list[dict[str, Any]]] = {i["id"]: [] for i in raw["images"]}
-    for annotation in raw["annotations"]:
-        if annotation["image_id"] not in by_image:
-            raise CorruptFileError(
-                f"{file}: annotation of an unknown image", got=annotation["image_id"]
-            )
-        if annotation["category_id"] not in index:
-            raise CorruptFileError(
-                f"{file}: annotation of an unknown category", got=annotation["category_id"]
-            )
-        by_image[annotation["image_id"]].append(annotation)
-    folder = _image_folder(file, images, [i["file_name"] for i in raw["images"]])
-    try:
-        records = tuple(
-            _record(image, by_image[image["id"]], folder, index, report) for image in raw["images"]
-        )
-    except (TypeError, ValueError, KeyError, OverflowError) as error:
-        if isinstance(error, AfdetError):
-            raise
-        raise CorruptFileError(f"{file}: an entry is malformed", got=repr(error)) from error
-    if len({r.frame_index is None for r in records}) > 1:
-        raise CorruptFileError(f"{file}: some images are frames of a video, others are not")
-    _check_files(records, file)
-    return Dataset(
-        name=str(file),
-        class_names=tuple(str(c["name"]) for c in categories),
-        records=records,
-        category_ids=tuple(int(c["id"]) for c in categories),
-        report=report,
+    names, ids, index = _categories(raw, file, class_names, report)
+    for number, image in enumerate(raw["images"]):
+        for key in ("id", "file_name"):
+            if image.get(key) is None or isinstance(image[key], (dict, list)):
+                raise CorruptFileError(f"{file}: images[{number}] has no {key!r}")
+    keys = [_key(i["id"]) for i in raw["images"]]
+    check_unique(keys, "image id", file)
+    check_unique(
+        ((str(i["file_name"]), _hashable(i.get("frame_index"))) for i in raw["images"]),
+        "file name",
+        file,
     )
+    by_image: dict[Any, list[Entry]] = {key: [] for key in keys}
+    counts = Counter(_hashable(a["id"]) for a in raw["annotations"] if "id" in a)
+    for number, annotation in enumerate(raw["annotations"]):
+        where = f"{file.name}: annotations[{number}]"
+        if "id" in annotation and counts[_hashable(annotation["id"])] > 1:
+            report.note("annotations share an id with another", where)
+        image_key, category = _key(annotation.get("image_id")), _key(annotation.get("category_id"))
+        if image_key not in by_image:
+            report.add("annotations of an unknown image dropped", f"{where}, image {image_key}")
+        elif category not in index:
+            report.add("annotations of an unknown category dropped", f"{where}, id {category}")
+        else:
+            by_image[image_key].append(annotation)
+    places = _Places(file, images)
+    whole = all(isinstance(k, int) and not isinstance(k, bool) for k in keys)
+    drafts = []
+    for number, (key, image) in enumerate(zip(keys, raw["images"], strict=True), 1):
+        path = places.find(str(image["file_name"]))
+        if path is None:
+            report.add("pictures that are missing", str(image["file_name"]))
+            continue
+        image_id = key if whole else number
+        drafts.append(_draft(image, by_image[key], path, image_id, index, report, file))
+    if raw["images"] and not drafts:
+        raise MissingFileError(
+            f"{file}: its pictures are not found",
+            got=str(raw["images"][0]["file_name"]),
+            hint="looked in " + ", ".join(str(p) for p in places.folders),
+        )
+    if not drafts:
+        raise CorruptFileError(f"{file} holds no images")
+    if len({d.frame_index is None for d in drafts}) > 1:
+        raise CorruptFileError(f"{file}: some images are frames of a video, others are not")
+    return finish(str(file), names, ids, drafts, report, decode=decode, progress=progress)
 
 
 def _load(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise MissingFileError("no such annotation file", got=str(file))
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raw = json.loads(decode_text(file.read_bytes(), file))
+    except (ValueError, RecursionError) as error:
         raise CorruptFileError("annotations are not JSON", got=f"{file}: {error}") from error
-    needed: dict[str, dict[str, type]] = {
-        # A size may be written as 640.0.
-        "images": {"id": int, "file_name": str, "width": object, "height": object},
-        "annotations": {"image_id": int, "category_id": int, "bbox": list},
-        "categories": {"id": int, "name": str},
-    }
-    for section, keys in needed.items():
-        if not isinstance(raw, dict) or not isinstance(raw.get(section), list):
-            raise CorruptFileError(f"{file} is no COCO instances file: it has no list {section!r}")
-        if not raw[section]:
-            raise CorruptFileError(f"{file} holds no {section}")
+    if not isinstance(raw, dict) or not isinstance(raw.get("images"), list):
+        raise CorruptFileError(f"{file} is no COCO instances file: it has no list 'images'")
+    for section in ("annotations", "categories"):
+        # Files of test sets have no annotations.
+        if raw.get(section) is None:
+            raw[section] = []
+        if not isinstance(raw[section], list):
+            raise CorruptFileError(
+                f"{file} is no COCO instances file: {section!r} is no list", got=section
+            )
+    for section in ("images", "annotations", "categories"):
         for number, entry in enumerate(raw[section]):
-            for key, kind in keys.items():
-                if not isinstance(entry, dict) or key not in entry:
-                    raise CorruptFileError(f"{file}: {section}[{number}] has no {key!r}")
-                if not isinstance(entry[key], kind):
-                    raise CorruptFileError(
-                        f"{file}: {key!r} of {section}[{number}] must be {kind.__name__}",
-                        got=repr(entry[key])[:40],
-                    )
+            if not isinstance(entry, dict):
+                raise CorruptFileError(f"{file}: {section}[{number}] is no object")
     return raw
 
 
-def _image_folder(file: Path, images: Path | None, names: list[str]) -> Path:
-    if images is not None:
-        return images
-    split = file.stem.removeprefix("instances_")
-    root = file.parent.parent if file.parent.name == "annotations" else file.parent
-    candidates = [root / "images" / split, root / split, root / "images", file.parent]
-    for folder in candidates:
-        if (folder / names[0]).is_file():
-            return folder
-    raise MissingFileError(
-        f"{file}: its pictures are not found",
-        got=names[0],
-        hint="looked in " + ", ".join(dict.fromkeys(str(c) for c in candidates)),
-    )
+def _key(value: Any) -> Any:
+    """An id: 7, "7" and 7.0 are the same."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str):
+        text = value.strip()
+        return int(text) if text.isdecimal() and len(text) < 19 else text
+    return _hashable(value)
 
 
-def _record(
-    image: dict[str, Any],
-    annotations: list[dict[str, Any]],
-    folder: Path,
-    index: dict[int, int],
+def _hashable(value: Any) -> Any:
+    return repr(value) if isinstance(value, (dict, list)) else value
+
+
+def _categories(
+    raw: dict[str, Any], file: Path, class_names: tuple[str, ...] | None, report: Report
+) -> tuple[tuple[str, ...], tuple[int, ...], dict[Any, int]]:
+    """Class names, category ids and the class index of each id."""
+    entries = raw["categories"]
+    for number, entry in enumerate(entries):
+        for key in ("id", "name"):
+            if entry.get(key) is None or isinstance(entry[key], (dict, list)):
+                raise CorruptFileError(f"{file}: categories[{number}] has no {key!r}")
+    used = {_key(a.get("category_id")) for a in raw["annotations"]}
+    roots = [e for e in entries if str(e.get("supercategory", "")).lower() == "none"]
+    if len(roots) == 1 and len(entries) > 1 and _key(roots[0]["id"]) not in used:
+        # Roboflow puts the project's name before the classes, as the category above them.
+        others = [e for e in entries if e is not roots[0]]
+        if all(e.get("supercategory") == roots[0]["name"] for e in others):
+            report.note("category above the others left out", f"{file.name}: {roots[0]['name']}")
+            entries = others
+    if not entries:
+        if raw["annotations"] or not class_names:
+            raise CorruptFileError(f"{file} holds no categories")
+        return tuple(class_names), tuple(range(1, len(class_names) + 1)), {}
+    keys = [_key(e["id"]) for e in entries]
+    check_unique(keys, "category id", file)
+    whole = all(isinstance(k, int) for k in keys)
+    order = sorted(range(len(keys)), key=lambda i: keys[i] if whole else str(keys[i]))
+    names: list[str] = []
+    ids: list[int] = []
+    index: dict[Any, int] = {}
+    for i in order:
+        name = str(entries[i]["name"]).strip()
+        if name in names:
+            report.note("categories share a name and are taken as one", f"{file.name}: {name}")
+        else:
+            names.append(name)
+            ids.append(keys[i] if whole else len(names))
+        index[keys[i]] = names.index(name)
+    return tuple(names), tuple(ids), index
+
+
+class _Places:
+    """Where pictures may be; the folder that held the last one is tried first."""
+
+    def __init__(self, file: Path, images: Path | None) -> None:
+        here = file.parent
+        root = here.parent if here.name.lower() == "annotations" else here
+        split = file.stem.removeprefix("instances_")
+        self.names = Folders()
+        self.folders: list[Path] = [images] if images is not None else []
+        if images is None:
+            for name in split_names(split):
+                self.folders += [root / "images" / name, root / name, root / name / "images"]
+            self.folders += [root / "images", here / "images", here, root, root / "JPEGImages"]
+            self.folders = list(dict.fromkeys(self.folders))
+
+    def find(self, text: str) -> Path | None:
+        """The file that a ``file_name`` means: also of Windows, of a server, of another folder."""
+        for name in dict.fromkeys((text, _server_name(text))):
+            clean = name.replace("\\", "/")
+            for whole in (True, False):
+                for folder in self.folders:
+                    path = (
+                        self.names.find(folder, clean)
+                        if whole
+                        else self.names.find_tail(folder, clean)
+                    )
+                    if path is not None and path.is_file():
+                        self.folders.remove(folder)
+                        self.folders.insert(0, folder)
+                        return path
+        return None
+
+
+def _server_name(text: str) -> str:
+    """Label Studio's ``/data/local-files/?d=a/b.jpg`` and addresses of pictures."""
+    if "?" not in text and "%" not in text and "://" not in text:
+        return text
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return text
+    given = parse_qs(parts.query).get("d")
+    return given[0] if given else unquote(parts.path)
+
+
+def _number(value: Any) -> float:
+    """A number, also as text; NaN for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return math.nan
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return math.nan
+
+
+def _flag(value: Any) -> bool:
+    number = _number(int(value) if isinstance(value, bool) else value)
+    return math.isfinite(number) and number != 0
+
+
+def _draft(
+    image: Entry,
+    annotations: list[Entry],
+    path: Path,
+    image_id: int,
+    index: dict[Any, int],
     report: Report,
-) -> Record:
-    width, height = int(image["width"]), int(image["height"])
-    if min(width, height) <= 0:
-        raise CorruptFileError(f"{image['file_name']} has no size", got=f"{width}x{height}")
-    if any(len(a["bbox"]) != 4 for a in annotations):
-        raise CorruptFileError(f"a bbox of {image['file_name']} is not x, y, width, height")
-    xywh = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4)
-    xyxy = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    boxes, kept = clean_boxes(xyxy, width, height, report, str(image["file_name"]))
-    annotations = [annotations[i] for i in kept]
-    sides = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64).prod(axis=1)
+    file: Path,
+) -> Draft:
+    name = str(image["file_name"])
+    sides = [_number(image.get(k)) for k in ("width", "height")]
+    said = all(math.isfinite(s) and 1 <= s < 1 << 31 for s in sides)
     frame_index = image.get("frame_index")
-    if frame_index is not None and int(frame_index) < 0:
-        raise CorruptFileError(f"{image['file_name']}: frame_index is below 0", got=frame_index)
-    return Record.build(
-        folder / image["file_name"],
-        int(image["id"]),
-        width,
-        height,
-        boxes,
-        [index[a["category_id"]] for a in annotations],
-        crowd=[bool(a.get("iscrowd", 0)) for a in annotations],
-        area=[float(a.get("area", s)) for a, s in zip(annotations, sides, strict=True)],
-        segmentations=[a.get("segmentation") or None for a in annotations],
+    if frame_index is not None:
+        frame_index = _number(frame_index)
+        if not math.isfinite(frame_index) or frame_index < 0 or not frame_index.is_integer():
+            raise CorruptFileError(
+                f"{file}: frame_index of {name} is no number from 0", got=image["frame_index"]
+            )
+    boxes, kept = [], []
+    for annotation in annotations:
+        box = _box(annotation, report, name)
+        if box is not None:
+            boxes.append(box)
+            kept.append(annotation)
+    areas = []
+    for annotation, box in zip(kept, boxes, strict=True):
+        area = _number(annotation.get("area"))
+        areas.append(area if math.isfinite(area) and area > 0 else _area(box))
+    return Draft(
+        path=path,
+        where=name,
+        image_id=image_id,
+        boxes=np.array(boxes, np.float64).reshape(-1, 4),
+        labels=[index[_key(a["category_id"])] for a in kept],
+        width=int(sides[0]) if said else None,
+        height=int(sides[1]) if said else None,
         frame_index=None if frame_index is None else int(frame_index),
+        extras={
+            "crowd": [_flag(a.get("iscrowd", 0)) for a in kept],
+            "difficult": [_flag(a.get("ignore", 0)) for a in kept],
+            "area": areas,
+            "segmentations": [a.get("segmentation") or None for a in kept],
+        },
     )
 
 
-def _check_files(records: tuple[Record, ...], file: Path) -> None:
-    missing = [p for p in dict.fromkeys(r.path for r in records) if not p.is_file()]
-    if missing:
-        raise MissingFileError(
-            f"{file}: {len(missing)} of its {len(records)} pictures are missing",
-            got=f"first: {missing[0]}",
-        )
+def _area(box: list[float]) -> float:
+    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
+
+
+def _box(annotation: Entry, report: Report, where: str) -> list[float] | None:
+    """x1 y1 x2 y2; of the segmentation where there is no ``bbox``; None if there is neither."""
+    bbox = annotation.get("bbox")
+    if isinstance(bbox, list) and bbox:
+        values = [_number(v) for v in bbox]
+        if len(values) == 4:
+            x, y, width, height = values
+            return [x, y, x + width, y + height]
+        report.add("annotations whose bbox is not x, y, width, height dropped", where)
+        return None
+    box = segmentation_box(annotation.get("segmentation"))
+    if box is None:
+        report.add("annotations without a box dropped", where)
+        return None
+    report.note("boxes taken from the segmentation", where)
+    return box
+
+
+def segmentation_box(mask: Any) -> list[float] | None:
+    """The box of polygons or run lengths; None if they are neither."""
+    if isinstance(mask, list):
+        polygons = mask if mask and all(isinstance(p, list) for p in mask) else [mask]
+        values = [[_number(v) for v in p] for p in polygons if isinstance(p, list)]
+        xs = [v for p in values for v in p[0::2]]
+        ys = [v for p in values for v in p[1::2]]
+        if not xs or not ys or not all(map(math.isfinite, (*xs, *ys))):
+            return None
+        return [min(xs), min(ys), max(xs), max(ys)]
+    if not isinstance(mask, dict):
+        return None
+    size, counts = mask.get("size"), mask.get("counts")
+    if isinstance(counts, str):
+        counts = _run_lengths(counts)
+    if not isinstance(size, list) or len(size) != 2 or not isinstance(counts, list):
+        return None
+    lengths = [_number(c) for c in counts]
+    height = _number(size[0])
+    if not all(math.isfinite(c) and c >= 0 for c in lengths) or not height >= 1:
+        return None
+    xs, ys, start = [], [], 0
+    for number, length in enumerate(int(c) for c in lengths):
+        end = start + length
+        if number % 2 and length:
+            # Columns, one after the other; a run over two of them touches top and bottom.
+            first, last = start // int(height), (end - 1) // int(height)
+            xs += [first, last + 1]
+            same = first == last
+            ys += [start % int(height) if same else 0]
+            ys += [(end - 1) % int(height) + 1 if same else int(height)]
+        start = end
+    return [float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys))] if xs else None
+
+
+def _run_lengths(text: str) -> list[int] | None:
+    """COCO's compressed run lengths: 5 bits a character, differences to the last but one."""
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        code = ord(character) - 48
+        if not 0 <= code < 64:
+            return None
+        value |= (code & 0x1F) << shift
+        shift += 5
+        if not code & 0x20:
+            if code & 0x10:
+                value -= 1 << shift
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    return counts

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.datasets.checks import Report
-from trt_afdet.errors import CorruptFileError
+from trt_afdet.errors import CorruptFileError, InvalidValueError
 from trt_afdet.media import FrameReader, read_picture
 
 
@@ -116,6 +116,31 @@ class Dataset:
         picks = np.linspace(0, len(self.records) - 1, count).round().astype(int)
         return dataclasses.replace(self, records=tuple(self.records[i] for i in picks))
 
+    def with_class_names(self, names: tuple[str, ...]) -> Dataset:
+        """The same with these classes in this order; labels are matched by name.
+
+        Raises:
+            InvalidValueError: If the dataset has a class that is not among them.
+        """
+        if tuple(names) == self.class_names:
+            return self
+        unknown = [n for n in self.class_names if n not in names]
+        if unknown:
+            raise InvalidValueError(
+                f"{self.name} has other classes than the model",
+                got=f"only the data has {', '.join(map(repr, unknown[:5]))}",
+                hint=f"the model has {', '.join(names[:20])}",
+            )
+        order = np.array([names.index(n) for n in self.class_names], np.int64)
+        ids = {names.index(n): i for n, i in zip(self.class_names, self.category_ids, strict=True)}
+        free = max(self.category_ids, default=0) + 1
+        return dataclasses.replace(
+            self,
+            class_names=tuple(names),
+            records=tuple(dataclasses.replace(r, labels=order[r.labels]) for r in self.records),
+            category_ids=tuple(ids.get(i, free + i) for i in range(len(names))),
+        )
+
     def read_image(self, record: Record) -> npt.NDArray[np.uint8]:
         """The picture as BGR uint8 [H, W, 3].
 
@@ -128,7 +153,7 @@ class Dataset:
             raise CorruptFileError(
                 f"{record.path} is {frame.shape[1]}x{frame.shape[0]}, its annotations say "
                 f"{record.width}x{record.height}",
-                hint="was the picture turned by its EXIF data, or resized?",
+                hint="was the picture changed after it was annotated?",
             )
         return frame
 

@@ -1,144 +1,515 @@
-"""Pascal VOC: one XML per picture, lists of pictures per split."""
+"""Pascal VOC: one XML per picture, maybe lists of pictures per split."""
 
 from __future__ import annotations
 
+import codecs
 import math
+import re
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
-from trt_afdet.datasets.checks import Report, check_unique, clean_boxes
-from trt_afdet.datasets.record import Dataset, Record
+from trt_afdet.datasets.checks import Report
+from trt_afdet.datasets.drafts import Draft, finish
+from trt_afdet.datasets.find import Folders, split_names, walk_files
+from trt_afdet.datasets.index import ProgressLike
+from trt_afdet.datasets.record import Dataset
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError
+from trt_afdet.media import PICTURE_SUFFIXES
+from trt_afdet.text import marked_encoding, read_text
 
+#: The twenty classes, in the order of the paper's and everybody's lists.
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
     "tvmonitor",
 )  # fmt: skip
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")
+#: Share of the pictures that "val" gets where the data has no split of its own.
+VAL_SHARE = 0.2
+#: Of that split.
+SPLIT_SEED = 0
+
+_CLASS_FILES = ("labelmap.txt", "classes.txt", "predefined_classes.txt", "labels.txt", "obj.names")
+_PICTURE_FOLDERS = ("JPEGImages", "images", "image", "imgs", "img", "pictures", "photos")
+_XML_FOLDERS = ("Annotations", "annotation", "labels", "xml", "xmls")
 
 
 def read_voc(
-    roots: list[Path], split: str = "trainval", class_names: tuple[str, ...] | None = None
+    roots: list[Path],
+    split: str | None = None,
+    class_names: tuple[str, ...] | None = None,
+    *,
+    decode: bool = False,
+    progress: ProgressLike | None = None,
 ) -> Dataset:
     """Reads one or more VOC roots (07+12 is two of them) as one dataset.
 
     Coordinates are made 0-based by taking 1 from the lower corner; VOC's inclusive upper corner
     then is the exclusive one. Difficult objects are kept and marked.
 
+    The classes are ``class_names``, else those of a labelmap.txt or classes.txt, else all names in
+    the annotations of all splits: VOC's twenty in their order if they are among them, else sorted.
+
     Args:
-        roots: Folders with Annotations, JPEGImages and ImageSets/Main.
-        split: Name of a list in ImageSets/Main.
-        class_names: Other classes than VOC's twenty.
+        roots: Folders, in any of the layouts that :func:`find_items` knows.
+        split: Name of a list or a folder; all if None.
+        class_names: The classes.
+        decode, progress: See :func:`trt_afdet.datasets.drafts.finish`.
 
     Raises:
         MissingFileError, CorruptFileError, InvalidValueError: With one line each.
     """
-    names = class_names or CLASSES
     report = Report()
-    records: list[Record] = []
-    for root in roots:
-        listing = root / "ImageSets" / "Main" / f"{split}.txt"
-        if not listing.is_file():
-            have = sorted(p.stem for p in listing.parent.glob("*.txt") if "_" not in p.stem)
-            raise MissingFileError(
-                f"VOC root {root} has no split {split!r}",
-                hint=f"it has {', '.join(have) or 'none'}",
-            )
-        stems = [line.split()[0] for line in _lines(listing) if line.strip()]
-        if not stems:
-            raise CorruptFileError("the split's list is empty", got=str(listing))
-        check_unique(stems, "picture", listing)
-        for stem in stems:
-            records.append(_record(root, stem, len(records) + 1, names, report))
-    return Dataset(
-        name=", ".join(str(r) for r in roots),
-        class_names=tuple(names),
-        records=tuple(records),
-        category_ids=tuple(range(1, len(names) + 1)),
-        report=report,
+    reader = _Reader(report)
+    items = [item for root in roots for item in find_items(root, split, report, reader.folders)]
+    pages = []
+    for item in items:
+        page = reader.page(item)
+        if page is not None:
+            pages.append(page)
+    names = class_names or _class_names(roots, pages, report)
+    index = _class_index(names, pages, report)
+    drafts = []
+    for number, page in enumerate(pages, 1):
+        page.draft.image_id = number
+        page.draft.labels = [index[name] for name in page.names]
+        drafts.append(page.draft)
+    return finish(
+        ", ".join(str(r) for r in roots),
+        names,
+        range(1, len(names) + 1),
+        drafts,
+        report,
+        decode=decode,
+        progress=progress,
     )
+
+
+@dataclass(frozen=True)
+class Item:
+    """A picture that may have an annotation.
+
+    Attributes:
+        xml: The annotation.
+        folders: Where its picture may be.
+        stem: The picture's name without suffix.
+    """
+
+    xml: Path
+    folders: tuple[Path, ...]
+    stem: str
+
+
+def is_voc(root: Path) -> bool:
+    """Whether the folder holds VOC annotations in some layout."""
+    return bool(_lists_folder(root)) or any(True for _ in _xml_files(root))
+
+
+def _lists_folder(root: Path) -> Path | None:
+    for folder in (root / "ImageSets" / "Main", root / "ImageSets"):
+        if folder.is_dir() and any(folder.glob("*.txt")):
+            return folder
+    return (root / "ImageSets" / "Main") if (root / "ImageSets" / "Main").is_dir() else None
+
+
+def _xml_files(root: Path) -> list[Path]:
+    return [p for p in walk_files(root, Report()) if p.suffix.lower() == ".xml"]
+
+
+def find_items(root: Path, split: str | None, report: Report, folders: Folders) -> list[Item]:
+    """The annotations of a split.
+
+    | layout | which pictures |
+    |---|---|
+    | ``ImageSets/Main/<split>.txt`` or ``ImageSets/<split>.txt`` | those of the list |
+    | ``<split>/**/*.xml`` (also ``valid`` for ``val``) | those of the folder |
+    | any other folder with XML files | all; ``train`` and ``val`` are a seeded split of 4 to 1 |
+    """
+    lists = _lists_folder(root)
+    if lists is not None:
+        return _listed(root, lists, split, report, folders)
+    every = _xml_files(root)
+    wanted = split_names(split) if split else ()
+    by_folder = {
+        name: [p for p in every if name in (x.lower() for x in p.relative_to(root).parts[:-1])]
+        for group in ("train", "val", "test")
+        for name in split_names(group)
+    }
+    if split and split not in by_folder:
+        by_folder[split] = [p for p in every if split in p.relative_to(root).parts[:-1]]
+    if split is None or split == "trainval":
+        chosen = every
+        if split == "trainval" and any(by_folder.values()):
+            chosen = [p for n in (*split_names("train"), *split_names("val")) for p in by_folder[n]]
+            chosen = sorted(set(chosen))
+    elif any(by_folder.get(name.lower()) or by_folder.get(name) for name in wanted):
+        chosen = sorted({p for n in wanted for p in by_folder.get(n.lower(), by_folder.get(n, []))})
+    elif any(by_folder.values()) or not {"train", "val"} & set(wanted):
+        have = ", ".join(name for name, files in by_folder.items() if files)
+        raise MissingFileError(
+            f"VOC root {root} has no split {split!r}", hint=f"it has {have or 'no lists of splits'}"
+        )
+    else:
+        order = np.random.default_rng(SPLIT_SEED).permutation(len(every))
+        held = set(order[: max(1, round(VAL_SHARE * len(every)))].tolist())
+        take_held = "val" in wanted
+        chosen = [p for i, p in enumerate(every) if (i in held) == take_held]
+        report.note(
+            f"pictures are the data's {split!r}: it has no split of its own, so one of 4 to 1 is "
+            "made, always the same",
+            str(root),
+            len(chosen),
+        )
+    return [Item(p, _near(p, root, folders), p.stem) for p in chosen]
+
+
+def _near(xml: Path, root: Path, folders: Folders) -> tuple[Path, ...]:
+    """Folders in which the picture of an annotation may be: beside it, or beside its folder."""
+    found = [xml.parent]
+    # Annotations/train/a.xml goes with JPEGImages/train/a.jpg.
+    inner: list[str] = []
+    place = xml.parent
+    while True:
+        for name in _PICTURE_FOLDERS:
+            base = folders.find(place, name)
+            if base is not None and base.is_dir():
+                found += [base.joinpath(*inner[1:]), base]
+        found.append(place)
+        if place == root or place == place.parent:
+            return tuple(dict.fromkeys(found))
+        inner.insert(0, place.name)
+        place = place.parent
+
+
+def _listed(
+    root: Path, lists: Path, split: str | None, report: Report, folders: Folders
+) -> list[Item]:
+    have = sorted(p.stem for p in lists.glob("*.txt") if "_" not in p.stem)
+    if split is None:
+        chosen = ["trainval"] if "trainval" in have else have
+    else:
+        chosen = [n for n in split_names(split) if (lists / f"{n}.txt").is_file()][:1]
+        if not chosen and split == "trainval":
+            chosen = [n for n in ("train", "val") if n in have]
+    if not chosen:
+        raise MissingFileError(
+            f"VOC root {root} has no split {split!r}", hint=f"it has {', '.join(have) or 'none'}"
+        )
+    xml_folder = next(
+        (f for n in _XML_FOLDERS if (f := folders.find(root, n)) is not None and f.is_dir()),
+        root / "Annotations",
+    )
+    items: dict[str, Item] = {}
+    for name in chosen:
+        file = lists / f"{name}.txt"
+        lines = [line.strip() for line in _lines(file) if line.strip()]
+        if not lines and len(chosen) == 1:
+            raise CorruptFileError("the split's list is empty", got=str(file))
+        for line in lines:
+            stem, xml = _listed_stem(line, xml_folder, folders)
+            if str(xml) in items:
+                report.note("pictures listed twice, taken once", f"{file}: {stem}")
+                continue
+            items[str(xml)] = Item(xml, _near(xml, root, folders), Path(stem).name)
+    return list(items.values())
+
+
+def _listed_stem(line: str, xml_folder: Path, folders: Folders) -> tuple[str, Path]:
+    """A list's line: a stem, a name with suffix, a path, or a class file's ``stem  1``."""
+    candidates = [line]
+    flag = re.fullmatch(r"(.*\S)\s+-?[01]", line)
+    if flag:
+        candidates.append(flag[1])
+    candidates.append(line.split()[0])
+    first: tuple[str, Path] | None = None
+    for text in candidates:
+        path = Path(text.replace("\\", "/"))
+        known = path.suffix.lower() in (*PICTURE_SUFFIXES, ".xml")
+        inner = path.with_suffix("") if known else path
+        tries = [inner.name] if path.is_absolute() else [str(inner), inner.name]
+        for stem in tries:
+            xml = folders.find(xml_folder, f"{stem}.xml")
+            if xml is not None:
+                return stem, xml
+            first = first or (stem, xml_folder / f"{stem}.xml")
+    assert first is not None
+    if flag:  # Nothing is there; name what was most likely meant.
+        return flag[1], xml_folder / f"{flag[1]}.xml"
+    return first
 
 
 def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise CorruptFileError("the split's list is not text", got=str(file)) from error
+    return read_text(file).splitlines()
 
 
-class _DoctypeFoundError(Exception):
+def _class_names(roots: list[Path], pages: list[_Page], report: Report) -> tuple[str, ...]:
+    used = Counter(name for page in pages for name in page.names)
+    for root in roots:
+        listed = class_list(root)
+        if listed is not None:
+            names, file = listed
+            more = sorted(n for n in used if _same_name(n, names) is None)
+            report.note(
+                "classes of the annotations are not in the class list", str(file), len(more)
+            )
+            return (*names, *more)
+    read = {page.draft.where for page in pages}
+    quiet = _Reader(Report())
+    for root in roots:
+        for xml in _xml_files(root):
+            if str(xml) not in read:
+                try:
+                    tree = quiet.tree(xml)
+                except (CorruptFileError, MissingFileError):
+                    continue  # Counted where its own split is read.
+                used.update(_object_name(node) for node in tree.iter("object"))
+    if set(used) <= set(CLASSES):
+        return CLASSES
+    known = {n.lower() for n in used}
+    if known <= set(CLASSES):  # "Dog" is VOC's dog.
+        return CLASSES
+    return tuple(sorted(used))
+
+
+def class_list(root: Path) -> tuple[tuple[str, ...], Path] | None:
+    """The names of a labelmap.txt or classes.txt near the data, and the file."""
+    places = [root, *(root / f for f in ("Annotations", "labels", "JPEGImages", "images"))]
+    for place in places:
+        for name in _CLASS_FILES:
+            file = place / name
+            if not file.is_file():
+                continue
+            lines = [line.strip() for line in _lines(file)]
+            lines = [line for line in lines if line and not line.startswith("#")]
+            if name == "labelmap.txt":
+                lines = [line.split(":")[0].strip() for line in lines]
+                lines = [line for line in lines if line and line != "background"]
+            names = tuple(dict.fromkeys(lines))
+            if names:
+                return names, file
+    return None
+
+
+def _same_name(name: str, names: tuple[str, ...]) -> str | None:
+    """The class that a name means: itself, or the only one that differs by case alone."""
+    if name in names:
+        return name
+    same = [n for n in names if n.lower() == name.lower()]
+    return same[0] if len(same) == 1 else None
+
+
+def _class_index(names: tuple[str, ...], pages: list[_Page], report: Report) -> dict[str, int]:
+    used: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for page in pages:
+        for name in page.names:
+            used[name] += 1
+            first.setdefault(name, page.draft.where)
+    unknown = [n for n in used if _same_name(n, names) is None]
+    if unknown:
+        shown = ", ".join(f"{n or '(no name)'} ({used[n]} objects)" for n in sorted(unknown)[:8])
+        raise InvalidValueError(
+            f"{first[unknown[0]]}: unknown class",
+            got=shown,
+            hint=f"the classes are {', '.join(names[:20])}",
+        )
+    index = {}
+    for name in used:
+        meant = _same_name(name, names)
+        assert meant is not None
+        if meant != name:
+            report.note(f"objects {name!r} are taken as class {meant!r}", first[name], used[name])
+        index[name] = names.index(meant)
+    return index
+
+
+@dataclass
+class _Page:
+    """An annotation with the class names of its objects."""
+
+    draft: Draft
+    names: list[str] = field(default_factory=list)
+
+
+def _object_name(node: ElementTree.Element) -> str:
+    return (node.findtext("name") or "").strip()
+
+
+class _BadAnnotationError(Exception):
     pass
 
 
-class _NoDoctype(ElementTree.TreeBuilder):
-    """Refuses DOCTYPE in any encoding, where entities that grow without bound are declared."""
+class _Reader:
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.folders = Folders()
 
-    def doctype(self, *_: object) -> None:
-        raise _DoctypeFoundError
+    def page(self, item: Item) -> _Page | None:
+        """One annotation; None if it or its picture cannot be used, which is counted."""
+        try:
+            tree = self.tree(item.xml)
+        except MissingFileError:
+            self.report.add("pictures listed without an annotation left out", str(item.xml))
+            return None
+        except CorruptFileError as error:
+            self.report.add(f"pictures left out: {error.what}", str(error.got))
+            return None
+        path = self._picture(item, tree)
+        if path is None:
+            self.report.add("annotations without a picture left out", str(item.xml))
+            return None
+        try:
+            return self._page(item, tree, path)
+        except _BadAnnotationError as error:
+            self.report.add("pictures with a malformed annotation left out", str(error))
+            return None
+
+    def tree(self, file: Path) -> ElementTree.Element:
+        """The XML's root.
+
+        Raises:
+            MissingFileError: If it is not there.
+            CorruptFileError: If it is no XML.
+        """
+        if not file.is_file():
+            raise MissingFileError("no such annotation file", got=str(file))
+        try:
+            text = self._decode(file.read_bytes(), file)
+            # Entities can be made to grow without bound; annotations need none.
+            if "<!ENTITY" in text:
+                raise CorruptFileError("annotation declares entities in its DOCTYPE", got=str(file))
+            parser = ElementTree.XMLParser()
+            parser.feed(text)
+            tree = parser.close()
+        except (ElementTree.ParseError, LookupError, ValueError, RecursionError) as error:
+            if isinstance(error, CorruptFileError):
+                raise
+            raise CorruptFileError("annotation is not XML", got=f"{file}: {error}") from error
+        for node in tree.iter():  # Namespaces are of no interest here.
+            if isinstance(node.tag, str) and node.tag.startswith("{"):
+                node.tag = node.tag.rpartition("}")[2]
+        return tree
+
+    def _decode(self, data: bytes, file: Path) -> str:
+        """By the mark, by the declaration, as UTF-8, as Latin-1."""
+        marked = marked_encoding(data)
+        if marked is not None:
+            return data.decode(marked)
+        declared = re.match(rb"\s*<\?xml[^>]*?encoding\s*=\s*[\"']([\w.:-]+)[\"']", data[:400])
+        if declared:
+            name = declared[1].decode("ascii")
+            codec = codecs.lookup(name)
+            # Declared as UTF-16, saved as bytes: the declaration could not be read otherwise.
+            if not codec.name.startswith(("utf-16", "utf-32", "utf-8")):
+                return data.decode(name)
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError:
+            self.report.note("annotations in no declared encoding read as Latin-1", str(file))
+            return data.decode("latin-1")
+
+    def _picture(self, item: Item, tree: ElementTree.Element) -> Path | None:
+        for folder in item.folders:
+            path = self.folders.picture(folder, item.stem)
+            if path is not None:
+                return path
+        for tag in ("filename", "path"):
+            said = (tree.findtext(tag) or "").strip()
+            if not said:
+                continue
+            name = PureWindowsPath(said).name  # It knows both kinds of slashes.
+            for folder in item.folders:
+                path = self.folders.find(folder, name)
+                if path is None or not path.is_file():
+                    path = self.folders.picture(folder, name)
+                if path is not None:
+                    return path
+        return None
+
+    def _page(self, item: Item, tree: ElementTree.Element, path: Path) -> _Page:
+        size = tree.find("size")
+        sides = []
+        for tag in ("width", "height"):
+            try:
+                side = float(_decimal(size.findtext(tag))) if size is not None else 0.0
+            except ValueError:
+                side = 0.0
+            sides.append(int(side) if math.isfinite(side) and side >= 1 else 0)
+        said = all(sides)
+        raw, names, difficult = [], [], []
+        for node in tree.iter("object"):
+            box = _corners(node, item.xml)
+            if box is None:
+                self.report.add("objects without a box dropped", str(item.xml))
+                continue
+            raw.append(box)
+            names.append(_object_name(node))
+            flag = (node.findtext("difficult") or "0").strip().lower()
+            difficult.append(flag in ("1", "true", "yes"))
+        draft = Draft(
+            path=path,
+            where=str(item.xml),
+            image_id=0,
+            boxes=np.array(raw, np.float64).reshape(-1, 4),
+            labels=[],
+            width=sides[0] if said else None,
+            height=sides[1] if said else None,
+            tolerance=1.0,  # Tools that count from 0 write a corner of 0.
+            extras={"difficult": difficult},
+        )
+        return _Page(draft, names)
 
 
-def _parse(file: Path) -> ElementTree.Element:
-    if not file.is_file():
-        raise MissingFileError("no such annotation file", got=str(file))
-    try:
-        parser = ElementTree.XMLParser(target=_NoDoctype())
-        parser.feed(file.read_bytes())
-        return parser.close()
-    except _DoctypeFoundError:
-        raise CorruptFileError("annotation declares a DOCTYPE", got=str(file)) from None
-    except (ElementTree.ParseError, LookupError, ValueError) as error:
-        raise CorruptFileError("annotation is not XML", got=f"{file}: {error}") from error
+def _decimal(text: str | None) -> str:
+    return (text or "").strip().replace(",", ".")
 
 
-def _number(node: ElementTree.Element, tag: str, file: Path) -> float:
-    text = node.findtext(tag)
-    try:
-        return float(text or "")
-    except ValueError:
-        raise CorruptFileError(f"{file}: <{tag}> of <{node.tag}> is no number", got=text) from None
+def _corners(node: ElementTree.Element, file: Path) -> tuple[float, float, float, float] | None:
+    """An object's box, 0-based; of a polygon its box; None if it has neither."""
+    box = node.find("bndbox")
+    if box is not None:
+        values = []
+        for tag in ("xmin", "ymin", "xmax", "ymax"):
+            text = box.findtext(tag)
+            try:
+                values.append(float(_decimal(text)))
+            except ValueError:
+                shown = " ".join((text or "").split())[:40]
+                raise _BadAnnotationError(
+                    f"{file}: <{tag}> of <bndbox> is no number: {shown!r}"
+                ) from None
+        return values[0] - 1, values[1] - 1, values[2], values[3]
+    polygon = node.find("polygon")
+    if polygon is None:
+        return None
+    xs, ys = [], []
+    for child in polygon.iter():
+        axis = re.fullmatch(r"([xy])\d*", child.tag) if isinstance(child.tag, str) else None
+        if axis:
+            try:
+                (xs if axis[1] == "x" else ys).append(float(_decimal(child.text)))
+            except ValueError:
+                raise _BadAnnotationError(f"{file}: a point of <polygon> is no number") from None
+    if not xs or not ys:
+        return None
+    return min(xs) - 1, min(ys) - 1, max(xs), max(ys)
 
 
-def _record(root: Path, stem: str, image_id: int, names: tuple[str, ...], report: Report) -> Record:
-    file = root / "Annotations" / f"{stem}.xml"
-    tree = _parse(file)
-    size = tree.find("size")
-    if size is None:
-        raise CorruptFileError("annotation has no <size>", got=str(file))
-    sides = _number(size, "width", file), _number(size, "height", file)
-    if not all(math.isfinite(side) and side >= 1 for side in sides):
-        raise CorruptFileError(f"{file}: <size> is no size", got=f"{sides[0]} x {sides[1]}")
-    width, height = int(sides[0]), int(sides[1])
-    raw, labels, difficult = [], [], []
-    for node in tree.iter("object"):
-        name = (node.findtext("name") or "").strip()
-        if name not in names:
-            raise InvalidValueError(f"{file}: unknown class", got=name, hint=", ".join(names))
-        box = node.find("bndbox")
-        if box is None:
-            raise CorruptFileError(f"{file}: an object has no <bndbox>")
-        x1, y1, x2, y2 = (_number(box, tag, file) for tag in ("xmin", "ymin", "xmax", "ymax"))
-        raw.append((x1 - 1, y1 - 1, x2, y2))
-        labels.append(names.index(name))
-        difficult.append((node.findtext("difficult") or "0").strip() == "1")
-    boxes, kept = clean_boxes(np.array(raw), width, height, report, str(file))
-    return Record.build(
-        _picture(root, stem),
-        image_id,
-        width,
-        height,
-        boxes,
-        np.array(labels, np.int64)[kept],
-        difficult=np.array(difficult, bool)[kept],
-    )
-
-
-def _picture(root: Path, stem: str) -> Path:
-    for suffix in _SUFFIXES:
-        path = root / "JPEGImages" / f"{stem}{suffix}"
-        if path.is_file():
-            return path
-    raise MissingFileError("no such picture", got=str(root / "JPEGImages" / f"{stem}.jpg"))
+def splits_of(roots: list[Path]) -> list[str]:
+    """The splits that do not overlap: train, val and test where they are, else the lists."""
+    found: list[str] = []
+    for root in roots:
+        lists = _lists_folder(root)
+        if lists is not None:
+            have = [p.stem for p in sorted(lists.glob("*.txt")) if "_" not in p.stem]
+            if {"train", "val"} & set(have):
+                have = [n for n in have if n != "trainval"]
+        else:
+            folders = {x.lower() for p in _xml_files(root) for x in p.relative_to(root).parts[:-1]}
+            have = [s for s in ("train", "val", "test") if folders & set(split_names(s))]
+        found += [n for n in have if n not in found]
+    return found

@@ -30,6 +30,7 @@ from trt_afdet.stream.tracking import TrackOptions
 from trt_afdet.stream.yaml_nodes import Document, Place, read_document
 from trt_afdet.stream.zones import Shapes, ZoneOptions, parse_shapes
 from trt_afdet.suggest import nearest
+from trt_afdet.text import marked_encoding
 
 #: Largest file that is read, bytes.
 LARGEST = 1 << 20
@@ -252,7 +253,9 @@ def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Loa
     if len(content) > LARGEST:
         raise ConfigError([f"{path}: longer than {LARGEST >> 20} MiB; this is no list of cameras"])
     try:
-        document = read_document(content.decode("utf-8"), str(path), environment)
+        document = read_document(
+            content.decode(marked_encoding(content) or "utf-8"), str(path), environment
+        )
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: this is no UTF-8 text"]) from error
     except CorruptFileError as error:

@@ -34,6 +34,7 @@ from trt_afdet.stream.zone_events import (
     ZoneEvent,
 )
 from trt_afdet.suggest import nearest
+from trt_afdet.text import read_text
 
 #: Which point of a box says where the object is: share of its width and height.
 ANCHORS: dict[str, Point] = {
@@ -401,7 +402,7 @@ def read_zones(path: Path) -> dict[str, Shapes]:
         CorruptFileError: If it is not what it must be.
     """
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = json.loads(read_text(path))
     except FileNotFoundError as error:
         raise MissingFileError("the file of zones does not exist", got=path) from error
     except (OSError, ValueError, RecursionError) as error:

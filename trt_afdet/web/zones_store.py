@@ -18,6 +18,7 @@ from trt_afdet.errors import CorruptFileError, InvalidValueError
 from trt_afdet.files import write_text
 from trt_afdet.stream.filters import Point
 from trt_afdet.stream.zones import parse_shapes
+from trt_afdet.text import read_text
 
 #: Most zones, and most lines, of one source.
 MOST_SHAPES = 64
@@ -140,7 +141,7 @@ class ZonesStore:
         if self.path is None:
             return {}
         try:
-            text = self.path.read_text(encoding="utf-8")
+            text = read_text(self.path)
         except FileNotFoundError:
             return {}
         except (OSError, UnicodeDecodeError) as error:

@@ -161,3 +161,19 @@ def test_a_bad_picture_is_named(tiny_recipe: Values, shapes: Path, tmp_path: Pat
     )
     with pytest.raises(CorruptFileError, match=r"bad\.png"):
         pictures[0]
+
+
+def test_a_picture_that_breaks_during_the_run_is_skipped_and_named(
+    tiny_recipe: Values, shapes: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of(tiny_recipe)
+    data = open_dataset(shapes, "train")
+    bad = dataclasses.replace(data.records[0], path=tmp_path / "gone.png")
+    records = (bad, *data.records[1:4])
+    pictures = TrainingPictures(
+        dataclasses.replace(data, records=records), recipe, model_spec(recipe.model)
+    )
+    samples = [pictures[i] for i in range(4)]
+    assert [s.broken for s in samples].count((str(bad.path),)) == 1
+    assert str(bad.path) not in {s.name for s in samples}
+    assert collate(samples).broken == (str(bad.path),)

@@ -155,8 +155,11 @@ def test_limit_and_voc_data(
     )
     assert run(twenty, root, "--split", "test", "--limit", 3, "--batch", 2) == 0
     assert "3 pictures" in capsys.readouterr().out
-    with pytest.raises(InvalidValueError, match="classes"):
-        run(model, root, "--split", "test")
+    # VOC names no list of its own: the model's classes are taken, and "cat" is one of them.
+    assert run(model, root, "--split", "test") == 0
+    other = save_model(tmp_path / "other.onnx", build_model(spec("cow", "hen")))
+    with pytest.raises(InvalidValueError, match=r"unknown class \(got cat \(4 objects\)\)"):
+        run(other, root, "--split", "test")
 
 
 @pytest.mark.parametrize(

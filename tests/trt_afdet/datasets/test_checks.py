@@ -47,13 +47,13 @@ def test_a_sliver_that_float32_cannot_hold_is_dropped() -> None:
     assert sum(report.counts.values()) == 1
 
 
-def test_reports_merge_and_keep_the_first_example() -> None:
+def test_reports_merge_and_keep_the_first_names() -> None:
     one, two = Report(), Report()
     one.add("bad", "a", 2)
     two.add("bad", "b", 3)
     two.add("worse", "c", 0)
     one.merge(two)
-    assert one.lines() == ["5 bad (first: a)"]
+    assert one.lines() == ["5 bad (first: a, b)"]
 
 
 def test_check_unique_names_the_value() -> None:

@@ -1,4 +1,4 @@
-"""``trt-afdet data``: make or inspect training data."""
+"""``trt-afdet data doom``: films a dataset; the rest of ``data`` needs no training package."""
 
 from __future__ import annotations
 
@@ -6,17 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-SUMMARY = "Make a dataset: `data doom` films and labels one in Doom."
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``doom`` and its options."""
-    parser.epilog = """\
-examples:
-  trt-afdet data doom data/doom --split train --frames 7000 --seed 1 --workers 4
-  trt-afdet data doom . --split test --frames 200 --video clip.mp4 --video-scale 0.8
-"""
-    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+def add_kinds(kinds: Any) -> None:
+    """Adds ``doom`` and its options to the kinds of ``trt-afdet data``."""
     doom = kinds.add_parser(
         "doom",
         help="film Freedoom with ViZDoom, exact boxes included",
@@ -45,6 +37,7 @@ examples:
         help="shrink the clip to this share of the resolution: a smaller file (default: 1)",
     )
     doom.add_argument("--force", action="store_true", help="replace what is there")
+    doom.set_defaults(work=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume", action="store_true", help="go on from the last checkpoint in --out"
     )
     parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse data with any fault, instead of using the rest",
+    )
+    parser.add_argument(
         "--backbone-weights", metavar="FILE", help="short for model.backbone.weights=FILE"
     )
 
@@ -49,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     # Ctrl-C and SIGTERM save alike; SIGINT does so too where a shell's "&" hid it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        best = fit(recipe, out, resume=args.resume)
+        best = fit(recipe, out, resume=args.resume, strict=args.strict)
     except KeyboardInterrupt as stop:
         from trt_afdet.cli.stopping import exit_status
 

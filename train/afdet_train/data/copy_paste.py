@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from trt_afdet.datasets import Dataset, Record
-from trt_afdet.errors import CorruptFileError, InvalidValueError
+from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError
 
 #: Range of the pasted objects' size factor, drawn log-uniformly.
 SCALE = (0.5, 1.5)
@@ -115,7 +115,10 @@ class CopyPaste:
         if not self.sources or float(torch.rand(())) >= self.probability:
             return frame, boxes, labels
         source = self.dataset.records[self.sources[int(torch.randint(len(self.sources), ()))]]
-        pasted, masks, new_labels = self._objects(source, frame.shape[:2])
+        try:
+            pasted, masks, new_labels = self._objects(source, frame.shape[:2])
+        except (CorruptFileError, MissingFileError):
+            return frame, boxes, labels  # It broke after the check; its own turn reports it.
         if not masks:
             return frame, boxes, labels
         cover = np.maximum.reduce(masks)

@@ -8,6 +8,7 @@ bit for bit.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from afdet_train.config import Recipe
 from afdet_train.data.augment import geometric, photometric
 from afdet_train.data.copy_paste import CopyPaste
 from trt_afdet.datasets import Dataset
-from trt_afdet.errors import InvalidValueError
+from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError
 from trt_afdet.preprocess import letterbox
 from trt_afdet.spec import ModelSpec
 
@@ -37,12 +38,14 @@ class Sample:
         boxes: float32 [G, 4], x1 y1 x2 y2 in input pixels.
         labels: int64 [G].
         name: The picture's file, for messages.
+        broken: Files that could not be read, in whose place this one stands.
     """
 
     image: Tensor
     boxes: Tensor
     labels: Tensor
     name: str
+    broken: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Batch:
     boxes: list[Tensor]
     labels: list[Tensor]
     names: list[str]
+    broken: tuple[str, ...] = ()
 
     def pin_memory(self) -> Batch:
         return Batch(
@@ -60,6 +64,7 @@ class Batch:
             [b.pin_memory() for b in self.boxes],
             [x.pin_memory() for x in self.labels],
             self.names,
+            self.broken,
         )
 
 
@@ -69,6 +74,7 @@ def collate(samples: list[Sample]) -> Batch:
         [s.boxes for s in samples],
         [s.labels for s in samples],
         [s.name for s in samples],
+        tuple(name for s in samples for name in s.broken),
     )
 
 
@@ -109,12 +115,25 @@ class TrainingPictures(TorchDataset[Sample]):
         return int(self._order[position % count])
 
     def __getitem__(self, position: int) -> Sample:
-        record = self.dataset.records[self._index(position)]
+        index = self._index(position)
+        broken: list[str] = []
+        # All were read when the data was opened; one that breaks later does not end the run.
+        while True:
+            record = self.dataset.records[index]
+            try:
+                picture = self.dataset.read_image(record)
+                break
+            except (CorruptFileError, MissingFileError):
+                broken.append(str(record.path))
+                if len(broken) == len(self.dataset.records):
+                    raise
+                index = (index + 1) % len(self.dataset.records)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(position_seed(self.seed, position))
             # VOC's difficult objects and COCO's crowds are no training targets.
-            frame, boxes, labels = self.copy_paste(record, self.dataset.read_image(record))
-            return self._augment(frame, boxes, labels, str(record.path))
+            frame, boxes, labels = self.copy_paste(record, picture)
+            sample = self._augment(frame, boxes, labels, str(record.path))
+        return dataclasses.replace(sample, broken=tuple(broken)) if broken else sample
 
     def _augment(
         self, frame: np.ndarray, boxes: np.ndarray, labels: np.ndarray, name: str

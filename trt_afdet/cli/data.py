@@ -1,0 +1,137 @@
+"""``trt-afdet data``: check, convert and make datasets."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+SUMMARY = "check or convert a dataset; `data doom` films one in Doom"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the kinds of work; those of the training package where it is installed."""
+    parser.epilog = """\
+examples:
+  trt-afdet data check my-data --out sheet.png
+  trt-afdet data convert my-data my-data-yolo --to yolo --link
+  trt-afdet data doom data/doom --split train --frames 7000 --seed 1 --workers 4
+"""
+    kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+    check = kinds.add_parser(
+        "check",
+        help="say what is in a dataset and what is wrong with it",
+        description="Read a dataset as training does, decode every picture, and print what was "
+        "found. COCO, VOC and YOLO are known by what is on disk.",
+    )
+    check.add_argument("path", metavar="PATH", help="the folder, .json or .yaml")
+    check.add_argument("--split", metavar="NAME", help="only this one (default: all)")
+    check.add_argument("--out", type=Path, metavar="SHEET.png", help="contact sheet with boxes")
+    check.add_argument("--strict", action="store_true", help="exit with 2 if there is any fault")
+    check.set_defaults(work=_check)
+    convert = kinds.add_parser(
+        "convert",
+        help="write a dataset in another format",
+        description="Write all splits of a dataset in another format, with the same class list.",
+    )
+    convert.add_argument("path", metavar="FROM", help="the folder, .json or .yaml")
+    convert.add_argument("target", type=Path, metavar="TO", help="a new folder")
+    convert.add_argument("--to", required=True, choices=("coco", "voc", "yolo"), dest="form")
+    convert.add_argument("--split", metavar="NAME", help="only this one (default: all)")
+    convert.add_argument("--link", action="store_true", help="link to the pictures, do not copy")
+    convert.set_defaults(work=_convert)
+    _add_training_kinds(kinds)
+
+
+def _add_training_kinds(kinds: Any) -> None:
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group="trt_afdet.commands", name="data"):
+        try:
+            module = point.load()
+        except ImportError:
+            break
+        module.add_kinds(kinds)
+        return
+    missing = kinds.add_parser("doom", help="film one in Doom (needs trt-afdet[train])")
+    missing.add_argument("rest", nargs=argparse.REMAINDER)
+    missing.set_defaults(work=_no_training)
+
+
+def _no_training(_: argparse.Namespace) -> int:
+    from trt_afdet.errors import MissingDependencyError
+
+    raise MissingDependencyError(
+        "`data doom` belongs to the training package, which is not installed",
+        hint='pip install "trt-afdet[train]"',
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Does what was asked for; returns the exit status."""
+    return int(args.work(args))
+
+
+def _check(args: argparse.Namespace) -> int:
+    from trt_afdet.cli import ui
+    from trt_afdet.datasets import dataset_format
+    from trt_afdet.datasets.convert import merged_report, open_all
+
+    if args.out is not None:
+        _check_suffix(args.out)
+    opened = open_all(args.path, args.split, decode=True, progress=ui.progress)
+    rows = []
+    for split, data in opened.items():
+        objects = sum(len(r.boxes) for r in data.records)
+        without = sum(not len(r.boxes) for r in data.records)
+        ignored = sum(int(r.ignored.sum()) for r in data.records)
+        counts = (len(data.records), without, objects, ignored)
+        rows.append([split or "all", *map(str, counts)])
+    form = dataset_format(args.path)
+    columns = ["split", "pictures", "without labels", "objects", "of them ignored"]
+    ui.table(f"{args.path} ({form})", columns, rows)
+    names = next(iter(opened.values())).class_names
+    counts_by_class = [0] * len(names)
+    for data in opened.values():
+        for record in data.records:
+            for label in record.labels.tolist():
+                counts_by_class[label] += 1
+    pairs = zip(names, map(str, counts_by_class), strict=True)
+    ui.table("classes", ["class", "objects"], [list(pair) for pair in pairs])
+    report = merged_report(opened.values())
+    if not sum(counts_by_class):
+        report.add("pictures and no label at all", str(args.path), sum(map(len, opened.values())))
+    for line in report.lines():
+        print(line)
+    if not report.lines():
+        print("nothing is wrong")
+    if args.out is not None:
+        from trt_afdet.datasets.sheet import contact_sheet
+        from trt_afdet.media import write_picture
+
+        write_picture(args.out, contact_sheet(list(opened.values())))
+        print(f"contact sheet: {args.out}")
+    return 2 if args.strict and report.faults else 0
+
+
+def _check_suffix(path: Path) -> None:
+    from trt_afdet.errors import InvalidValueError
+
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise InvalidValueError("the contact sheet is a picture", got=path, hint="use .png or .jpg")
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from trt_afdet.cli import ui
+    from trt_afdet.datasets.convert import convert, merged_report
+
+    written = convert(
+        args.path, args.target, args.form, split=args.split, link=args.link, progress=ui.progress
+    )
+    for line in merged_report(written.values()).lines():
+        ui.warn(line)
+    for split, data in written.items():
+        objects = sum(len(r.boxes) for r in data.records)
+        print(f"{split}: {len(data.records)} pictures, {objects} objects")
+    print(f"wrote {args.target} ({args.form}, {len(data.class_names)} classes)")
+    return 0

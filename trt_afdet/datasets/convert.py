@@ -1,0 +1,236 @@
+"""Datasets written in any format."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from trt_afdet.datasets import Dataset, Record, Report, dataset_splits, open_dataset
+from trt_afdet.datasets.index import ProgressLike
+from trt_afdet.errors import InvalidValueError
+from trt_afdet.files import write_error
+
+FORMATS = ("coco", "voc", "yolo")
+
+
+def open_all(
+    path: str | Path,
+    split: str | None = None,
+    *,
+    decode: bool = False,
+    progress: ProgressLike | None = None,
+) -> dict[str | None, Dataset]:
+    """All splits of a dataset (or one), with one class list.
+
+    The classes are the first split's, then those that only later ones have.
+    """
+    wanted = [split] if split is not None else dataset_splits(path)
+    opened = {
+        name: open_dataset(path, name, decode=decode, progress=progress, need_labels=False)
+        for name in wanted
+    }
+    names = tuple(dict.fromkeys(n for data in opened.values() for n in data.class_names))
+    return {name: data.with_class_names(names) for name, data in opened.items()}
+
+
+def convert(
+    source: str | Path,
+    target: Path,
+    form: str,
+    *,
+    split: str | None = None,
+    link: bool = False,
+    progress: ProgressLike | None = None,
+) -> dict[str, Dataset]:
+    """Writes a dataset in another format, all splits or one.
+
+    Args:
+        source: Whatever :func:`open_dataset` reads.
+        target: A folder that does not exist or is empty. It appears when all is written.
+        form: One of :data:`FORMATS`.
+        split: The only one to write.
+        link: Link to the pictures instead of copying them.
+        progress: Shows how far it is.
+
+    Returns:
+        What was written, by split; the reports say what the format cannot hold.
+
+    Raises:
+        InvalidValueError: If the target is not empty, or the source is a video.
+        WriteError: If it cannot be written.
+    """
+    if form not in FORMATS:
+        raise InvalidValueError("unknown format", got=form, hint=f"use {', '.join(FORMATS)}")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InvalidValueError(
+            "the target exists and is not empty", got=str(target), hint="name a new folder"
+        )
+    opened = open_all(source, split, progress=progress)
+    splits = {name or "train": data for name, data in opened.items()}
+    for data in splits.values():
+        if data.is_video:
+            raise InvalidValueError(
+                "frames of a video cannot be converted", got=data.name, hint="save them as pictures"
+            )
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    write: Callable[[Path, str, Dataset, list[str]], None] = {
+        "coco": _write_coco,
+        "voc": _write_voc,
+        "yolo": _write_yolo,
+    }[form]
+    try:
+        part.mkdir(parents=True)
+        taken: set[str] = set()
+        for name, data in splits.items():
+            # VOC keeps the pictures of all splits in one folder.
+            files = _file_names(data.records, taken if form == "voc" else set())
+            folder = part / ("JPEGImages" if form == "voc" else f"images/{name}")
+            folder.mkdir(parents=True, exist_ok=True)
+            pairs: Iterable[Any] = list(zip(data.records, files, strict=True))
+            if progress is not None:
+                pairs = progress(pairs, len(files), f"writing {name}")
+            for record, file in pairs:
+                if link:
+                    (folder / file).symlink_to(record.path.absolute())
+                else:
+                    shutil.copyfile(record.path, folder / file)
+            write(part, name, data, files)
+        _finish(part, form, splits)
+        if target.exists():
+            target.rmdir()
+        part.rename(target)
+    except OSError as error:
+        if isinstance(error, InvalidValueError):
+            raise
+        raise write_error(target, error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return splits
+
+
+def _file_names(records: Sequence[Record], taken: set[str]) -> list[str]:
+    """A name for each picture; no two stems are the same, whatever their case."""
+    names = []
+    for record in records:
+        stem, suffix, number = record.path.stem, record.path.suffix, 1
+        unique = stem
+        while unique.lower() in taken:
+            number += 1
+            unique = f"{stem}_{number}"
+        taken.add(unique.lower())
+        names.append(unique + suffix)
+    return names
+
+
+def _write_coco(root: Path, split: str, data: Dataset, files: list[str]) -> None:
+    images, annotations = [], []
+    for record, file in zip(data.records, files, strict=True):
+        images.append(
+            {
+                "id": record.image_id,
+                "file_name": file,
+                "width": record.width,
+                "height": record.height,
+            }
+        )
+        for i, box in enumerate(record.boxes.tolist()):
+            x1, y1, x2, y2 = box
+            entry: dict[str, Any] = {
+                "id": len(annotations) + 1,
+                "image_id": record.image_id,
+                "category_id": data.category_ids[int(record.labels[i])],
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": float(record.area[i]),
+                "iscrowd": int(record.crowd[i]),
+            }
+            if record.difficult[i]:
+                entry["ignore"] = 1
+            if record.segmentations[i] is not None:
+                entry["segmentation"] = record.segmentations[i]
+            annotations.append(entry)
+    categories = [
+        {"id": i, "name": n} for i, n in zip(data.category_ids, data.class_names, strict=True)
+    ]
+    file = root / "annotations" / f"instances_{split}.json"
+    file.parent.mkdir(exist_ok=True)
+    raw = {"images": images, "annotations": annotations, "categories": categories}
+    file.write_text(json.dumps(raw), encoding="utf-8")
+
+
+def _write_voc(root: Path, split: str, data: Dataset, files: list[str]) -> None:
+    for folder in ("Annotations", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    crowds = 0
+    for record, file in zip(data.records, files, strict=True):
+        top = ElementTree.Element("annotation")
+        _add(top, "folder", "JPEGImages")
+        _add(top, "filename", file)
+        size = ElementTree.SubElement(top, "size")
+        for tag, value in (("width", record.width), ("height", record.height), ("depth", 3)):
+            _add(size, tag, str(value))
+        for i, (x1, y1, x2, y2) in enumerate(record.boxes.tolist()):
+            item = ElementTree.SubElement(top, "object")
+            _add(item, "name", data.class_names[int(record.labels[i])])
+            crowds += int(record.crowd[i])
+            # VOC has no crowds; a difficult object is left out of training and scores as well.
+            _add(item, "difficult", str(int(record.difficult[i] or record.crowd[i])))
+            box = ElementTree.SubElement(item, "bndbox")
+            corners = (x1 + 1, y1 + 1, x2, y2)
+            for tag, corner in zip(("xmin", "ymin", "xmax", "ymax"), corners, strict=True):
+                _add(box, tag, f"{corner:.5f}".rstrip("0").rstrip("."))
+        stem = Path(file).stem
+        ElementTree.ElementTree(top).write(root / "Annotations" / f"{stem}.xml", encoding="utf-8")
+    data.report.note("crowds written as difficult objects", split, crowds)
+    stems = "".join(f"{Path(f).stem}\n" for f in files)
+    (root / "ImageSets" / "Main" / f"{split}.txt").write_text(stems, encoding="utf-8")
+
+
+def _add(parent: ElementTree.Element, tag: str, text: str) -> None:
+    ElementTree.SubElement(parent, tag).text = text
+
+
+def _write_yolo(root: Path, split: str, data: Dataset, files: list[str]) -> None:
+    folder = root / "labels" / split
+    folder.mkdir(parents=True)
+    left_out = 0
+    for record, file in zip(data.records, files, strict=True):
+        lines = []
+        for i, (x1, y1, x2, y2) in enumerate(record.boxes.tolist()):
+            if record.ignored[i]:
+                left_out += 1
+                continue
+            values = (
+                (x1 + x2) / 2 / record.width,
+                (y1 + y2) / 2 / record.height,
+                (x2 - x1) / record.width,
+                (y2 - y1) / record.height,
+            )
+            lines.append(f"{int(record.labels[i])} " + " ".join(f"{v:.10f}" for v in values) + "\n")
+        (folder / f"{Path(file).stem}.txt").write_text("".join(lines), encoding="utf-8")
+    data.report.add("crowds and difficult objects left out: YOLO cannot mark them", split, left_out)
+
+
+def _finish(root: Path, form: str, splits: dict[str, Dataset]) -> None:
+    """What stands once for all splits: the class list."""
+    names = next(iter(splits.values())).class_names
+    if form == "voc":
+        (root / "classes.txt").write_text("".join(f"{n}\n" for n in names), encoding="utf-8")
+    if form == "yolo":
+        lines = [f"{split}: {json.dumps(f'images/{split}')}\n" for split in splits]
+        lines.append("names:\n")
+        # A string of JSON is one of YAML.
+        lines += [f"  {i}: {json.dumps(n, ensure_ascii=False)}\n" for i, n in enumerate(names)]
+        (root / "data.yaml").write_text("".join(lines), encoding="utf-8")
+
+
+def merged_report(datasets: Iterable[Dataset]) -> Report:
+    """The findings of all splits as one."""
+    report = Report()
+    for data in datasets:
+        report.merge(data.report)
+    return report

@@ -1,0 +1,193 @@
+"""From what annotations say to records: pictures looked at, boxes turned and checked.
+
+Every format's reader makes drafts, and what can be wrong with pictures and boxes is found here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_afdet.datasets.checks import Report, clean_boxes
+from trt_afdet.datasets.index import Look, ProgressLike, look_at_all
+from trt_afdet.datasets.record import Dataset, Record
+from trt_afdet.errors import CorruptFileError
+
+
+@dataclass
+class Draft:
+    """A picture as its annotation has it.
+
+    Attributes:
+        path: The picture or video.
+        where: The annotation, for the report.
+        image_id: Unique within the dataset.
+        boxes: [N, 4], x1 y1 x2 y2: pixels, or with ``relative`` shares of the sides.
+        labels: [N], class index.
+        width, height: What the annotation says; None if it does not.
+        relative: Whether boxes are shares.
+        tolerance: Pixels that a box may be outside without being counted.
+        frame_index: Of a video's frame.
+        extras: Further lists of N values, by the name of :meth:`Record.build`'s argument.
+    """
+
+    path: Path
+    where: str
+    image_id: int
+    boxes: npt.NDArray[np.float64]
+    labels: list[int]
+    width: int | None = None
+    height: int | None = None
+    relative: bool = False
+    tolerance: float = 0.5
+    frame_index: int | None = None
+    extras: dict[str, list[Any]] = field(default_factory=dict)
+
+
+def finish(
+    name: str,
+    class_names: Sequence[str],
+    category_ids: Sequence[int],
+    drafts: list[Draft],
+    report: Report,
+    *,
+    decode: bool = False,
+    progress: ProgressLike | None = None,
+) -> Dataset:
+    """The dataset of these drafts; pictures that cannot be used are left out and counted.
+
+    Args:
+        name: Where it came from.
+        class_names, category_ids: Of the classes.
+        drafts: The pictures.
+        report: What the reader found; goes on here.
+        decode: Whether each picture is decoded, not only its header read.
+        progress: Shows how far it is.
+
+    Raises:
+        CorruptFileError: If no picture can be used; says why.
+    """
+    pictures = [d.path for d in drafts if d.frame_index is None]
+    looks = look_at_all(pictures, name, decode=decode, progress=progress)
+    records = []
+    for draft in drafts:
+        if draft.frame_index is not None:
+            record = _video_frame(draft, report)
+        else:
+            record = _picture(draft, looks[draft.path], report)
+        if record is not None:
+            records.append(record)
+    if not records:
+        raise CorruptFileError(
+            "no picture of the dataset can be used", got=name, hint="; ".join(report.lines())
+        )
+    if report.notes:
+        report.notes &= set(report.counts)
+    dataset = Dataset(
+        name=name,
+        class_names=tuple(class_names),
+        records=tuple(records),
+        category_ids=tuple(category_ids),
+        report=report,
+    )
+    without = [r for r in records if not len(r.boxes)]
+    if len(without) > len(records) / 2:
+        report.note(
+            f"of {len(records)} pictures have no labels", str(without[0].path), len(without)
+        )
+    return dataset
+
+
+def _video_frame(draft: Draft, report: Report) -> Record | None:
+    if not draft.path.is_file():
+        report.add("videos that are missing", str(draft.path))
+        return None
+    if draft.width is None or draft.height is None:
+        report.add("frames of a video without their size left out", draft.where)
+        return None
+    return _record(draft, draft.boxes, draft.width, draft.height, report)
+
+
+def _picture(draft: Draft, look: Look, report: Report) -> Record | None:
+    if look.fault:
+        report.add(f"pictures left out: {look.fault}", str(draft.path))
+        return None
+    boxes = draft.boxes
+    if draft.relative:
+        boxes = boxes * [look.width, look.height, look.width, look.height]
+    shown, said = (look.width, look.height), (draft.width, draft.height)
+    if look.orientation != 1:
+        report.note("pictures turned or mirrored by their EXIF data", str(draft.path))
+    if None in said:
+        if not draft.relative:
+            report.note("sizes read from the picture", draft.where)
+    elif said != shown:
+        if look.orientation <= 4 or said != shown[::-1]:
+            report.add(
+                "pictures of another size than their annotations say left out",
+                f"{draft.path} is {shown[0]}x{shown[1]}, its annotations say {said[0]}x{said[1]}",
+            )
+            return None
+        boxes = turn_boxes(boxes, look)
+        report.note("pictures whose boxes were turned with them", str(draft.path))
+        masks = draft.extras.get("segmentations")
+        if masks:
+            draft.extras["segmentations"] = [_turn_mask(m, look) for m in masks]
+    return _record(draft, boxes, look.width, look.height, report)
+
+
+def _record(
+    draft: Draft, boxes: npt.NDArray[np.float64], width: int, height: int, report: Report
+) -> Record:
+    clean, kept = clean_boxes(boxes, width, height, report, draft.where, draft.tolerance)
+    return Record.build(
+        draft.path,
+        draft.image_id,
+        width,
+        height,
+        clean,
+        np.asarray(draft.labels, np.int64)[kept],
+        frame_index=draft.frame_index,
+        **{name: [values[i] for i in kept] for name, values in draft.extras.items()},
+    )
+
+
+def turn_boxes(boxes: npt.NDArray[np.float64], look: Look) -> npt.NDArray[np.float64]:
+    """Boxes of the picture as stored, on the picture as shown (orientations 2 to 8)."""
+    first = turn_points(boxes[:, :2], look)
+    second = turn_points(boxes[:, 2:], look)
+    # An inverted box must stay one: only what the turn itself swaps is swapped back.
+    flip_x, flip_y = look.orientation in (2, 3, 6, 7), look.orientation in (3, 4, 7, 8)
+    turned = np.concatenate([first, second], axis=1)
+    if flip_x:
+        turned[:, [0, 2]] = turned[:, [2, 0]]
+    if flip_y:
+        turned[:, [1, 3]] = turned[:, [3, 1]]
+    return turned
+
+
+def turn_points(points: npt.NDArray[np.float64], look: Look) -> npt.NDArray[np.float64]:
+    """Points [N, 2] of the picture as stored, on the picture as shown."""
+    points = np.array(points, np.float64)
+    if look.orientation > 4:
+        points = points[:, ::-1].copy()
+    if look.orientation in (2, 3, 6, 7):
+        points[:, 0] = look.width - points[:, 0]
+    if look.orientation in (3, 4, 7, 8):
+        points[:, 1] = look.height - points[:, 1]
+    return points
+
+
+def _turn_mask(mask: Any, look: Look) -> Any:
+    """Polygons turned; run lengths are given up, because they follow the columns."""
+    if not isinstance(mask, list):
+        return None
+    try:
+        return [turn_points(np.reshape(p, (-1, 2)), look).reshape(-1).tolist() for p in mask]
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,134 @@
+"""Finding files as people have them: other cases, other suffixes, links, hidden files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+from trt_afdet.datasets.checks import Report
+from trt_afdet.media import PICTURE_SUFFIXES
+
+#: Folders that tools leave beside data, apart from hidden ones.
+_NOT_DATA = {"__macosx", "@eadir", "__pycache__", "$recycle.bin", "thumbs"}
+
+_ALIASES = (
+    ("train", "training", "trainval"),
+    ("val", "valid", "validation", "dev"),
+    ("test", "testing"),
+)
+
+
+def split_names(split: str) -> tuple[str, ...]:
+    """The split's name and those that mean the same, ``val`` and ``valid``."""
+    for group in _ALIASES:
+        if split.lower() in group and split.lower() != "trainval":
+            return (split, *(n for n in group if n != split.lower()))
+    return (split,)
+
+
+def is_hidden(name: str) -> bool:
+    """AppleDouble files (``._a.jpg``), ``.ipynb_checkpoints`` and the like."""
+    return name.startswith(".") or name.lower() in _NOT_DATA
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the name is a picture's."""
+    return path.suffix.lower() in PICTURE_SUFFIXES and not is_hidden(path.name)
+
+
+class Folders:
+    """Listings of folders, read once each."""
+
+    def __init__(self) -> None:
+        self.names = lru_cache(maxsize=None)(self._names)
+        self.stems = lru_cache(maxsize=None)(self._stems)
+
+    @staticmethod
+    def _names(folder: Path) -> dict[str, list[str]]:
+        """Actual names by lower-case name."""
+        found: dict[str, list[str]] = {}
+        try:
+            for name in sorted(entry.name for entry in os.scandir(folder)):
+                if not is_hidden(name):
+                    found.setdefault(name.lower(), []).append(name)
+        except OSError:
+            pass
+        return found
+
+    def _stems(self, folder: Path) -> dict[str, list[str]]:
+        """Names of pictures by stem."""
+        found: dict[str, list[str]] = {}
+        for names in self.names(folder).values():
+            for name in names:
+                if is_picture(Path(name)) and (folder / name).is_file():
+                    found.setdefault(Path(name).stem, []).append(name)
+        return found
+
+    def find(self, folder: Path, relative: str) -> Path | None:
+        """A file or folder below ``folder``, whatever the case of its name."""
+        try:
+            if relative and (folder / relative).exists():
+                return folder / relative
+        except (OSError, ValueError):  # A name that no system takes.
+            return None
+        place = folder
+        for part in PurePosixPath(relative).parts:
+            if part in ("..", "/", "."):
+                place = place / part
+                continue
+            names = self.names(place).get(part.lower(), [])
+            if len(names) != 1 and part not in names:
+                return None
+            place = place / (part if part in names else names[0])
+        return place if place.exists() else None
+
+    def find_tail(self, folder: Path, relative: str) -> Path | None:
+        """As :meth:`find`; leading folders that are not there are left out, one by one."""
+        relative = relative.replace("\\", "/")
+        parts = [p for p in PurePosixPath(relative).parts if p not in ("/", ".", "..")]
+        if parts and parts[0].endswith(":"):
+            del parts[0]
+        for start in range(len(parts)):
+            found = self.find(folder, "/".join(parts[start:]))
+            if found is not None and found.is_file():
+                return found
+        return None
+
+    def picture(self, folder: Path, stem: str) -> Path | None:
+        """The picture of that stem, of any format and case."""
+        names = self.stems(folder).get(stem)
+        if not names:
+            low = stem.lower()
+            names = [
+                n for s, found in self.stems(folder).items() if s.lower() == low for n in found
+            ]
+            if len(names) != 1:
+                return None
+        return folder / names[0]
+
+
+def walk_files(folder: Path, report: Report) -> Iterator[Path]:
+    """Files below a folder in order, links followed, without hidden ones."""
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # A link to a folder above itself.
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(n for n in folders if not is_hidden(n))
+        for name in sorted(names):
+            path = Path(place) / name
+            if is_hidden(name):
+                continue
+            if path.is_file():
+                yield path
+            elif is_picture(path):
+                report.add("links to pictures that are missing", str(path))
+
+
+def walk_pictures(folder: Path, report: Report) -> list[Path]:
+    """Pictures below a folder, sorted."""
+    return sorted(p for p in walk_files(folder, report) if is_picture(p))

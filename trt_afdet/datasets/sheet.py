@@ -1,0 +1,65 @@
+"""A contact sheet: some pictures of a dataset with their boxes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_afdet.datasets.record import Dataset
+from trt_afdet.errors import AfdetError
+
+#: Pixels of a tile's sides, and the most tiles.
+WIDTH, HEIGHT, MOST = 320, 240, 24
+
+
+def contact_sheet(datasets: Sequence[Dataset], most: int = MOST) -> npt.NDArray[np.uint8]:
+    """Up to ``most`` pictures, evenly spread, as BGR uint8 [H, W, 3].
+
+    Boxes have a colour per class; objects that are ignored (crowds, difficult) are grey.
+    """
+    import cv2
+
+    tiles = []
+    for data in datasets:
+        for record in data.head(max(1, most // len(datasets))).records:
+            if record.frame_index is not None:
+                continue
+            tile = np.full((HEIGHT, WIDTH, 3), 32, np.uint8)
+            try:
+                picture = data.read_image(record)
+            except AfdetError:
+                continue
+            scale = min(WIDTH / record.width, (HEIGHT - 18) / record.height)
+            size = max(1, round(record.width * scale)), max(1, round(record.height * scale))
+            tile[: size[1], : size[0]] = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+            for box, label, ignored in zip(
+                record.boxes, record.labels, record.ignored, strict=True
+            ):
+                corners = [round(float(v) * scale) for v in box]
+                colour = (140, 140, 140) if ignored else _colour(int(label))
+                cv2.rectangle(tile, corners[:2], corners[2:], colour, 1)
+                name = data.class_names[int(label)]
+                place = (corners[0] + 2, max(10, corners[1] + 10))
+                cv2.putText(tile, name, place, cv2.FONT_HERSHEY_SIMPLEX, 0.35, colour, 1)
+            text = record.path.name[-44:]
+            place = (4, HEIGHT - 5)
+            cv2.putText(tile, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.38, (230, 230, 230), 1)
+            tiles.append(tile)
+    tiles = tiles or [np.full((HEIGHT, WIDTH, 3), 32, np.uint8)]
+    columns = math.ceil(math.sqrt(len(tiles)))
+    tiles += [np.full_like(tiles[0], 32)] * (-len(tiles) % columns)
+    rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
+    return np.asarray(np.vstack(rows), np.uint8)
+
+
+def _colour(label: int) -> tuple[int, int, int]:
+    """Distinct hues: steps of the golden angle."""
+    hue = label * 137.508 % 360
+    values = []
+    for offset in (240, 120, 0):  # B, G, R
+        distance = abs((hue - offset + 180) % 360 - 180)
+        values.append(int(60 + 195 * max(0.0, min(1.0, 2 - distance / 60))))
+    return values[0], values[1], values[2]

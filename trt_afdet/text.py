@@ -1,0 +1,87 @@
+"""Text files as people have them: with or without a byte-order mark; YAML that keeps words."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+from typing import Any
+
+from trt_afdet.errors import CorruptFileError, MissingDependencyError
+
+#: Longer marks first: UTF-32's begins as UTF-16's.
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def marked_encoding(data: bytes) -> str | None:
+    """The encoding that a byte-order mark names; None without one."""
+    return next((name for mark, name in _MARKS if data.startswith(mark)), None)
+
+
+def decode_text(data: bytes, name: object) -> str:
+    """UTF-8, or what a byte-order mark says; the mark is removed.
+
+    Args:
+        data: The file's bytes.
+        name: The file, for the error.
+
+    Raises:
+        CorruptFileError: If the bytes are no such text.
+    """
+    try:
+        return data.decode(marked_encoding(data) or "utf-8")
+    except UnicodeDecodeError as error:
+        raise CorruptFileError(
+            "the file is not text in UTF-8", got=name, hint="save it as UTF-8"
+        ) from error
+
+
+def read_text(path: Path) -> str:
+    """A text file; see :func:`decode_text`."""
+    return decode_text(path.read_bytes(), path)
+
+
+def load_yaml(text: str) -> Any:
+    """Plain values of a YAML text in which yes, no, on and off stay words.
+
+    YAML 1.1 makes booleans of them, which turns a class named "no" into False.
+
+    Raises:
+        MissingDependencyError: If PyYAML is missing.
+        yaml.YAMLError, RecursionError, ValueError: If it is no YAML.
+    """
+    yaml = import_yaml()
+
+    class Loader(yaml.SafeLoader):  # type: ignore[name-defined,misc]
+        """Its booleans are true and false only."""
+
+        yaml_implicit_resolvers = {  # noqa: RUF012
+            first: [
+                (tag, pattern)
+                for tag, pattern in resolvers
+                if tag != "tag:yaml.org,2002:bool" or first in "tTfF"
+            ]
+            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+    return yaml.load(text, Loader=Loader)
+
+
+def import_yaml() -> Any:
+    """PyYAML.
+
+    Raises:
+        MissingDependencyError: If it is missing.
+    """
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingDependencyError(
+            "reading YAML needs PyYAML", hint='pip install "trt-afdet[runtime]"'
+        ) from error
+    return yaml
