@@ -128,7 +128,8 @@ def _file_names(records: Sequence[Record], taken: set[str]) -> list[str]:
 
 
 def _write_coco(root: Path, split: str, data: Dataset, files: list[str]) -> None:
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for record, file in zip(data.records, files, strict=True):
         images.append(
             {
@@ -156,10 +157,10 @@ def _write_coco(root: Path, split: str, data: Dataset, files: list[str]) -> None
     categories = [
         {"id": i, "name": n} for i, n in zip(data.category_ids, data.class_names, strict=True)
     ]
-    file = root / "annotations" / f"instances_{split}.json"
-    file.parent.mkdir(exist_ok=True)
+    target = root / "annotations" / f"instances_{split}.json"
+    target.parent.mkdir(exist_ok=True)
     raw = {"images": images, "annotations": annotations, "categories": categories}
-    file.write_text(json.dumps(raw), encoding="utf-8")
+    target.write_text(json.dumps(raw), encoding="utf-8")
 
 
 def _write_voc(root: Path, split: str, data: Dataset, files: list[str]) -> None:

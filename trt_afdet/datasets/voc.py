@@ -486,7 +486,8 @@ def _corners(node: ElementTree.Element, file: Path) -> tuple[float, float, float
     polygon = node.find("polygon")
     if polygon is None:
         return None
-    xs, ys = [], []
+    xs: list[float] = []
+    ys: list[float] = []
     for child in polygon.iter():
         axis = re.fullmatch(r"([xy])\d*", child.tag) if isinstance(child.tag, str) else None
         if axis:
