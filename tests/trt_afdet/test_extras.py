@@ -38,7 +38,9 @@ CORE: list[str] = PROJECT["dependencies"]
 #: Extras of people who work on the project: they bring packages that no command imports.
 OURS = {"dev", "bench"}
 USERS = sorted(set(EXTRAS) - OURS)
-SETS = [(), *((e,) for e in USERS), *(("runtime", e) for e in USERS if e != "runtime")]
+#: Beside the runtime, those that do not bring it themselves.
+PAIRS = [("runtime", extra) for extra in ("plots", "onnx", "web", "track", "mqtt", "redis")]
+SETS = [(), *((extra,) for extra in USERS), *PAIRS]
 
 
 def visible(extras: tuple[str, ...]) -> frozenset[str]:
@@ -199,6 +201,15 @@ def test_help_needs_no_extra(extras: tuple[str, ...], tmp_path: Path) -> None:
     helps = [["--help"], ["--version"], *([*c, "--help"] for c in subcommands())]
     for answer in run_all(visible(extras), helps, str(tmp_path)):
         assert (answer["status"], answer["stderr"]) == (0, ""), answer
+
+
+def test_a_healthy_small_machine_has_nothing_to_fix(tmp_path: Path) -> None:
+    (answer,) = run_all(visible(("runtime",)), [["doctor"]], str(tmp_path))
+    assert answer["status"] == 0, answer
+    assert answer["stdout"].splitlines()[-1] == "nothing to fix, for: detect"
+    (answer,) = run_all(visible(("runtime",)), [["doctor", "--for", "run"]], str(tmp_path))
+    assert answer["status"] == 1
+    assert 'fix: pip install "trt-afdet[cameras]"' in answer["stdout"]
 
 
 def test_every_command_has_a_use() -> None:
