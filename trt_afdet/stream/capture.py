@@ -267,6 +267,8 @@ class _Reader(Worker):
 
     def _read(self) -> None:
         source = self.source = self._capture._make()
+        if self._abandoned.is_set():
+            return
         try:
             self._capture.info = source.open()
             while not self._abandoned.is_set():

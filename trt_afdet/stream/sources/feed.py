@@ -76,6 +76,7 @@ class FeedSource:
     def open(self) -> SourceInfo:
         self.close()
         feed = self._feed = _Feed(self._make(), self.name, every=not self.live)
+        feed.thread.start()
         info = feed.wait_open(self._connect_timeout)
         if info is None:
             raise SourceError(f"{self.name}: no answer for {self._connect_timeout:g} s")
@@ -122,7 +123,6 @@ class _Feed:
         self._error: BaseException | None = None
         self._stopped = False
         self.thread = Worker(self._run, name=f"feed {name}", on_exit=self.stop)
-        self.thread.start()
 
     def wait_open(self, timeout: float) -> SourceInfo | None:
         with self._changed:
@@ -149,6 +149,9 @@ class _Feed:
             self._waiting = None
             self._changed.notify_all()
         self.thread.interrupt()
+        # Drivers that wait elsewhere than in PyAV have a way of their own.
+        if (interrupt := getattr(self._reader, "interrupt", None)) is not None:
+            interrupt()
 
     def _raise(self) -> None:
         if self._stopped:

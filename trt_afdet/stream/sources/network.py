@@ -14,6 +14,7 @@ from trt_afdet.media.videos import Converter
 from trt_afdet.stream.sources.av_reader import AvInput, AvReader
 from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo
 from trt_afdet.stream.sources.feed import FeedSource, Pending
+from trt_afdet.stream.sources.http_camera import HttpCamera
 from trt_afdet.stream.sources.lag import Clockwork, Lag
 from trt_afdet.stream.sources.options import option
 
@@ -64,6 +65,7 @@ class HttpOptions:
         verify: Whether the server's certificate must be valid (``https``).
         live: ``yes`` for cameras, ``no`` for videos, which are read frame by frame to their end;
             ``auto`` goes by the suffix.
+        snapshot: Pictures a second, where the address gives one picture at a time.
         threads: Of the decoder; 0 to choose.
     """
 
@@ -74,6 +76,7 @@ class HttpOptions:
     max_lag: float = option(1.0, least=0.1, seconds=True)
     verify: bool = option(True)
     live: str = option("auto", choices=("auto", "yes", "no"))
+    snapshot: float = option(2.0, least=0.001)
     threads: int = option(0, least=0)
 
 
@@ -312,9 +315,25 @@ def stream_source(address: str, name: str, options: StreamOptions) -> FeedSource
 def http_source(address: str, name: str, options: HttpOptions, *, live: bool) -> FeedSource:
     """The source behind ``http://`` and ``https://``."""
     what = http_input(address, name, options, live=live)
+
+    def by_ffmpeg() -> NetworkReader:
+        return NetworkReader(what, options.max_lag)
+
+    def camera() -> HttpCamera:
+        return HttpCamera(
+            what.address,
+            name,
+            connect_timeout=options.connect_timeout,
+            timeout=options.timeout,
+            verify=options.verify,
+            snapshot=options.snapshot,
+            other=by_ffmpeg,
+        )
+
+    playlist = urlsplit(address).path.lower().endswith((".m3u8", ".m3u", ".mpd"))
     return FeedSource(
         name,
-        lambda: NetworkReader(what, options.max_lag),
+        camera if live and not playlist else by_ffmpeg,
         live=live,
         connect_timeout=options.connect_timeout,
         timeout=options.timeout,

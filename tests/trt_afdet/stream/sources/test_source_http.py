@@ -134,7 +134,7 @@ def test_a_page_is_no_stream_and_a_missing_one_is_said_to_be() -> None:
     assert not isinstance(caught.value, SourceRefusedError)
 
 
-def test_passwords_are_sent_and_wrong_ones_are_final() -> None:
+def test_passwords_are_sent_and_wrong_ones_are_named() -> None:
     wanted = "Basic " + base64.b64encode(b"admin:p@ss w/rd").decode()
 
     def guarded(request: BaseHTTPRequestHandler) -> None:

@@ -1,0 +1,570 @@
+"""``http://`` and ``https://`` cameras: MJPEG streams and addresses of single pictures.
+
+FFmpeg's reader of MJPEG wants streams that follow the rules, which many cameras do not. Browsers
+play them, and so does this: a JPEG says itself where it ends, so parts, boundaries, lengths and
+types do not matter. Whatever is neither of the two goes to FFmpeg.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import http.client
+import os
+import re
+import socket
+import ssl
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+from urllib.parse import quote, urljoin
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError
+from trt_afdet.media import decode_picture
+from trt_afdet.media.pyav import load_av
+from trt_afdet.media.videos import Converter
+from trt_afdet.stream.addresses import Address, parse_address
+from trt_afdet.stream.sources.av_errors import status_error
+from trt_afdet.stream.sources.av_reader import MOST_DAMAGED
+from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo
+from trt_afdet.stream.sources.feed import Pending, Reader
+
+#: Bytes; more than that without a whole picture is no stream of pictures.
+MOST_BETWEEN = 32 << 20
+#: Redirections that are followed.
+MOST_REDIRECTS = 5
+# What ends a JPEG's compressed data: any marker but a stuffed zero, a restart, or filling.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_START = b"\xff\xd8\xff"
+_CHALLENGE = re.compile(r'(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+
+
+class JpegSplitter:
+    """Finds the JPEG pictures in a stream of anything."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._place = 0  # What is looked at, from the start of the picture; 0 before a start.
+        self._scan = False  # Whether that is inside compressed data.
+        self.between = 0  # Bytes since the last picture.
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The pictures that are whole now.
+
+        One that is followed by another, or by the end, without its end marker counts as well: some
+        cameras leave it out. A decoder tells those that are cut off.
+        """
+        self._data += data
+        self.between += len(data)
+        found = []
+        while (picture := self._next()) is not None:
+            self.between = len(self._data)
+            found.append(picture)
+        return found
+
+    def rest(self) -> list[bytes]:
+        """The picture whose end marker did not come."""
+        rest, whole = bytes(self._data), self._scan
+        self._data, self._place, self._scan = bytearray(), 0, False
+        return [rest] if whole else []
+
+    def _next(self) -> bytes | None:
+        data = self._data
+        while True:
+            if not self._place:
+                start = data.find(_START)
+                # The last bytes may be the beginning of a start.
+                del data[: start if start >= 0 else max(0, len(data) - 2)]
+                if start < 0:
+                    return None
+                self._place = 2
+            end, whole = self._walk()
+            if not end:
+                return None
+            picture = bytes(data[:end])
+            del data[:end]
+            self._place, self._scan = 0, False
+            if whole:
+                return picture
+
+    def _walk(self) -> tuple[int, bool]:
+        """Where the picture ends, and whether it is one; 0 while more of it is needed."""
+        data = self._data
+        while True:
+            if self._scan:
+                found = _MARKER.search(data, self._place)
+                self._place = max(2, len(data) - 1) if found is None else found.start()
+                if found is None:
+                    return 0, False
+            head = data[self._place : self._place + 4]
+            if len(head) < 2:
+                return 0, False
+            if head[0] != 0xFF:
+                return 2, False
+            if head[1] == 0xFF:
+                self._place += 1
+            elif head[1] == 0xD9:
+                return self._place + 2, self._scan
+            elif head[1] == 0xD8:
+                return self._place, self._scan
+            elif self._scan and head[1] not in _IN_SCANS:
+                self._place += 2  # Text behind a picture without an end, or damage.
+            elif len(head) < 4:
+                return 0, False
+            elif (length := int.from_bytes(head[2:], "big")) < 2:
+                return 2, False
+            else:
+                self._scan = head[1] == 0xDA
+                self._place += 2 + length
+
+
+#: Markers that may stand between two scans of one picture: DHT, DAC, SOS, DQT, DNL, DRI, COM, APPn.
+_IN_SCANS = {0xC4, 0xCC, 0xDA, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}
+
+
+def _server(address: Address) -> tuple[str, str, int]:
+    port = address.port or (443 if address.scheme == "https" else 80)
+    return address.scheme, address.host.lower(), port
+
+
+class _Connection:
+    """One HTTP connection whose waiting can be ended from another thread."""
+
+    def __init__(self, address: Address, name: str, context: ssl.SSLContext, timeout: float):
+        self._address = address
+        self._name = name
+        self._context = context
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._ended = False
+        self.http: http.client.HTTPConnection | None = None
+
+    def get(self, headers: dict[str, str]) -> http.client.HTTPResponse:
+        address = self._address
+        if self.http is None or self.http.sock is None:
+            self.http = http.client.HTTPConnection(address.host, _server(address)[2])
+            self.http.sock = self._connect()
+        target = (quote(address.path, safe=_URL) or "/") + (
+            f"?{quote(address.query, safe=_URL)}" if address.query else ""
+        )
+        self.http.request(
+            "GET",
+            target,
+            headers={
+                "Host": address.place,
+                "User-Agent": "trt-afdet",
+                "Accept": "*/*",
+                **headers,
+            },
+        )
+        return self.http.getresponse()
+
+    def wait_up_to(self, timeout: float) -> None:
+        with self._lock:
+            if self._socket is not None:
+                self._socket.settimeout(timeout)
+
+    def end(self) -> None:
+        """Makes whatever waits return. From any thread."""
+        with self._lock:
+            self._ended = True
+            if self._socket is not None:
+                with contextlib.suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        if self.http is not None:
+            self.http.close()
+        with self._lock:
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+
+    def _keep(self, made: socket.socket) -> None:
+        with self._lock:
+            self._socket = made
+            if self._ended:
+                raise SourceError("reading was interrupted")
+
+    def _connect(self) -> socket.socket:
+        address = self._address
+        scheme, _, port = _server(address)
+        error: OSError | None = None
+        for family, kind, proto, _, place in socket.getaddrinfo(
+            address.host, port, type=socket.SOCK_STREAM
+        ):
+            made = socket.socket(family, kind, proto)
+            try:
+                made.settimeout(self._timeout)
+                self._keep(made)
+                made.connect(place)
+                if scheme == "https":
+                    # In two steps, so that a handshake that is never answered can be ended.
+                    made = self._context.wrap_socket(
+                        made, server_hostname=address.host, do_handshake_on_connect=False
+                    )
+                    self._keep(made)
+                    made.do_handshake()
+            except OSError as failed:
+                made.close()
+                error = failed
+                if isinstance(failed, TimeoutError):
+                    break
+            except BaseException:
+                made.close()
+                raise
+            else:
+                return made
+        raise error or OSError("no address")
+
+
+_URL = "/?#[]@!$&'()*+,;=:%~{}|"
+
+
+class _Login:
+    """Answers to a server that asks who is there: Basic and Digest."""
+
+    def __init__(self, user: str, password: str) -> None:
+        self._user = user
+        self._password = password
+        self._challenge: dict[str, str] | None = None
+        self._basic = False
+        self._count = 0
+
+    def learn(self, challenges: list[str]) -> bool:
+        """Takes what the server asks for; False if there is no answer to it."""
+        best = -1
+        for text in re.split(r",\s*(?=(?:Basic|Digest)\s)", ", ".join(challenges), flags=re.I):
+            kind, _, rest = text.strip().partition(" ")
+            values = {
+                name.lower(): quoted or plain for name, quoted, plain in _CHALLENGE.findall(rest)
+            }
+            if kind.lower() == "basic" and best < 0:
+                best, self._basic, self._challenge = 0, True, None
+            elif kind.lower() == "digest":
+                algorithm = values.get("algorithm", "MD5").upper().removesuffix("-SESS")
+                rank = {"MD5": 1, "SHA-256": 2}.get(algorithm, -1)
+                if rank > best:
+                    best, self._basic, self._challenge = rank, False, values
+        self._count = 0
+        return best >= 0
+
+    def header(self, target: str) -> dict[str, str]:
+        """The header for a request."""
+        if self._basic:
+            both = f"{self._user}:{self._password}".encode()
+            return {"Authorization": f"Basic {base64.b64encode(both).decode()}"}
+        if self._challenge is None:
+            return {}
+        asked = self._challenge
+        algorithm = asked.get("algorithm", "MD5")
+        digest = hashlib.sha256 if algorithm.upper().startswith("SHA-256") else hashlib.md5
+
+        def h(text: str) -> str:
+            return digest(text.encode()).hexdigest()
+
+        self._count += 1
+        realm, nonce = asked.get("realm", ""), asked.get("nonce", "")
+        count, own = f"{self._count:08x}", os.urandom(8).hex()
+        secret = h(f"{self._user}:{realm}:{self._password}")
+        if algorithm.upper().endswith("-SESS"):
+            secret = h(f"{secret}:{nonce}:{own}")
+        what = h(f"GET:{target}")
+        auth = "auth" in [q.strip() for q in asked.get("qop", "").split(",")]
+        response = h(
+            f"{secret}:{nonce}:{count}:{own}:auth:{what}" if auth else f"{secret}:{nonce}:{what}"
+        )
+        user = self._user.replace("\\", "\\\\").replace('"', '\\"')
+        parts = [f'username="{user}"', f'realm="{realm}"', f'nonce="{nonce}"', f'uri="{target}"']
+        parts += [f'response="{response}"', f"algorithm={algorithm}"]
+        if "opaque" in asked:
+            parts.append(f'opaque="{asked["opaque"]}"')
+        if auth:
+            parts += ["qop=auth", f"nc={count}", f'cnonce="{own}"']
+        return {"Authorization": f"Digest {', '.join(parts)}"}
+
+
+class HttpCamera:
+    """The driver of one connection; see :class:`~trt_afdet.stream.sources.feed.FeedSource`.
+
+    Args:
+        address: With credentials.
+        name: For people; without.
+        connect_timeout, timeout, verify: See ``HttpOptions``.
+        snapshot: Pictures a second, where the address gives one at a time.
+        other: Makes the reader for what is neither MJPEG nor a picture.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        name: str,
+        *,
+        connect_timeout: float,
+        timeout: float,
+        verify: bool,
+        snapshot: float,
+        other: Callable[[], Reader],
+    ) -> None:
+        self._address = parse_address(address)
+        self._name = name
+        self._limits = connect_timeout, timeout
+        self._verify = verify
+        self._pause = 1 / snapshot
+        self._other = other
+        self._reader: Reader | None = None
+        self._connection: _Connection | None = None
+        self._login: _Login | None = None
+        self._ended = threading.Event()
+        self._frames: Iterator[Pending] = iter(())
+        self._damaged = 0
+        self._decoder: Any = None
+
+    def open(self) -> SourceInfo:
+        with self._in_words(self._limits[0]):
+            answer = self._ask()
+            kind = answer.headers.get_content_type()
+            body = self._body(answer)
+            self._wait_up_to(self._limits[1])
+            first = next(body, b"")
+            start = first.lstrip()
+        picture = start.startswith(_START) or kind.startswith("image/")
+        parts = kind.startswith("multipart/") or start.startswith(b"--")
+        if kind == "text/html" or start[:9].lower() in (b"<!doctype", b"<html><bo"):
+            raise SourceError(
+                f"{self._name}: not a video that can be read",
+                hint="it is a web page; look for the address of the stream or of a picture",
+            )
+        if not picture and not parts:
+            self._drop()
+            self._reader = self._other()
+            return self._reader.open()
+        self._convert = Converter()
+        single = picture and not parts and answer.length is not None
+        frames = (
+            self._pictures(answer, body, first) if single else self._stream(body, first, picture)
+        )
+        self._frames = frames
+        return SourceInfo(0, 0, None, "pictures" if single else "mjpeg")
+
+    def read(self) -> Pending | None:
+        if self._reader is not None:
+            return self._reader.read()
+        with self._in_words(self._limits[1]):
+            pending = next(self._frames, None)
+        if pending is None:
+            raise SourceError(f"{self._name}: the stream broke off")
+        return pending
+
+    def interrupt(self) -> None:
+        """Makes whatever waits return. From any thread."""
+        self._ended.set()
+        if (connection := self._connection) is not None:
+            connection.end()
+
+    def close(self) -> None:
+        self._frames = iter(())
+        self._drop()
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _wait_up_to(self, seconds: float) -> None:
+        if self._connection is not None:
+            self._connection.wait_up_to(seconds)
+
+    @contextlib.contextmanager
+    def _in_words(self, waited: float) -> Iterator[None]:
+        """Errors as sources have them, without addresses."""
+        try:
+            yield
+        except AfdetError:
+            raise
+        except TimeoutError:
+            raise SourceError(f"{self._name}: silent for {waited:g} s") from None
+        except socket.gaierror:
+            raise SourceError(
+                f"{self._name}: cannot be reached - is the host's name right?"
+            ) from None
+        except ssl.SSLCertVerificationError as error:
+            raise SourceError(
+                f"{self._name}: its certificate is not valid",
+                got=error.verify_message,
+                hint="add #verify=no if the camera made it itself",
+            ) from None
+        except (OSError, http.client.HTTPException, ValueError, zlib.error) as error:
+            if self._ended.is_set():
+                raise SourceError("reading was interrupted") from None
+            text = getattr(error, "strerror", None) or type(error).__name__
+            raise SourceError(f"{self._name}: {text}") from None
+
+    def _ask(self) -> http.client.HTTPResponse:
+        """The answer to a request, behind redirections and questions for the password."""
+        refused = 0
+        for _ in range(MOST_REDIRECTS + 3):
+            address = self._address
+            if self._connection is None:
+                context = ssl.create_default_context()
+                if not self._verify:
+                    context.check_hostname = False
+                    context.verify_mode = ssl.CERT_NONE
+                self._connection = _Connection(address, self._name, context, self._limits[0])
+                if self._ended.is_set():
+                    raise SourceError("reading was interrupted")
+            self._wait_up_to(self._limits[0])
+            target = address.path + (f"?{address.query}" if address.query else "")
+            headers = self._login.header(quote(target, safe=_URL) or "/") if self._login else {}
+            answer = self._connection.get(headers)
+            if answer.status == 401 and refused < 2 and self._learn(answer, refused):
+                refused += 1
+                self._drop()
+                continue
+            if answer.status in (301, 302, 303, 307, 308):
+                self._go_to(answer.headers.get("Location", ""))
+                continue
+            if not 200 <= answer.status < 300:
+                raise status_error(self._name, answer.status)
+            return answer
+        raise SourceError(f"{self._name}: redirected too often")
+
+    def _learn(self, answer: http.client.HTTPResponse, refused: int) -> bool:
+        """Whether there is something new to answer to a 401."""
+        address = self._address
+        challenges = answer.headers.get_all("WWW-Authenticate") or []
+        if address.user is None and address.password is None:
+            return False
+        if refused and "stale=true" not in ", ".join(challenges).lower().replace('"', ""):
+            return False
+        self._login = self._login or _Login(address.user or "", address.password or "")
+        return self._login.learn(challenges)
+
+    def _go_to(self, location: str) -> None:
+        before = self._address
+        bare = replace(before, user=None, password=None)
+        try:
+            after = parse_address(urljoin(bare.url(), location.strip()).replace(" ", "%20"))
+        except InvalidValueError:
+            raise SourceError(f"{self._name}: redirects to an address that is none") from None
+        if after.scheme not in ("http", "https") or not location:
+            raise SourceError(f"{self._name}: redirects to something that is no web address")
+        same = _server(before) == _server(after)
+        # Nobody else gets this camera's password.
+        if same and after.user is None:
+            after = replace(after, user=before.user, password=before.password)
+        else:
+            self._login = None
+        self._address = after
+        self._drop()
+
+    def _body(self, answer: http.client.HTTPResponse) -> Iterator[bytes]:
+        """The answer as it comes; lengths are believed of single pictures only."""
+        coding = answer.headers.get("Content-Encoding", "").lower()
+        packed = zlib.decompressobj(47) if coding in ("gzip", "x-gzip", "deflate") else None
+        multipart = answer.headers.get_content_maintype() == "multipart"
+        source: Any = answer if answer.chunked or not multipart else answer.fp
+        while data := source.read1(1 << 16):
+            yield data if packed is None else packed.decompress(data)
+
+    def _stream(self, body: Iterator[bytes], first: bytes, picture: bool) -> Iterator[Pending]:
+        """Pictures one after another; a single one is asked for again and again."""
+        splitter = JpegSplitter()
+        count = 0
+        data = first
+        while data:
+            for found in splitter.feed(data):
+                count += 1
+                yield self._pending(found)
+            if splitter.between > MOST_BETWEEN:
+                raise SourceError(f"{self._name}: sends garbage, not video")
+            data = next(body, b"")
+        for found in splitter.rest():
+            count += 1
+            yield self._pending(found)
+        if picture and count == 1:
+            self._drop()
+            yield from self._polled()
+
+    def _pictures(
+        self, answer: http.client.HTTPResponse, body: Iterator[bytes], first: bytes
+    ) -> Iterator[Pending]:
+        yield self._single(answer, body, first)
+        yield from self._polled()
+
+    def _polled(self) -> Iterator[Pending]:
+        """A picture, asked for at a rate."""
+        due = time.monotonic()
+        while True:
+            due = max(due + self._pause, time.monotonic())
+            if self._ended.wait(max(0.0, due - time.monotonic())):
+                raise SourceError("reading was interrupted")
+            reused = self._connection is not None
+            try:
+                answer = self._ask()
+            except (ConnectionError, http.client.HTTPException):
+                if not reused or self._ended.is_set():
+                    raise
+                # The server did not keep the connection.
+                self._drop()
+                answer = self._ask()
+            self._wait_up_to(self._limits[1])
+            yield self._single(answer, self._body(answer), b"")
+
+    def _single(
+        self, answer: http.client.HTTPResponse, body: Iterator[bytes], first: bytes
+    ) -> Pending:
+        data = bytearray()
+        splitter = JpegSplitter()
+        for more in chain([first], body):
+            data += more
+            if len(data) > MOST_BETWEEN:
+                raise SourceError(f"{self._name}: sends garbage, not a picture")
+            if data[:3] == _START and (found := splitter.feed(more)):
+                data = bytearray(found[0])
+                break
+        if answer.will_close or not answer.isclosed():
+            self._drop()
+        return self._pending(bytes(data))
+
+    def _pending(self, data: bytes) -> Pending:
+        captured = time.monotonic()
+        return lambda: self._picture(data, captured)
+
+    def _picture(self, data: bytes, captured: float) -> Picture | None:
+        image = self._decode(data)
+        if image is None:
+            self._damaged += 1
+            if self._damaged > MOST_DAMAGED:
+                raise SourceError(f"{self._name}: sends garbage, not video")
+            return None
+        self._damaged = 0
+        return Picture(image, None, captured)
+
+    def _decode(self, data: bytes) -> npt.NDArray[np.uint8] | None:
+        if not data.startswith(_START):
+            try:
+                return decode_picture(data, self._name)
+            except (CorruptFileError, InvalidValueError):
+                return None
+        av = load_av()
+        if self._decoder is None:
+            self._decoder = av.CodecContext.create("mjpeg", "r")
+            self._decoder.thread_count = 1
+        try:
+            frames = self._decoder.decode(av.Packet(data))
+        except av.error.FFmpegError:
+            return None
+        return None if not frames or frames[-1].is_corrupt else self._convert(frames[-1])
