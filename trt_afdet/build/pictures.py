@@ -66,6 +66,12 @@ class Pictures:
             if frame.shape[:2] != (record.height, record.width):
                 raise CorruptFileError(f"{record.path} is not of the size its annotations say")
 
+    def truth_for(self, names: tuple[str, ...]) -> Dataset | None:
+        """The truth with a model's class indices, where the model has all its classes by name."""
+        if self.truth is None or not set(self.truth.class_names) <= set(names):
+            return self.truth
+        return self.truth.with_class_names(names)
+
     def choose(self, indices: Iterable[int]) -> Pictures:
         """Some of the items."""
         wanted = list(indices)

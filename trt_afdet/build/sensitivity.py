@@ -150,7 +150,9 @@ class HeldOut:
             raise InvalidValueError("no held-out picture can be read", got=pictures.source)
         self.pictures = pictures.choose(used)
         self.labelled = self.pictures.truth is not None
-        self.truth: Dataset = self.pictures.truth or as_truth(self.pictures, found, sizes)
+        self.truth: Dataset = self.pictures.truth_for(spec.class_names) or as_truth(
+            self.pictures, found, sizes
+        )
         self.best = average_precision(self.truth, found)
         if self.best != self.best:
             raise InvalidValueError(

@@ -155,7 +155,7 @@ def verify(
         used += indices
     if not used:
         raise InvalidValueError("no picture can be read", got=pictures.source)
-    truth = pictures.choose(used).truth
+    truth = pictures.choose(used).truth_for(reference.spec.class_names)
     best = None if truth is None else average_precision(truth, expected)
     results = []
     for name in candidates:
