@@ -48,7 +48,7 @@ class RawCamera:
                         pass
                     near.sendall(b"HTTP/1.0 200 OK\r\n" + self._head + b"\r\n\r\n" + self._first)
                     for number in itertools.count():
-                        if self._stop.wait(0.01):
+                        if self._stop.wait(0.01):  # timing: the pace of a camera
                             return
                         near.sendall(self._part(jpeg(number_image(number % 256))))
 
