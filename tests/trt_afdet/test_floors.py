@@ -74,13 +74,15 @@ def install(folder: Path, pins: list[str]) -> Path:
             "Network is unreachable",
         )
         if any(word in result.stderr for word in offline):
-            pytest.skip("needs a package index; pip cannot reach one")
+            pytest.skip("pip reaches no package index: a run with one")
         pytest.fail(result.stderr[-2000:])
     return python
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="needs Python 3.11, as CI has it")
+@pytest.mark.skipif(
+    sys.version_info[:2] != (3, 11), reason="needs Python 3.11: a run with it, as in CI"
+)
 def test_the_runtime_works_on_its_floors(tmp_path: Path) -> None:
     """Not imports alone: the shipped model on the shipped clip, pictures in and out, AP."""
     pins = [f"{name}=={version}" for name, version in floors("runtime").items()]
@@ -122,7 +124,9 @@ assert main(["doctor", "--for", "detect"]) == 0
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="needs Python 3.11, as CI has it")
+@pytest.mark.skipif(
+    sys.version_info[:2] != (3, 11), reason="needs Python 3.11: a run with it, as in CI"
+)
 def test_small_extras_work_on_their_floors(tmp_path: Path) -> None:
     """Each package is imported and used once, as the project does."""
     extras = ("web", "mqtt", "redis")
