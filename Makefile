@@ -26,7 +26,7 @@ PYTEST := TRT_AFDET_LIBRARY_PATH="$(CURDIR)/build/host/lib" \
   $(if $(HEADERS),TRT_AFDET_TENSORRT_HEADERS="$$(cd "$(HEADERS)" && pwd)") $(DEV)/bin/python -m pytest
 CXX_FILES = $(shell git ls-files 'plugins/*.h' 'plugins/*.hpp' 'plugins/*.cpp' 'plugins/*.cu' 'plugins/*.cuh')
 
-.PHONY: demo peers test test-fast test-native native native-cuda native-host plugin-matrix gpu-check lint format \
+.PHONY: demo peers test test-fast test-as-user test-native native native-cuda native-host plugin-matrix gpu-check lint format \
         bench bench-peers clean check-python
 
 demo: $(DEMO)/.ready
@@ -37,6 +37,11 @@ test: test-native
 
 test-fast: native-host
 	$(PYTEST) -m "not slow"
+
+# Root may write anywhere, so tests of what is refused need an ordinary user. This runs them as one.
+AS_USER := $(shell [ "$$(id -u)" = 0 ] && echo setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/tmp)
+test-as-user: native-host
+	$(AS_USER) sh -c '$(PYTEST) -p no:cacheprovider tests/trt_afdet/test_files.py tests/trt_afdet/cli/test_outputs.py'
 
 # What runs on the CPU: the host library, the emulated kernels, the C++ tests.
 native-host: $(DEV)/.ready

@@ -89,6 +89,7 @@ run() { # NAME BUILD SANITIZERS
   name=$1 build=$2 sanitizers=$3
   log=$build.log
   mkdir -p build
+  echo "C++ with $name, sanitizers: ${sanitizers:-none} (log: $log)"
   result=ok
   (
     # CMake's options as positional parameters, one per line of options_of.
