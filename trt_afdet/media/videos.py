@@ -7,7 +7,8 @@
   number of frames that its header promises: edit lists, variable rates and sloppy writers make
   that number wrong in whole files.
 * A frame's position counts from the first frame and never goes back, also where recordings were
-  joined.
+  joined. Frames that are lost in a damaged file do not make the later ones come earlier: where an
+  AVI, which stores no times, has its index, that counts the lost ones.
 * The display matrix is applied, mirrored ones too. Pixels stay as stored where they are not square.
 """
 
@@ -47,6 +48,10 @@ _LEAST_STEP = 1e-4
 _JOIN = 5
 #: Failures in a row to get on in a damaged file, after which its end counts as reached.
 _MOST_FAILURES = 100
+#: FFmpeg's number of the colour space that is not said.
+_UNSPECIFIED = 2
+#: Bytes of the header in front of a chunk of AVI.
+_CHUNK_HEADER = 8
 #: Seconds between frames where nothing says more.
 _STEP = 1 / 25
 
@@ -81,8 +86,22 @@ class Converter:
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: VideoFrame) -> Image:
-        """BGR uint8 [H, W, 3], upright if the file says which way up it is."""
-        converted = self._reformatter.reformat(frame, format="bgr24", threads=1)
+        """BGR uint8 [H, W, 3], upright if the file says which way up it is.
+
+        Raises:
+            CorruptFileError: If FFmpeg cannot convert the frame's pixels.
+        """
+        try:
+            converted = self._reformatter.reformat(frame, format="bgr24", threads=1)
+        except (OSError, ValueError):
+            # FFmpeg knows no way from colour spaces such as YCgCo and from reserved numbers.
+            frame.colorspace = _UNSPECIFIED
+            try:
+                converted = self._reformatter.reformat(frame, format="bgr24", threads=1)
+            except (OSError, ValueError) as error:
+                raise CorruptFileError(
+                    "FFmpeg cannot convert the frame's pixels", got=frame.format.name
+                ) from error
         image = np.asarray(converted.to_ndarray(), np.uint8)
         return _show(image, display_matrix(frame))
 
@@ -172,6 +191,8 @@ class Video:
         # FFmpeg makes up the other times of AVI, and errs where frames are stored out of order.
         self._has_dts_only = self._container.format.name == "avi"
         self._count = 0
+        self._shown = False
+        self._unshown: CorruptFileError | None = None
         self._whole = False
         self._raw = 0.0
         self._position = 0.0
@@ -260,8 +281,18 @@ class Video:
         Raises:
             CorruptFileError: At the end, if there was no frame at all.
         """
-        frame = self._next()
-        return None if frame is None else (self._convert(frame), self._position)
+        while (frame := self._next()) is not None:
+            try:
+                image = self._convert(frame)
+            except CorruptFileError as error:
+                self.damaged += 1
+                self._unshown = error
+                continue
+            self._shown = True
+            return image, self._position
+        if not self._shown and self._unshown is not None:
+            raise CorruptFileError(self._unshown.what, got=f"{self.path}: {self._unshown.got}")
+        return None
 
     def skip(self) -> bool:
         """Passes over a frame, which is cheaper than to read it; False at the end."""
@@ -303,7 +334,8 @@ class Video:
         av = load_av()
         packets = self._container.demux(self._stream)
         failures = 0
-        latest, incomplete = None, 0
+        latest, incomplete, lost = None, 0, 0
+        self._entry = 0
         while not self._interrupted.is_set():
             try:
                 packet = next(packets, None)
@@ -317,6 +349,9 @@ class Video:
                 )
                 continue
             if packet is not None and packet.dts is not None:
+                if self._has_dts_only:
+                    lost = self._lost(packet, lost)
+                    packet.dts += lost
                 # Just before the place where recordings were joined, a packet seems to be
                 # incomplete. It is not.
                 if latest is not None and packet.dts < latest:
@@ -336,6 +371,20 @@ class Video:
                 self.damaged += 1
             if packet is None:
                 return
+
+    def _lost(self, packet: Any, lost: int) -> int:
+        """How many frames of an AVI were lost before a packet, by its index; ``lost`` before it.
+
+        FFmpeg counts the packets that it finds. Where entries of the index are lost instead, that
+        count is the higher one.
+        """
+        entries = self._stream.index_entries
+        place = packet.pos - _CHUNK_HEADER
+        while self._entry < len(entries) and entries[self._entry].pos < place:
+            self._entry += 1
+        if self._entry < len(entries) and entries[self._entry].pos == place:
+            return max(lost, entries[self._entry].timestamp - packet.dts)
+        return lost
 
     def close(self) -> None:
         """Closes the file; closing twice is fine."""

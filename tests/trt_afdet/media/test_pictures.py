@@ -8,11 +8,10 @@ import cv2
 import numpy as np
 import odd_pictures as odd
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from fuzz_readers import fuzz_apart
 
 from trt_afdet.cli import main
-from trt_afdet.errors import AfdetError, CorruptFileError, MissingFileError
+from trt_afdet.errors import CorruptFileError, MissingFileError
 from trt_afdet.media import (
     PICTURE_SUFFIXES,
     decode_picture,
@@ -129,51 +128,8 @@ def test_suffixes_are_lower_case_and_apart() -> None:
     assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in both)
 
 
-_FILES = [*odd.whole().values(), *odd.grey().values()]
-
-
-@st.composite
-def _mutated(draw: st.DrawFn) -> bytes:
-    data = bytearray(draw(st.sampled_from(_FILES)))
-    # Headers are where parsers stumble.
-    places = st.one_of(st.integers(0, min(200, len(data) - 1)), st.integers(0, len(data) - 1))
-    for place, value in draw(st.lists(st.tuples(places, st.integers(0, 255)), max_size=8)):
-        data[place] = value
-    if draw(st.booleans()):
-        del data[draw(st.integers(0, len(data))) :]
-    return bytes(data)
-
-
-def test_mutated_pictures(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    path, texts = tmp_path / "a", list[str]()
-
-    @settings(
-        max_examples=2000, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-    )
-    @given(_mutated())
-    def look(data: bytes) -> None:
-        path.write_bytes(data)
-        shape = None
-        try:
-            info = probe_picture(path)
-            shape = (info.height, info.width, 3)
-        except AfdetError as error:
-            texts.append(str(error))
-        if shape is not None and shape[0] * shape[1] > 1 << 24:
-            return  # Takes long, and says the same.
-        try:
-            image = read_picture(path)
-        except AfdetError as error:
-            texts.append(str(error))
-        else:
-            assert image.dtype == np.uint8
-            assert image.ndim == 3
-            assert image.shape[2] == 3
-
-    look()
-    assert [text for text in texts if "\n" in text] == []
-    out = capfd.readouterr()
-    assert (out.out, out.err) == ("", "")
+def test_mutated_pictures(tmp_path: Path) -> None:
+    fuzz_apart("pictures", tmp_path)
 
 
 def test_a_picture_called_a_video_and_the_reverse(tmp_path: Path) -> None:
