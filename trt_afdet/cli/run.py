@@ -284,11 +284,16 @@ def _web_server(plan: Plan) -> WebServer:
 
     web = plan.config.web
     assert web is not None
-    store = ZonesStore(plan.config.zones)
-    for name, shapes in plan.shapes.items():
-        if plan.config.zones is None:
-            store.put(name, shapes.to_dict())
-    return WebServer(web.address, web.read_token(), zones=store, hosts=web.hosts)
+    store = ZonesStore()
+    store.adopt(plan.config.zones, plan.shapes)
+    return WebServer(
+        web.address,
+        web.read_token(),
+        zones=store,
+        hosts=web.hosts,
+        trusted_proxies=web.trusted_proxies,
+        root_path=web.root_path,
+    )
 
 
 def _web_sinks(server: WebServer | None) -> list[Any]:
@@ -305,19 +310,16 @@ def _join_zones(server: WebServer, deployment: Deployment) -> None:
 
 
 def _reload(args: argparse.Namespace, deployment: Deployment, server: WebServer | None) -> str:
-    """Reads the YAML again; what has changed, for the log."""
+    """Reads the YAML again; what has changed, for the log.
+
+    Raises:
+        AfdetError: If it cannot be used; everything is as before.
+    """
     loaded = load(args)
     changes = deployment.reload(loaded)
     if server is not None:
-        server.zones.on_zones = None
-        try:
-            if loaded.config.zones is not None:
-                server.zones.reload()
-            else:
-                for name, shapes in deployment.shapes.items():
-                    server.zones.put(name, shapes.to_dict())
-        finally:
-            _join_zones(server, deployment)
+        # They have passed the one check of zones: nothing here can be refused.
+        server.zones.adopt(loaded.config.zones, deployment.shapes)
     return str(changes)
 
 

@@ -81,14 +81,14 @@ Positive = Annotated[float, Bound(above=0)]
 class RetryConfig:
     """See :class:`~trt_afdet.stream.capture.Retry`."""
 
-    first: Positive = 0.5
-    factor: Annotated[float, Bound(least=1)] = 2.0
-    longest: Positive = 30.0
-    jitter: Share = 0.2
-    stall: Positive = 5.0
-    opening: Positive = 20.0
-    settled: Seconds = 10.0
-    give_up: Annotated[int, Bound(least=0)] = 0
+    first: Positive = Retry.first
+    factor: Annotated[float, Bound(least=1)] = Retry.factor
+    longest: Positive = Retry.longest
+    jitter: Share = Retry.jitter
+    stall: Positive = Retry.stall
+    opening: Positive = Retry.opening
+    settled: Seconds = Retry.settled
+    give_up: Annotated[int, Bound(least=0)] = Retry.give_up
 
     def to_retry(self) -> Retry:
         return Retry(**vars(self))
@@ -154,6 +154,8 @@ class WebConfig:
     token_file: str | None = None
     token_env: str | None = None
     hosts: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    root_path: str = ""
 
     def read_token(self) -> str | None:
         """The token.
@@ -169,7 +171,7 @@ class WebConfig:
             return token
         if self.token_file is not None:
             try:
-                return Path(self.token_file).read_text(encoding="utf-8").strip()
+                return Path(self.token_file).read_text(encoding="utf-8-sig").strip()
             except (OSError, UnicodeDecodeError) as error:
                 raise MissingFileError(
                     "the token's file cannot be read", got=self.token_file
@@ -181,11 +183,11 @@ class WebConfig:
 class ScheduleConfig:
     """See :class:`~trt_afdet.stream.pipeline.PipelineOptions`."""
 
-    max_wait: Seconds = 0.005
-    max_age: Positive | None = None
-    sink_queue: Count = 64
-    fail_fast: bool = False
-    stop_within: Positive = 0.8
+    max_wait: Seconds = PipelineOptions.max_wait
+    max_age: Positive | None = PipelineOptions.max_age
+    sink_queue: Count = PipelineOptions.sink_queue
+    fail_fast: bool = PipelineOptions.fail_fast
+    stop_within: Positive = PipelineOptions.stop_within
 
     def to_options(self, batch: int) -> PipelineOptions:
         return PipelineOptions(batch=batch, **vars(self))
@@ -201,7 +203,7 @@ class Config:
     providers: tuple[str, ...] | None = None
     threads: Count | None = None
     batch: Count | None = None
-    conf: Share = 0.3
+    conf: Share = FilterOptions.conf
     iou: Share | None = None
     max_det: Count | None = None
     sinks: tuple[SinkConfig, ...] = ()

@@ -125,7 +125,7 @@ class PipelineOptions:
     max_age: float | None = None
     sink_queue: int = 64
     fail_fast: bool = False
-    stop_within: float = 1.0
+    stop_within: float = 0.8
 
     def __post_init__(self) -> None:
         for name, low in (("batch", 1), ("sink_queue", 1), ("max_wait", 0), ("stop_within", 0)):
@@ -279,16 +279,28 @@ class Pipeline:
         self.board.forget(name)
         self.metrics.forget(name)
 
-    def add_sink(self, sink: Sink) -> None:
-        """Opens a sink; it gets everything from now on.
+    def open_sink(self, sink: Sink) -> SinkRunner:
+        """Opens a sink; it gets nothing before :meth:`use_sink`.
 
         Raises:
             AfdetError: If it cannot be opened.
         """
         runner = SinkRunner(sink, self.options.sink_queue, self._sink_failed)
         runner.start()
+        return runner
+
+    def use_sink(self, runner: SinkRunner) -> None:
+        """Gives everything from now on to a sink that :meth:`open_sink` has opened."""
         with self._lock:
             self._sinks = [*self._sinks, runner]
+
+    def add_sink(self, sink: Sink) -> None:
+        """Opens a sink; it gets everything from now on.
+
+        Raises:
+            AfdetError: If it cannot be opened.
+        """
+        self.use_sink(self.open_sink(sink))
 
     def remove_sink(self, sink: Sink, timeout: float | None = None) -> bool:
         """Closes a sink; what waits for a durable one is written first.

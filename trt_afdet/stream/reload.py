@@ -5,19 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from trt_afdet.errors import AfdetError, InvalidValueError
 from trt_afdet.stream.addresses import join_options
 from trt_afdet.stream.config import Config, ConfigError, Loaded, SourceConfig
 from trt_afdet.stream.filters import check_classes
 from trt_afdet.stream.pipeline import DetectorLike, Pipeline, SourcePlan
-from trt_afdet.stream.sinks.base import Sink
+from trt_afdet.stream.sinks.base import Sink, SinkRunner
 from trt_afdet.stream.stage import SourceStage, StageOptions
 from trt_afdet.stream.yaml_nodes import Place
 from trt_afdet.stream.zones import Shapes, parse_shapes, read_zones
@@ -80,9 +79,17 @@ class PlannedSink:
     sink: Sink
 
     @property
+    def path(self) -> Path | None:
+        """The file that belongs to it alone, a spool included; None if there is none."""
+        path = getattr(self.sink, "path", None)
+        return path if isinstance(path, Path) else None
+
+    @property
     def target(self) -> str:
-        """What it writes to, whatever its options are."""
-        return self.uri.partition("?")[0]
+        """What only one sink can write to, whatever its options are."""
+        if self.path is not None:
+            return str(self.path.resolve())
+        return self.sink.name if self.uri.startswith("mjpeg:") else self.uri
 
 
 @dataclass(frozen=True)
@@ -159,6 +166,8 @@ def make_plan(
     config = loaded.config
     problems: list[tuple[Place, str]] = []
     sources = _sources(config, problems)
+    if config.model is not None and not Path(config.model).is_file():
+        problems.append((("model",), f"the model does not exist (got {config.model})"))
     if class_names is not None:
         for index, source in enumerate(config.sources):
             for key, names in (("classes", source.classes), ("conf", source.class_conf)):
@@ -273,8 +282,9 @@ class Deployment:
             or _stage_options(before, old[name]) != _stage_options(plan, new[name])
         ]
         for name in adjusted:
-            self._stages[name].check(_stage_options(plan, new[name]))
+            self._stages[name].check(_stage_options(plan, new[name]), shapes[name])
         sinks_added, sinks_removed = self._change_sinks(before, plan)
+        # Nothing from here on may be refused.
         with self.pipeline.changing():
             for name in (*removed, *restarted):
                 with suppress(InvalidValueError):  # It may have been added in vain.
@@ -318,28 +328,38 @@ class Deployment:
         return self._shapes.get(name, wanted)
 
     def _change_sinks(self, before: Plan, plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Opens new sinks and closes old ones; if one does not open, all is as it was."""
+        """Opens new sinks, then closes old ones; if one does not open, all is as it was."""
         old = {planned.uri: planned for planned in before.sinks}
         new = {planned.uri: planned for planned in plan.sinks}
         coming = [planned for uri, planned in new.items() if uri not in old]
         going = [planned for uri, planned in old.items() if uri not in new]
-        targets = {planned.target for planned in coming}
-        # Two sinks must not write to the same place: there the old one goes first.
-        first = [planned for planned in going if planned.target in targets]
-        undo: list[Callable[[], Any]] = []
+        held = {planned.target: planned for planned in going}
+        opened: list[SinkRunner] = []
+        made = _Made()
+        replaced: list[PlannedSink] = []
         try:
-            for planned in first:
-                self.pipeline.remove_sink(planned.sink)
-                undo.append(partial(self._open_again, planned))
             for planned in coming:
-                self.pipeline.add_sink(planned.sink)
-                undo.append(partial(self.pipeline.remove_sink, planned.sink))
-        except AfdetError:
-            for step in reversed(undo):
-                step()
+                if planned.target not in held:
+                    made.watch(planned.path)
+                    opened.append(self.pipeline.open_sink(planned.sink))
+            # Two sinks cannot write to the same place: there, and only there, the old one must go
+            # before the new one can be opened. The place is known to work.
+            for planned in coming:
+                if planned.target in held:
+                    replaced.append(held[planned.target])
+                    self.pipeline.remove_sink(replaced[-1].sink)
+                    opened.append(self.pipeline.open_sink(planned.sink))
+        except BaseException:
+            for runner in opened:
+                runner.close(self.pipeline.options.stop_within)
+            made.remove()
+            for planned in replaced:
+                self._open_again(planned)
             raise
+        for runner in opened:
+            self.pipeline.use_sink(runner)
         for planned in going:
-            if planned not in first:
+            if planned not in replaced:
                 self.pipeline.remove_sink(planned.sink)
         return tuple(p.sink.name for p in coming), tuple(p.sink.name for p in going)
 
@@ -378,6 +398,29 @@ class Deployment:
             stage=stage,
             retry=config.retry.to_retry(),
         )
+
+
+class _Made:
+    """The files and folders that opening sinks brings into being, so that they can go again."""
+
+    def __init__(self) -> None:
+        self._missing: list[Path] = []
+
+    def watch(self, path: Path | None) -> None:
+        """Notes what is not there yet of a path that is about to be opened."""
+        if path is not None:
+            # SQLite keeps its log beside a spool.
+            files = [path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))]
+            self._missing += [p for p in (*files, *path.absolute().parents) if not p.exists()]
+
+    def remove(self) -> None:
+        """Removes what was not there before; files first, folders if they are empty."""
+        for path in sorted(self._missing, key=lambda p: -len(p.parts)):
+            with suppress(OSError):
+                if path.is_dir():
+                    path.rmdir()
+                else:
+                    path.unlink()
 
 
 def _stage_options(plan: Plan, source: PlannedSource) -> StageOptions:
@@ -421,8 +464,8 @@ def _sinks(
         except AfdetError as error:
             problems.append((("sinks", index, "uri"), str(error)))
             continue
-        # Two writers spoil a file; to a server one may well send two things.
-        place = uri if "://" in uri else made.target
+        # Two writers spoil a file, and a spool; to a server one may well send two things.
+        place = made.target
         if place in places:
             problems.append((("sinks", index, "uri"), "another sink writes to the same place"))
         places.add(place)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import dataclass, field
 
 from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError
-from trt_afdet.stream.filters import DetectionFilter, FilterOptions
+from trt_afdet.stream.filters import DetectionFilter, FilterOptions, outside
 from trt_afdet.stream.frame import StreamFrame
 from trt_afdet.stream.tracking import Tracker, TrackOptions
 from trt_afdet.stream.zones import Shapes, ZoneMonitor, ZoneOptions
+
+log = logging.getLogger("trt_afdet.stream")
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class SourceStage:
         self._tracker: Tracker | None = None
         self._first_id = first_id
         self._asked = 0
+        self._placed: tuple[object, ...] = ()
         self.replace(options or StageOptions())
 
     @property
@@ -97,14 +101,14 @@ class SourceStage:
             self._options, self._filter, self._tracker = options, ready, tracker
             self._monitor.replace(options=options.zones)
 
-    def check(self, options: StageOptions) -> None:
-        """Finds out whether :meth:`replace` would take these options.
+    def check(self, options: StageOptions, shapes: Shapes) -> None:
+        """Finds out whether :meth:`replace` and :meth:`set_shapes` would take these.
 
         Raises:
             InvalidValueError, MissingDependencyError: If not.
         """
         DetectionFilter(options.filters, self._class_names)
-        self._tracker_for(options, self._monitor.shapes)
+        self._tracker_for(options, shapes)
 
     def set_shapes(self, shapes: Shapes) -> None:
         """Watches other zones and lines from the next frame on; starts to track if need be.
@@ -130,6 +134,7 @@ class SourceStage:
         moment = frame.captured if frame.position is None else frame.position
         with self._lock:
             ready, tracker = self._filter, self._tracker
+            self._check_places(width, height)
             if found is None:
                 kept = (
                     Detections.empty(self._class_names)
@@ -145,6 +150,18 @@ class SourceStage:
                     strong = strong | (kept.tracker_id >= 0)
                 kept = kept[strong]
             return kept, self._monitor.update(kept, moment, frame.wall_time, width, height)
+
+    def _check_places(self, width: int, height: int) -> None:
+        """Says once which shapes do not lie in the picture: its size is known by now."""
+        shapes, region = self._monitor.shapes, self._options.filters.region
+        if self._placed == (shapes, region, width, height):
+            return
+        self._placed = (shapes, region, width, height)
+        said = shapes.outside(width, height)
+        if region is not None and (text := outside(region, width, height, None)) is not None:
+            said.append(f"the region {text}")
+        for text in said:
+            log.warning("%s: %s", self.source, text)
 
     def _tracker_for(self, options: StageOptions, shapes: Shapes) -> Tracker | None:
         before = self._tracker

@@ -1,8 +1,14 @@
 """Zones and lines in the picture, and what tracked objects do there.
 
 A file of them: ``{"camera": {"zones": [{"name": "door", "polygon": [[x, y], ...]}], "lines":
-[{"name": "gate", "points": [[x1, y1], [x2, y2]]}]}}``. A shape of which no coordinate is above 1 is
-given in shares of the picture's width and height, any other in pixels. The web page writes shares.
+[{"name": "gate", "points": [[x1, y1], [x2, y2]]}]}}``. :func:`parse_shapes` is the one check of
+them, for this file, the YAML and the web page.
+
+``"units": "shares"`` (of the picture's width and height, 0 to 1) or ``"units": "pixels"`` beside
+"zones" says what all coordinates of a source are in, in a zone or line what its own are. A shape
+that does not say is in shares if no coordinate is above 1.05, and in pixels if one is 8 or above;
+between the two it is refused. Shares up to 0.05 outside the picture are moved to its edge: drawing
+tools overshoot. The web page writes shares.
 
 Whoever crosses a line from left to right, as one sees it who walks from its first point to its
 second, goes ``in``; the other way is ``out``.
@@ -11,11 +17,13 @@ second, goes ``in``; the other way is ``out``.
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -23,7 +31,16 @@ import numpy.typing as npt
 
 from trt_afdet.detections import Detections
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError
-from trt_afdet.stream.filters import Point, check_points, check_polygon, to_pixels
+from trt_afdet.stream.filters import (
+    Point,
+    Units,
+    check_points,
+    check_polygon,
+    clamped,
+    outside,
+    to_pixels,
+    units_of,
+)
 from trt_afdet.stream.tracking import BACK
 from trt_afdet.stream.zone_events import (
     LineCrossed,
@@ -46,20 +63,34 @@ ANCHORS: dict[str, Point] = {
 }
 
 
+#: Most zones, and most lines, of one source.
+MOST_SHAPES = 64
+#: Most corners of one zone.
+MOST_CORNERS = 128
+LONGEST_NAME = 100
+#: A shorter line is a slip of the finger: share of the picture, pixels.
+SHORTEST_LINE = {"shares": 0.005, "pixels": 2.0}
+
+
 @dataclass(frozen=True)
 class Zone:
-    """A polygon: three or more corners."""
+    """A polygon: three or more corners.
+
+    ``units`` says what they are in; None: shares if none is above 1.05, else pixels.
+    """
 
     name: str
     polygon: tuple[Point, ...]
+    units: Units | None = None
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line from one point to another."""
+    """A line from one point to another; ``units`` as in :class:`Zone`."""
 
     name: str
     points: tuple[Point, Point]
+    units: Units | None = None
 
 
 @dataclass(frozen=True)
@@ -73,17 +104,38 @@ class Shapes:
         return bool(self.zones or self.lines)
 
     def to_dict(self) -> dict[str, list[dict[str, Any]]]:
-        """As in the file."""
+        """As in the file: each shape in pixels says so."""
+
+        def shape(item: Zone | Line, key: str, points: tuple[Point, ...]) -> dict[str, Any]:
+            units = {"units": "pixels"} if item.units == "pixels" else {}
+            return {"name": item.name, key: [list(point) for point in points], **units}
+
         return {
-            "zones": [
-                {"name": z.name, "polygon": [list(point) for point in z.polygon]}
-                for z in self.zones
-            ],
-            "lines": [
-                {"name": line.name, "points": [list(point) for point in line.points]}
-                for line in self.lines
-            ],
+            "zones": [shape(z, "polygon", z.polygon) for z in self.zones],
+            "lines": [shape(line, "points", line.points) for line in self.lines],
         }
+
+    def in_shares(self, width: int, height: int) -> Shapes:
+        """The same with all coordinates in shares of a picture of this size, in pixels."""
+
+        def shares(item: Zone | Line, points: tuple[Point, ...]) -> Any:
+            if item.units != "pixels":
+                return points
+            return clamped([(x / width, y / height) for x, y in points])
+
+        return Shapes(
+            tuple(Zone(z.name, shares(z, z.polygon), "shares") for z in self.zones),
+            tuple(Line(x.name, shares(x, x.points), "shares") for x in self.lines),
+        )
+
+    def outside(self, width: int, height: int) -> list[str]:
+        """What to tell a user about shapes that do not lie within a picture of this size."""
+        placed = [
+            *((f"zone {z.name}", z.polygon, z.units) for z in self.zones),
+            *((f"line {x.name}", x.points, x.units) for x in self.lines),
+        ]
+        said = [(what, outside(points, width, height, units)) for what, points, units in placed]
+        return [f"{what} {text}" for what, text in said if text is not None]
 
 
 @dataclass(frozen=True)
@@ -212,8 +264,8 @@ class ZoneMonitor:
         if not self._shapes and not self._tracks:
             return ()
         margin = self._options.margin * min(width, height)
-        polygons = {z: to_pixels(z.polygon, width, height) for z in self._shapes.zones}
-        lines = {line: to_pixels(line.points, width, height) for line in self._shapes.lines}
+        polygons = {z: to_pixels(z.polygon, width, height, z.units) for z in self._shapes.zones}
+        lines = {x: to_pixels(x.points, width, height, x.units) for x in self._shapes.lines}
         share = np.array(ANCHORS[self._options.anchor], np.float32)
         anchors = found.xyxy[:, :2] * (1 - share) + found.xyxy[:, 2:] * share
         for track_id, name, (x, y) in zip(found.tracks, found.names, anchors.tolist(), strict=True):
@@ -363,30 +415,45 @@ class ZoneMonitor:
 
 
 def parse_shapes(value: object, what: str = "the zones") -> Shapes:
-    """Zones and lines of one source.
+    """Zones and lines of one source: the one check of them, wherever they come from.
 
     Args:
-        value: The dict described in the module; either list may be missing.
+        value: The dict described in the module; any key may be missing.
         what: For the error.
 
     Raises:
         InvalidValueError: If anything in it is not as it must be.
     """
-    table = _table(value, what, ("zones", "lines"))
+    table = _table(value, what, ("zones", "lines", "units"))
     zones = []
     for item in _list(table.get("zones", []), f"{what}: zones"):
         name = _name(item, f"{what}: a zone", "polygon")
-        polygon = _points(item.get("polygon"), f"{what}: polygon of {name}")
-        check_polygon(polygon, f"{what}: zone {name}")
-        zones.append(Zone(name, polygon))
+        corners = _without_repeats(_points(item.get("polygon"), f"{what}: polygon of {name}"))
+        if len(corners) > MOST_CORNERS:
+            raise InvalidValueError(f"{what}: zone {name} has more than {MOST_CORNERS} corners")
+        units = _units(item, table, corners, f"{what}: zone {name}")
+        check_points(corners, f"{what}: zone {name}", units)
+        if units == "shares":
+            corners = _without_repeats(clamped(corners))
+        check_polygon(corners, f"{what}: zone {name}", units)
+        zones.append(Zone(name, corners, units))
     lines = []
     for item in _list(table.get("lines", []), f"{what}: lines"):
         name = _name(item, f"{what}: a line", "points")
         points = _points(item.get("points"), f"{what}: points of {name}")
-        check_points(points, f"{what}: line {name}")
+        units = _units(item, table, points, f"{what}: line {name}")
+        check_points(points, f"{what}: line {name}", units)
+        if units == "shares":
+            points = clamped(points)
         if len(points) != 2 or points[0] == points[1]:
             raise InvalidValueError(f"{what}: line {name} needs two different points")
-        lines.append(Line(name, (points[0], points[1])))
+        if math.dist(*points) < SHORTEST_LINE[units]:
+            raise InvalidValueError(f"{what}: line {name} is too short")
+        lines.append(Line(name, (points[0], points[1]), units))
+    if max(len(zones), len(lines)) > MOST_SHAPES:
+        raise InvalidValueError(
+            f"{what}: a source has at most {MOST_SHAPES} zones and {MOST_SHAPES} lines"
+        )
     names = Counter([*(zone.name for zone in zones), *(line.name for line in lines)])
     for name, number in names.items():
         if number > 1:
@@ -395,29 +462,35 @@ def parse_shapes(value: object, what: str = "the zones") -> Shapes:
 
 
 def read_zones(path: Path) -> dict[str, Shapes]:
-    """Reads a file of zones.
+    """Reads a file of zones; a byte-order mark at its start is no part of it.
 
     Raises:
         MissingFileError: If there is none.
         CorruptFileError: If it is not what it must be.
     """
     try:
-        table = json.loads(read_text(path))
-    except FileNotFoundError as error:
-        raise MissingFileError("the file of zones does not exist", got=path) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CorruptFileError("cannot read the zones", got=f"{path}: {error}") from error
-    try:
+        table = json.loads(read_text(path), object_pairs_hook=_no_repeats)
         if not isinstance(table, dict):
             raise InvalidValueError("a file of zones holds one object with an entry per source")
         return {source: parse_shapes(value, f"source {source}") for source, value in table.items()}
-    except InvalidValueError as error:
-        raise CorruptFileError(f"{path}: {error}") from error
+    except FileNotFoundError as error:
+        raise MissingFileError("the file of zones does not exist", got=path) from error
+    except (OSError, ValueError, RecursionError) as error:
+        text = getattr(error, "strerror", None) or str(error)
+        raise CorruptFileError(f"{path} is no file of zones: {text}") from error
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        name = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise InvalidValueError("a key is given twice", got=name)
+    return table
 
 
 def _table(value: object, what: str, keys: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise InvalidValueError(f"{what} must be an object with {' and '.join(keys)}")
+        raise InvalidValueError(f"{what} must be an object with {' and '.join(keys[:2])}")
     for key in value:
         if key not in keys:
             hint = nearest(str(key), keys) or f"known: {', '.join(keys)}"
@@ -432,10 +505,28 @@ def _list(value: object, what: str) -> list[Any]:
 
 
 def _name(item: Any, what: str, points: str) -> str:
-    name = _table(item, what, ("name", points)).get("name")
+    name = _table(item, what, ("name", points, "units")).get("name")
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
-        raise InvalidValueError(f"{what} needs a name of printable characters", got=repr(name))
+        raise InvalidValueError(f"{what} needs a name of printable characters", got=repr(name)[:60])
+    if len(name.strip()) > LONGEST_NAME:
+        raise InvalidValueError(
+            f"{what}: a name has at most {LONGEST_NAME} characters", got=f"{name[:20]}..."
+        )
     return name.strip()
+
+
+def _units(
+    item: dict[str, Any], table: dict[str, Any], points: Sequence[Point], what: str
+) -> Units:
+    """What a shape's points are in: it says so, or its source does, or they themselves do."""
+    units = item.get("units", table.get("units"))
+    if units is None:
+        return units_of([p for p in points if all(map(math.isfinite, p))], what)
+    if units not in get_args(Units):
+        hint = nearest(str(units), get_args(Units)) or f"one of {', '.join(get_args(Units))}"
+        raise InvalidValueError(f"{what}: unknown units", got=str(units)[:60], hint=hint)
+    known: Units = units
+    return known
 
 
 def _points(value: object, what: str) -> tuple[Point, ...]:
@@ -447,8 +538,17 @@ def _points(value: object, what: str) -> tuple[Point, ...]:
             and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in point)
         ):
             raise InvalidValueError(f"{what}: a point is [x, y]", got=str(point)[:60])
-        points.append((float(point[0]), float(point[1])))
+        try:
+            points.append((float(point[0]), float(point[1])))
+        except OverflowError as error:
+            raise InvalidValueError(f"{what}: a coordinate is enormous") from error
     return tuple(points)
+
+
+def _without_repeats(corners: tuple[Point, ...]) -> tuple[Point, ...]:
+    """Other tools close a ring with its first corner again; a double click repeats a corner."""
+    kept = [c for i, c in enumerate(corners) if i == 0 or c != corners[i - 1]]
+    return tuple(kept[:-1] if len(kept) > 1 and kept[0] == kept[-1] else kept)
 
 
 def _beside(start: Point, end: Point, point: Point) -> float:

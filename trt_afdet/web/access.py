@@ -69,14 +69,19 @@ class Access:
         while len(self._wrong) > 1024:
             self._wrong.popitem(last=False)
 
-    def new_cookie(self) -> str:
+    def new_cookie(self, path: str = "/", *, secure: bool = False) -> str:
         """The value of ``Set-Cookie`` for one who has shown the token.
 
         It is signed with the token, so it outlives a restart and ends with a change of token.
+
+        Args:
+            path: Where the browser sends it: the page's, as the browser sees it.
+            secure: Whether it may travel over HTTPS only.
         """
         expires = f"{int(self._clock()) + SESSION:x}"
         value = f"{expires}.{self._sign(expires)}"
-        return f"{self.cookie}={value}; Path=/; Max-Age={SESSION}; HttpOnly; SameSite=Strict"
+        where = f"Path={path}; Max-Age={SESSION}"
+        return f"{self.cookie}={value}; {where}; HttpOnly; SameSite=Strict{'; Secure' * secure}"
 
     def cookie_is_right(self, header: str) -> bool:
         """Whether a request's ``Cookie`` header holds a valid session."""

@@ -13,7 +13,6 @@ from trt_afdet.errors import InvalidValueError, RunError
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 _ADDRESS = re.compile(r"(?:(?P<host>[\w.-]+|\[[0-9a-fA-F:.%]+\]):)?(?P<port>\d{1,5})")
-_HOST = re.compile(r"(?P<name>[\w.-]+|\[[0-9a-fA-F:.]+\])(?::\d{1,5})?")
 
 
 def parse_address(address: str) -> tuple[str, int]:
@@ -66,12 +65,6 @@ def bind(host: str, port: int) -> socket.socket:
 def is_loopback(listener: socket.socket) -> bool:
     """Whether only this machine can reach it."""
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
-
-
-def host_name(header: str) -> str | None:
-    """The name in a ``Host`` header, lower case, without the port; None if it is malformed."""
-    match = _HOST.fullmatch(header)
-    return match["name"].lower() if match else None
 
 
 def outward_host(host: str) -> str:

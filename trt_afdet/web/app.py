@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs
 
 from trt_afdet.errors import InvalidValueError, MissingDependencyError, WriteError
+from trt_afdet.web.guard import new_cookie
 from trt_afdet.web.picture import fitting_width, jpeg
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def make_app(server: "WebServer") -> "FastAPI":
             access.note_wrong(address)
             wrong = files["login.html"].replace(b'id="wrong" hidden', b'id="wrong"')
             return Response(wrong, 401, media_type=TYPES[".html"])
-        headers = {"location": "/", "set-cookie": access.new_cookie(), "cache-control": "no-store"}
+        cookie = new_cookie(access, request.scope["asked"])
+        headers = {"location": "./", "set-cookie": cookie, "cache-control": "no-store"}
         return Response(status_code=303, headers=headers)
 
     @reading("/healthz")

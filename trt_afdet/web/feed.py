@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from trt_afdet.web.hub import Hub
 from trt_afdet.web.picture import Packet, encode, fitting_width
-from trt_afdet.web.zones_store import ZonesStore
+from trt_afdet.web.zones_store import ZonesStore, in_pixels
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
@@ -178,7 +178,7 @@ class Viewer:
         self._under_way: dict[str, int] = {}
         self._seen: dict[str, int] = {}
         self._event = self._point = 0
-        self._zones = -1
+        self._zones: object = None
 
     async def run(self) -> None:
         """Listens and sends until the browser goes, breaks the rules, or takes nothing."""
@@ -253,9 +253,15 @@ class Viewer:
         if self.state is not None:
             text, self.state = self.state, None
             await self._socket.send_text(text)
-        if zones.revision != self._zones:
-            self._zones = zones.revision
-            public = {hub.names.of(source): value for source, value in zones.all().items()}
+        revision, table = zones.revision, zones.all()
+        # Shapes in pixels become shares as soon as there is a picture, or one of another size.
+        pixels = [source for source, value in table.items() if in_pixels(value)]
+        sizes = hub.sizes() if pixels else {}
+        known = (revision, [sizes.get(hub.names.of(source)) for source in pixels])
+        if known != self._zones:
+            self._zones = known
+            names = {source: hub.names.of(source) for source in table}
+            public = {n: zones.in_shares(s, sizes.get(n)) for s, n in names.items()}
             await self._send({"type": "zones", "zones": public})
         if points := hub.points_after(self._point):
             self._point = points[-1]["id"]

@@ -6,10 +6,10 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote
 
 from trt_afdet.web.access import Access
-from trt_afdet.web.address import host_name
+from trt_afdet.web.proxy import Asked, ForwardedError, Forwarding
 
 log = logging.getLogger("trt_afdet.web")
 
@@ -36,9 +36,15 @@ HEADERS = (
     ("cross-origin-opener-policy", "same-origin"),
     ("cross-origin-resource-policy", "same-origin"),
     ("permissions-policy", "camera=(), microphone=(), geolocation=()"),
+    # A proxy that collects answers before it passes them on would make pictures late.
+    ("x-accel-buffering", "no"),
 )
 _HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS]
 _SAFE = ("GET", "HEAD")
+#: How the page's own paths begin.
+OWN = ("/api", "/static", "/login", "/healthz", "/metrics", "/ws", "/favicon.ico")
+#: Status, text, and headers if there are any.
+Refusal = tuple[int, str] | tuple[int, str, list[tuple[str, str]]]
 
 
 class Guard:
@@ -50,6 +56,7 @@ class Guard:
         hosts: Names it may be asked for, lower case; None allows all. A foreign site that has its
             own name resolve to this machine asks under that name, so it is turned away.
         public: Whether a path may be seen without the token.
+        forwarding: What proxies are believed.
     """
 
     def __init__(
@@ -58,7 +65,9 @@ class Guard:
         access: Access,
         hosts: frozenset[str] | None,
         public: Callable[[str], bool],
+        forwarding: Forwarding | None = None,
     ) -> None:
+        self._forwarding = forwarding or Forwarding()
         self._app = app
         self._access = access
         self._hosts = hosts
@@ -69,7 +78,7 @@ class Guard:
             return
         answer = _Answer(scope, send)
         try:
-            refusal = self._check(scope)
+            refusal = self._check(scope, answer)
             if refusal is not None:
                 await answer.refuse(*refusal)
                 return
@@ -80,49 +89,58 @@ class Guard:
             log.exception("the web page failed at %s", quote(scope["path"]))
             await answer.refuse(500, "the page has failed; its log says why")
 
-    def _check(
-        self, scope: Scope
-    ) -> tuple[int, str] | tuple[int, str, list[tuple[str, str]]] | None:
+    def _check(self, scope: Scope, answer: _Answer) -> Refusal | None:
         headers = _Headers(scope)
         scope["signed_in"] = not self._access.required
-        host = headers.only("host")
-        name = host_name(host) if host is not None else None
-        if name is None or (self._hosts is not None and name not in self._hosts):
-            return 403, "this page is not served under that host name"
+        peer = (scope.get("client") or ("",))[0]
+        try:
+            asked = self._forwarding.read(peer, scope["headers"])
+        except ForwardedError as error:
+            return 400, f"the proxy's headers are wrong: {error}"
+        scope["asked"] = asked
+        scope["client"] = (asked.client, 0)
+        if (place := _strip_prefix(scope, asked)) is not None:
+            return 308, place, [("location", place)]
+        if asked.host is None or (self._hosts is not None and asked.host not in self._hosts):
+            return 403, "this page is not served under that host name; web: hosts: allows names"
         acts = scope["type"] == "websocket" or scope["method"] not in _SAFE
         origin = headers.only("origin")
-        if acts and origin is not None and urlsplit(origin).netloc.lower() != (host or "").lower():
-            return 403, "requests from other sites are not answered"
+        if acts and origin is not None and not asked.is_origin(origin):
+            return 403, (
+                "requests from other sites are not answered; a proxy must pass on the browser's "
+                "Host with its port"
+            )
         length = headers.only("content-length")
         if length is not None and (not length.isdecimal() or int(length) > LONGEST_BODY):
             return 413, f"at most {LONGEST_BODY} bytes"
         if not self._access.required:
             return None
-        return self._sign_in(scope, headers)
+        return self._sign_in(scope, headers, asked)
 
-    def _sign_in(
-        self, scope: Scope, headers: _Headers
-    ) -> tuple[int, str] | tuple[int, str, list[tuple[str, str]]] | None:
+    def _sign_in(self, scope: Scope, headers: _Headers, asked: Asked) -> Refusal | None:
         if self._access.cookie_is_right(headers.only("cookie") or ""):
             scope["signed_in"] = True
-        address = (scope.get("client") or ("",))[0]
         token = self._token(scope, headers)
         if token is not None and not scope["signed_in"]:
-            if self._access.blocked(address):
+            if self._access.blocked(asked.client):
                 return 429, "too many wrong tokens; wait a minute"
             if not self._access.token_is_right(token):
-                self._access.note_wrong(address)
+                self._access.note_wrong(asked.client)
                 return 401, "the token is wrong"
             scope["signed_in"] = True
         if token is not None and scope["type"] == "http" and b"token=" in scope["query_string"]:
-            # So that it stays neither in the address bar nor in the history. Whatever the path is,
-            # the place stays on this host.
-            place = "/" + quote(scope["path"].lstrip("/\\"))
-            return 303, place, [("location", place), ("set-cookie", self._access.new_cookie())]
+            # So that it stays neither in the address bar nor in the history. Relative: it holds
+            # behind every prefix, and whatever the path is, the place stays on this host.
+            place = "./" + quote(scope["path"].rpartition("/")[2])
+            return (
+                303,
+                place,
+                [("location", place), ("set-cookie", new_cookie(self._access, asked))],
+            )
         if scope["signed_in"] or self._public(scope["path"]):
             return None
         if scope["path"] == "/" and scope["type"] == "http":
-            return 303, "/login", [("location", "/login")]
+            return 303, "login", [("location", "login")]
         return 401, "sign in first: open / in a browser, or send Authorization: Bearer TOKEN"
 
     def _token(self, scope: Scope, headers: _Headers) -> str | None:
@@ -133,6 +151,30 @@ class Guard:
             query = scope["query_string"].decode("latin-1")
             return next(iter(parse_qs(query, max_num_fields=64).get("token", [])), None)
         return None
+
+
+def new_cookie(access: Access, asked: Asked) -> str:
+    """``Set-Cookie`` for one who has shown the token."""
+    return access.new_cookie(f"{asked.prefix}/", secure=asked.scheme == "https")
+
+
+def _strip_prefix(scope: Scope, asked: Asked) -> str | None:
+    """Takes a prefix that the proxy has left off the path.
+
+    Returns:
+        Where to redirect a request for the prefix without its slash: relative addresses need it.
+    """
+    path, prefix = scope["path"], asked.prefix
+    inside = f"{prefix}/"
+    # A page below /api, of which the proxy has stripped that, still has its own /api.
+    if not prefix or (asked.stripped and f"/{prefix.split('/')[1]}" in OWN):
+        return None
+    if path == prefix and scope["type"] == "http":
+        return quote(inside)
+    if path.startswith(inside):
+        scope["path"] = path[len(prefix) :]
+        scope["raw_path"] = quote(scope["path"]).encode()
+    return None
 
 
 class _Headers:

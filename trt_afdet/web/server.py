@@ -24,6 +24,7 @@ from trt_afdet.web.guard import Guard
 from trt_afdet.web.health import Health, HealthCheck
 from trt_afdet.web.hub import Hub
 from trt_afdet.web.prometheus import Exposition
+from trt_afdet.web.proxy import Forwarding, parse_host
 from trt_afdet.web.state import state_of
 from trt_afdet.web.zones_store import ZonesStore
 
@@ -53,6 +54,9 @@ class WebServer:
         metrics: Of the same pipeline; without them there are no latency histograms.
         hosts: Further names the page may be asked for when bound to this machine only, such as that
             of a proxy in front of it.
+        trusted_proxies: Addresses and networks of proxies that are believed about who asks, and
+            for what; see ``proxy.py``.
+        root_path: What stands before the page's paths, such as ``/cameras``, if no proxy says so.
         announce: Told once, at the start, where the page is, token included; prints by default.
         stall: Seconds without a processed frame after which the health is 503.
         most_viewers: Browsers that may watch at once.
@@ -73,6 +77,8 @@ class WebServer:
         *,
         metrics: Metrics | None = None,
         hosts: tuple[str, ...] = (),
+        trusted_proxies: tuple[str, ...] = (),
+        root_path: str = "",
         announce: Callable[[str], None] = _print,
         stall: float = 10.0,
         most_viewers: int = 16,
@@ -92,7 +98,8 @@ class WebServer:
         self._token = token
         self._snapshot = pipeline_snapshot
         self._metrics = metrics
-        self._hosts = frozenset(host.lower() for host in hosts)
+        self._hosts = frozenset(_allowed_host(host) for host in hosts)
+        self._forwarding = Forwarding(trusted_proxies, root_path)
         self._announce = announce
         self._check = HealthCheck(self.hub.names, stall)
         self.feed = Feed(
@@ -143,8 +150,10 @@ class WebServer:
             self.access = Access(self._token)
         # Cookies know hosts, not ports: two pipelines on one machine must not share one.
         self.access.cookie = f"trt_afdet_{self.port}"
-        hosts = LOCAL_NAMES | self._hosts | {self.host.lower()} if local else None
-        self._uvicorn = _uvicorn_server(Guard(self._app, self.access, hosts, is_public))
+        own = parse_host(f"[{self.host}]" if ":" in self.host else self.host)[0] or ""
+        hosts = LOCAL_NAMES | self._hosts | {own} if local else None
+        guard = Guard(self._app, self.access, hosts, is_public, self._forwarding)
+        self._uvicorn = _uvicorn_server(guard)
         self._thread = Worker(
             self._run,
             args=(self._uvicorn, listener),
@@ -158,6 +167,8 @@ class WebServer:
                 listener.close()
                 raise RunError("the web page does not start", got=self._failure)
             time.sleep(0.005)
+        if self._forwarding.trusts_anyone and self._token is None:
+            log.warning("the web page has no token: whoever reaches the proxy sees the cameras")
         # A token that was given is known; repeating it would only spread it.
         self._announce(f"web page: {self.url}{f'?token={self._token}' if made else ''}")
 
@@ -205,6 +216,14 @@ class WebServer:
             for connection in list(server.server_state.connections):
                 with suppress(AttributeError):
                     connection.transport.abort()
+
+
+def _allowed_host(text: str) -> str:
+    """A name that the page may be asked for; a port beside it says nothing."""
+    name, _ = parse_host(text if text.count(":") < 2 or "]" in text else f"[{text}]")
+    if name is None:
+        raise InvalidValueError("the web page's hosts must be host names", got=text)
+    return name
 
 
 def _uvicorn_server(app: Guard) -> uvicorn.Server:

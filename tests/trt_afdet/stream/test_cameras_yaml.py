@@ -107,7 +107,7 @@ def test_everything_a_file_can_say(tmp_path: Path) -> None:
     assert (options.filters.conf, options.filters.class_conf) == (0.4, {"person": 0.6})
     assert (options.filters.min_size, options.filters.max_size) == ((20, 20), (0.5, 0.9))
     assert (options.zones.anchor, options.zones.dwell) == ("center", 30)
-    assert door.shapes().zones == (Zone("mat", ((0, 0), (0.5, 0), (0.5, 0.5))),)
+    assert door.shapes().zones == (Zone("mat", ((0, 0), (0.5, 0), (0.5, 0.5)), "shares"),)
     assert (clip.track, clip.realtime, clip.conf) == (None, True, 0.1)
     assert [sink.uri for sink in config.sinks] == ["jsonl:found.jsonl", "mqtt://broker/cameras"]
     assert config.sinks[1].options == {"qos": 1}

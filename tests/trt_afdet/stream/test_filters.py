@@ -76,8 +76,41 @@ def test_bad_options_are_refused(values: dict[str, object]) -> None:
         FilterOptions(**values)  # type: ignore[arg-type]
 
 
-def test_shares_and_pixels() -> None:
-    assert to_pixels([(0.5, 1)], 640, 480).tolist() == [[320, 480]]
-    assert to_pixels([(0.5, 1.5)], 640, 480).tolist() == [[0.5, 1.5]]
-    check_polygon([(0, 0), (4000, 0), (4000, 3000)], "it")
-    check_polygon([(0.1, 0.1), (0.11, 0.1), (0.11, 0.12)], "it")
+@pytest.mark.parametrize(
+    ("point", "pixels"),
+    [
+        ((0.5, 1), (320, 480)),
+        # Drawing tools overshoot: that makes no pixels of shares.
+        ((0.5, 1.0000001), (320, 480)),
+        ((1.01, 0.5), (640, 240)),
+        ((1.05, -0.01), (640, 0)),
+        ((320, 1), (320, 1)),
+        ((0.5, 200), (0.5, 200)),
+    ],
+)
+def test_shares_and_pixels(point: tuple[float, float], pixels: tuple[float, float]) -> None:
+    assert to_pixels([point], 640, 480).tolist() == [list(pixels)]
+
+
+def test_units_can_be_said() -> None:
+    assert to_pixels([(1, 1)], 640, 480, "pixels").tolist() == [[1, 1]]
+    assert to_pixels([(1, 1)], 640, 480, "shares").tolist() == [[640, 480]]
+    check_polygon([(0, 0), (4000, 0), (4000, 3000)], "it", "pixels")
+    check_polygon([(0.1, 0.1), (0.11, 0.1), (0.11, 0.12)], "it", "shares")
+
+
+@pytest.mark.parametrize(
+    ("region", "message"),
+    [
+        ([(0.1, 0.1), (0.9, 0.9), (0.9, 0.1), (0.1, 0.8)], "cross"),
+        ([(0, 0), (1.5, 0), (1, 1)], "shares of the picture"),
+        ([(0, 0), (0.5, 0.5), (1, 1)], "no area"),
+        ([(0, 0), (1, 0)], "at least 3"),
+        ([(0, 0), (1, 0), (0, float("nan"))], "numbers"),
+        ([(0, 0), (1, 0), (0, -0.2)], "0 to 1"),
+        ([(0, 0), (640, 0), (0, -2)], "0 to 65535"),
+    ],
+)
+def test_bad_regions_are_refused(region: list[tuple[float, float]], message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        FilterOptions(region=tuple(region))

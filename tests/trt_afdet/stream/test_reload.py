@@ -228,10 +228,10 @@ def test_what_cannot_be_used_changes_nothing_and_is_named() -> None:
 
 
 def test_what_needs_a_restart_is_said(tmp_path: Path) -> None:
+    other = tmp_path / "other.onnx"
+    other.touch()
     with running(loaded({"name": "cam"}, conf=0.5)) as deployment:
-        changes = deployment.reload(
-            loaded({"name": "cam"}, conf=0.4, threads=3, model="other.onnx")
-        )
+        changes = deployment.reload(loaded({"name": "cam"}, conf=0.4, threads=3, model=str(other)))
         assert changes.fixed == ("model", "threads", "confidences below 0.5")
         assert "at the next start: model, threads" in str(changes)
         more_frames(deployment, "cam")

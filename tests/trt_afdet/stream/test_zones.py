@@ -298,15 +298,15 @@ def test_a_file_of_zones(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[]", "one object with an entry per source"),
-        ("{", "cannot read the zones"),
+        ("{", "is no file of zones"),
         ('{"c": {"zonse": []}}', "did you mean 'zones'"),
         ('{"c": {"zones": {}}}', "must be a list"),
         ('{"c": {"zones": [{"polygon": []}]}}', "needs a name"),
         ('{"c": {"zones": [{"name": "a", "polygon": [[0, 0], [1, 1]]}]}}', "at least 3 corners"),
         ('{"c": {"zones": [{"name": "a", "polygon": [[0, 0], [1, 1], [0]]}]}}', r"\[x, y\]"),
-        ('{"c": {"zones": [{"name": "a", "polygon": [[0, 0], [1, 1], [2, 2]]}]}}', "no area"),
+        ('{"c": {"zones": [{"name": "a", "polygon": [[0, 0], [0.2, 0.2], [1, 1]]}]}}', "no area"),
         ('{"c": {"lines": [{"name": "a", "points": [[0, 0], [0, 0]]}]}}', "two different points"),
-        ('{"c": {"lines": [{"name": "a", "points": [[0, 0], [0, -1]]}]}}', "from 0"),
+        ('{"c": {"lines": [{"name": "a", "points": [[0, 0], [0, -1]]}]}}', "must be 0 to 1"),
         (
             '{"c": {"zones": [{"name": "a", "polygon": [[0, 0], [1, 0], [1, 1]]}], '
             '"lines": [{"name": "a", "points": [[0, 0], [1, 1]]}]}}',

@@ -9,7 +9,7 @@ from trt_afdet.stream.metrics import SourceSnapshot
 from trt_afdet.stream.pipeline import PipelineSnapshot
 from trt_afdet.stream.status import State, StatusEvent
 from trt_afdet.web.access import ATTEMPTS, SESSION, WINDOW, Access, new_token
-from trt_afdet.web.address import bind, host_name, is_loopback, parse_address
+from trt_afdet.web.address import bind, is_loopback, parse_address
 from trt_afdet.web.health import HealthCheck
 from trt_afdet.web.names import PublicNames
 
@@ -115,10 +115,6 @@ def test_addresses() -> None:
     for bad in ("", ":8080", "host", "host:99999", "a:b:1", "http://host:80", "::1:80", "1 2:80"):
         with pytest.raises(InvalidValueError, match="HOST:PORT"):
             parse_address(bad)
-    assert host_name("LocalHost:8080") == "localhost"
-    assert host_name("[::1]:8080") == "[::1]"
-    for bad in ("", "a b", "a:b", "a/b", "user@localhost", "localhost:8080:1"):
-        assert host_name(bad) is None
 
 
 def test_a_taken_port_is_one_clear_error() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 import requests
@@ -203,7 +204,7 @@ def test_bad_zones_are_refused(open_server: WebServer) -> None:
     before = get(open_server, "/api/zones").json()
     answer = put(open_server, "yard", {"zones": [{**SQUARE, "polygon": [[0, 0], [2, 0], [0, 1]]}]})
     assert answer.status_code == 422
-    assert "door must be 0 to 1" in answer.json()["error"]
+    assert "zone door" in answer.json()["error"]
     assert put(open_server, "nobody", {}).status_code == 404
     url = open_server.url + "api/zones/yard"
     json_type = {"content-type": "application/json"}
@@ -354,7 +355,7 @@ def test_a_failing_snapshot_is_an_error_not_an_end(caplog: pytest.LogCaptureFixt
 
 def test_without_the_token_there_is_only_the_way_in(closed_server: WebServer) -> None:
     answer = get(closed_server, "/")
-    assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+    assert (answer.status_code, answer.headers["location"]) == (303, "login")
     assert "Sign in" in get(closed_server, "/login").text
     assert get(closed_server, "/static/style.css").status_code == 200
     for path in ("/api/state", "/api/events", "/api/zones", "/api/picture/yard", "/metrics"):
@@ -385,7 +386,7 @@ def test_a_wrong_token_is_refused(header: str) -> None:
 def test_a_token_becomes_a_cookie_and_leaves_the_address(closed_server: WebServer) -> None:
     session = requests.Session()
     answer = session.get(f"{closed_server.url}?token={TOKEN}", allow_redirects=False, timeout=60)
-    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    assert (answer.status_code, answer.headers["location"]) == (303, "./")
     cookie = answer.headers["set-cookie"]
     assert TOKEN not in cookie
     assert "HttpOnly; SameSite=Strict" in cookie
@@ -401,8 +402,9 @@ def test_the_exchange_leads_to_no_other_site(closed_server: WebServer) -> None:
             raw.sendall(f"GET {path}?token={TOKEN} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             head = raw.recv(65536).decode()
         (place,) = [line for line in head.splitlines() if line.startswith("location: ")]
-        assert place.removeprefix("location: ")[0] == "/"
-        assert place.removeprefix("location: ")[1] not in "/\\"
+        host = f"http://localhost:{closed_server.port}"
+        leads = urljoin(host + path, place.removeprefix("location: "))
+        assert urlsplit(leads).netloc == urlsplit(host).netloc
 
 
 def test_the_form_signs_in(closed_server: WebServer) -> None:

@@ -30,7 +30,8 @@ class Sink(Protocol):
         name: For people and logs; without credentials.
         durable: Whether every result counts.
 
-    One that loses something by itself, such as from a bounded spool, has an int ``dropped``, too.
+    One that loses something by itself, such as from a bounded spool, has an int ``dropped``, too;
+    one to which a file belongs alone, be it a lock, has its ``path``.
     """
 
     name: str

@@ -2,15 +2,25 @@
 
 A record is delivered at least once. Nothing that happens to the other side reaches the pipeline:
 while it is away records wait in the spool (``spool.py``), bounded, the oldest go first.
+
+A record that the other side never takes does not hold up the others. It is dropped and counted
+
+* at once, if the other side says so (:class:`RefusedError`), such as "packet too large",
+* when it has failed alone :data:`STUCK` times in a row, and then :data:`PROOFS` times directly
+  after another record got through: then this record fails, and not the connection. While no other
+  gets through, all of them wait.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 from trt_afdet.errors import InvalidValueError, RunError
@@ -18,12 +28,20 @@ from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.sinks.serialise import Content, Record, Recorder, dumps
 from trt_afdet.stream.sinks.spool import Entry, Spool, SpoolClosedError
-from trt_afdet.stream.status import StatusEvent
+from trt_afdet.stream.status import FINAL, StatusEvent
 
 log = logging.getLogger("trt_afdet.stream")
 
 #: Seconds of :meth:`SpooledSink.close` in which what waits may still be delivered.
 FLUSH = 0.5
+#: Failures in a row of the oldest record alone after which others are tried in its place.
+STUCK = 3
+#: Times that another record must get through, and the oldest one fail after it.
+PROOFS = 2
+#: Others that are tried, one after the other.
+NEIGHBOURS = 8
+#: Seconds between two lines in the log about refused records.
+SAY_AGAIN = 60.0
 
 
 class DeliveryError(RunError):
@@ -38,7 +56,17 @@ class DeliveryError(RunError):
 
 
 class RefusedError(RunError):
-    """The other side will never take this; without credentials."""
+    """The other side will never take this; without credentials.
+
+    Args:
+        broken: Whether it has closed the connection, too.
+    """
+
+    def __init__(
+        self, what: str, *, got: object = None, hint: str | None = None, broken: bool = False
+    ) -> None:
+        super().__init__(what, got=got, hint=hint)
+        self.broken = broken
 
 
 class Transport(Protocol):
@@ -84,6 +112,36 @@ class Transport(Protocol):
         ...
 
 
+class _Suspect:
+    """Finds out whether the oldest record fails, or the connection; see the module."""
+
+    def __init__(self) -> None:
+        self._id = -1
+        self.failures = 0
+        self.other_works = False
+        self._proofs = 0
+
+    def wants_other(self, oldest: Entry) -> bool:
+        """Whether another record is to be tried now; they take turns with the oldest one."""
+        if oldest.id != self._id:
+            self._id, self.failures, self.other_works, self._proofs = oldest.id, 0, False, 0
+        return self.failures >= STUCK and not self.other_works and self.failures % 2 == STUCK % 2
+
+    def choose(self, others: Sequence[Entry]) -> Entry | None:
+        """The one to try, another one each time."""
+        return others[self.failures // 2 % len(others)] if others else None
+
+    def failed(self, other: Entry | None) -> bool:
+        """Notes a failure of the oldest, or of the other; True if the oldest is to be dropped."""
+        self.failures += 1
+        if other is None and self.other_works:
+            self.other_works = False
+            self._proofs += 1
+            if self.failures % 2 != STUCK % 2:
+                self.failures += 1
+        return self._proofs >= PROOFS
+
+
 class SpooledSink:
     """A sink in front of a transport.
 
@@ -126,7 +184,14 @@ class SpooledSink:
         self._closing = threading.Event()
         self._deadline = 0.0
         self._crash: BaseException | None = None
+        self._states: dict[str, StatusEvent] = {}
+        self._said = (-math.inf, 0)
         self._thread = threading.Thread(target=self._run, name=f"deliver {self.name}", daemon=True)
+
+    @property
+    def path(self) -> Path:
+        """The spool's file, which belongs to one sink at a time."""
+        return self._spool.path
 
     @property
     def dropped(self) -> int:
@@ -150,10 +215,19 @@ class SpooledSink:
         self._put(self._recorder.result(result))
 
     def status(self, event: StatusEvent) -> None:
+        self._states[event.source] = event
         self._put(self._recorder.status(event))
 
     def close(self) -> None:
-        """Delivers for a moment longer; the rest waits on disk for the next start."""
+        """Delivers for a moment longer; the rest waits on disk for the next start.
+
+        The last status of every source says that it has ended: nobody looks at it any more.
+        """
+        if self._thread.ident is not None and self._crash is None:
+            for event in self._states.values():
+                if event.state not in FINAL:
+                    ended = replace(event, state="ended", detail="", wall_time=time.time())
+                    self._put(self._recorder.status(ended))
         self._deadline = time.monotonic() + FLUSH
         self._closing.set()
         self._spool.hurry()
@@ -171,7 +245,11 @@ class SpooledSink:
         if self._crash is not None:
             raise RunError("delivering failed", got=self._crash) from self._crash
         before = self._spool.dropped
-        self._spool.put((self._key(record), dumps(record)) for record in records)
+        # Half a surrogate pair, from a file name that is no UTF-8, is written as JSON writes it.
+        self._spool.put(
+            (self._key(record), dumps(record).encode("utf-8", "backslashreplace").decode())
+            for record in records
+        )
         if before == 0 and self._spool.dropped:
             log.warning("%s: the spool is full; the oldest records are dropped", self.name)
 
@@ -189,35 +267,48 @@ class SpooledSink:
     def _deliver(self) -> None:
         connected = False
         failures = 0
-        singly_through = 0  # Up to this id, one by one: one of them is refused.
+        singly_through = 0  # Up to this id, one by one: one of them is refused or fails.
+        suspect = _Suspect()
         while not (self._closing.is_set() and time.monotonic() >= self._deadline):
             # The first connection is made at once, before there is anything to send.
             patience, linger = (1.0, self._linger) if connected else (0.0, 0.0)
             entries = self._spool.head(self._batch, wait=patience, full=linger)
             if not entries and self._closing.is_set():
                 return
-            if entries and entries[0].id <= singly_through:
-                entries = entries[:1]
+            oldest = entries[0] if entries else None
+            singly = oldest is not None and oldest.id <= singly_through
+            other = None
+            if oldest is not None and singly:
+                if suspect.wants_other(oldest):
+                    other = suspect.choose(self._spool.head(1 + NEIGHBOURS)[1:])
+                entries = [other or oldest]
+            sending = False
             try:
                 if not connected:
                     self._transport.connect()
                     connected = True
-                if entries:
-                    self._transport.send(entries)
-                    self._spool.remove(entries[-1].id)
-                else:
+                sending = bool(entries)
+                if not entries:
                     self._transport.check()
+                else:
+                    self._transport.send(entries)
+                    if other is not None:
+                        suspect.other_works = True  # It stays, and is sent again in its turn.
+                        continue
+                    self._spool.remove(entries[-1].id)
                 if failures:
                     log.info("%s: works again; %d records wait", self.name, self.waiting())
                 failures = 0
             except RefusedError as error:
+                if error.broken:
+                    self._transport.close()
+                    connected = False
                 if len(entries) > 1:
                     singly_through = entries[-1].id
-                    continue
-                self.refused += 1
-                self._spool.remove(entries[-1].id)
-                if self.refused == 1:
-                    log.error("%s: a record was refused and dropped: %s", self.name, error)
+                elif other is not None:
+                    suspect.failures += 1
+                else:
+                    self._drop(entries[0], error)
             except DeliveryError as error:
                 self._transport.close()
                 connected = False
@@ -226,4 +317,23 @@ class SpooledSink:
                     log.warning("%s: %s; records wait on disk", self.name, error)
                 if self._closing.is_set():
                     return
+                if sending and not singly and failures > 1:
+                    singly_through = entries[-1].id
+                elif sending and oldest is not None and singly and suspect.failed(other):
+                    self._drop(oldest, error)
+                    continue
                 self._closing.wait(max(error.wait, self._retry.pause(failures, random.random())))
+
+    def _drop(self, entry: Entry, why: object) -> None:
+        """Gives a record up, and says so once in a while."""
+        self.refused += 1
+        self._spool.remove(entry.id)
+        when, said = self._said
+        now = time.monotonic()
+        if now - when >= SAY_AGAIN:
+            self._said = (now, self.refused)
+            log.error(
+                "%s: %d records were refused and dropped, the last of %d bytes for %s: %s",
+                *(self.name, self.refused - said, len(entry.body.encode())),
+                *(entry.key or "the stream", why),
+            )

@@ -342,6 +342,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _common(self, kind: str) -> None:
         self.send_header("Content-Type", kind)
         self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Accel-Buffering", "no")
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Cross-Origin-Resource-Policy", "same-origin")
         self.send_header("Connection", "close")

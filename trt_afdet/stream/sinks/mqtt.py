@@ -1,11 +1,18 @@
 """Records to an MQTT broker: QoS 1, with what the broker misses kept on disk.
 
-Topics follow a template: ``cameras/{source}/{type}``. ``{type}`` is result, event or status.
-Beside them one retained topic says "online", or "offline" when this program ends or vanishes.
+Topics follow a template: ``cameras/{source}/{type}``. ``{type}`` is result, event or status, and
+``{source}`` the source's name as ``naming.slug`` writes it, so that ``a/b`` and ``a_b`` differ; the
+record holds the name itself. Status records are retained: who subscribes later learns the state of
+every source. They are sent again after each connection, as a broker may forget them. Beside them
+one retained topic says "online", or "offline" when this program ends or vanishes.
+
+MQTT 5 is spoken, and 3.1.1 with brokers that know no other. Only MQTT 5 lets a broker say that it
+does not take a record; a broker of 3.1.1 hangs up, or drops the record without a word.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import ssl
@@ -17,8 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trt_afdet.errors import InvalidValueError, MissingDependencyError, MissingFileError
-from trt_afdet.stream.sinks.delivery import DeliveryError, SpooledSink
+from trt_afdet.errors import AfdetError, InvalidValueError, MissingDependencyError, MissingFileError
+from trt_afdet.stream.sinks.delivery import DeliveryError, RefusedError, SpooledSink
+from trt_afdet.stream.sinks.naming import slug
 from trt_afdet.stream.sinks.serialise import Record
 from trt_afdet.stream.sinks.spool import Entry
 
@@ -28,8 +36,26 @@ if TYPE_CHECKING:
 DEFAULT_TOPIC = "trt-afdet/{source}/{type}"
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-#: What has a meaning in a topic.
-_RESERVED = re.compile(r"[/+#\x00-\x1f]")
+#: Versions of the protocol by name.
+VERSIONS = ("5", "3.1.1")
+#: How a status record begins as it waits in the spool.
+_STATUS = '{"type": "status"'
+#: Records that wait for an acknowledgement at a time.
+MOST_IN_FLIGHT = 100
+#: Sources whose last status is sent again after a connection.
+MOST_STATUSES = 4096
+#: Longest topic of a record, bytes, with room for the longest slug.
+LONGEST_TOPIC = 65535
+#: Bytes of a PUBLISH packet beside topic and payload, at most, with our properties (none).
+_PACKET = 1 + 4 + 2 + 2 + 1
+#: MQTT 5's reason codes that mean that a record will never be taken.
+_HOPELESS = {
+    0x87: "not authorized for the topic",
+    0x90: "topic name invalid",
+    0x95: "packet too large",
+    0x99: "payload format invalid",
+}
+_TOO_LARGE, _PROTOCOL_ERROR, _NO_RETAIN, _UNKNOWN_VERSION = 0x95, 0x82, 0x9A, 0x84
 
 
 @dataclass(frozen=True)
@@ -47,6 +73,7 @@ class MqttOptions:
         availability: Topic of "online" and "offline"; by default beside the others.
         timeout: Seconds for a connection, and for acknowledgements.
         keepalive: Seconds after which a silent connection is given up, times 1.5.
+        version: Of the protocol, see :data:`VERSIONS`; None: 5, or 3.1.1 if the broker knows no 5.
     """
 
     host: str
@@ -62,8 +89,13 @@ class MqttOptions:
     availability: str | None = None
     timeout: float = 10.0
     keepalive: int = 15
+    version: str | None = None
 
     def __post_init__(self) -> None:
+        if self.version not in (None, *VERSIONS):
+            raise InvalidValueError(
+                "unknown version of MQTT", got=self.version, hint=f"one of {', '.join(VERSIONS)}"
+            )
         for name in _PLACEHOLDER.findall(self.topic):
             if name not in ("source", "type"):
                 raise InvalidValueError(
@@ -74,6 +106,8 @@ class MqttOptions:
                 raise InvalidValueError(
                     "not a topic to publish to", got=topic, hint=f"for example {DEFAULT_TOPIC}"
                 )
+            if len(topic.encode()) + 80 * topic.count("{") > LONGEST_TOPIC:
+                raise InvalidValueError("the topic is too long", got=f"{topic[:40]}...")
         if (self.ca or self.cert or self.key) and not self.tls:
             raise InvalidValueError("certificates need TLS", hint="write mqtts:// for mqtt://")
         if (self.cert is None) != (self.key is None):
@@ -97,8 +131,8 @@ class MqttOptions:
         return f"{fixed if '{' in self.topic else self.topic}/availability".lstrip("/")
 
     def topic_of(self, record: Record) -> str:
-        """The topic of a record; what has a meaning in topics is replaced in its source's name."""
-        values = {"source": _RESERVED.sub("_", record["source"]), "type": record["type"]}
+        """The topic of a record."""
+        values = {"source": slug(record["source"]), "type": record["type"]}
         return _PLACEHOLDER.sub(lambda match: values[match[1]], self.topic)
 
 
@@ -109,31 +143,46 @@ class MqttTransport:
         self.name = options.target
         self._options = options
         self._client: Client | None = None
+        self._version = options.version or VERSIONS[0]
         self._connected = threading.Event()
         self._answered = threading.Event()
         self._aborted = threading.Event()
-        self._refusal = ""
+        self._refusal: Any = None
+        #: Largest packet that the broker takes, and whether it retains messages.
+        self._largest = math.inf
+        #: Messages that it takes at a time; with more its connection breaks. Known once connected.
+        self._takes = 20
+        self._retains = True
+        #: Reason of a DISCONNECT, and of each PUBACK that is a refusal, by the packet's number.
+        self._farewell = 0
+        self._refused: dict[int, int] = {}
+        #: The last status of each source that the broker has acknowledged, by topic.
+        self._statuses: dict[str, bytes] = {}
 
     def connect(self) -> None:
-        from paho.mqtt.client import CallbackAPIVersion, Client
+        from paho.mqtt.client import CallbackAPIVersion, Client, MQTTv5, MQTTv311
 
         options = self._options
         client = Client(
             CallbackAPIVersion.VERSION2,
             # One that lasts lets the broker tell that this is the same client again.
             client_id=options.client_id or f"trt-afdet-{os.getpid()}-{id(self):x}",
+            protocol=MQTTv5 if self._version == "5" else MQTTv311,
             reconnect_on_failure=False,
         )
         client.connect_timeout = options.timeout
-        client.max_inflight_messages_set(100)
+        client.max_inflight_messages_set(min(self._takes, MOST_IN_FLIGHT))
         if options.user is not None:
             client.username_pw_set(options.user, options.password)
         self._answered.clear()
         self._connected.clear()
-        self._refusal = ""
+        self._refusal = None
+        self._farewell = 0
+        self._refused.clear()
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
-        client.will_set(options.availability_topic, "offline", qos=1, retain=True)
+        client.on_publish = self._on_publish
+        client.will_set(options.availability_topic, "offline", qos=1, retain=self._retains)
         try:
             if options.tls:
                 client.tls_set_context(self._tls())
@@ -148,14 +197,46 @@ class MqttTransport:
         if not self._wait(self._answered, options.timeout):
             raise DeliveryError("the broker does not answer", got=f"{options.timeout:g} s")
         if not self._connected.is_set():
+            self._learn_from(self._refusal)
             raise DeliveryError("the broker refuses", got=self._refusal, hint="user and password?")
-        client.publish(options.availability_topic, "online", qos=1, retain=True)
+        if self._takes < client.max_inflight_messages:
+            client.disconnect()  # The library sets this before it connects only.
+            self.close()
+            self.connect()
+            return
+        client.publish(options.availability_topic, "online", qos=1, retain=self._retains)
+        for topic, body in self._statuses.items():
+            client.publish(topic, body, qos=1, retain=self._retains)
+
+    def _learn_from(self, reason: Any) -> None:
+        """What the broker cannot do is not asked of it at the next attempt."""
+        code = getattr(reason, "value", 0)
+        if code == _NO_RETAIN:
+            self._retains = False
+        elif self._options.version is None and (reason is None or code == _UNKNOWN_VERSION):
+            # Very old brokers hang up instead of an answer: then the versions take turns.
+            self._version = VERSIONS[(VERSIONS.index(self._version) + 1) % len(VERSIONS)]
 
     def send(self, entries: Sequence[Entry]) -> None:
         client = self._client
         assert client is not None
-        sent = [client.publish(e.key, e.body.encode(), qos=1) for e in entries]
+        payloads = [e.body.encode() for e in entries]
+        for entry, payload in zip(entries, payloads, strict=True):
+            size = _PACKET + len(entry.key.encode()) + len(payload)
+            if size > self._largest:
+                raise RefusedError(
+                    f"the broker takes packets of at most {self._largest:g} bytes", got=size
+                )
+        self.check()
+        sent = []
         deadline = time.monotonic() + self._options.timeout
+        try:
+            for entry, payload in zip(entries, payloads, strict=True):
+                retain = self._retains and entry.body.startswith(_STATUS)
+                sent.append(client.publish(entry.key, payload, qos=1, retain=retain))
+        except ValueError as error:
+            # The library's own limits: such a packet cannot be written.
+            raise RefusedError("MQTT cannot carry it", got=error) from error
         try:
             for info in sent:
                 # Short waits, as nothing wakes this one when the connection breaks.
@@ -164,12 +245,27 @@ class MqttTransport:
                     if time.monotonic() > deadline:
                         raise DeliveryError("the broker acknowledges nothing")
                     info.wait_for_publish(0.1)
-        except DeliveryError:
-            raise
         except (RuntimeError, ValueError) as error:
+            if isinstance(error, AfdetError):
+                raise
             raise DeliveryError("the broker is gone") from error
+        codes = [code for info in sent if (code := self._refused.pop(info.mid, 0))]
+        for code in codes:
+            if code in _HOPELESS:
+                raise RefusedError("the broker will not take it", got=_HOPELESS[code])
+        if codes:
+            raise DeliveryError("the broker does not take it", got=f"reason {codes[0]:#x}")
+        for entry, payload in zip(entries, payloads, strict=True):
+            if entry.body.startswith(_STATUS) and (
+                entry.key in self._statuses or len(self._statuses) < MOST_STATUSES
+            ):
+                self._statuses[entry.key] = payload
 
     def check(self) -> None:
+        if self._farewell in (_TOO_LARGE, _PROTOCOL_ERROR):
+            raise RefusedError("the broker will not take it: packet too large", broken=True)
+        if self._farewell == _NO_RETAIN:
+            self._retains = False
         if self._aborted.is_set() or not self._connected.is_set():
             raise DeliveryError("the broker is gone")
 
@@ -178,7 +274,9 @@ class MqttTransport:
         if client is None:
             return
         if self._connected.is_set() and not self._aborted.is_set():
-            goodbye = client.publish(self._options.availability_topic, "offline", 1, retain=True)
+            goodbye = client.publish(
+                self._options.availability_topic, "offline", 1, retain=self._retains
+            )
             with suppress(RuntimeError, ValueError):  # Else the will says the same.
                 goodbye.wait_for_publish(0.3)
             client.disconnect()
@@ -208,12 +306,23 @@ class MqttTransport:
 
     def _on_connect(self, client: Client, data: Any, flags: Any, reason: Any, more: Any) -> None:
         if reason.is_failure:
-            self._refusal = str(reason)
+            self._refusal = reason
         else:
+            self._takes = getattr(more, "ReceiveMaximum", MOST_IN_FLIGHT)
+            self._largest = getattr(more, "MaximumPacketSize", math.inf)
+            self._retains = bool(getattr(more, "RetainAvailable", self._retains))
             self._connected.set()
         self._answered.set()
 
+    def _on_publish(self, client: Client, data: Any, mid: int, reason: Any, more: Any) -> None:
+        if reason.is_failure:
+            self._refused[mid] = reason.value
+
     def _on_disconnect(self, client: Client, data: Any, flags: Any, reason: Any, more: Any) -> None:
+        # mosquitto 2.0 acknowledges what is above its message_size_limit with a code that no PUBACK
+        # may have, which the library takes for a protocol error.
+        if flags.is_disconnect_packet_from_server or reason.value == _PROTOCOL_ERROR:
+            self._farewell = reason.value
         self._connected.clear()
         self._answered.set()
 

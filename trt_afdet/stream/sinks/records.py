@@ -34,6 +34,7 @@ class JsonLinesSink:
         self, path: Path, fsync: Fsync = "second", send: tuple[Content, ...] = ("results", "status")
     ) -> None:
         self.name = f"jsonl {path}"
+        self.path = path
         self._recorder = Recorder(send)
         self._file = AppendingFile(path, start=JSON_START, complete=_is_json, fsync=fsync)
 
@@ -82,6 +83,7 @@ class CsvSink:
 
     def __init__(self, path: Path, fsync: Fsync = "second") -> None:
         self.name = f"csv {path}"
+        self.path = path
         self._recorder = Recorder(("results",))
         header = f"{','.join(COLUMNS)}\n".encode()
         self._file = AppendingFile(

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from trt_afdet.errors import InvalidValueError, MissingDependencyError, MissingFileError
-from trt_afdet.stream.sinks.delivery import DeliveryError, SpooledSink
+from trt_afdet.stream.sinks.delivery import DeliveryError, RefusedError, SpooledSink
 from trt_afdet.stream.sinks.spool import Entry
+
+#: What a server says of a record longer than its ``proto-max-bulk-len``, or than a string may be.
+HOPELESS = ("invalid bulk length", "invalid multibulk length", "too big", "exceeds maximum allowed")
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,11 @@ class RedisTransport:
         try:
             pipeline.execute()
         except redis.RedisError as error:
-            raise DeliveryError("the server does not take it", got=_text(error)) from error
+            text = _text(error)
+            if any(said in text.lower() for said in HOPELESS):
+                # It hangs up after a request that is too long.
+                raise RefusedError("the server will not take it", got=text, broken=True) from error
+            raise DeliveryError("the server does not take it", got=text) from error
         except OSError as error:
             raise DeliveryError("the server is gone", got=error) from error
 

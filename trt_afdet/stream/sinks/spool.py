@@ -105,11 +105,16 @@ class Spool:
     def put(self, items: Iterable[tuple[str, str]]) -> None:
         """Appends keys with their bodies, all of them or none.
 
+        One that is larger than the spool is dropped and counted; the others lose nothing by it.
+
         Raises:
             WriteError: If the disk is full or broken.
             SpoolClosedError: If it is closed.
         """
         rows = [(k, b, len(k.encode()) + len(b.encode()) + OVERHEAD) for k, b in items]
+        fitting = [row for row in rows if row[2] <= self._limit]
+        self.dropped += len(rows) - len(fitting)
+        rows = fitting
         if not rows:
             return
         with self._changed:

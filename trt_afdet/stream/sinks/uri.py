@@ -285,6 +285,7 @@ _MQTT = _Scheme(
         "password_file": _secret_in,
         "timeout": _positive,
         "keepalive": read_whole,
+        "version": str,
     },
 )
 _REDIS = _Scheme(

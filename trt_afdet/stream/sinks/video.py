@@ -67,6 +67,7 @@ class VideoSink:
         if not 0 <= quality <= 51:
             raise InvalidValueError("quality must be within 0..51", got=quality)
         self.name = f"video {folder}"
+        self.path = folder / ".afdet.lock"
         self.durable = wait
         self.skipped = 0
         self._folder = folder
@@ -97,9 +98,7 @@ class VideoSink:
         self._codec = choose_codec(self._wanted)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(
-                self._folder / ".afdet.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
-            )
+            self._lock = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(self._lock)

@@ -1,8 +1,9 @@
 """Records to somebody's HTTP server.
 
 ``POST`` of a JSON object: ``{"records": [...]}``, oldest first (see ``serialise.py``). Anything but
-a 2xx answer is tried again, later and later; redirects are not followed. 400, 413, 415 and 422 mean
-that a record will never be taken: the batch is sent again one by one, and the culprit is dropped.
+a 2xx answer is tried again, later and later; redirects are not followed. 400, 413, 415, 422 and 431
+mean that a record will never be taken: the batch is sent again one by one, and the culprit is
+dropped and counted (``delivery.py``, also for other answers that only one record gets).
 
 Headers: ``Idempotency-Key`` is the same when the same batch is sent again. With a secret,
 ``X-Trt-Afdet-Signature`` is ``sha256=`` and the hexadecimal HMAC-SHA256 of the body.
@@ -27,7 +28,7 @@ from trt_afdet.stream.sinks.delivery import DeliveryError, RefusedError, Spooled
 from trt_afdet.stream.sinks.spool import Entry
 
 #: Answers that trying again cannot change.
-HOPELESS = frozenset({400, 413, 415, 422})
+HOPELESS = frozenset({400, 413, 415, 422, 431})
 #: A server may ask for patience, but not for more seconds than this.
 LONGEST_WAIT = 600.0
 
@@ -119,6 +120,14 @@ class WebhookTransport:
             answer.read(1 << 20)
             if not answer.isclosed():  # A longer answer is nothing to wait for.
                 connection.close()
+        except (BrokenPipeError, ConnectionResetError) as error:
+            # A server that finds a body too long may answer and hang up before it is sent.
+            status = self._early_answer()
+            if status in HOPELESS:
+                raise RefusedError(
+                    "the server will not take it", got=status, broken=True
+                ) from error
+            raise DeliveryError("the server hung up", got=error) from error
         except (OSError, http.client.HTTPException) as error:
             raise DeliveryError(
                 "the server does not answer", got=str(error) or type(error).__name__
@@ -129,6 +138,16 @@ class WebhookTransport:
         if answer.status in HOPELESS:
             raise RefusedError("the server will not take it", got=said)
         raise DeliveryError("the server does not take it", got=said, wait=_retry_after(answer))
+
+    def _early_answer(self) -> int | None:
+        """The status of an answer that came before the request was sent."""
+        sock = self._connection.sock if self._connection is not None else None
+        if sock is None:
+            return None
+        with suppress(OSError, ValueError, IndexError):
+            sock.settimeout(1.0)
+            return int(sock.recv(64).split()[1])
+        return None
 
     def check(self) -> None:
         # Servers close an idle connection sooner or later; that must not look like a failure.

@@ -5,6 +5,8 @@ import { drawShape, shapeColor } from "./stage.js";
 
 const copy = (value) => JSON.parse(JSON.stringify(value));
 const pointsOf = (shape) => shape.polygon ?? shape.points;
+// Their place is known when the picture's size is; until then the server sends them as they are.
+const inPixels = (shape) => shape.units === "pixels";
 const distance = (a, b) => Math.hypot(a[0] - b[0], a[1] - b[1]);
 
 export class Editor {
@@ -96,6 +98,10 @@ export class Editor {
       made.addEventListener("click", act);
       return made;
     };
+    if (!this.active && this.stored.zones.concat(this.stored.lines).some(inPixels)) {
+      this.tools.replaceChildren(element("span", { className: "hint" }, "Zones in pixels can be shown and edited once there is a picture."));
+      return;
+    }
     if (!this.active) {
       this.tools.replaceChildren(button("Edit zones and lines", "", () => this.begin(), { id: "edit" }));
       return;
@@ -139,7 +145,7 @@ export class Editor {
     swatch.style.background = shapeColor(shape.name);
     const kind = shape.polygon ? "zone" : "line";
     if (!this.active) return element("div", { className: "shape" }, swatch, element("span", {}, shape.name), element("small", {}, kind), "");
-    const input = element("input", { value: shape.name, maxLength: 64, "aria-label": `Name of the ${kind}`, spellcheck: false });
+    const input = element("input", { value: shape.name, maxLength: 100, "aria-label": `Name of the ${kind}`, spellcheck: false });
     input.addEventListener("focus", () => { if (this.selected !== shape) { this.selected = shape; this.stage.redraw(); } });
     input.addEventListener("input", () => {
       shape.name = input.value;
@@ -205,7 +211,7 @@ export class Editor {
   async save() {
     const camera = this.camera, body = JSON.stringify(this.draft);
     try {
-      const answer = await fetch(`/api/zones/${encodeURIComponent(camera)}`, {
+      const answer = await fetch(`api/zones/${encodeURIComponent(camera)}`, {
         method: "PUT", headers: { "Content-Type": "application/json" }, body,
       });
       const value = await answer.json();

@@ -11,7 +11,11 @@ export class Link {
   }
 
   connect() {
-    const socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws`);
+    // Relative to the page, which may lie below a path of a proxy.
+    const address = new URL("ws", document.baseURI);
+    address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+    address.hash = "";
+    const socket = new WebSocket(address);
     this.socket = socket;
     socket.binaryType = "arraybuffer";
     socket.onopen = () => {
@@ -35,7 +39,7 @@ export class Link {
 
   async checkSignedIn() {
     try {
-      if ((await fetch("/api/zones")).status === 401) location.assign("/login");
+      if ((await fetch("api/zones")).status === 401) location.assign("login");
     } catch { /* The server is away; connect() goes on trying. */ }
   }
 

@@ -111,7 +111,8 @@ export class Stage {
   drawZones(context) {
     const now = performance.now();
     let flashing = false;
-    const shapes = [...this.zones.zones.map((z) => [z, z.polygon]), ...this.zones.lines.map((l) => [l, l.points])];
+    const all = [...this.zones.zones.map((z) => [z, z.polygon]), ...this.zones.lines.map((l) => [l, l.points])];
+    const shapes = all.filter(([shape]) => shape.units !== "pixels"); // Those have no place yet.
     for (const [shape, points] of shapes) {
       const lit = Math.max(0, 1 - (now - (this.flashes.get(shape.name) ?? -1e9)) / 1500);
       flashing ||= lit > 0;

@@ -106,7 +106,7 @@ class Hook:
         answers: Status codes of the next answers; 200 after them.
         posts: Path, headers and body of each post.
         delay: Seconds before each answer.
-        refuse: Posts for which it is true are answered with 422.
+        refuse: Posts for which it is true are answered with ``refusal``.
     """
 
     def __init__(self, port: int = 0) -> None:
@@ -114,6 +114,7 @@ class Hook:
         self.posts: list[tuple[str, dict[str, str], bytes]] = []
         self.delay = threading.Event()
         self.refuse: Callable[[dict[str, Any]], bool] = lambda body: False
+        self.refusal = 422
         self.slow = False
         hook = self
 
@@ -132,7 +133,7 @@ class Hook:
                 answer = hook.answers.pop(0) if hook.answers else 200
                 code, headers = answer if isinstance(answer, tuple) else (answer, {})
                 if code == 200 and hook.refuse(json.loads(body)):
-                    code = 422
+                    code = hook.refusal
                 self.send_response(code)
                 for name, value in headers.items():
                     self.send_header(name, value)

@@ -24,6 +24,7 @@ from skips import skip_test
 from trt_afdet.errors import InvalidValueError, MissingFileError
 from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.sinks.mqtt import MqttOptions, MqttSink
+from trt_afdet.stream.sinks.naming import slug
 from trt_afdet.stream.sinks.spool import Spool
 
 FAST = Retry(first=0.05, longest=0.3)
@@ -108,8 +109,11 @@ def make(broker: Process, tmp_path: Path) -> Make:
     return make
 
 
-def test_records_arrive_under_their_topics(make: Make, subscriber: Subscriber) -> None:
-    sink = make(send=("results", "events", "status"))
+@pytest.mark.parametrize("version", [None, "5", "3.1.1"])
+def test_records_arrive_under_their_topics(
+    make: Make, subscriber: Subscriber, version: str | None
+) -> None:
+    sink = make(send=("results", "events", "status"), version=version)
     sink.open()
     sink.status(status("live", "a/b+#c"))
     sink.write(result(5, "a/b+#c", events=("gate",)))
@@ -118,17 +122,149 @@ def test_records_arrive_under_their_topics(make: Make, subscriber: Subscriber) -
     sink.close()
     wait_until(lambda: "offline" in subscriber.said("trt-afdet/availability"))
     kinds = {m[0]: m[3] for m in subscriber.messages}
+    source = slug("a/b+#c")
     assert kinds == {
         "trt-afdet/availability": 1,
-        "trt-afdet/a_b__c/status": 1,
-        "trt-afdet/a_b__c/result": 1,
-        "trt-afdet/a_b__c/event": 1,
+        f"trt-afdet/{source}/status": 1,
+        f"trt-afdet/{source}/result": 1,
+        f"trt-afdet/{source}/event": 1,
     }
     assert subscriber.records()[0]["detections"] == result(5).detections.to_dicts()
     assert subscriber.records("event")[0]["event"] == {"kind": "other", "text": "gate"}
+    # The last status says that nobody looks at the camera any more.
+    assert [r["state"] for r in subscriber.records("status")] == ["live", "ended"]
     assert [r["number"] for k in ("status", "result", "event") for r in subscriber.records(k)] == [
-        0, 1, 2,
+        0, 3, 1, 2,
     ]  # fmt: skip
+
+
+def retained(port: int, version: int = paho.MQTTv311) -> dict[str, str]:
+    """What a subscriber that comes now is told at once."""
+    told: dict[str, str] = {}
+    done = threading.Event()
+
+    def on_message(client: Any, data: Any, message: Any) -> None:
+        if message.topic == "end/of/it":
+            done.set()
+        elif message.retain:
+            told[message.topic] = message.payload.decode()
+
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=version)
+    client.on_message = on_message
+    client.on_connect = lambda *_: client.subscribe("#", qos=1)
+    # Retained messages come before what is published after the subscription.
+    client.on_subscribe = lambda *_: client.publish("end/of/it", "", qos=1)
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    assert done.wait(30)
+    client.disconnect()
+    client.loop_stop()
+    return told
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_who_comes_later_learns_the_state_of_every_source(
+    make: Make, broker: Process, version: str
+) -> None:
+    sink = make(version=version)
+    sink.open()
+    for source in ("a/b", "a_b", "a+b"):
+        sink.status(status("connecting", source))
+        sink.status(status("live", source))
+        sink.write(result(0, source))
+    wait_until(lambda: sink.waiting() == 0)
+    for protocol in (paho.MQTTv311, paho.MQTTv5):
+        told = retained(broker.port, protocol)
+        assert told.pop("trt-afdet/availability") == "online"
+        records = {topic: json.loads(text) for topic, text in told.items()}
+        assert {topic: r["state"] for topic, r in records.items()} == {
+            f"trt-afdet/{slug(source)}/status": "live" for source in ("a/b", "a_b", "a+b")
+        }
+        assert {r["source"] for r in records.values()} == {"a/b", "a_b", "a+b"}
+    sink.close()
+    told = retained(broker.port)
+    assert told.pop("trt-afdet/availability") == "offline"
+    assert {json.loads(text)["state"] for text in told.values()} == {"ended"}
+
+
+def test_a_broker_that_forgets_is_told_again(tmp_path: Path) -> None:
+    broker = mosquitto(tmp_path, "allow_anonymous true", "persistence false")
+    broker.start()
+    options = MqttOptions("127.0.0.1", broker.port, timeout=5.0)
+    sink = MqttSink(options, Spool(tmp_path / "spool.sqlite"), retry=FAST)
+    sink.open()
+    sink.status(status("live", "door"))
+    wait_until(lambda: "trt-afdet/door/status" in retained(broker.port))
+    broker.stop()
+    broker.start()
+    wait_until(lambda: "trt-afdet/door/status" in retained(broker.port))
+    sink.close()
+    broker.stop()
+
+
+BIG, SMALL = 40, 1
+#: Bytes; a record with BIG detections is longer, one with SMALL is not.
+BETWEEN = 2500
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+@pytest.mark.parametrize("limit", ["max_packet_size", "message_size_limit"])
+@pytest.mark.parametrize("behind", [0, 3])
+def test_a_record_above_the_brokers_limit_holds_up_nothing(
+    tmp_path: Path, limit: str, version: str, behind: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = mosquitto(tmp_path, "allow_anonymous true", f"{limit} {BETWEEN}")
+    broker.start()
+    listener = Subscriber(broker.port)
+    options = MqttOptions("127.0.0.1", broker.port, timeout=5.0, version=version)
+    sink = MqttSink(options, Spool(tmp_path / "spool.sqlite"), retry=FAST)
+    sink.open()
+    good = []
+    for sequence in range(12):
+        # Beside one another, in the middle, and last (then others come behind).
+        big = sequence in (2, 3, 7, 11)
+        sink.write(result(sequence, count=BIG if big else SMALL))
+        if not big:
+            good.append(sequence)
+    # One that was tried in place of a big one comes early, and a second time.
+    wait_until(lambda: sorted(listener.numbers()) == good, 120)
+    for sequence in range(12, 12 + behind):
+        sink.write(result(sequence, count=SMALL))
+        good.append(sequence)
+    # Alone at the end of the queue nothing shows that it is the record's fault (3.1.1).
+    alone = 0 if behind or version == "5" or limit == "message_size_limit" else 1
+    wait_until(lambda: sorted(listener.numbers()) == good and sink.waiting() == alone, 120)
+    # A broker of 3.1.1 drops what is above message_size_limit, and acknowledges it.
+    silent = version == "3.1.1" and limit == "message_size_limit"
+    assert sink.refused == sink.dropped == (0 if silent else 4 - alone)
+    texts = [r.getMessage() for r in caplog.records if "refused and dropped" in r.getMessage()]
+    assert len(texts) == (0 if silent else 1)
+    sink.close()
+    listener.stop()
+    broker.stop()
+
+
+def test_a_topic_that_is_not_allowed_holds_up_nothing(tmp_path: Path) -> None:
+    rules = tmp_path / "rules"
+    rules.write_text(
+        "topic readwrite trt-afdet/good/#\ntopic read #\ntopic write trt-afdet/availability\n"
+    )
+    rules.chmod(0o644)
+    broker = mosquitto(tmp_path, "allow_anonymous true", f"acl_file {rules}", "user root")
+    broker.start()
+    listener = Subscriber(broker.port)
+    sink = MqttSink(
+        MqttOptions("127.0.0.1", broker.port), Spool(tmp_path / "spool.sqlite"), retry=FAST
+    )
+    sink.open()
+    for sequence in range(10):
+        sink.write(result(sequence, "bad" if sequence % 2 else "good"))
+    wait_until(lambda: sink.waiting() == 0)
+    wait_until(lambda: listener.numbers() == [0, 2, 4, 6, 8])
+    assert sink.refused == 5
+    sink.close()
+    listener.stop()
+    broker.stop()
 
 
 def test_nothing_is_lost_while_the_broker_is_away(
@@ -344,6 +480,8 @@ def test_tls_trusts_only_who_it_is_told_to(
         ({"topic": "a/#"}, "not a topic"),
         ({"topic": "/a"}, "not a topic"),
         ({"availability": "$SYS/x"}, "not a topic"),
+        ({"topic": "a" * 70_000}, "too long"),
+        ({"version": "3.1"}, "unknown version"),
         ({"ca": Path("ca.pem")}, "mqtts://"),
         ({"tls": True, "cert": Path(__file__)}, "needs cert and key"),
     ],

@@ -47,7 +47,8 @@ def test_records_are_entries(server: Process, tmp_path: Path) -> None:
     sink.write(result(3))
     wait_until(lambda: sink.waiting() == 0)
     sink.close()
-    first, second = entries(server)
+    first, second, last = entries(server)
+    assert json.loads(last["record"])["state"] == "ended"
     assert (first["type"], second["type"], second["source"]) == ("status", "result", "cam")
     record = json.loads(second["record"])
     assert record["detections"] == result(3).detections.to_dicts()
@@ -151,3 +152,38 @@ def test_a_key_of_another_kind_is_named_and_waited_for(
 def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
         RedisOptions("host", **options)
+
+
+def test_a_record_above_the_servers_limit_holds_up_nothing(tmp_path: Path) -> None:
+    server = redis_server(tmp_path, "--proto-max-bulk-len", "1mb")
+    server.start()
+    sink = sink_for(server, tmp_path)
+    sink.open()
+    for sequence in range(8):
+        found = 12_000 if sequence in (2, 3, 7) else 1
+        sink.write(result(sequence, count=found))
+    wait_until(lambda: sink.waiting() == 0, 120)
+    assert sink.refused == sink.dropped == 3
+    sink.close()
+    seen = [json.loads(e["record"])["sequence"] for e in entries(server) if e["type"] == "result"]
+    assert list(dict.fromkeys(seen)) == [0, 1, 4, 5, 6]
+    server.kill()
+
+
+def test_a_server_without_memory_costs_nothing(server: Process, tmp_path: Path) -> None:
+    """OOM is for all records, and passes."""
+    with redis.Redis(port=server.port) as client:
+        client.config_set("maxmemory", "100kb")
+        sink = sink_for(server, tmp_path)
+        sink.open()
+        for sequence in range(20):
+            sink.write(result(sequence))
+        # It has failed alone, and so have others in its place.
+        wait_until(lambda: client.info("stats")["total_error_replies"] > 60, 120)
+        assert (sink.waiting(), sink.dropped) == (20, 0)
+        client.config_set("maxmemory", "0")
+    wait_until(lambda: sink.waiting() == 0, 60)
+    assert sink.dropped == 0
+    sink.close()
+    seen = [json.loads(e["record"])["sequence"] for e in entries(server)]
+    assert sorted(set(seen)) == list(range(20))

@@ -9,7 +9,6 @@ from sink_makers import WALL, result
 
 from trt_afdet.errors import InvalidValueError, MissingFileError
 from trt_afdet.stream.addresses import read_seconds, read_size
-from trt_afdet.stream.sinks.naming import slug
 from trt_afdet.stream.sinks.records import JsonLinesSink
 from trt_afdet.stream.sinks.serialise import Recorder, dumps, iso_time, new_run, parse_contents
 from trt_afdet.stream.sinks.uri import make_sink
@@ -157,18 +156,6 @@ def test_records_are_what_was_asked_for() -> None:
     line = dumps(recorder.result(result(3, "Straße\n2"))[0])
     assert line.startswith('{"type": "result"')
     assert "\n" not in line
-
-
-def test_slugs_differ_where_names_do() -> None:
-    names = ["a", "a b", "a/b", "../etc", "", "ß", "x" * 300, "x" * 301, "a-b", "con.aux"]
-    slugs = [slug(name) for name in names]
-    assert len(set(slugs)) == len(names)
-    for text in slugs:
-        assert text
-        assert text == text.strip("-.")
-        assert all(c.isascii() and (c.isalnum() or c in "-_") for c in text)
-        assert len(text) < 80
-    assert slugs[0] == "a"
 
 
 def test_a_sink_in_a_pipeline_counts_what_it_lost(tmp_path: Path) -> None:

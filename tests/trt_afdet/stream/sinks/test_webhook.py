@@ -200,3 +200,34 @@ def test_bad_options_are_refused(url: str, options: dict[str, Any], message: str
     assert "pw" not in str(caught.value)
     with pytest.raises(MissingFileError):
         WebhookOptions("https://host/", ca=Path("/no/such"))
+
+
+@pytest.mark.parametrize("status", [400, 413, 415, 422, 431, 500, 503, 504, 409])
+@pytest.mark.parametrize("batch", [1, 100])
+def test_a_record_that_the_server_never_takes_holds_up_nothing(
+    hook: Hook, tmp_path: Path, status: int, batch: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever it answers: one that says so is believed at once, the others after proof."""
+    hook.refuse = lambda body: any(r["sequence"] in (0, 4, 5) for r in body["records"])
+    hook.refusal = status
+    sink = sink_for(hook.port, tmp_path, batch=batch, linger=0.0)
+    sink.open()
+    for sequence in range(9):
+        sink.write(result(sequence))
+    wait_until(lambda: sink.waiting() == 0, 120)
+    assert sink.refused == 3
+    assert sorted(set(sequences(hook))) == [1, 2, 3, 6, 7, 8]
+    assert sum("refused and dropped" in r.getMessage() for r in caplog.records) == 1
+    sink.close()
+
+
+def test_a_server_that_takes_nothing_for_a_while_costs_nothing(hook: Hook, tmp_path: Path) -> None:
+    hook.answers = [500, 503, 401, 429, 404] * 6
+    sink = sink_for(hook.port, tmp_path, linger=0.0)
+    sink.open()
+    for sequence in range(9):
+        sink.write(result(sequence))
+    wait_until(lambda: sink.waiting() == 0, 120)
+    assert sink.dropped == 0
+    assert sorted(set(sequences(hook))) == list(range(9))
+    sink.close()
