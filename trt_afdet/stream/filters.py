@@ -232,7 +232,7 @@ def _check_sides(corners: Sequence[Point], what: str) -> None:
         # Neighbouring sides share a corner; the first and the last are neighbours too.
         for second in sides[i + 2 : len(sides) - (i == 0)]:
             if _cross(*first, *second):
-                raise InvalidValueError(f"the sides of {what} cross each other")
+                raise InvalidValueError(f"{what}: its sides cross each other")
 
 
 def _cross(a: Point, b: Point, c: Point, d: Point) -> bool:

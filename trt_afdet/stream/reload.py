@@ -166,8 +166,6 @@ def make_plan(
     config = loaded.config
     problems: list[tuple[Place, str]] = []
     sources = _sources(config, problems)
-    if config.model is not None and not Path(config.model).is_file():
-        problems.append((("model",), f"the model does not exist (got {config.model})"))
     if class_names is not None:
         for index, source in enumerate(config.sources):
             for key, names in (("classes", source.classes), ("conf", source.class_conf)):
@@ -260,6 +258,10 @@ class Deployment:
             AfdetError: If it cannot be used; everything goes on as before.
         """
         before = self.plan
+        model = loaded.config.model
+        if model is not None and not Path(model).is_file():
+            # Used at the next start only, but then it would not start.
+            raise ConfigError([loaded.problem(("model",), f"there is no such model (got {model})")])
         plan = make_plan(
             loaded,
             self._class_names,

@@ -214,7 +214,7 @@ def test_what_cannot_be_used_changes_nothing_and_is_named() -> None:
     with running(loaded({"name": "cam", "zones": HALF})) as deployment:
         more_frames(deployment, "cam")
         for camera, message in (
-            ({"name": "new", "classes": ["aa"]}, r"sources\[0\].classes.*did you mean 'a'"),
+            ({"name": "new", "classes": ["aa"]}, r"sources\[0\].classes.*no such class"),
             ({"name": "new", "uri": "rstp://host/x"}, r"sources\[0\].uri.*rtsp"),
             ({"name": "new", "conf": {"c": 0.2}}, r"sources\[0\].conf.*no such class"),
         ):

@@ -32,7 +32,7 @@ def documented(kind: str) -> str:
 def _program(name: str, package: str) -> str:
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
     if found is None:
-        pytest.skip(f"{name} is not installed (apt-get install {package}, or make peers)")
+        pytest.skip(f"{package} is not installed: make peers")
     return found
 
 

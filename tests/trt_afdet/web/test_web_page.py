@@ -312,7 +312,7 @@ def test_what_the_server_refuses_is_said(browser: Chrome, server: WebServer) -> 
     click_in(browser, one(browser, "#stage .draw"), (0.2, 0.2), (0.8, 0.7), (0.8, 0.2), (0.2, 0.8))
     one(browser, "#finish").click()
     one(browser, "#save").click()
-    assert "sides of zone zone 1 cross" in one(browser, ".toast.bad").text
+    assert "zone zone 1: its sides cross" in one(browser, ".toast.bad").text
     assert server.zones.all() == {}
     one(browser, "#discard").click()
     # The browser itself notes every answer of 422.

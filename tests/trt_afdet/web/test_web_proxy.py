@@ -295,9 +295,7 @@ def test_the_page_works_behind_a_proxy(place: tuple[str, WebServer]) -> None:
 
 def test_a_path_without_its_slash_leads_to_the_page(place: tuple[str, WebServer]) -> None:
     url, _ = place
-    if url.count("/") == 3:
-        pytest.skip("the root has no path that could lack its slash")
-    answer = client().get(url.rstrip("/"), timeout=30)
+    answer = client().get(url.rstrip("/"), timeout=30)  # The root's comes back by itself.
     assert answer.url.startswith(url)
 
 
