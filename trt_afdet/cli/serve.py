@@ -60,6 +60,7 @@ class Server:
         # The only queue that a signal handler may put into while get() is under way.
         self._news: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._interrupts = 0
+        self._stopped = False
         self._failure: BaseException | None = None
         self._reloading: threading.Thread | None = None
         self._reload_again = False
@@ -70,7 +71,8 @@ class Server:
         """Runs to the end.
 
         Returns:
-            0; 130 after SIGINT.
+            0; 1 if a source failed for good or could not be read as a whole; after SIGTERM 0 all
+            the same, after SIGINT 130.
 
         Raises:
             AfdetError: See :meth:`~trt_afdet.stream.pipeline.Pipeline.run`.
@@ -94,7 +96,9 @@ class Server:
             end_process(1)
         if self._failure is not None:
             raise self._failure
-        return 130 if self._interrupts else 0
+        if self._interrupts:
+            return 130
+        return 1 if self._pipeline.incomplete() and not self._stopped else 0
 
     def _signals(self) -> list[int]:
         names = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -132,6 +136,7 @@ class Server:
                 self._look()
                 continue
             if news is None or news in (signal.SIGINT, signal.SIGTERM) or self._reload is None:
+                self._stopped = news is not None
                 break
             self._start_reload()
         self._pipeline.stop()

@@ -350,8 +350,9 @@ class Video:
                 continue
             if packet is not None and packet.dts is not None:
                 if self._has_dts_only:
-                    lost = self._lost(packet, lost)
+                    before, lost = lost, self._lost(packet, lost)
                     packet.dts += lost
+                    self.damaged += lost > before
                 # Just before the place where recordings were joined, a packet seems to be
                 # incomplete. It is not.
                 if latest is not None and packet.dts < latest:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence, Sized
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, overload
 
 import numpy as np
 
@@ -208,6 +208,8 @@ class Detector:
         Raises:
             RunError: If the network failed.
         """
+        if not callable(getattr(ticket, "detections", None)):
+            raise InvalidValueError("collect takes what submit returned", got=type(ticket).__name__)
         found = ticket.detections()
         for stage, seconds in ticket.seconds.items():
             self.times.record(stage, seconds, ticket.count)
@@ -234,6 +236,12 @@ class Detector:
         """Frees the network; closing twice is fine."""
         self._closed = True
         self.backend.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise InvalidValueError(
+            "a detector can neither be copied nor sent to another process",
+            hint="open one in each: Detector.load(path)",
+        )
 
     def _check_open(self) -> None:
         if self._closed:

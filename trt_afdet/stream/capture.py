@@ -20,6 +20,7 @@ from trt_afdet.stream.sources.base import (
     SourceError,
     SourceInfo,
     UnusableSourceError,
+    incomplete,
 )
 from trt_afdet.stream.status import StatusBoard
 from trt_afdet.threads import Worker
@@ -87,6 +88,11 @@ class Capture:
         realtime: Files only: hand frames in at the pace of the file.
         first_sequence: Number of the first frame.
         on_failure: Called when the source fails for good, with the error.
+
+    Attributes:
+        info: What the source says of itself, once it is open.
+        reconnects: How often it was tried again.
+        incomplete: Why it failed for good, or what of it could not be read; empty if all is well.
     """
 
     def __init__(
@@ -104,6 +110,7 @@ class Capture:
         self.source = source
         self.info: SourceInfo | None = None
         self.reconnects = 0
+        self.incomplete = ""
         self._make = make
         self._intake = intake
         self._board = board
@@ -149,7 +156,8 @@ class Capture:
                 reader.start()
                 self._watch(reader)
                 if reader.error is None:
-                    self._board.set(self.source, "ended")
+                    self.incomplete = incomplete(reader.source)
+                    self._board.set(self.source, "ended", self.incomplete)
                     return
                 live_for = reader.live_for()
                 failures = 1 if live_for >= self._retry.settled else failures + 1
@@ -184,7 +192,7 @@ class Capture:
         return reader.source is None or reader.source.live
 
     def _fail(self, error: BaseException, more: str = "") -> None:
-        detail = redact(str(error)) + more
+        detail = self.incomplete = redact(str(error)) + more
         log.error("%s: failed: %s", self.source, detail)
         self._board.set(self.source, "failed", detail)
         if self._on_failure is not None:

@@ -327,6 +327,12 @@ class Pipeline:
         """While in this context, the run does not end for want of sources."""
         return self._intake.kept_open()
 
+    def incomplete(self) -> dict[str, str]:
+        """The sources that failed for good or could not be read as a whole, and why."""
+        with self._lock:
+            captures = list(self._captures.values())
+        return {capture.source: capture.incomplete for capture in captures if capture.incomplete}
+
     def snapshot(self) -> PipelineSnapshot:
         """All figures now."""
         with self._lock:

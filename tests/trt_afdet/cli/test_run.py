@@ -24,6 +24,7 @@ from waiting import LIMIT, wait_until
 from trt_afdet.cli import main
 from trt_afdet.cli.live import rows, summary
 from trt_afdet.errors import WriteError
+from trt_afdet.media import VideoWriter
 from trt_afdet.stream.intake import LaneCount
 from trt_afdet.stream.metrics import SourceSnapshot
 from trt_afdet.stream.notify import Notifier, Watchdog
@@ -252,6 +253,51 @@ def test_fail_fast_ends_everything_with_the_first_source(tmp_path: Path) -> None
     with started(tmp_path, CAMERA, "broken.mp4", "--fail-fast") as run:
         assert run.ends() == 1
         assert "broken.mp4" in run.log.read_text()
+
+
+def _odd_sources(folder: Path) -> dict[str, tuple[str, int, str]]:
+    """Sources that are not whole: the address, frames that can be read, and what is said."""
+    import cv2
+    import numpy as np
+
+    avi, pictures = folder / "damaged.avi", folder / "pictures"
+    with VideoWriter(avi, 25) as writer:
+        for number in range(60):
+            writer.write(np.full((64, 64, 3), 4 * number, np.uint8), number / 25)
+    data = bytearray(avi.read_bytes())
+    (folder / "cut.avi").write_bytes(data[: len(data) * 2 // 3])
+    middle = data.index(b"movi") + (data.index(b"idx1") - data.index(b"movi")) // 2
+    data[middle : middle + 1000] = bytes(range(250)) * 4
+    avi.write_bytes(data)
+    (folder / "text.mp4").write_text("hello")
+    pictures.mkdir()
+    for number in range(3):
+        cv2.imwrite(str(pictures / f"{number}.png"), np.zeros((64, 64, 3), np.uint8))
+    (pictures / "1.png").write_bytes(b"")
+    return {
+        "damaged": (str(avi), 10, "is damaged"),
+        "cut": (str(folder / "cut.avi"), 10, "is cut off"),
+        "text": (str(folder / "text.mp4"), 0, "a text file"),
+        "missing": (str(folder / "none.mp4"), 0, "no such file"),
+        "pictures": (str(pictures), 2, "1 of 3 pictures could not be read"),
+    }
+
+
+@pytest.mark.parametrize("name", ["damaged", "cut", "text", "missing", "pictures"])
+def test_a_source_that_is_not_whole_is_exit_1_and_the_others_are_done(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address, least, said = _odd_sources(tmp_path)[name]
+    whole = "test://?width=64&height=64&fps=0&frames=20"
+    out = tmp_path / "found.jsonl"
+    status = main(["run", f"odd={address}", f"whole={whole}", "--sink", f"jsonl:{out}"])
+    captured = capsys.readouterr()
+    assert said in captured.err + captured.out
+    assert status == 1
+    assert sequences(out, "whole") == list(range(20))
+    found = sequences(out, "odd")
+    assert found == list(range(len(found)))
+    assert len(found) >= least
 
 
 @pytest.mark.parametrize(

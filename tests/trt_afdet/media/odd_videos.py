@@ -84,6 +84,26 @@ def turned(source: Path, path: Path, matrix: tuple[int, int, int, int]) -> Path:
     return path
 
 
+def with_gaps(source: Path, path: Path) -> Path:
+    """An AVI of MJPEG; some frames were dropped in the recording: their chunks have no size."""
+    data = source.read_bytes()
+    start, index = data.index(b"movi") + 4, data.index(b"idx1")
+    body, entries, place = bytearray(), bytearray(), start
+    for number in range(FRAMES):
+        length = struct.unpack_from("<I", data, place + 4)[0]
+        kept = 0 if number in (7, 20, 21) else length
+        flags = data[index + 8 + 16 * number :][4:8]
+        entries += data[place : place + 4] + flags + struct.pack("<II", 4 + len(body), kept)
+        body += data[place : place + 4] + struct.pack("<I", kept)
+        body += data[place + 8 : place + 8 + kept] + bytes(kept % 2)
+        place += 8 + length + length % 2
+    made = bytearray(data[:start]) + body + b"idx1" + struct.pack("<I", len(entries)) + entries
+    struct.pack_into("<I", made, start - 8, 4 + len(body))
+    struct.pack_into("<I", made, 4, len(made) - 8)
+    path.write_bytes(made)
+    return path
+
+
 def noisy(source: Path, path: Path) -> Path:
     """A clip whose middle tenth is garbage."""
     data, dice = bytearray(source.read_bytes()), random.Random(1)
@@ -145,6 +165,11 @@ def whole() -> dict[str, tuple[Callable[[Path], Path], int, float]]:
         "h264": (lambda f: make(f / "a.h264", kind="h264"), FRAMES, (FRAMES - 1) / 25),
         "webm": (lambda f: make(f / "a.webm", codec="libvpx-vp9"), FRAMES, last),
         "mjpeg": (lambda f: make(f / "a.avi", codec="mjpeg", pixels="yuvj420p"), FRAMES, last),
+        "avi with gaps": (
+            lambda f: with_gaps(make(f / "a.avi", codec="mjpeg", pixels="yuvj420p"), f / "b.avi"),
+            FRAMES - 3,
+            last,
+        ),
         "mpeg2": (lambda f: make(f / "a.mpg", codec="mpeg2video"), FRAMES, last),
         "10 bits": (lambda f: make(f / "a.mkv", codec="ffv1", pixels="yuv420p10le"), FRAMES, last),
         "4:4:4 odd": (

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import mmap
+import os
+import pickle
+import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,6 +60,34 @@ def turned() -> Image.Image:
     return Image.open(io.BytesIO(buffer.getvalue()))
 
 
+PNG = cv2.imencode(".png", BGR)[1].tobytes()
+
+
+def _temporary() -> Any:
+    file = tempfile.NamedTemporaryFile()  # noqa: SIM115
+    file.write(PNG)
+    file.seek(0)
+    return file
+
+
+def _mapped() -> mmap.mmap:
+    mapped = mmap.mmap(-1, len(PNG))
+    mapped[:] = PNG
+    return mapped
+
+
+class Wrapped:
+    """What gives an array of itself, or fails to."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> npt.NDArray[np.uint8]:
+        if self.error is not None:
+            raise self.error
+        return BGR
+
+
 RGBA = np.dstack([BGR[:, :, ::-1], GREY])
 
 #: Given, and the frame that it is.
@@ -82,6 +116,20 @@ TAKEN: dict[str, tuple[Callable[[], Any], npt.NDArray[np.uint8]]] = {
     "an object with an image": (lambda: SimpleNamespace(image=BGR), BGR),
     "encoded": (lambda: cv2.imencode(".png", BGR)[1].tobytes(), BGR),
     "bytearray": (lambda: bytearray(cv2.imencode(".png", BGR)[1].tobytes()), BGR),
+    "uint8 [N] of an encoded picture": (lambda: cv2.imencode(".png", BGR)[1].ravel(), BGR),
+    "memoryview": (lambda: memoryview(PNG), BGR),
+    "memoryview of rows": (lambda: memoryview(BGR)[::-1], BGR[::-1]),
+    "BytesIO": (lambda: io.BytesIO(PNG), BGR),
+    "temporary file": (_temporary, BGR),
+    "mmap": (_mapped, BGR),
+    "__array__": (lambda: Wrapped(), BGR),
+    "int32, big-endian": (lambda: BGR.astype(">i4"), BGR),
+    "broadcast": (lambda: np.broadcast_to(BGR[:1], BGR.shape), np.repeat(BGR[:1], 24, axis=0)),
+    "matrix": (lambda: np.asmatrix(GREY), grey(GREY)),
+    "mask of nothing": (
+        lambda: np.ma.masked_array(BGR, mask=np.zeros(BGR.shape, bool)),  # type: ignore[no-untyped-call]
+        BGR,
+    ),
     "one pixel": (lambda: BGR[:1, :1], BGR[:1, :1]),
 }
 
@@ -158,8 +206,38 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "a video": (lambda: "clip.mp4", "open_source"),
     "a missing file": (lambda: "/nowhere/x.jpg", "no such picture"),
     "no picture": (lambda: b"<html>", "HTML"),
+    "another mask": (
+        lambda: np.ma.masked_array(BGR, mask=BGR > 99),  # type: ignore[no-untyped-call]
+        "masked",
+    ),
+    "uint16, big-endian": (lambda: np.zeros((4, 4, 3), ">u2"), "16 bits"),
+    "raw pixels": (lambda: BGR.ravel(), "reshape"),
+    "__array__ that raises": (lambda: Wrapped(KeyError("no\nway")), "gives no array"),
+    "a list": (lambda: [BGR], "list within a list"),
+    "pixels in lists": (lambda: BGR.tolist(), r"np\.array"),
+    "an open text file": (lambda: io.StringIO("x"), "'rb'"),
+    "a text file of bytes": (lambda: io.TextIOWrapper(io.BytesIO(PNG), "utf-8"), "'rb'"),
+    "a file at its end": (io.BytesIO, "seek"),
+    "a closed file": (lambda: _closed_file(), "closed"),
+    "a file to write": (lambda: open(os.devnull, "wb"), "not readable|read"),  # noqa: PTH123, SIM115
+    "a module": (lambda: os, "array, a path or a PIL image"),
+    "a class": (lambda: io.BytesIO, "array, a path or a PIL image"),
+    "a NumPy number": (lambda: np.int64(3), "/dev/video3"),
+    "half a camera": (lambda: 1.5, r"no picture \(got 1\.5\)$"),
+    "a data address": (lambda: "data:image/png;base64,AAAA", "base64"),
+    "a long text": (lambda: "x" * 5000, "no path"),
+    "a path with a zero": (lambda: "a\0b.png", "no such picture"),
+    "a path with a break": (lambda: "a\nb.png", "no such picture"),
+    "a path of odd bytes": (lambda: "\udcff.png", "no such picture"),
+    "a pattern": (lambda: "*.png", "no such picture"),
     "a closed PIL image": (lambda: _closed(), "PIL image"),
 }
+
+
+def _closed_file() -> io.BytesIO:
+    file = io.BytesIO(PNG)
+    file.close()
+    return file
 
 
 def _closed() -> Image.Image:
@@ -197,6 +275,61 @@ def test_several_of_all_kinds(model: Path, png: Path) -> None:
         for unordered in ({"a": BGR}, {str(png)}):
             with pytest.raises(InvalidValueError, match="list"):
                 detector(unordered)  # type: ignore[call-overload]
+
+
+def test_pictures_of_many_sizes_in_one_array(model: Path) -> None:
+    many = np.empty(2, object)
+    many[:] = [BGR, BGR[:10]]
+    with Detector.load(model) as detector:
+        assert len(detector(many)) == 2
+
+
+def test_what_a_generator_raises_is_the_callers(model: Path) -> None:
+    def broken() -> Iterator[Any]:
+        yield BGR
+        raise KeyError("mine")
+
+    with Detector.load(model) as detector:
+        with pytest.raises(KeyError, match="mine"):
+            detector(broken())
+        assert len(detector([BGR])) == 1
+
+
+def test_a_detector_is_not_copied(model: Path) -> None:
+    with Detector.load(model) as detector:
+        for use in (copy.copy, copy.deepcopy, pickle.dumps):
+            with pytest.raises(InvalidValueError, match="open one in each"):
+                use(detector)
+        with pytest.raises(InvalidValueError, match="what submit returned"):
+            detector.collect(None)  # type: ignore[arg-type]
+
+
+def test_a_detector_used_by_many_threads_while_it_is_closed(model: Path) -> None:
+    detector = Detector.load(model)
+    want, wrong = detector(BGR).xyxy.tolist(), list[BaseException]()
+    used = threading.Semaphore(0)
+
+    def use() -> None:
+        try:
+            while True:
+                assert detector(BGR).xyxy.tolist() == want
+                used.release()
+        except RunError:
+            return
+        except BaseException as error:
+            wrong.append(error)
+            used.release()
+
+    threads = [threading.Thread(target=use) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(20):
+        assert used.acquire(timeout=60)
+    detector.close()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert wrong == []
 
 
 def test_a_closed_detector_says_so_once_for_everything(model: Path) -> None:

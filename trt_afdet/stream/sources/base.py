@@ -58,6 +58,14 @@ class Picture:
     captured: float | None = None
 
 
+def incomplete(source: object) -> str:
+    """What of a source that came to its end could not be read, for people; empty if all could.
+
+    Sources of files say it in an attribute of this name.
+    """
+    return str(getattr(source, "incomplete", ""))
+
+
 class Source(Protocol):
     """A camera, a stream, a file. Used by one thread, except for :meth:`interrupt`.
 

@@ -31,6 +31,8 @@ class PicturesSource:
     """
 
     live = False
+    #: See :func:`trt_afdet.stream.sources.base.incomplete`.
+    incomplete = ""
 
     def __init__(self, where: str | Path, name: str | None = None) -> None:
         self.name = name or str(where)
@@ -44,6 +46,7 @@ class PicturesSource:
         self._interrupted = False
         self._paths = _pictures(self._where)
         self._next = self.failed = 0
+        self.incomplete = ""
         if not self._paths:
             missing = not (Path(self._where).is_dir() or glob.has_magic(self._where))
             raise SourceRefusedError(
@@ -67,6 +70,8 @@ class PicturesSource:
             raise SourceRefusedError(
                 f"{self.name}: none of its pictures can be read", got=f"{self.failed} pictures"
             )
+        if self.failed:
+            self.incomplete = f"{self.failed} of {len(self._paths)} pictures could not be read"
         return None
 
     def interrupt(self) -> None:

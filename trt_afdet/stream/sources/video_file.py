@@ -41,6 +41,8 @@ class VideoFileSource:
     """
 
     live = False
+    #: See :func:`trt_afdet.stream.sources.base.incomplete`.
+    incomplete = ""
 
     def __init__(
         self, path: str | Path, name: str | None = None, options: FileOptions | None = None
@@ -48,7 +50,6 @@ class VideoFileSource:
         self.name = name or str(path)
         self._path = Path(path)
         self._options = options or FileOptions()
-        self._told = False
         self._video: Video | None = None
         self._interrupted = threading.Event()
 
@@ -60,6 +61,7 @@ class VideoFileSource:
     def open(self) -> SourceInfo:
         self.close()
         self._interrupted.clear()
+        self.incomplete = ""
         gpu = self._options.device if self._options.decoder == "nvdec" else None
         what = AvInput(str(self._path), self.name, gpu=gpu)
         try:
@@ -89,15 +91,15 @@ class VideoFileSource:
             return Picture(*found)
         if self._interrupted.is_set():
             raise SourceError(f"{self.name}: reading was interrupted")
-        if not self._told:
-            self._told = True
+        if not self.incomplete:
+            damaged = self._video.damaged
             if self._video.cut_off:
-                log.warning("%s: is cut off: the end of the file is missing", self.name)
-            elif self._video.damaged:
-                log.warning(
-                    "%s: is damaged: %d places could not be decoded",
-                    self.name, self._video.damaged,
-                )  # fmt: skip
+                self.incomplete = "is cut off: the end of the file is missing"
+            elif damaged:
+                places = "1 place" if damaged == 1 else f"{damaged} places"
+                self.incomplete = f"is damaged: {places} could not be decoded"
+            if self.incomplete:
+                log.warning("%s: %s", self.name, self.incomplete)
         return None
 
     def interrupt(self) -> None:
@@ -105,7 +107,6 @@ class VideoFileSource:
 
     def close(self) -> None:
         video, self._video = self._video, None
-        self._told = False
         if video is not None:
             video.close()
 
