@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from trt_afdet.runtime.detector import Detector
     from trt_afdet.stream.config import Config, Loaded
     from trt_afdet.stream.reload import Deployment, Plan
+    from trt_afdet.stream.zones import Shapes
     from trt_afdet.web.server import WebServer
 
 SUMMARY = "detect on cameras and streams: many at once, tracked, with zones, into any sink"
@@ -214,7 +216,7 @@ def _run(args: argparse.Namespace) -> int:
         detector = stack.enter_context(open_detector(loaded))
         names = detector.spec.class_names
         plan = make_plan(loaded, names, zones_needed=config.web is None)
-        server = _web_server(plan) if config.web is not None else None
+        server = _web_server(config, plan.shapes) if config.web is not None else None
         deployment = Deployment(plan, detector, names, _web_sinks(server))
         if server is not None:
             server.attach(deployment.pipeline)
@@ -278,14 +280,14 @@ def open_detector(loaded: Loaded) -> Detector:
         raise ConfigError([loaded.problem(("model",), str(error))]) from error
 
 
-def _web_server(plan: Plan) -> WebServer:
+def _web_server(config: Config, shapes: Mapping[str, Shapes]) -> WebServer:
     from trt_afdet.web.server import WebServer
     from trt_afdet.web.zones_store import ZonesStore
 
-    web = plan.config.web
+    web = config.web
     assert web is not None
     store = ZonesStore()
-    store.adopt(plan.config.zones, plan.shapes)
+    store.adopt(config.zones, shapes)
     return WebServer(
         web.address,
         web.read_token(),
@@ -315,7 +317,14 @@ def _reload(args: argparse.Namespace, deployment: Deployment, server: WebServer 
     Raises:
         AfdetError: If it cannot be used; everything is as before.
     """
+    from trt_afdet.web.address import parse_address
+
     loaded = load(args)
+    # What takes effect at the next start must be able to, too.
+    if loaded.config.web is not None:
+        _web_server(loaded.config, {})
+    if loaded.config.metrics is not None:
+        parse_address(loaded.config.metrics)
     changes = deployment.reload(loaded)
     if server is not None:
         # They have passed the one check of zones: nothing here can be refused.
@@ -348,7 +357,7 @@ def _check(args: argparse.Namespace) -> int:
     if web is not None:
         try:
             if not problems:
-                _web_server(plan)
+                _web_server(plan.config, plan.shapes)
                 print(f"web page: {web.address}")
         except AfdetError as error:
             problems.append(loaded.problem(("web",), str(error)))

@@ -302,6 +302,25 @@ class Pipeline:
         """
         self.use_sink(self.open_sink(sink))
 
+    def replace_sink(self, old: Sink, new: Sink) -> None:
+        """Closes a sink and opens another one in its place; nothing gets lost in between.
+
+        Raises:
+            AfdetError: If the new one cannot be opened; then neither is there.
+        """
+        after = SinkRunner(new, self.options.sink_queue, self._sink_failed)
+        with self._lock:
+            before = next(r for r in self._sinks if r.sink is old)
+            before.successor = after
+            self._sinks = [after if r is before else r for r in self._sinks]
+        before.close(self.options.stop_within)
+        try:
+            after.start()
+        except BaseException:
+            with self._lock:
+                self._sinks = [r for r in self._sinks if r is not after]
+            raise
+
     def remove_sink(self, sink: Sink, timeout: float | None = None) -> bool:
         """Closes a sink; what waits for a durable one is written first.
 

@@ -338,7 +338,7 @@ class Deployment:
         held = {planned.target: planned for planned in going}
         opened: list[SinkRunner] = []
         made = _Made()
-        replaced: list[PlannedSink] = []
+        replaced: list[tuple[PlannedSink, PlannedSink]] = []
         try:
             for planned in coming:
                 if planned.target not in held:
@@ -348,20 +348,21 @@ class Deployment:
             # before the new one can be opened. The place is known to work.
             for planned in coming:
                 if planned.target in held:
-                    replaced.append(held[planned.target])
-                    self.pipeline.remove_sink(replaced[-1].sink)
-                    opened.append(self.pipeline.open_sink(planned.sink))
+                    replaced.append((held[planned.target], planned))
+                    self.pipeline.replace_sink(held[planned.target].sink, planned.sink)
         except BaseException:
             for runner in opened:
                 runner.close(self.pipeline.options.stop_within)
             made.remove()
-            for planned in replaced:
-                self._open_again(planned)
+            for old_one, new_one in replaced:
+                with suppress(InvalidValueError):  # The one that did not open.
+                    self.pipeline.remove_sink(new_one.sink)
+                self._open_again(old_one)
             raise
         for runner in opened:
             self.pipeline.use_sink(runner)
         for planned in going:
-            if planned not in replaced:
+            if all(planned is not old_one for old_one, _ in replaced):
                 self.pipeline.remove_sink(planned.sink)
         return tuple(p.sink.name for p in coming), tuple(p.sink.name for p in going)
 

@@ -131,7 +131,7 @@ def make_app(server: "WebServer") -> "FastAPI":
 
     @reading("/api/picture/{camera:path}")
     async def picture(camera: str, width: int = 1280) -> Response:
-        slot = hub.latest(camera)
+        slot = hub.latest(hub.names.find(camera) or camera)
         if slot is None:
             return problem(404, "no camera of that name has given a picture")
         loop = asyncio.get_running_loop()
@@ -146,15 +146,17 @@ def make_app(server: "WebServer") -> "FastAPI":
 
     @reading("/api/zones/{camera:path}")
     async def zones_of(camera: str) -> Response:
-        source = hub.names.source(camera)
-        if source is None:
+        name = hub.names.find(camera)
+        source = hub.names.source(name) if name is not None else None
+        if name is None or source is None:
             return problem(404, "there is no camera of that name")
         return as_json(zones.get(source))
 
     @app.put("/api/zones/{camera:path}", response_model=None)
     async def put_zones(camera: str, request: Request) -> Response:
-        source = hub.names.source(camera)
-        if source is None:
+        name = hub.names.find(camera)
+        source = hub.names.source(name) if name is not None else None
+        if name is None or source is None:
             return problem(404, "there is no camera of that name")
         # Other sites' forms cannot send this type.
         if request.headers.get("content-type", "").partition(";")[0] != "application/json":
@@ -170,7 +172,7 @@ def make_app(server: "WebServer") -> "FastAPI":
             return problem(422, str(error))
         except WriteError as error:
             return problem(507, error.what + f" ({error.hint})" * bool(error.hint))
-        hub.reset_tallies(camera)
+        hub.reset_tallies(name)
         server.feed.wake()
         return as_json(stored)
 

@@ -10,6 +10,7 @@ from trt_afdet.stream.pipeline import PipelineSnapshot
 from trt_afdet.stream.redact import redact
 from trt_afdet.web.health import Health
 from trt_afdet.web.hub import Hub
+from trt_afdet.web.names import key
 
 
 def state_of(snapshot: PipelineSnapshot, health: Health, hub: Hub, viewers: int) -> dict[str, Any]:
@@ -39,6 +40,7 @@ def _camera(
     lane = snapshot.lanes.get(name)
     camera: dict[str, Any] = {
         "name": public,
+        "key": key(public),
         "state": event.state,
         "detail": redact(event.detail),
         "since": round(event.wall_time, 3),

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import cv2
 import numpy as np
 import pytest
+from proxy_rig import nginx
 from web_rig import camera, dead, serving, wait_for
 
 from trt_afdet.draw import class_color
@@ -378,6 +380,42 @@ def test_the_form_lets_one_in(browser: Chrome) -> None:
     # The browser itself notes the wrong token's 401.
     log = [message for message in console(browser) if "WebSocket" not in message]
     assert len([m for m in log if "401" in m]) == len(log) == 1
+
+
+def test_everything_works_behind_nginx(browser: Chrome, tmp_path: Path) -> None:
+    """Below a path and at another port: the form, pictures, zones in pixels, the editor."""
+    pixels = [[32, 24], [288, 24], [288, 216]]
+    zones = ZonesStore(tmp_path / "zones.json")
+    zones.put("yard", {"units": "pixels", "zones": [{"name": "mat", "polygon": pixels}]})
+    options = {"token": TOKEN, "zones": zones, "trusted_proxies": ("127.0.0.1",)}
+    with (
+        serving([camera("yard", every=25), camera("a//b/../c")], **options) as server,
+        nginx(tmp_path, server.port) as port,
+    ):
+        url = f"http://127.0.0.1:{port}/cameras/"
+        browser.get(url)
+        assert browser.current_url == f"{url}login"
+        one(browser, "#token").send_keys(TOKEN)
+        one(browser, "button").click()
+        wait_for(lambda: has_picture(browser, card("yard")), "a picture")
+        assert browser.current_url == url
+        cookie = browser.get_cookie(server.access.cookie)
+        assert cookie is not None
+        assert cookie["path"] == "/cameras/"
+        for name in ("yard", "a//b/../c"):
+            browser.get(f"{url}#/camera/{quote(name, safe='')}")
+            wait_for(lambda: has_picture(browser, "#stage"), "the camera's picture")
+            one(browser, "#edit").click()
+            one(browser, "#draw-zone").click()
+            click_in(browser, one(browser, "#stage .draw"), (0.3, 0.3), (0.7, 0.3), (0.5, 0.7))
+            one(browser, "#finish").click()
+            one(browser, "#save").click()
+            wait_for(lambda name=name: len(zones.get(name)["zones"]) > (name == "yard"), "a zone")
+        # What was in pixels is in shares now, at the same place.
+        mat, drawn = zones.get("yard")["zones"]
+        assert mat == {"name": "mat", "polygon": [[0.1, 0.1], [0.9, 0.1], [0.9, 0.9]]}
+        assert np.allclose(drawn["polygon"], [[0.3, 0.3], [0.7, 0.3], [0.5, 0.7]], atol=0.01)
+        browser.get("about:blank")  # Else it would try again when this server ends.
 
 
 def test_the_page_comes_back_when_the_pipeline_does(browser: Chrome) -> None:

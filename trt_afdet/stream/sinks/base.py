@@ -68,6 +68,8 @@ class SinkRunner:
     ) -> None:
         self.sink = sink
         self.written = 0
+        #: Gets what comes after this one began to close.
+        self.successor: SinkRunner | None = None
         self._dropped = 0
         self._capacity = capacity
         self._on_failure = on_failure
@@ -90,9 +92,14 @@ class SinkRunner:
             stopping: Asked while waiting for room in a durable sink's queue; True gives up the
                 waiting and lets the queue grow by this one.
         """
+        if not self._take(item, stopping) and self.successor is not None:
+            self.successor.put(item, stopping)
+
+    def _take(self, item: Item, stopping: Callable[[], bool]) -> bool:
+        """Puts it into the queue; False if this one is closing."""
         with self._changed:
             if self._failed or self._closing:
-                return
+                return self._failed
             if isinstance(item, StreamResult) and len(self._items) >= self._capacity:
                 if self.sink.durable:
                     while len(self._items) >= self._capacity and not self._failed:
@@ -103,6 +110,7 @@ class SinkRunner:
                     self._drop_oldest_result()
             self._items.append(item)
             self._changed.notify_all()
+            return True
 
     @property
     def dropped(self) -> int:

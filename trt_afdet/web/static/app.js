@@ -34,7 +34,8 @@ const focus = {
 };
 $("stage").append(focus.stage.root);
 $("focus-chart").append(focus.chart.root);
-const editor = new Editor(focus.stage, $("tools"), $("shapes"), (camera, zones) => {
+const keyOf = (name) => known.state?.cameras.find((camera) => camera.name === name)?.key ?? encodeURIComponent(name);
+const editor = new Editor(focus.stage, $("tools"), $("shapes"), keyOf, (camera, zones) => {
   known.zones[camera] = zones;
   showZones();
 });

@@ -10,9 +10,10 @@ const inPixels = (shape) => shape.units === "pixels";
 const distance = (a, b) => Math.hypot(a[0] - b[0], a[1] - b[1]);
 
 export class Editor {
-  // tools, list: where buttons and the list of shapes go. saved(camera, zones) after saving.
-  constructor(stage, tools, list, saved) {
-    Object.assign(this, { stage, tools, list, saved });
+  // tools, list: where buttons and the list of shapes go. keyOf(camera): its name in addresses.
+  // saved(camera, zones) after saving.
+  constructor(stage, tools, list, keyOf, saved) {
+    Object.assign(this, { stage, tools, list, keyOf, saved });
     this.drafts = new Map(); // Camera → unsaved shapes; they outlive a look at another camera.
     this.camera = null;
     this.active = false;
@@ -211,7 +212,7 @@ export class Editor {
   async save() {
     const camera = this.camera, body = JSON.stringify(this.draft);
     try {
-      const answer = await fetch(`api/zones/${encodeURIComponent(camera)}`, {
+      const answer = await fetch(`api/zones/${this.keyOf(camera)}`, {
         method: "PUT", headers: { "Content-Type": "application/json" }, body,
       });
       const value = await answer.json();
