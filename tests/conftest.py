@@ -17,6 +17,10 @@ BUILT = Path(__file__).parents[1] / "build" / "host" / "lib"
 if BUILT.is_dir():
     os.environ.setdefault("TRT_AFDET_LIBRARY_PATH", str(BUILT))
 
+# The threads of a parallel loop wait for one another at its end: on a busy machine that takes far
+# longer than the small networks of the tests take on one thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # A shell starts background jobs with Ctrl-C ignored, and so are then the programs that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
