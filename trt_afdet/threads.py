@@ -225,10 +225,10 @@ def make_interruptible(av: Any) -> None:
         core.time = _Clock()
 
 
-def resolve(host: str, port: int) -> None:
+def resolve(host: str) -> None:
     """Looks a host's name up, which no library can be interrupted in.
 
     Raises:
         OSError: If there is no such host.
     """
-    socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)

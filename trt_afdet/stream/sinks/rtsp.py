@@ -6,19 +6,25 @@ frames are left out, and it is tried again, later and later.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import random
+import socket
 import time
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.media.encoding import Encoder, choose_codec
 from trt_afdet.media.pyav import load_av
+from trt_afdet.stream.addresses import parse_address
 from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.sinks.naming import slug
 from trt_afdet.stream.status import FINAL, StatusEvent
+from trt_afdet.threads import interrupted
 
 log = logging.getLogger("trt_afdet.stream")
 
@@ -92,6 +98,32 @@ class RtspSink:
             output.close()
 
 
+def _greet(url: str) -> None:
+    """Waits for a server's first word, in steps that can be interrupted.
+
+    PyAV holds all of Python while it waits for an answer to ANNOUNCE, without a limit.
+
+    Raises:
+        OSError: If there is none within :data:`TIMEOUT`.
+    """
+    address = parse_address(url)
+    deadline = time.monotonic() + TIMEOUT
+    place = (address.host, address.port or 554)
+    with socket.create_connection(place, timeout=TIMEOUT) as server:
+        server.settimeout(0.1)
+        bare = replace(address, user=None, password=None).url()
+        server.sendall(f"OPTIONS {bare} RTSP/1.0\r\nCSeq: 1\r\n\r\n".encode())
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            if interrupted() or time.monotonic() > deadline:
+                raise TimeoutError(errno.ETIMEDOUT, "the server does not answer")
+            with contextlib.suppress(TimeoutError):
+                more = server.recv(4096)
+                if not more:
+                    raise ConnectionResetError(errno.ECONNRESET, "the server hung up")
+                answer += more
+
+
 class _Output:
     """One stream at the server."""
 
@@ -145,6 +177,7 @@ class _Output:
 
     def _connect(self, result: StreamResult) -> Encoder:
         av = load_av()
+        _greet(self._url)
         self._container = av.open(
             self._url,
             "w",

@@ -17,6 +17,7 @@ from trt_afdet.stream.sources.feed import FeedSource, Pending
 from trt_afdet.stream.sources.http_camera import HttpCamera
 from trt_afdet.stream.sources.lag import Clockwork, Lag
 from trt_afdet.stream.sources.options import option
+from trt_afdet.threads import interrupted, resolve
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -181,6 +182,18 @@ def _certificates(verify: bool) -> dict[str, str]:
     return {"tls_verify": "1", **({"ca_file": paths.cafile} if paths.cafile else {})}
 
 
+def _look_up(what: AvInput) -> None:
+    """Finds the host first: FFmpeg cannot be interrupted while it does."""
+    host = urlsplit(what.address).hostname if "://" in what.address else None
+    try:
+        if host and not what.address.startswith(("udp", "rtp:")):
+            resolve(host)
+    except OSError:
+        raise SourceError(f"{what.name}: cannot be reached - is the host's name right?") from None
+    if interrupted():
+        raise SourceError("reading was interrupted")
+
+
 class NetworkReader:
     """The driver of one connection; see :class:`FeedSource`.
 
@@ -196,6 +209,7 @@ class NetworkReader:
         self._frames: Iterator[Pending] = iter(())
 
     def open(self) -> SourceInfo:
+        _look_up(self._what)
         info = self._reader.open()
         self._convert = Converter()
         if not self._what.live:
