@@ -468,6 +468,7 @@ def _consistency(config: Config, data: dict[str, Any]) -> list[tuple[Place, str]
             try:
                 make()
             except AfdetError as error:
+                key = "region" if str(error).startswith("the region") else key
                 problems.append(((*place, key), str(error)))
     if config.web is not None:
         given = [

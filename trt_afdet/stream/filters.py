@@ -174,7 +174,7 @@ def outside(points: Sequence[Point], width: int, height: int, units: Units | Non
     place = to_pixels(points, width, height, units)
     size = np.array([width, height], np.float32)
     low, high = place.min(axis=0), place.max(axis=0)
-    if (low >= size).any() or (high <= 0).any():
+    if (low > size).any() or (high < 0).any():
         where = "lies outside the picture"
     elif (high > size * (1 + OVERSHOOT)).any():
         where = "reaches out of the picture"

@@ -290,9 +290,16 @@ class Pipeline:
         return runner
 
     def use_sink(self, runner: SinkRunner) -> None:
-        """Gives everything from now on to a sink that :meth:`open_sink` has opened."""
-        with self._lock:
-            self._sinks = [*self._sinks, runner]
+        """Gives everything from now on to a sink that :meth:`open_sink` has opened.
+
+        It begins with the state of every source.
+        """
+
+        def begin() -> None:
+            with self._lock:
+                self._sinks = [*self._sinks, runner]
+
+        self.board.introduce(lambda event: runner.put(event, self._stop.is_set), begin)
 
     def add_sink(self, sink: Sink) -> None:
         """Opens a sink; it gets everything from now on.
@@ -309,10 +316,14 @@ class Pipeline:
             AfdetError: If the new one cannot be opened; then neither is there.
         """
         after = SinkRunner(new, self.options.sink_queue, self._sink_failed)
-        with self._lock:
-            before = next(r for r in self._sinks if r.sink is old)
-            before.successor = after
-            self._sinks = [after if r is before else r for r in self._sinks]
+        before = next(r for r in self._sinks if r.sink is old)
+
+        def begin() -> None:
+            with self._lock:
+                before.successor = after
+                self._sinks = [after if r is before else r for r in self._sinks]
+
+        self.board.introduce(lambda event: after.put(event, self._stop.is_set), begin)
         before.close(self.options.stop_within)
         try:
             after.start()

@@ -57,6 +57,18 @@ class StatusBoard:
             if self._listener is not None:
                 self._listener(event)
 
+    def introduce(self, listener: Callable[[StatusEvent], None], begin: Callable[[], None]) -> None:
+        """Tells somebody new every source's state; no change comes before, between or twice.
+
+        Args:
+            listener: Gets the states; must be quick.
+            begin: Called just before; has the changes told to the new one, too.
+        """
+        with self._lock:
+            begin()
+            for event in self._latest.values():
+                listener(event)
+
     def latest(self) -> dict[str, StatusEvent]:
         """The state of every source that ever had one."""
         with self._lock:

@@ -18,6 +18,7 @@ from trt_afdet.stream.config import (
     load_config,
 )
 from trt_afdet.stream.pipeline import PipelineOptions
+from trt_afdet.stream.stage import StageOptions
 from trt_afdet.stream.tracking import TrackOptions
 from trt_afdet.stream.zones import Zone
 
@@ -301,3 +302,11 @@ def test_the_example_is_valid() -> None:
     path = Path(__file__).parents[3] / "examples" / "cameras.yaml"
     environment = {"CAMERA_PASSWORD": "x", "WEB_TOKEN": "y" * 20}
     assert len(load_config(path, environment).config.sources) >= 3
+
+
+def test_the_file_has_no_defaults_of_its_own() -> None:
+    """What a file leaves out is what the parts themselves take."""
+    config = config_from({"sources": ["test://"]}).config
+    assert config.sources[0].retry.to_retry() == Retry()
+    assert config.options.to_options(1) == PipelineOptions()
+    assert config.sources[0].stage_options(config.conf) == StageOptions()

@@ -319,3 +319,18 @@ def test_one_camera_of_eight_is_dead_from_the_start(tmp_path: Path) -> None:
         assert seen == list(range(len(seen)))
         assert figures.sources[f"c{index}"].latency_p50 < 0.5
     assert "live" not in states(out, "dead")
+
+
+def test_a_sink_that_comes_later_is_told_every_state(tmp_path: Path) -> None:
+    """Also one in the place of another, whose end says that nobody looks at the camera."""
+    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    cam = {"name": "cam"}
+    with running(loaded(cam, sinks=[f"jsonl:{first}"])) as deployment:
+        more_frames(deployment, "cam")
+        deployment.reload(loaded(cam, sinks=[f"jsonl:{first}?fsync=always", f"jsonl:{second}"]))
+        more_frames(deployment, "cam")
+        wait_until(lambda: states(second, "cam") == ["live"])
+        wait_until(lambda: states(first, "cam") == ["connecting", "live", "live"])
+    rows = results(first, "cam")
+    assert [r["sequence"] for r in rows] == list(range(len(rows)))
+    assert len({r["run"] for r in rows}) == 2

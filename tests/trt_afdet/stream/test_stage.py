@@ -252,3 +252,40 @@ def test_a_jump_of_the_wall_clock_disturbs_nothing(monkeypatch: pytest.MonkeyPat
 def test_bad_options_are_refused(every: int) -> None:
     with pytest.raises(InvalidValueError, match="every"):
         StageOptions(every=every)
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [
+        ([[0, 0], [640, 0], [640, 480]], None),
+        ([[0, 0], [650, 0], [640, 490]], None),  # A little too far is not worth a word.
+        ([[0, 0], [1, 0], [1.04, 1]], None),
+        ([[0, 0], [1280, 0], [1280, 720]], "reaches out of the picture"),
+        ([[2000, 1500], [3000, 1500], [3000, 2000]], "lies outside the picture"),
+        ([[0, 480], [640, 480], [320, 900]], "reaches out of the picture"),
+        ([[0, 490], [640, 490], [320, 900]], "lies outside the picture"),
+        ([[0, 1], [1, 1], [1, 0.99]], None),
+    ],
+)
+def test_shapes_outside_the_picture_are_mentioned_once(
+    points: list[list[float]], said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    corners = tuple((float(x), float(y)) for x, y in points)
+    shapes = parse_shapes({"zones": [{"name": "far", "polygon": points}]})
+    stage = SourceStage(
+        "cam", NAMES, StageOptions(FilterOptions(region=corners)), shapes, first_id=1
+    )
+    for sequence in range(5):
+        stage.apply(frame(sequence, sequence / 10), found(0.9))
+    texts = [record.getMessage() for record in caplog.records]
+    if said is None:
+        assert texts == []
+        return
+    assert [text.partition(": it goes")[0] for text in texts] == [
+        f"cam: zone far {said}",
+        f"cam: the region {said}",
+    ]
+    # Other shapes are looked at again.
+    stage.set_shapes(parse_shapes({"lines": [{"name": "l", "points": [[0, 0], [9000, 0]]}]}))
+    stage.apply(frame(5, 0.5), found(0.9))
+    assert "cam: line l reaches out of the picture" in caplog.text
