@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -10,6 +9,7 @@ from importlib.util import find_spec
 from trt_afdet.doctor import gpu, jetson, software, system
 from trt_afdet.doctor.machine import Machine
 from trt_afdet.doctor.row import USES, Row, first_line
+from trt_afdet.threads import Worker
 
 #: Seconds that a probe may take.
 LIMIT = 2.0
@@ -117,7 +117,7 @@ def _run(probe: Probe, machine: Machine) -> list[Row]:
             raised.append(error)
 
     # A thread, as a driver that hangs cannot be interrupted; a daemon, so that it holds up no exit.
-    thread = threading.Thread(target=look, name=f"doctor {probe.name}", daemon=True)
+    thread = Worker(look, name=f"doctor {probe.name}")
     thread.start()
     thread.join(probe.limit)
     rows = list(found)
