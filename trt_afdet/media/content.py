@@ -29,6 +29,21 @@ _OTHERS = (
     (b"#!AMR", "an audio file"),
     (b"MThd", "a MIDI file"),
     (b"8BPS", "a Photoshop file"),
+    (b"\xff\xd8\xff\xf7", "a JPEG-LS picture"),
+    (b"v/1\x01", "an OpenEXR picture"),
+    (b"#?RADIANCE", "a Radiance HDR picture"),
+    (b"qoif", "a QOI picture"),
+    (b"P7\n", "a PAM picture"),
+    (b"PF\n", "a PFM picture"),
+    (b"Pf\n", "a PFM picture"),
+    (b"DDS ", "a DDS texture"),
+    (b"SDPX", "a DPX picture"),
+    (b"\0\0\1\0", "an icon"),
+    (b"\x0a\x05\x01", "a PCX picture"),
+    (b"FUJIFILMCCD-RAW", "a camera raw file"),
+    (b"IIU\0", "a camera raw file"),
+    (b"IIRO", "a camera raw file"),
+    (b"SIMPLE  =", "a FITS file"),
     (b"\xff\x0a", "a JPEG XL picture"),
     (b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
     (b"SQLite format 3", "a database"),
@@ -43,7 +58,7 @@ def picture_format(head: bytes) -> str | None:
     Args:
         head: The first bytes, 32 at least where the file has so many.
     """
-    if head[:3] == b"\xff\xd8\xff":
+    if head[:3] == b"\xff\xd8\xff" and head[3:4] != b"\xf7":
         return "JPEG"
     if head[:8] == b"\x89PNG\r\n\x1a\n":
         return "PNG"
@@ -77,6 +92,10 @@ def looks_like(head: bytes) -> str | None:
     for start, name in _OTHERS:
         if head.startswith(start):
             return name
+    if head[4:12] == b"ftypcrx ":
+        return "a camera raw file"
+    if head[128:132] == b"DICM":
+        return "a DICOM file"
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
         return "an audio file"
     if not head.strip(b"\0"):

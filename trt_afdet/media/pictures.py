@@ -5,7 +5,7 @@ and unlike it prints nothing, turns no error into half a picture, and reads CMYK
 
 | what | becomes |
 |---|---|
-| EXIF orientation | the picture as it is shown, turned or mirrored |
+| EXIF orientation | the picture as it is shown, turned or mirrored; XMP's is not looked at |
 | several pictures in a file (GIF, APNG, WebP, TIFF, MPO) | the first |
 | transparency | the colours as stored, without a background |
 | grey, palette, CMYK | BGR |
@@ -59,11 +59,22 @@ _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _SOS, _EOI = 0xDA, 0xD9
 #: A JPEG needs a bit for every 64 pixels at the least.
 _PIXELS_PER_BYTE = 1024
+#: Markers that say how a JPEG is coded; those of progressive and of lossless ones.
+_FRAMES = tuple(marker for marker in range(0xC0, 0xD0) if marker not in (0xC4, 0xC8, 0xCC))
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
+_LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF)
+#: Texts of Pillow, and what they mean.
+_REASONS = (
+    ("12-bit layers", "it is a JPEG of 12 bits"),
+    ("unknown pixel mode", "it is a TIFF of an unusual kind of pixels, such as 32 bits a colour"),
+    ("exceeds limit", "Pillow's limit for this format is lower than 2^30 pixels"),
+)
 #: Bits that change a picture whose data are missing. Each may happen to say what was there.
 _NOISE = (bytes(range(1, 255, 3)), b"\xdb\x6d\xb6" * 50, b"\x92\x49\x24" * 50, bytes(150))
 
 _ORIENTATION = 0x0112
+#: Tags of TIFF: what kind of picture this is, its first bit for a preview; and DNG's version.
+_SUBFILE, _DNG = 254, 50706
 
 
 @dataclass(frozen=True)
@@ -160,7 +171,11 @@ def decode_picture(
 
 def _decode_jpeg(path: Path, data: bytes) -> npt.NDArray[np.uint8]:
     """A JPEG. Its decoder paints what is missing grey, and says nothing of it."""
-    end, progressive, refined = _jpeg_end(data)
+    end, frame, refined = _jpeg_end(data)
+    if frame in _LOSSLESS:
+        # Decoders differ in whether they can, and in the colours they make of it.
+        raise CorruptFileError("lossless JPEG cannot be read", got=path, hint="convert it to PNG")
+    progressive = frame in _PROGRESSIVE
     if progressive and not refined:
         raise CorruptFileError("picture is cut off", got=path)
     whole = end is not None
@@ -184,21 +199,22 @@ def _decode_jpeg(path: Path, data: bytes) -> npt.NDArray[np.uint8]:
     return _turn(image, _orientation(picture))
 
 
-def _jpeg_end(data: bytes) -> tuple[int | None, bool, bool]:
+def _jpeg_end(data: bytes) -> tuple[int | None, int, bool]:
     """How a JPEG ends.
 
     Returns:
-        Where its end marker stands (None if it has none), whether it is progressive, and whether
-        its scans bring every coefficient to its full precision.
+        Where its end marker stands (None if it has none), the marker that says how it is coded (0
+        if it has none), and whether its scans bring every coefficient to its full precision, which
+        those of a progressive one may fail to do.
 
     The header's segments are skipped by their lengths, because a thumbnail in one of them has an
     end marker of its own.
     """
-    position, progressive = 2, False
+    position, frame = 2, 0
     missing: dict[int, npt.NDArray[np.int64]] = {}  # Bits that each coefficient still lacks.
 
-    def result(end: int | None) -> tuple[int | None, bool, bool]:
-        return end, progressive, not any(lacks.any() for lacks in missing.values())
+    def result(end: int | None) -> tuple[int | None, int, bool]:
+        return end, frame, not any(lacks.any() for lacks in missing.values())
 
     while position + 2 <= len(data):
         if data[position] != 0xFF:  # Bytes that belong to nothing; decoders skip them.
@@ -217,11 +233,12 @@ def _jpeg_end(data: bytes) -> tuple[int | None, bool, bool]:
             length = int.from_bytes(data[position + 2 : position + 4], "big")
             segment = data[position + 4 : position + 2 + length]
             position += 2 + length
+            if marker in _FRAMES:
+                frame = marker
             if marker in _PROGRESSIVE and len(segment) > 5:
-                progressive = True
                 missing = {part: np.ones(64, np.int64) for part in segment[6::3]}
             if marker == _SOS:
-                if progressive and len(segment) >= 4:
+                if frame in _PROGRESSIVE and len(segment) >= 4:
                     first, last, bits = segment[-3:]
                     for part in segment[1:-3:2]:
                         if part in missing:
@@ -255,7 +272,8 @@ def _reading(path: Path) -> Iterator[None]:
         except Exception as error:  # Damaged files make Pillow raise nearly anything.
             large = type(error).__name__ == "DecompressionBombError"
             what = "picture is too large" if large else "picture cannot be decoded"
-            raise CorruptFileError(what, got=path) from error
+            reason = next((reason for text, reason in _REASONS if text in str(error)), None)
+            raise CorruptFileError(what, got=path, hint=reason) from error
 
 
 def _open_file(path: Path) -> IO[bytes]:
@@ -276,8 +294,9 @@ def _format(path: Path, head: bytes) -> str:
     name = picture_format(head)
     if name is None:
         like = looks_like(head)
+        known = "it begins like none of JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF, PPM and JPEG 2000"
         raise CorruptFileError(
-            "picture cannot be decoded", got=path, hint=f"it looks like {like}" if like else None
+            "picture cannot be decoded", got=path, hint=f"it looks like {like}" if like else known
         )
     if name == "HEIC":
         raise CorruptFileError(
@@ -309,6 +328,10 @@ def _open(path: Path, name: str, file: IO[bytes]) -> Any:
     if name == "TIFF":
         _quiet_libtiff()
     picture = getattr(plugin, kind)(file, str(path))
+    if name == "TIFF" and (picture.tag_v2.get(_SUBFILE, 0) & 1 or _DNG in picture.tag_v2):
+        raise CorruptFileError(
+            "camera raw files cannot be read", got=path, hint="convert them to TIFF or JPEG"
+        )
     width, height = picture.size
     if width * height > MOST_PIXELS:
         raise CorruptFileError(
@@ -337,10 +360,20 @@ def _quiet_libtiff() -> None:
 
 
 def _orientation(picture: Any) -> int:
+    # Where there is no EXIF, Pillow would look into XMP, which hardly any other reader does.
+    for name in ("xmp", "XML:com.adobe.xmp"):
+        picture.info.pop(name, None)
     try:
         value = picture.getexif().get(_ORIENTATION, 1)
     except Exception:  # EXIF that cannot be read turns nothing.
         return 1
+    return _turns(value)
+
+
+def _turns(value: object) -> int:
+    """EXIF's number, whatever type a sloppy writer gave it; 1 if it is none."""
+    if isinstance(value, bytes) and len(value) == 1:
+        value = value[0]
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
@@ -354,8 +387,7 @@ def _late_png_orientation(file: IO[bytes]) -> int:
         if kind == b"eXIf":
             exif = Image.Exif()
             exif.load(file.read(min(length, 1 << 20)))
-            value = exif.get(_ORIENTATION, 1)
-            return value if isinstance(value, int) and 1 <= value <= 8 else 1
+            return _turns(exif.get(_ORIENTATION, 1))
         file.seek(length + 4, io.SEEK_CUR)
     return 1
 
