@@ -7,11 +7,13 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -513,3 +515,63 @@ def test_a_host_that_is_not_there_is_no_error(make: Make, tmp_path: Path) -> Non
     assert sink.waiting() == 1
     sink.close()
     assert os.path.getsize(tmp_path / "spool.sqlite") > 0  # noqa: PTH202
+
+
+class OldBroker:
+    """In front of a real broker: knows no MQTT 5, and says so or hangs up."""
+
+    def __init__(self, port: int, answer: bytes) -> None:
+        self.refused = 0
+        self._behind = port
+        self._answer = answer
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        hello = client.recv(65536)
+        # The name of the protocol, and the byte of its version after that.
+        if hello[hello.index(b"MQTT") + 4] == 5:
+            self.refused += 1
+            client.sendall(self._answer)
+            client.close()
+            return
+        server = socket.create_connection(("127.0.0.1", self._behind))
+        server.sendall(hello)
+        threading.Thread(target=self._pump, args=(server, client), daemon=True).start()
+        self._pump(client, server)
+
+    @staticmethod
+    def _pump(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        for end in (source, target):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.mark.parametrize("answer", [b"\x20\x02\x00\x01", b"\x20\x03\x00\x84\x00", b""])
+def test_a_broker_that_knows_no_mqtt_5_is_spoken_to_in_3(
+    broker: Process, subscriber: Subscriber, tmp_path: Path, answer: bytes
+) -> None:
+    old = OldBroker(broker.port, answer)
+    options = MqttOptions("127.0.0.1", old.port, timeout=5.0)
+    sink = MqttSink(options, Spool(tmp_path / "spool.sqlite"), retry=FAST)
+    sink.open()
+    for sequence in range(5):
+        sink.write(result(sequence))
+    wait_until(lambda: subscriber.numbers() == list(range(5)))
+    assert old.refused == 1
+    sink.close()
+    assert sink.dropped == 0
+    old.close()
