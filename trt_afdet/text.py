@@ -42,8 +42,26 @@ def decode_text(data: bytes, name: object) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A text file; see :func:`decode_text`."""
-    return decode_text(path.read_bytes(), path)
+    """A text file; see :func:`decode_text`.
+
+    Raises:
+        CorruptFileError: If it cannot be read, or is no such text.
+    """
+    return decode_text(read_bytes(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        CorruptFileError: If it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise CorruptFileError("the file cannot be read", got=path, hint=error.strerror) from error
 
 
 def load_yaml(text: str) -> Any:

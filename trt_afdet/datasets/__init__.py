@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trt_afdet.datasets import coco, voc, yolo
+from trt_afdet.datasets import coco, foreign, voc, yolo
 from trt_afdet.datasets.checks import Report
 from trt_afdet.datasets.coco import read_coco
+from trt_afdet.datasets.find import is_hidden, is_picture
 from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.datasets.record import Dataset, Record
 from trt_afdet.datasets.voc import read_voc
 from trt_afdet.datasets.yolo import read_yolo
-from trt_afdet.errors import InvalidValueError, MissingFileError
+from trt_afdet.errors import AfdetError, InvalidValueError, MissingFileError
 
 __all__ = [
     "Dataset",
@@ -128,6 +129,9 @@ def _find(path: str | Path, split: str | None) -> tuple[str, list[Path]]:
             return "coco", [root]
         if suffix in (".yaml", ".yml", ".data"):
             return "yolo", [root]
+        other = foreign.file_format(root)
+        if other is not None:
+            raise InvalidValueError(f"{root} is {other.what}", hint=other.remedy)
         raise InvalidValueError("a dataset is a folder, a .json or a .yaml", got=str(root))
     if coco.find_files(root):
         return "coco", [root]
@@ -137,13 +141,16 @@ def _find(path: str | Path, split: str | None) -> tuple[str, list[Path]]:
         return "voc", [root]
     if yolo.has_yolo_labels(root):
         return "yolo", [root]
-    raise MissingFileError(
-        "no dataset found",
-        got=str(root),
-        hint="looked for annotations/instances_<split>.json, <split>/_annotations.coco.json or "
-        "result.json (COCO), ImageSets/Main or .xml files (VOC), data.yaml, labels or .txt files "
-        "beside pictures (YOLO)",
-    )
+    inner = [p for p in sorted(root.iterdir()) if p.is_dir() and not is_hidden(p.name)]
+    if len(inner) == 1 and not any(is_picture(p) for p in root.iterdir()):
+        try:  # An archive's own folder.
+            _find(inner[0], split)
+        except AfdetError:
+            pass
+        else:
+            raise MissingFileError("no dataset found", got=str(root), hint=f"there is {inner[0]}")
+    other = foreign.folder_format(root)
+    raise MissingFileError(f"{root} is {other.what}", hint=other.remedy)
 
 
 def dataset_splits(path: str | Path) -> list[str | None]:

@@ -11,13 +11,14 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
+from trt_afdet.datasets import foreign
 from trt_afdet.datasets.checks import Report, check_unique
 from trt_afdet.datasets.drafts import Draft, finish
 from trt_afdet.datasets.find import Folders, is_hidden, split_names
 from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.datasets.record import Dataset
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
-from trt_afdet.text import decode_text
+from trt_afdet.text import decode_text, read_bytes
 
 Entry = dict[str, Any]
 
@@ -31,6 +32,10 @@ def find_files(root: Path) -> dict[str, Path]:
             if not file.stem.startswith("person_keypoints_"):
                 found.setdefault(split, file)
     if found:
+        return found
+    for file in sorted((root / "annotations").glob("person_keypoints_*.json")):
+        found[file.stem.removeprefix("person_keypoints_")] = file
+    if found:  # They hold boxes as well.
         return found
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and not is_hidden(p.name)):
         for name in ("_annotations.coco.json", "annotations.json", "result.json", "labels.json"):
@@ -154,10 +159,15 @@ def _load(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise MissingFileError("no such annotation file", got=str(file))
     try:
-        raw = json.loads(decode_text(file.read_bytes(), file))
+        raw = json.loads(decode_text(read_bytes(file), file))
     except (ValueError, RecursionError) as error:
+        if isinstance(error, AfdetError):
+            raise
         raise CorruptFileError("annotations are not JSON", got=f"{file}: {error}") from error
     if not isinstance(raw, dict) or not isinstance(raw.get("images"), list):
+        other = foreign.json_format(raw)
+        if other is not None:
+            raise CorruptFileError(f"{file} is {other.what}", hint=other.remedy)
         raise CorruptFileError(f"{file} is no COCO instances file: it has no list 'images'")
     for section in ("annotations", "categories"):
         # Files of test sets have no annotations.
@@ -167,6 +177,9 @@ def _load(file: Path) -> dict[str, Any]:
             raise CorruptFileError(
                 f"{file} is no COCO instances file: {section!r} is no list", got=section
             )
+    other = foreign.json_format(raw)
+    if other is not None:
+        raise CorruptFileError(f"{file} is {other.what}", hint=other.remedy)
     for section in ("images", "annotations", "categories"):
         for number, entry in enumerate(raw[section]):
             if not isinstance(entry, dict):
@@ -233,7 +246,7 @@ class _Places:
     def __init__(self, file: Path, images: Path | None) -> None:
         here = file.parent
         root = here.parent if here.name.lower() == "annotations" else here
-        split = file.stem.removeprefix("instances_")
+        split = file.stem.removeprefix("instances_").removeprefix("person_keypoints_")
         self.names = Folders()
         self.folders: list[Path] = [images] if images is not None else []
         if images is None:

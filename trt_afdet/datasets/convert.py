@@ -6,13 +6,13 @@ import json
 import os
 import shutil
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from trt_afdet.datasets import Dataset, Record, Report, dataset_splits, open_dataset
 from trt_afdet.datasets.index import ProgressLike
-from trt_afdet.errors import InvalidValueError
+from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
 from trt_afdet.files import write_error
 
 FORMATS = ("coco", "voc", "yolo")
@@ -27,15 +27,41 @@ def open_all(
 ) -> dict[str | None, Dataset]:
     """All splits of a dataset (or one), with one class list.
 
-    The classes are the first split's, then those that only later ones have.
+    The classes are the first split's, then those that only later ones have. A split that cannot be
+    opened is a fault in the report of the others; if none can, the first one's error is raised.
     """
     wanted = [split] if split is not None else dataset_splits(path)
-    opened = {
-        name: open_dataset(path, name, decode=decode, progress=progress, need_labels=False)
-        for name in wanted
-    }
+    opened: dict[str | None, Dataset] = {}
+    errors: dict[str | None, AfdetError] = {}
+    for name in wanted:
+        try:
+            opened[name] = open_dataset(
+                path, name, decode=decode, progress=progress, need_labels=False
+            )
+        except (MissingFileError, CorruptFileError) as error:
+            errors[name] = error
+    if not opened:
+        raise next(iter(errors.values()))
+    first = next(iter(opened.values()))
+    for name, met in errors.items():
+        first.report.add("splits that cannot be opened left out", f"{name}: {met}")
+    note_shared(opened)
     names = tuple(dict.fromkeys(n for data in opened.values() for n in data.class_names))
     return {name: data.with_class_names(names) for name, data in opened.items()}
+
+
+def note_shared(opened: Mapping[str | None, Dataset]) -> None:
+    """Notes pictures that several splits hold: scores on them are too good."""
+    seen: dict[tuple[str, int | None], str | None] = {}
+    for name, data in opened.items():
+        for record in data.records:
+            key = (os.path.realpath(record.path), record.frame_index)
+            other = seen.setdefault(key, name)
+            if other != name:
+                data.report.note(
+                    f"pictures of {name!r} are in {other!r} as well, scores on them mean little",
+                    str(record.path),
+                )
 
 
 def convert(

@@ -5,6 +5,7 @@ Every format's reader makes drafts, and what can be wrong with pictures and boxe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +74,8 @@ def finish(
         CorruptFileError: If no picture can be used; says why.
     """
     pictures = [d.path for d in drafts if d.frame_index is None]
+    for path, count in Counter(pictures).items():
+        report.note("pictures have several annotations, each is used", str(path), count // 2)
     looks = look_at_all(pictures, name, decode=decode, progress=progress)
     records = []
     for draft in drafts:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from trt_afdet.datasets.checks import Report
 from trt_afdet.media import PICTURE_SUFFIXES
@@ -28,6 +30,11 @@ def split_names(split: str) -> tuple[str, ...]:
     return (split,)
 
 
+def fold(name: str) -> str:
+    """A name without its case and its way of writing accents (macOS splits them in two)."""
+    return unicodedata.normalize("NFC", name).lower()
+
+
 def is_hidden(name: str) -> bool:
     """AppleDouble files (``._a.jpg``), ``.ipynb_checkpoints`` and the like."""
     return name.startswith(".") or name.lower() in _NOT_DATA
@@ -38,23 +45,34 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in PICTURE_SUFFIXES and not is_hidden(path.name)
 
 
-class Folders:
-    """Listings of folders, read once each."""
+def _unread(error: OSError) -> str:
+    return f"folders that cannot be read ({error.strerror or error})"
 
-    def __init__(self) -> None:
+
+class Folders:
+    """Listings of folders, read once each.
+
+    Args:
+        report: Told of folders that cannot be read.
+    """
+
+    def __init__(self, report: Report | None = None) -> None:
+        self.report = report
         self.names = lru_cache(maxsize=None)(self._names)
         self.stems = lru_cache(maxsize=None)(self._stems)
 
-    @staticmethod
-    def _names(folder: Path) -> dict[str, list[str]]:
-        """Actual names by lower-case name."""
+    def _names(self, folder: Path) -> dict[str, list[str]]:
+        """Actual names by folded name."""
         found: dict[str, list[str]] = {}
         try:
             for name in sorted(entry.name for entry in os.scandir(folder)):
                 if not is_hidden(name):
-                    found.setdefault(name.lower(), []).append(name)
-        except OSError:
+                    found.setdefault(fold(name), []).append(name)
+        except (FileNotFoundError, NotADirectoryError):
             pass
+        except OSError as error:
+            if self.report is not None:
+                self.report.add(_unread(error), str(folder))
         return found
 
     def _stems(self, folder: Path) -> dict[str, list[str]]:
@@ -78,7 +96,7 @@ class Folders:
             if part in ("..", "/", "."):
                 place = place / part
                 continue
-            names = self.names(place).get(part.lower(), [])
+            names = self.names(place).get(fold(part), [])
             if len(names) != 1 and part not in names:
                 return None
             place = place / (part if part in names else names[0])
@@ -97,13 +115,15 @@ class Folders:
         return None
 
     def picture(self, folder: Path, stem: str) -> Path | None:
-        """The picture of that stem, of any format and case."""
+        """The picture of that stem, of any format and case; also where one name is URL-quoted."""
         names = self.stems(folder).get(stem)
         if not names:
-            low = stem.lower()
-            names = [
-                n for s, found in self.stems(folder).items() if s.lower() == low for n in found
-            ]
+            low = fold(stem)
+            stems = self.stems(folder).items()
+            names = [n for s, found in stems if fold(s) == low for n in found]
+            if not names:
+                low = unquote(low)
+                names = [n for s, found in stems if unquote(fold(s)) == low for n in found]
             if len(names) != 1:
                 return None
         return folder / names[0]
@@ -112,7 +132,12 @@ class Folders:
 def walk_files(folder: Path, report: Report) -> Iterator[Path]:
     """Files below a folder in order, links followed, without hidden ones."""
     seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+
+    def unread(error: OSError) -> None:
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            report.add(_unread(error), str(error.filename))
+
+    for place, folders, names in os.walk(folder, onerror=unread, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:  # A link to a folder above itself.
             folders.clear()

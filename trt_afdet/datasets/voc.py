@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import math
 import re
+import unicodedata
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from dataclasses import dataclass, field
@@ -12,14 +13,15 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
+from trt_afdet.datasets import foreign
 from trt_afdet.datasets.checks import Report
 from trt_afdet.datasets.drafts import Draft, finish
-from trt_afdet.datasets.find import Folders, split_names, walk_files
+from trt_afdet.datasets.find import Folders, fold, is_picture, split_names, walk_files
 from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.datasets.record import Dataset
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError
 from trt_afdet.media import PICTURE_SUFFIXES
-from trt_afdet.text import marked_encoding, read_text
+from trt_afdet.text import marked_encoding, read_bytes, read_text
 
 #: The twenty classes, in the order of the paper's and everybody's lists.
 CLASSES = (
@@ -272,7 +274,17 @@ def _class_names(roots: list[Path], pages: list[_Page], report: Report) -> tuple
     known = {n.lower() for n in used}
     if known <= set(CLASSES):  # "Dog" is VOC's dog.
         return CLASSES
+    _note_twins(used, report)
     return tuple(sorted(used))
+
+
+def _note_twins(used: Counter[str], report: Report) -> None:
+    """Names that differ by case alone are kept apart: only the user knows whether they are one."""
+    first: dict[str, str] = {}
+    for name in sorted(used):
+        other = first.setdefault(fold(name), name)
+        if other != name:
+            report.note("classes differ from another by case alone", f"{other!r} and {name!r}")
 
 
 def class_list(root: Path) -> tuple[tuple[str, ...], Path] | None:
@@ -298,7 +310,7 @@ def _same_name(name: str, names: tuple[str, ...]) -> str | None:
     """The class that a name means: itself, or the only one that differs by case alone."""
     if name in names:
         return name
-    same = [n for n in names if n.lower() == name.lower()]
+    same = [n for n in names if fold(n) == fold(name)]
     return same[0] if len(same) == 1 else None
 
 
@@ -336,7 +348,7 @@ class _Page:
 
 
 def _object_name(node: ElementTree.Element) -> str:
-    return (node.findtext("name") or "").strip()
+    return unicodedata.normalize("NFC", " ".join((node.findtext("name") or "").split()))
 
 
 class _BadAnnotationError(Exception):
@@ -346,7 +358,7 @@ class _BadAnnotationError(Exception):
 class _Reader:
     def __init__(self, report: Report) -> None:
         self.report = report
-        self.folders = Folders()
+        self.folders = Folders(report)
 
     def page(self, item: Item) -> _Page | None:
         """One annotation; None if it or its picture cannot be used, which is counted."""
@@ -378,7 +390,7 @@ class _Reader:
         if not file.is_file():
             raise MissingFileError("no such annotation file", got=str(file))
         try:
-            text = self._decode(file.read_bytes(), file)
+            text = self._decode(read_bytes(file), file)
             # Entities can be made to grow without bound; annotations need none.
             if "<!ENTITY" in text:
                 raise CorruptFileError("annotation declares entities in its DOCTYPE", got=str(file))
@@ -389,6 +401,9 @@ class _Reader:
             if isinstance(error, CorruptFileError):
                 raise
             raise CorruptFileError("annotation is not XML", got=f"{file}: {error}") from error
+        other = foreign.xml_format(str(tree.tag).rpartition("}")[2])
+        if other is not None:
+            raise CorruptFileError(f"it is {other.what}; {other.remedy}", got=str(file))
         for node in tree.iter():  # Namespaces are of no interest here.
             if isinstance(node.tag, str) and node.tag.startswith("{"):
                 node.tag = node.tag.rpartition("}")[2]
@@ -413,7 +428,12 @@ class _Reader:
             return data.decode("latin-1")
 
     def _picture(self, item: Item, tree: ElementTree.Element) -> Path | None:
+        said = PureWindowsPath((tree.findtext("filename") or "").strip()).name
         for folder in item.folders:
+            if Path(said).stem == item.stem and is_picture(folder / said):
+                path = self.folders.find(folder, said)  # a.png beside an a.jpg.
+                if path is not None and path.is_file():
+                    return path
             path = self.folders.picture(folder, item.stem)
             if path is not None:
                 return path
@@ -483,6 +503,9 @@ def _corners(node: ElementTree.Element, file: Path) -> tuple[float, float, float
                     f"{file}: <{tag}> of <bndbox> is no number: {shown!r}"
                 ) from None
         return values[0] - 1, values[1] - 1, values[2], values[3]
+    rotated = node.find("robndbox")
+    if rotated is not None:
+        return _around(rotated, file)
     polygon = node.find("polygon")
     if polygon is None:
         return None
@@ -498,6 +521,22 @@ def _corners(node: ElementTree.Element, file: Path) -> tuple[float, float, float
     if not xs or not ys:
         return None
     return min(xs) - 1, min(ys) - 1, max(xs), max(ys)
+
+
+def _around(rotated: ElementTree.Element, file: Path) -> tuple[float, float, float, float]:
+    """The upright box around roLabelImg's turned one: centre, size, angle in radians."""
+    values = []
+    for tag in ("cx", "cy", "w", "h", "angle"):
+        try:
+            values.append(float(_decimal(rotated.findtext(tag))))
+        except ValueError:
+            raise _BadAnnotationError(f"{file}: <{tag}> of <robndbox> is no number") from None
+    x, y, width, height, angle = values
+    if not all(map(math.isfinite, values)):
+        return math.nan, math.nan, math.nan, math.nan
+    cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
+    half_x, half_y = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
+    return x - half_x, y - half_y, x + half_x, y + half_y
 
 
 def splits_of(roots: list[Path]) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from trt_afdet.datasets.checks import Report, check_unique
 from trt_afdet.datasets.drafts import Draft, finish
 from trt_afdet.datasets.find import (
     Folders,
+    fold,
     is_hidden,
     is_picture,
     split_names,
@@ -33,7 +35,8 @@ _NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt", "nam
 #: Text files beside labels that are none.
 _NO_LABELS = {"classes.txt", "labels.txt", "names.txt", "readme.txt", "train.txt", "val.txt",
               "valid.txt", "test.txt", "readme.roboflow.txt", "readme.dataset.txt",
-              "predefined_classes.txt", "notes.txt", "requirements.txt", "license.txt"}  # fmt: skip
+              "predefined_classes.txt", "notes.txt", "requirements.txt", "license.txt",
+              "readme.roboflow.md"}  # fmt: skip
 #: Values above this are no share of a picture, but pixels.
 _NO_SHARE = 2.0
 
@@ -123,22 +126,61 @@ def _load(config: Path) -> dict[str, Any]:
     """A YAML with every value as text, or darknet's ``key = value`` lines."""
     text = read_text(config)
     if config.suffix.lower() == ".data":
-        pairs = [line.partition("=") for line in text.splitlines() if "=" in line]
+        lines = [line.split("#")[0] for line in text.splitlines()]
+        pairs = [line.partition("=") for line in lines if "=" in line]
         raw: Any = {key.strip(): value.strip() for key, _, value in pairs}
         file = config.parent / str(raw.get("names", ""))
         file = file if file.is_file() else config.parent / file.name
         if not file.is_file():
             raise MissingFileError("no such file of class names", got=str(file))
+        raw.setdefault("nc", raw.get("classes"))
         return {**raw, "names": _listed_names(file)}
     yaml = import_yaml()
+
+    class Loader(yaml.BaseLoader):  # type: ignore[name-defined,misc]
+        """Refuses a key that stands twice: the first would be lost."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
+            check_unique(keys, "key", config)
+            return super().construct_mapping(node, deep)
+
     try:
         # Nothing is guessed from a word: a class may be called no, 1e5 or null.
-        raw = yaml.load(text, Loader=yaml.BaseLoader)
+        raw = yaml.load(text, Loader=Loader)
+    except CorruptFileError:
+        raise
     except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
-        raise CorruptFileError("not YAML", got=str(config)) from error
+        raise CorruptFileError(f"not YAML{_why(text, error)}", got=str(config)) from error
     if not isinstance(raw, dict) or not raw.get("names"):
-        raise CorruptFileError(f"{config.name} has no 'names'", got=str(config))
+        raise CorruptFileError(
+            f"{config.name} has no 'names'", got=str(config), hint="list the class names in it"
+        )
+    if isinstance(raw["names"], str):  # A file of names, as darknet has it.
+        file = config.parent / raw["names"]
+        if not file.is_file():
+            raise CorruptFileError(
+                f"{config.name}'s 'names' must be a list",
+                got=raw["names"][:40],
+                hint="write names: [cat, dog]",
+            )
+        raw["names"] = list(_listed_names(file))
     return raw
+
+
+def _why(text: str, error: Exception) -> str:
+    """Where a YAML is wrong, and the two usual reasons."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return ""
+    lines = text.splitlines()
+    line = lines[mark.line] if mark.line < len(lines) else ""
+    why = str(getattr(error, "problem", "") or "")
+    if "\t" in line:
+        why = "a tab; YAML is indented with blanks"
+    elif "\\" in line:
+        why = "a backslash in double quotes; write paths with /"
+    return f", line {mark.line + 1}: {why}"
 
 
 def _names(raw: Mapping[str, Any], config: Path) -> tuple[str, ...]:
@@ -156,6 +198,9 @@ def _names(raw: Mapping[str, Any], config: Path) -> tuple[str, ...]:
         names = [by_id[i] for i in range(len(by_id))]
     if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
         raise CorruptFileError(f"{config.name}'s 'names' must be a list", got=str(config))
+    names = [" ".join(n.split()) for n in names]
+    if not all(names):
+        raise CorruptFileError(f"{config.name} has a class without a name", got=str(config))
     check_unique(names, "class name", config)
     count = raw.get("nc")
     if isinstance(count, str) and count.strip().isdecimal() and int(count) != len(names):
@@ -166,7 +211,8 @@ def _names(raw: Mapping[str, Any], config: Path) -> tuple[str, ...]:
 
 
 def _name_file(root: Path) -> tuple[str, ...] | None:
-    for place in (root, root / "labels", root / "labels" / "train", root / "data"):
+    places = ("", "labels", "labels/train", "data", "train", "valid", "obj_train_data")
+    for place in (root / name for name in places):
         for name in _NAME_FILES:
             if (place / name).is_file():
                 return _listed_names(place / name)
@@ -208,7 +254,9 @@ def _base(raw: Mapping[str, Any], config: Path, report: Report) -> Path:
     if not text:
         return home
     said = Path(text).expanduser()
-    for folder in (home / said, home / text.lstrip("./"), said):
+    # The last are where Ultralytics' own downloads go.
+    places = (home / said, home / text.lstrip("./"), said, home / "datasets" / said)
+    for folder in (*places, Path("datasets") / said):
         if folder.is_dir():
             return folder
     report.note(f"'path' is not there, the folder of {config.name} is taken", text)
@@ -235,13 +283,12 @@ def _configured(
     pictures: list[Path] = []
     looked: list[str] = []
     for value in values:
-        place = _resolve(value, base, home)
+        place = _resolve(value, base, home, folders)
         if place is None:
-            raise MissingFileError(
-                "no such folder of pictures",
-                got=value,
-                hint=f"looked in {base}" + ("" if base == home else f" and {home}"),
-            )
+            hint = f"looked in {base}" + ("" if base == home else f" and {home}")
+            if "download" in raw:
+                hint += "; its 'download' is not run, fetch the data first"
+            raise MissingFileError("no such folder of pictures", got=repr(value), hint=hint)
         for found in place:
             looked.append(str(found))
             if found.is_dir():
@@ -253,11 +300,13 @@ def _configured(
     once = list(dict.fromkeys(pictures))
     report.note("pictures listed twice, taken once", str(config), len(pictures) - len(once))
     if not once:
-        raise MissingFileError("no pictures found", got=", ".join(looked))
+        raise MissingFileError(
+            "no pictures found", got=", ".join(looked), hint="; ".join(report.lines()) or None
+        )
     return once
 
 
-def _resolve(value: str, base: Path, home: Path) -> list[Path] | None:
+def _resolve(value: str, base: Path, home: Path, folders: Folders) -> list[Path] | None:
     """What a split's value names: a folder, a list, a picture, or a pattern of them."""
     value = value.strip().replace("\\", "/")
     said = Path(value).expanduser()
@@ -275,12 +324,19 @@ def _resolve(value: str, base: Path, home: Path) -> list[Path] | None:
             found = sorted(Path(p) for p in glob.glob(str(path), recursive=True))  # noqa: PTH207
             if found:
                 return found
-    if said.is_absolute():  # Of another machine: its last folders may be here.
-        parts = PurePosixPath(value).parts[1:]
-        for start in range(1, len(parts)):
-            path = base.joinpath(*parts[start:])
-            if path.exists():
-                return [path]
+    for place in (base, home):  # Other case, other accents.
+        found_path = None if said.is_absolute() else folders.find(place, value)
+        if found_path is not None:
+            return [found_path]
+    # Of another machine, or of an archive that was unpacked elsewhere: the last parts may be here.
+    parts = [p for p in PurePosixPath(value).parts if p not in ("/", ".", "..")]
+    splits = {n for s in ("train", "val", "test") for n in split_names(s)}
+    for start in range(1, len(parts)):
+        if parts[start - 1].lower() in splits:
+            return None  # valid/images is not images.
+        found_path = folders.find(base, "/".join(parts[start:]))
+        if found_path is not None:
+            return [found_path]
     return None
 
 
@@ -288,13 +344,17 @@ def _from_list(file: Path, base: Path, home: Path, report: Report, folders: Fold
     found = []
     for line in read_text(file).splitlines():
         text = line.strip().strip("\"'").replace("\\", "/")
-        if not text or text.startswith("#"):
+        if not text or text.startswith(("#", ";", "//")):
             continue
-        given = Path(text).expanduser()
         places = (file.parent, base, home)
-        path = next((p / given for p in places if (p / given).is_file()), None)
-        if path is None:
-            path = next((p for place in places if (p := folders.find_tail(place, text))), None)
+        # A comment may follow, and a name may hold a #.
+        for said in dict.fromkeys((text, text.split(" #")[0].strip(), text.split("\t")[0].strip())):
+            given = Path(said).expanduser()
+            path = next((p / given for p in places if (p / given).is_file()), None)
+            if path is None:
+                path = next((p for place in places if (p := folders.find_tail(place, said))), None)
+            if path is not None:
+                break
         if path is None:
             report.add("listed pictures that are missing", f"{file}: {text}")
         else:
@@ -326,15 +386,19 @@ def _split_folder(root: Path, split: str | None, folders: Folders) -> Path:
 class _Reader:
     root: Path
     report: Report
-    folders: Folders = field(default_factory=Folders)
+    folders: Folders = field(init=False)
     keypoints: bool = False
     #: Class ids out of range by id, with the first place.
     out_of_range: dict[float, str] = field(default_factory=dict)
     out_of_range_count: int = 0
     ids: Counter[int] = field(default_factory=Counter)
+    unquoted: dict[Path, dict[str, list[str]]] = field(default_factory=dict)
     boxes: int = 0
     in_pixels: int = 0
     first_in_pixels: str = ""
+
+    def __post_init__(self) -> None:
+        self.folders = Folders(self.report)
 
     def drafts(
         self, pictures: list[Path], names: tuple[str, ...], *, need_labels: bool
@@ -346,13 +410,22 @@ class _Reader:
             InvalidValueError: If class ids or coordinates are not what they must be.
         """
         drafts, files, looked = [], set(), {}
+        stems = self.folders.stems
         index = {name: i for i, name in enumerate(names)}
         for number, picture in enumerate(pictures, 1):
             places = self.label_places(picture)
             looked.update(dict.fromkeys(f for f, _ in places))
             file = next((p for f, n in places if (p := self.find_label(f, n)) is not None), None)
+            if file is not None and file.stem != picture.stem:
+                # a.txt is not A.jpg's where there is an a.jpg.
+                taken = any(n != picture.name for n in stems(picture.parent).get(file.stem, []))
+                file = None if taken else file
             rows: list[list[float]] | None = []
-            if file is not None:
+            if file is None:
+                self.report.note("pictures without a label file, taken as background", str(picture))
+            else:
+                if file in files:
+                    self.report.note("pictures share a label file with another", str(picture))
                 files.add(file)
                 try:
                     rows = self.rows(file, index)
@@ -441,12 +514,23 @@ class _Reader:
                 places += [(f, picture.stem) for f in (inner, folder) if f is not None]
         return list(dict.fromkeys(places))
 
+    def quoted(self, folder: Path) -> dict[str, list[str]]:
+        """Names of a folder without their URL quotes, as Label Studio writes some."""
+        if folder not in self.unquoted:
+            found: dict[str, list[str]] = {}
+            for key, names in self.folders.names(folder).items():
+                found.setdefault(unquote(key), []).extend(names)
+            self.unquoted[folder] = found
+        return self.unquoted[folder]
+
     def find_label(self, folder: Path, stem: str) -> Path | None:
-        """``stem.txt`` in a folder, whatever the case of its suffix."""
-        names = self.folders.names(folder).get(f"{stem.lower()}.txt", [])
+        """``stem.txt`` in a folder, whatever its case; also where one name is URL-quoted."""
+        names = self.folders.names(folder).get(f"{fold(stem)}.txt", [])
+        if not names:
+            names = self.quoted(folder).get(f"{unquote(fold(stem))}.txt", [])
         exact = [n for n in names if n[:-4] == stem]
         chosen = exact or (names if len(names) == 1 else [])
-        if chosen and chosen[0].lower() not in _NO_LABELS - {f"{stem.lower()}.txt"}:
+        if chosen and chosen[0].lower() not in _NO_LABELS - {f"{fold(stem)}.txt"}:
             path = folder / chosen[0]
             return path if path.is_file() else None
         return None
@@ -458,6 +542,7 @@ class _Reader:
             CorruptFileError: At the first line that is no label.
         """
         found: list[list[float]] = []
+        known: set[tuple[float, ...]] = set()
         try:
             lines = read_text(file).splitlines()
         except OSError as error:
@@ -485,9 +570,10 @@ class _Reader:
                 self.report.add("labels that are no shares of the picture dropped", where)
                 continue
             row = [kind, *box]
-            if row in found:
+            if tuple(row) in known:
                 self.report.note("repeated labels, taken once", where)
                 continue
+            known.add(tuple(row))
             found.append(row)
         return found
 

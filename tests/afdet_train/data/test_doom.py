@@ -187,7 +187,7 @@ def test_bad_arguments_write_nothing(tmp_path: Path, change: dict[str, Any], mes
 
 def test_an_existing_split_is_kept_unless_forced(tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
-    data_cli.add_arguments(parser)
+    data_cli.add_kinds(parser.add_subparsers())
     words = ["doom", str(tmp_path), "--split", "val", "--frames", "2", "--resolution", "640x480"]
     assert data_cli.run(parser.parse_args(words)) == 0
     assert json.loads((tmp_path / "card_val.json").read_text())["frames"] == 2

@@ -395,7 +395,8 @@ def test_more_than_half_without_labels_is_said(tmp_path: Path) -> None:
         save(tmp_path / f"images/train/{i}.jpg")
     write(tmp_path / "labels/train/0.txt", LABEL)
     write(tmp_path / "data.yaml", "train: images/train\nnames: [cat, dog]\n")
-    assert "2 of 3 pictures have no labels" in open_dataset(tmp_path).report.lines()[0]
+    lines = open_dataset(tmp_path).report.lines()
+    assert any("2 of 3 pictures have no labels" in line for line in lines)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])

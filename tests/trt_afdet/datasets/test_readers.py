@@ -476,6 +476,7 @@ def test_yolo_says_which_package_it_needs(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_open_dataset_says_what_it_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("nothing of use")
     with pytest.raises(MissingFileError, match=r"annotations.*ImageSets/Main.*data\.yaml"):
         open_dataset(tmp_path)
     with pytest.raises(MissingFileError, match="no such dataset"):
