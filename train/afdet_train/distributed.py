@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -46,6 +48,26 @@ class Ranks:
             dist.all_reduce(values)
             values /= self.world
         return values
+
+    @contextmanager
+    def first_here(self) -> Iterator[None]:
+        """One process of each machine goes first; the others then find what it left on disk.
+
+        Every rank must enter. If the first fails, the others go on, and fail for themselves.
+        """
+        if self.world == 1:
+            yield
+            return
+        # Gloo waits without the GPU, and for as long as it takes to read a large dataset.
+        group: Any = dist.new_group(backend="gloo", timeout=timedelta(days=1))
+        first = os.environ.get("LOCAL_RANK", "0") == "0"
+        if not first:
+            dist.barrier(group)
+        try:
+            yield
+        finally:
+            if first:
+                dist.barrier(group)
 
     def wait(self) -> None:
         if self.world > 1:

@@ -43,6 +43,8 @@ from afdet_train.report import Report
 from afdet_train.targets import Boxes, PointGrid
 from trt_afdet.cli import ui
 from trt_afdet.datasets import Dataset, open_dataset
+from trt_afdet.datasets import Report as DataReport
+from trt_afdet.datasets.convert import note_shared
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.spec import ModelSpec
 
@@ -251,9 +253,17 @@ def _save(run: Run, out: Path, *, best: bool) -> None:
 
 
 def open_data(
-    recipe: Recipe, path: str, split: str | None, *, strict: bool, leads: bool = True
+    recipe: Recipe,
+    path: str,
+    split: str | None,
+    *,
+    strict: bool,
+    leads: bool = True,
+    scores: bool = False,
 ) -> Dataset:
     """A dataset checked as a whole, its findings printed; classes as the recipe has them.
+
+    With ``scores`` it measures a model and may have other classes: see ``Dataset.for_model``.
 
     Raises:
         InvalidValueError: If no picture has a label, or with ``strict`` at any fault.
@@ -262,7 +272,8 @@ def open_data(
     data = open_dataset(
         path,
         split=split,
-        class_names=recipe.model.classes or None,
+        class_names=None if scores else recipe.model.classes or None,
+        model=recipe.model.classes if scores else None,
         decode=True,
         progress=ui.progress if leads else None,
         strict=strict,
@@ -280,7 +291,9 @@ def open_data(
 def _validation_data(recipe: Recipe, *, strict: bool, leads: bool) -> Dataset | None:
     if not recipe.data.val or not recipe.train.eval_every:
         return None
-    truth = open_data(recipe, recipe.data.val, recipe.data.val_split, strict=strict, leads=leads)
+    truth = open_data(
+        recipe, recipe.data.val, recipe.data.val_split, strict=strict, leads=leads, scores=True
+    )
     return truth.head(recipe.data.val_limit) if recipe.data.val_limit else truth
 
 
@@ -308,11 +321,17 @@ def fit(
                 got=str(out),
                 hint="pass --resume to go on, or another --out",
             )
-        dataset = open_data(
-            recipe, recipe.data.train, recipe.data.train_split, strict=strict, leads=ranks.leads
-        )
-        recipe = with_classes(recipe, dataset)
-        truth = _validation_data(recipe, strict=strict, leads=ranks.leads)
+        with ranks.first_here():  # The others find the pictures' sizes in the cache.
+            dataset = open_data(
+                recipe, recipe.data.train, recipe.data.train_split, strict=strict, leads=ranks.leads
+            )
+            recipe = with_classes(recipe, dataset)
+            truth = _validation_data(recipe, strict=strict, leads=ranks.leads)
+        if truth is not None and ranks.leads:
+            shared = DataReport()
+            note_shared({"train": dataset, "val": truth}, shared)
+            for line in shared.lines():
+                ui.warn(f"{truth.name}: {line}")
         pictures = TrainingPictures(dataset, recipe, model_spec(recipe.model))
         run = setup(recipe, ranks, len(dataset.records))
         if resume:

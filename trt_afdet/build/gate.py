@@ -137,6 +137,12 @@ def _verify(
     from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend
 
     with OnnxRuntimeBackend(options.onnx) as reference:
+        truth = pictures.truth_for(reference.spec.class_names)
+        if truth is not None and pictures.truth is not None:
+            known = pictures.truth.report.lines()
+            for line in truth.report.lines():
+                if line not in known:
+                    listener.warn(line)
         result = verify(
             reference, {name: candidate}, pictures, _limits(options), progress=listener.progress
         )

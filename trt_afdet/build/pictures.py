@@ -67,10 +67,8 @@ class Pictures:
                 raise CorruptFileError(f"{record.path} is not of the size its annotations say")
 
     def truth_for(self, names: tuple[str, ...]) -> Dataset | None:
-        """The truth with a model's class indices, where the model has all its classes by name."""
-        if self.truth is None or not set(self.truth.class_names) <= set(names):
-            return self.truth
-        return self.truth.with_class_names(names)
+        """The truth with a model's classes; see :meth:`Dataset.for_model`."""
+        return None if self.truth is None else self.truth.for_model(names)
 
     def choose(self, indices: Iterable[int]) -> Pictures:
         """Some of the items."""

@@ -64,9 +64,7 @@ def run(args: argparse.Namespace) -> int:
     truth = open_truth(args.data, args.split, detector.spec.class_names, strict=args.strict)
     if args.limit:
         truth = truth.head(args.limit)
-    order = class_order(detector.spec.class_names, truth.class_names)
     found = predict(truth, detector, batch=args.batch, progress=ui.progress)
-    found = [with_classes(d, order, truth.class_names) for d in found]
     result = evaluate_coco(truth, found)
     extra: dict[str, float] = {}
     if args.voc:
@@ -81,18 +79,12 @@ def run(args: argparse.Namespace) -> int:
 def open_truth(
     path: str, split: str | None, model: tuple[str, ...], *, strict: bool = False
 ) -> Dataset:
-    """The dataset, checked as a whole; what was found in it is printed.
-
-    Formats that name no classes take the model's.
-    """
+    """The dataset with the model's classes, checked; what was found in it is printed."""
     from trt_afdet.cli import ui
-    from trt_afdet.datasets import dataset_format, open_dataset
+    from trt_afdet.datasets import open_dataset
     from trt_afdet.errors import InvalidValueError
 
-    names = model if dataset_format(path) == "voc" else None
-    truth = open_dataset(
-        path, split, class_names=names, decode=True, progress=ui.progress, strict=strict
-    )
+    truth = open_dataset(path, split, model=model, decode=True, progress=ui.progress, strict=strict)
     for line in truth.report.lines():
         ui.warn(f"{truth.name}: {line}")
     if not any(len(r.boxes) for r in truth.records):
@@ -122,35 +114,6 @@ def _open_model(args: argparse.Namespace) -> Any:
     from trt_afdet.runtime.detector import Detector
 
     return Detector.load(args.model, **options)
-
-
-def class_order(model: tuple[str, ...], data: tuple[str, ...]) -> list[int]:
-    """The data's class index of each of the model's classes.
-
-    Raises:
-        InvalidValueError: If the names differ by more than their order.
-    """
-    from trt_afdet.errors import InvalidValueError
-
-    only_model = [n for n in model if n not in data]
-    only_data = [n for n in data if n not in model]
-    if only_model or only_data:
-        owner, name = ("model", only_model[0]) if only_model else ("data", only_data[0])
-        raise InvalidValueError(
-            f"the model's classes ({len(model)}) and the data's ({len(data)}) differ",
-            got=f"only the {owner} has {name!r}",
-        )
-    return [data.index(n) for n in model]
-
-
-def with_classes(found: Detections, order: list[int], names: tuple[str, ...]) -> Detections:
-    """Detections with the data's class ids."""
-    import dataclasses
-
-    import numpy as np
-
-    ids = np.array(order, np.int32)[found.class_id]
-    return dataclasses.replace(found, class_id=ids, class_names=names)
 
 
 def _percent(value: float) -> str:

@@ -32,6 +32,7 @@ def open_dataset(
     split: str | None = None,
     *,
     class_names: tuple[str, ...] | None = None,
+    model: tuple[str, ...] | None = None,
     images: str | Path | None = None,
     decode: bool = False,
     progress: ProgressLike | None = None,
@@ -56,7 +57,9 @@ def open_dataset(
     Args:
         path: File or folder; several VOC roots are separated by commas.
         split: Such as ``train``; needed where a folder holds several.
-        class_names: Classes, for formats that do not name them.
+        class_names: The classes; data with others is refused.
+        model: A model's classes, for scoring it: see :meth:`Dataset.for_model`. Formats that name
+            no classes take them.
         images: Folder of the pictures, if it is not where the format has it.
         decode: Decode every picture, to know of damage now and not later. What was found is
             kept in the user's cache folder, by the file's size and time.
@@ -68,9 +71,14 @@ def open_dataset(
         MissingFileError: If there is nothing there; says what was looked for.
         AfdetError: If what is there is broken.
     """
-    dataset = _open(path, split, class_names, images, decode, progress, need_labels)
+    names = class_names
+    if names is None and model is not None and dataset_format(path) != "voc":
+        names = model  # VOC's annotations have names.
+    dataset = _open(path, split, names, images, decode, progress, need_labels)
     if class_names is not None:
         dataset = dataset.with_class_names(class_names)
+    if model is not None:
+        dataset = dataset.for_model(model)
     if strict and dataset.report.faults:
         lines = dataset.report.lines()[: len(dataset.report.faults)]
         raise InvalidValueError(

@@ -45,20 +45,20 @@ def open_all(
     first = next(iter(opened.values()))
     for name, met in errors.items():
         first.report.add("splits that cannot be opened left out", f"{name}: {met}")
-    note_shared(opened)
+    note_shared(opened, first.report)
     names = tuple(dict.fromkeys(n for data in opened.values() for n in data.class_names))
     return {name: data.with_class_names(names) for name, data in opened.items()}
 
 
-def note_shared(opened: Mapping[str | None, Dataset]) -> None:
+def note_shared(opened: Mapping[Any, Dataset], report: Report) -> None:
     """Notes pictures that several splits hold: scores on them are too good."""
-    seen: dict[tuple[str, int | None], str | None] = {}
+    seen: dict[tuple[str, int | None], Any] = {}
     for name, data in opened.items():
         for record in data.records:
             key = (os.path.realpath(record.path), record.frame_index)
             other = seen.setdefault(key, name)
             if other != name:
-                data.report.note(
+                report.note(
                     f"pictures of {name!r} are in {other!r} as well, scores on them mean little",
                     str(record.path),
                 )

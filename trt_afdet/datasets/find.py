@@ -35,6 +35,14 @@ def fold(name: str) -> str:
     return unicodedata.normalize("NFC", name).lower()
 
 
+def same_name(name: str, names: tuple[str, ...]) -> str | None:
+    """The class that a name means: itself, or the only one that differs by case alone."""
+    if name in names:
+        return name
+    same = [n for n in names if fold(n) == fold(name)]
+    return same[0] if len(same) == 1 else None
+
+
 def is_hidden(name: str) -> bool:
     """AppleDouble files (``._a.jpg``), ``.ipynb_checkpoints`` and the like."""
     return name.startswith(".") or name.lower() in _NOT_DATA

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trt_afdet.datasets.checks import Report
+from trt_afdet.datasets.checks import NAMES_SHOWN, Report
+from trt_afdet.datasets.find import same_name
 from trt_afdet.errors import CorruptFileError, InvalidValueError
 from trt_afdet.media import FrameReader, read_picture
 
@@ -83,6 +84,24 @@ class Record:
             frame_index=frame_index,
         )
 
+    def keep(self, mask: npt.NDArray[np.bool_], labels: npt.NDArray[np.int64]) -> Record:
+        """Some of the objects.
+
+        Args:
+            mask: bool [N], those to keep.
+            labels: int64 [N], their new class indices.
+        """
+        kept = zip(self.segmentations, mask.tolist(), strict=True)
+        return dataclasses.replace(
+            self,
+            boxes=self.boxes[mask],
+            labels=labels[mask],
+            difficult=self.difficult[mask],
+            crowd=self.crowd[mask],
+            area=self.area[mask],
+            segmentations=tuple(s for s, keep in kept if keep),
+        )
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -139,6 +158,52 @@ class Dataset:
             class_names=tuple(names),
             records=tuple(dataclasses.replace(r, labels=order[r.labels]) for r in self.records),
             category_ids=tuple(ids.get(i, free + i) for i in range(len(names))),
+        )
+
+    def for_model(self, names: tuple[str, ...]) -> Dataset:
+        """The same with a model's classes in their order, to be scored against its detections.
+
+        Classes are matched by name (by case only where nothing else differs). Objects of a class
+        that the model lacks are left out and counted in the report; classes that only the model
+        has have no objects.
+
+        Raises:
+            InvalidValueError: If the data and the model share no class.
+        """
+        if tuple(names) == self.class_names:
+            return self
+        meant = [same_name(name, names) for name in self.class_names]
+        used = sorted({label for r in self.records for label in r.labels.tolist()})
+        used = used or list(range(len(meant)))
+        if not any(meant[label] for label in used):
+            shown = ", ".join(repr(self.class_names[label]) for label in used[:5])
+            raise InvalidValueError(
+                f"{self.name} and the model have no class in common",
+                got=f"the data has {shown}",
+                hint=f"the model has {', '.join(names[:20])}",
+            )
+        order = np.array([-1 if n is None else names.index(n) for n in meant], np.int64)
+        report = Report()
+        report.merge(self.report)
+        records = []
+        for record in self.records:
+            labels = order[record.labels]
+            for label in record.labels[labels < 0].tolist():
+                kind = "objects of classes that the model does not have left out"
+                report.add(kind, repr(self.class_names[label]))
+            records.append(record.keep(labels >= 0, labels))
+        absent = [n for n in names if n not in meant]
+        kind = "classes of the model are not in the data, their AP is not known"
+        report.note(kind, ", ".join(absent[:NAMES_SHOWN]), len(absent))
+        given = zip(meant, self.category_ids, strict=True)
+        ids = {names.index(n): i for n, i in given if n is not None}
+        free = max(self.category_ids, default=0) + 1
+        return Dataset(
+            name=self.name,
+            class_names=tuple(names),
+            records=tuple(records),
+            category_ids=tuple(ids.get(i, free + i) for i in range(len(names))),
+            report=report,
         )
 
     def read_image(self, record: Record) -> npt.NDArray[np.uint8]:

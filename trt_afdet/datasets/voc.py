@@ -16,7 +16,7 @@ import numpy as np
 from trt_afdet.datasets import foreign
 from trt_afdet.datasets.checks import Report
 from trt_afdet.datasets.drafts import Draft, finish
-from trt_afdet.datasets.find import Folders, fold, is_picture, split_names, walk_files
+from trt_afdet.datasets.find import Folders, fold, is_picture, same_name, split_names, walk_files
 from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.datasets.record import Dataset
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError
@@ -254,7 +254,7 @@ def _class_names(roots: list[Path], pages: list[_Page], report: Report) -> tuple
         listed = class_list(root)
         if listed is not None:
             names, file = listed
-            more = sorted(n for n in used if _same_name(n, names) is None)
+            more = sorted(n for n in used if same_name(n, names) is None)
             report.note(
                 "classes of the annotations are not in the class list", str(file), len(more)
             )
@@ -306,14 +306,6 @@ def class_list(root: Path) -> tuple[tuple[str, ...], Path] | None:
     return None
 
 
-def _same_name(name: str, names: tuple[str, ...]) -> str | None:
-    """The class that a name means: itself, or the only one that differs by case alone."""
-    if name in names:
-        return name
-    same = [n for n in names if fold(n) == fold(name)]
-    return same[0] if len(same) == 1 else None
-
-
 def _class_index(names: tuple[str, ...], pages: list[_Page], report: Report) -> dict[str, int]:
     used: Counter[str] = Counter()
     first: dict[str, str] = {}
@@ -321,7 +313,7 @@ def _class_index(names: tuple[str, ...], pages: list[_Page], report: Report) -> 
         for name in page.names:
             used[name] += 1
             first.setdefault(name, page.draft.where)
-    unknown = [n for n in used if _same_name(n, names) is None]
+    unknown = [n for n in used if same_name(n, names) is None]
     if unknown:
         shown = ", ".join(f"{n or '(no name)'} ({used[n]} objects)" for n in sorted(unknown)[:8])
         raise InvalidValueError(
@@ -331,7 +323,7 @@ def _class_index(names: tuple[str, ...], pages: list[_Page], report: Report) -> 
         )
     index = {}
     for name in used:
-        meant = _same_name(name, names)
+        meant = same_name(name, names)
         assert meant is not None
         if meant != name:
             report.note(f"objects {name!r} are taken as class {meant!r}", first[name], used[name])

@@ -6,14 +6,12 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from dataset_makers import coco_dict, voc_object, voc_xml, write_coco, write_voc
 from onnx_models import build_model, save_model
 
 from trt_afdet.cli import eval as command
 from trt_afdet.datasets import open_dataset
-from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError, MissingFileError
 from trt_afdet.evaluation import evaluate_coco
 from trt_afdet.runtime.detector import Detector
@@ -99,35 +97,36 @@ def test_classes_in_another_order_are_mapped_by_name(
     assert first["classes"] == second["classes"]
 
 
-def test_class_ids_become_the_datas() -> None:
-    order = command.class_order(("a", "b", "c"), ("c", "a", "b"))
-    assert order == [1, 2, 0]
-    boxes = np.arange(16, dtype=np.float32).reshape(4, 4)
-    scores = np.linspace(0.9, 0.1, 4, dtype=np.float32)
-    found = Detections(boxes, scores, np.array([0, 2, 1, 0], np.int32), ("a", "b", "c"))
-    mapped = command.with_classes(found, order, ("c", "a", "b"))
-    assert [d.name for d in mapped] == [d.name for d in found] == ["a", "c", "b", "a"]
-    assert mapped.class_id.tolist() == [1, 0, 2, 1]
-    np.testing.assert_array_equal(mapped.xyxy, boxes)
-    np.testing.assert_array_equal(mapped.confidence, scores)
-    nothing = command.with_classes(Detections.empty(("a", "b", "c")), order, ("c", "a", "b"))
-    assert len(nothing) == 0
-    assert nothing.class_names == ("c", "a", "b")
-
-
 @pytest.mark.parametrize(
-    ("names", "says"),
+    ("names", "objects", "says"),
     [
-        (("cat", "cow"), "only the model has 'cow'"),
-        (("cat", "dog", "cow"), "only the model has 'cow'"),
-        (("cat",), "only the data has 'dog'"),
+        (
+            ("cat", "cow"),
+            {"cat": 61, "cow": 0},
+            "7 objects of classes that the model does not have",
+        ),
+        (("cow", "Dog", "cat"), {"cow": 0, "Dog": 7, "cat": 61}, "1 classes of the model are not"),
+        (("dog",), {"dog": 7}, "61 objects of classes that the model does not have"),
     ],
 )
-def test_other_classes_are_refused(
-    data: Path, tmp_path: Path, names: tuple[str, ...], says: str
+def test_classes_are_matched_by_name(
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    names: tuple[str, ...],
+    objects: dict[str, int],
+    says: str,
 ) -> None:
     model = save_model(tmp_path / "other.onnx", build_model(spec(*names)))
-    with pytest.raises(InvalidValueError, match=says):
+    assert run(model, data, "--out", tmp_path / "out") == 0
+    assert says in " ".join(capsys.readouterr().err.split())
+    classes = json.loads((tmp_path / "out/metrics.json").read_text())["classes"]
+    assert {name: row["objects"] for name, row in classes.items()} == objects
+
+
+def test_no_class_in_common_is_refused(data: Path, tmp_path: Path) -> None:
+    model = save_model(tmp_path / "other.onnx", build_model(spec("cow", "hen")))
+    with pytest.raises(InvalidValueError, match=r"no class in common.*'cat'.*cow, hen"):
         run(model, data, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -158,7 +157,7 @@ def test_limit_and_voc_data(
     # VOC names no list of its own: the model's classes are taken, and "cat" is one of them.
     assert run(model, root, "--split", "test") == 0
     other = save_model(tmp_path / "other.onnx", build_model(spec("cow", "hen")))
-    with pytest.raises(InvalidValueError, match=r"unknown class \(got cat \(4 objects\)\)"):
+    with pytest.raises(InvalidValueError, match="no class in common"):
         run(other, root, "--split", "test")
 
 

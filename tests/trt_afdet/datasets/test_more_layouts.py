@@ -271,7 +271,7 @@ def test_pictures_in_two_splits_are_said(tmp_path: Path) -> None:
     for stem in "ab":
         files |= {f"JPEGImages/{stem}.jpg": None, f"Annotations/{stem}.xml": voc_xml(OBJECT)}
     lay(tmp_path, files)
-    assert "1 pictures of 'val' are in 'train'" in open_all(tmp_path)["val"].report.lines()[0]
+    assert "1 pictures of 'val' are in 'train'" in open_all(tmp_path)["train"].report.lines()[0]
 
 
 def test_names_that_differ_by_case_keep_their_labels_apart(tmp_path: Path) -> None:
