@@ -241,7 +241,7 @@ def test_bad_input_takes_one_line_and_leaves_nothing(
     int8 = ["--precision", "int8", "--calib-images", "32", "--held-out", "0", "--calib"]
     cases: list[tuple[Path, list[Any], str]] = [
         (bad / "none.onnx", [], "there is no such model (got"),
-        (bad / "text.onnx", [], "is no ONNX model, or it is cut off"),
+        (bad / "text.onnx", [], "is no ONNX model but a text file"),
         (bad / "short.onnx", [], "is no ONNX model, or it is cut off"),
         (bad / "foreign.onnx", [], "is no trt-afdet model"),
         (bad / "fixed.onnx", ["--batch", "1,2,4"], "the model has a fixed batch of 2 (got 1,2,4)"),
@@ -289,7 +289,7 @@ def test_outputs_that_are_in_the_way(rtx: TensorRT, model: Path, tmp_path: Path)
         [model, "-o", text, "--force", *rest],
         [model, "-o", text, *rest],
     )
-    assert "the engine must be a file" in outcomes[0].complaint()
+    assert "Is a directory) - name a file in it" in outcomes[0].complaint()
     assert "it is no engine of trt-afdet" in outcomes[1].complaint()
     assert "would replace its own model" in outcomes[2].complaint()
     assert "cannot write" in outcomes[3].complaint()
