@@ -6,7 +6,7 @@ import codecs
 from pathlib import Path
 from typing import Any
 
-from trt_afdet.errors import CorruptFileError, MissingDependencyError
+from trt_afdet.errors import CorruptFileError, MissingDependencyError, MissingFileError
 
 #: Longer marks first: UTF-32's begins as UTF-16's.
 _MARKS = (
@@ -48,6 +48,21 @@ def read_text(path: Path) -> str:
         CorruptFileError: If it cannot be read, or is no such text.
     """
     return decode_text(read_bytes(path), path)
+
+
+def read_secret(path: Path) -> str:
+    """The first line of a file: secrets on a command line are seen by everybody.
+
+    Raises:
+        MissingFileError: If the file cannot be read or its first line is empty.
+    """
+    try:
+        first = read_text(path).split("\n")[0].rstrip("\r")
+    except (OSError, CorruptFileError) as error:
+        raise MissingFileError("no secret can be read from the file", got=path) from error
+    if not first.strip():
+        raise MissingFileError("the file of a secret has an empty first line", got=path)
+    return first
 
 
 def read_bytes(path: Path) -> bytes:

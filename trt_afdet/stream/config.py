@@ -30,7 +30,7 @@ from trt_afdet.stream.tracking import TrackOptions
 from trt_afdet.stream.yaml_nodes import Document, Place, read_document
 from trt_afdet.stream.zones import Shapes, ZoneOptions, parse_shapes
 from trt_afdet.suggest import nearest
-from trt_afdet.text import marked_encoding
+from trt_afdet.text import marked_encoding, read_secret
 
 #: Largest file that is read, bytes.
 LARGEST = 1 << 20
@@ -170,12 +170,7 @@ class WebConfig:
                 raise InvalidValueError(f"the environment variable {self.token_env} is not set")
             return token
         if self.token_file is not None:
-            try:
-                return Path(self.token_file).read_text(encoding="utf-8-sig").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise MissingFileError(
-                    "the token's file cannot be read", got=self.token_file
-                ) from error
+            return read_secret(Path(self.token_file)).strip()
         return self.token
 
 

@@ -85,7 +85,7 @@ def _lines(path: Path) -> Iterator[Record]:
 
 
 def _rows(path: Path) -> Iterator[Record]:
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         whole = (line for line in file if line.endswith("\n"))
         frames = groupby(csv.DictReader(whole), lambda row: (row["run"], row["number"]))
         for _, group in frames:

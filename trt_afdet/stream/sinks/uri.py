@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from trt_afdet.errors import InvalidValueError, MissingFileError
+from trt_afdet.errors import InvalidValueError
 from trt_afdet.stream.addresses import (
     ENCODE,
     SINK_FORMS,
@@ -34,14 +34,11 @@ from trt_afdet.stream.addresses import (
 from trt_afdet.stream.sinks.base import Sink
 from trt_afdet.stream.sinks.serialise import parse_contents
 from trt_afdet.suggest import nearest
+from trt_afdet.text import read_secret
 
 
 def _secret_in(text: str) -> str:
-    """The first line of a file: secrets on a command line are seen by everybody."""
-    try:
-        return Path(text).read_text(encoding="utf-8").splitlines()[0]
-    except (OSError, UnicodeDecodeError, IndexError) as error:
-        raise MissingFileError("no secret can be read from the file", got=text) from error
+    return read_secret(Path(text))
 
 
 Parsers = Mapping[str, Callable[[str], Any]]
