@@ -14,6 +14,8 @@ from trt_afdet.errors import CorruptFileError
 
 #: Names that a line of the report gives.
 NAMES_SHOWN = 3
+#: Characters of such a name.
+_LONGEST = 400
 
 
 @dataclass
@@ -38,6 +40,8 @@ class Report:
         if count:
             self.counts[kind] += count
             names = self.examples.setdefault(kind, [])
+            if len(example) > _LONGEST:
+                example = example[: _LONGEST - 3] + "..."
             if len(names) < NAMES_SHOWN and example not in names:
                 names.append(example)
 

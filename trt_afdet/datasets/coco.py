@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -230,7 +231,7 @@ def _categories(
     ids: list[int] = []
     index: dict[Any, int] = {}
     for i in order:
-        name = str(entries[i]["name"]).strip()
+        name = unicodedata.normalize("NFC", " ".join(str(entries[i]["name"]).split()))
         if name in names:
             report.note("categories share a name and are taken as one", f"{file.name}: {name}")
         else:

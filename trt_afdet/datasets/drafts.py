@@ -17,7 +17,7 @@ import numpy.typing as npt
 from trt_afdet.datasets.checks import Report, clean_boxes
 from trt_afdet.datasets.index import Look, ProgressLike, look_at_all
 from trt_afdet.datasets.record import Dataset, Record
-from trt_afdet.errors import CorruptFileError
+from trt_afdet.errors import CorruptFileError, InvalidValueError
 
 
 @dataclass
@@ -73,6 +73,7 @@ def finish(
     Raises:
         CorruptFileError: If no picture can be used; says why.
     """
+    _check_units(name, drafts)
     pictures = [d.path for d in drafts if d.frame_index is None]
     for path, count in Counter(pictures).items():
         report.note("pictures have several annotations, each is used", str(path), count // 2)
@@ -104,6 +105,21 @@ def finish(
             f"of {len(records)} pictures have no labels", str(without[0].path), len(without)
         )
     return dataset
+
+
+def _check_units(name: str, drafts: list[Draft]) -> None:
+    """Shares of the picture in place of pixels would be boxes of less than a pixel."""
+    tables = [d.boxes for d in drafts if not d.relative and len(d.boxes)]
+    if not tables:
+        return
+    values = np.concatenate(tables)
+    values = values[np.isfinite(values).all(axis=1)]
+    if len(values) and values.max() <= 1 and (values[:, 2:] > values[:, :2]).any():
+        raise InvalidValueError(
+            "coordinates are shares of the picture",
+            got=f"none of {len(values)} boxes of {name} goes beyond 1",
+            hint="they must be in pixels; multiply by the picture's width and height",
+        )
 
 
 def _video_frame(draft: Draft, report: Report) -> Record | None:

@@ -57,6 +57,19 @@ def _unread(error: OSError) -> str:
     return f"folders that cannot be read ({error.strerror or error})"
 
 
+def exists(path: Path) -> bool:
+    """Whether it is there; False for a name that no system takes."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def is_file(path: Path) -> bool:
+    """Whether it is a file; False for a name that no system takes."""
+    return exists(path) and path.is_file()
+
+
 class Folders:
     """Listings of folders, read once each.
 
@@ -94,11 +107,8 @@ class Folders:
 
     def find(self, folder: Path, relative: str) -> Path | None:
         """A file or folder below ``folder``, whatever the case of its name."""
-        try:
-            if relative and (folder / relative).exists():
-                return folder / relative
-        except (OSError, ValueError):  # A name that no system takes.
-            return None
+        if relative and exists(folder / relative):
+            return folder / relative
         place = folder
         for part in PurePosixPath(relative).parts:
             if part in ("..", "/", "."):
@@ -108,7 +118,7 @@ class Folders:
             if len(names) != 1 and part not in names:
                 return None
             place = place / (part if part in names else names[0])
-        return place if place.exists() else None
+        return place if exists(place) else None
 
     def find_tail(self, folder: Path, relative: str) -> Path | None:
         """As :meth:`find`; leading folders that are not there are left out, one by one."""

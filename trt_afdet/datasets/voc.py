@@ -16,7 +16,15 @@ import numpy as np
 from trt_afdet.datasets import foreign
 from trt_afdet.datasets.checks import Report
 from trt_afdet.datasets.drafts import Draft, finish
-from trt_afdet.datasets.find import Folders, fold, is_picture, same_name, split_names, walk_files
+from trt_afdet.datasets.find import (
+    Folders,
+    fold,
+    is_file,
+    is_picture,
+    same_name,
+    split_names,
+    walk_files,
+)
 from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.datasets.record import Dataset
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError
@@ -208,7 +216,8 @@ def _listed(
     items: dict[str, Item] = {}
     for name in chosen:
         file = lists / f"{name}.txt"
-        lines = [line.strip() for line in _lines(file) if line.strip()]
+        lines = [line.strip() for line in _lines(file)]
+        lines = [line for line in lines if line and not line.startswith("#")]
         if not lines and len(chosen) == 1:
             raise CorruptFileError("the split's list is empty", got=str(file))
         for line in lines:
@@ -379,7 +388,7 @@ class _Reader:
             MissingFileError: If it is not there.
             CorruptFileError: If it is no XML.
         """
-        if not file.is_file():
+        if not is_file(file):
             raise MissingFileError("no such annotation file", got=str(file))
         try:
             text = self._decode(read_bytes(file), file)
@@ -387,7 +396,7 @@ class _Reader:
             if "<!ENTITY" in text:
                 raise CorruptFileError("annotation declares entities in its DOCTYPE", got=str(file))
             parser = ElementTree.XMLParser()
-            parser.feed(text)
+            parser.feed(text.lstrip())
             tree = parser.close()
         except (ElementTree.ParseError, LookupError, ValueError, RecursionError) as error:
             if isinstance(error, CorruptFileError):
@@ -396,9 +405,9 @@ class _Reader:
         other = foreign.xml_format(str(tree.tag).rpartition("}")[2])
         if other is not None:
             raise CorruptFileError(f"it is {other.what}; {other.remedy}", got=str(file))
-        for node in tree.iter():  # Namespaces are of no interest here.
-            if isinstance(node.tag, str) and node.tag.startswith("{"):
-                node.tag = node.tag.rpartition("}")[2]
+        for node in tree.iter():  # Namespaces and capitals are of no interest here.
+            if isinstance(node.tag, str):
+                node.tag = node.tag.rpartition("}")[2].lower()
         return tree
 
     def _decode(self, data: bytes, file: Path) -> str:

@@ -18,7 +18,9 @@ from trt_afdet.datasets.checks import Report, check_unique
 from trt_afdet.datasets.drafts import Draft, finish
 from trt_afdet.datasets.find import (
     Folders,
+    exists,
     fold,
+    is_file,
     is_hidden,
     is_picture,
     split_names,
@@ -257,7 +259,7 @@ def _base(raw: Mapping[str, Any], config: Path, report: Report) -> Path:
     # The last are where Ultralytics' own downloads go.
     places = (home / said, home / text.lstrip("./"), said, home / "datasets" / said)
     for folder in (*places, Path("datasets") / said):
-        if folder.is_dir():
+        if exists(folder) and folder.is_dir():
             return folder
     report.note(f"'path' is not there, the folder of {config.name} is taken", text)
     return home
@@ -318,7 +320,7 @@ def _resolve(value: str, base: Path, home: Path, folders: Folders) -> list[Path]
             inner = inner[3:]
         tries = [base / inner, home / inner, *tries]
     for path in tries:
-        if path.exists():
+        if exists(path):
             return [path]
         if glob.has_magic(value):
             found = sorted(Path(p) for p in glob.glob(str(path), recursive=True))  # noqa: PTH207
@@ -350,7 +352,7 @@ def _from_list(file: Path, base: Path, home: Path, report: Report, folders: Fold
         # A comment may follow, and a name may hold a #.
         for said in dict.fromkeys((text, text.split(" #")[0].strip(), text.split("\t")[0].strip())):
             given = Path(said).expanduser()
-            path = next((p / given for p in places if (p / given).is_file()), None)
+            path = next((p / given for p in places if is_file(p / given)), None)
             if path is None:
                 path = next((p for place in places if (p := folders.find_tail(place, said))), None)
             if path is not None:

@@ -143,6 +143,15 @@ READ: dict[str, dict[str, Any]] = {
         "ImageSets/Main/train.txt": f"{NFC}\n",
     },
     "VOC, turned box": {"a.jpg": None, "a.xml": voc_xml(rotated(math.pi))},
+    "VOC, tags in capitals": {
+        "a.jpg": None,
+        "a.xml": "\n <?xml version='1.0'?>" + voc_xml(OBJECT.replace("object>", "Object>")),
+    },
+    "VOC, comment in a list": {
+        "JPEGImages/a.jpg": None,
+        "Annotations/a.xml": voc_xml(OBJECT),
+        "ImageSets/Main/train.txt": "# c\n\n  a  \n",
+    },
     "VOC, folders below": {
         "JPEGImages/s/a.jpg": None,
         "Annotations/s/a.xml": voc_xml(OBJECT),
@@ -230,6 +239,32 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         {"obj.names": NAMES, "obj.data": darknet(classes="3", train="t.txt", names="obj.names")},
         "obj.data",
         "2 names.*says 3",
+    ),
+    "shares": (
+        {
+            "a.jpg": None,
+            "c.json": {
+                **coco(),
+                "annotations": [{"image_id": 1, "category_id": 1, "bbox": [0.1, 0.2, 0.3, 0.4]}],
+            },
+        },
+        "c.json",
+        "shares of the picture",
+    ),
+    "a name too long": (
+        {"data.yaml": f"path: {'y' * 5000}\ntrain: {'x' * 5000}\nnames: [a]\n"},
+        "data.yaml",
+        "no such folder",
+    ),
+    "names too long in a list": (
+        {"data.yaml": "train: l.txt\nnames: [a]\n", "l.txt": f"{'x' * 5000}.jpg\n\0.jpg\n"},
+        "data.yaml",
+        "2 listed pictures that are missing",
+    ),
+    "names too long in VOC's list": (
+        {"Annotations/b.xml": "", "ImageSets/Main/train.txt": f"{'x' * 5000}\n\0\n"},
+        "",
+        "2 pictures listed without an annotation",
     ),
     "download": (
         {"data.yaml": "train: images/train\nnames: [a]\ndownload: x\n"},
