@@ -63,8 +63,10 @@ def test_a_picture_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         plot_precision_recall(result(1), tmp_path / "file" / "pr.png")
 
 
-def test_missing_matplotlib_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matplotlib_that_cannot_be_imported_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingDependencyError, match=r'pip install "trt-afdet\[plots\]"'):
+    with pytest.raises(MissingDependencyError, match="pip install .*matplotlib"):
         plot_confusion(np.zeros((2, 2), np.int64), ("cat",), tmp_path / "c.png")
     assert not list(tmp_path.iterdir())

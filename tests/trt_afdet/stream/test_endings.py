@@ -169,7 +169,7 @@ def test_commands_end_with_the_documented_status(
                 if out.exists() and out.stat().st_size:
                     break
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(0.05)
+                    process.wait(0.05)  # timing: only between two looks
             process.send_signal(getattr(signal, how))
         ((ended, said),) = wait_for_all([process])
         assert "Fatal Python error" not in said, said

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import yaml
+from waiting import wait_until
 
 from trt_afdet.cli import run as command
 from trt_afdet.detections import Detections
@@ -37,15 +38,6 @@ class OneBox:
     def __call__(self, frames: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
         box = np.array([[20, 20, 40, 40]], np.float32)
         return [Detections(box, np.full(1, 0.9), np.zeros(1), NAMES) for _ in frames]
-
-
-def until(condition: Callable[[], Any]) -> None:
-    waiting = threading.Event()
-    for _ in range(6000):
-        if condition():
-            return
-        waiting.wait(0.01)
-    raise AssertionError("it did not happen within a minute")
 
 
 @dataclass
@@ -135,7 +127,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     thread.start()
     made = Rig(tmp_path, deployment, server)
     try:
-        until(lambda: "cam" in deployment.pipeline.snapshot().sources and made.processed() > 5)
+        wait_until(lambda: "cam" in deployment.pipeline.snapshot().sources and made.processed() > 5)
         yield made
     finally:
         deployment.pipeline.stop()
@@ -257,7 +249,7 @@ def refused(rig: Rig) -> None:
     assert "\n" not in str(refusal.value)
     assert rig.facts() == before
     # And the camera goes on, into the same sinks.
-    until(lambda: rig.processed() > start + 5)
+    wait_until(lambda: rig.processed() > start + 5)
     assert rig.facts()["states"] == before["states"]
 
 
@@ -306,7 +298,7 @@ def test_a_good_reload_after_bad_ones(rig: Rig, taken: int) -> None:
     assert "adjusted: cam" in said
     assert rig.server.zones.get("cam") == {**pixels, "lines": []}
     second = rig.folder / "new" / "deep" / "second.jsonl"
-    until(lambda: second.stat().st_size > 0)
+    wait_until(lambda: second.stat().st_size > 0)
     lines = [json.loads(line) for line in (rig.folder / "r.jsonl").read_text().splitlines()]
     seen = [line["sequence"] for line in lines if line["type"] == "result"]
     assert seen == list(range(len(seen)))

@@ -66,7 +66,7 @@ def test_streams_play(name: str) -> None:
     at = "@" if "@" in name else ""
     address = f"{scheme.upper()}://{at}127.0.0.1:{port}#connect_timeout=30s"
     with sending(*words):
-        for _ in range(100):  # Until the sender listens.
+        for _ in range(300):  # Until the sender listens.
             try:
                 with opened(address, timeout="30s") as made:
                     shapes = {made.read().image.shape for _ in range(5)}
@@ -74,7 +74,7 @@ def test_streams_play(name: str) -> None:
             except SourceError as error:
                 if "refused" not in str(error):
                     raise
-                time.sleep(0.2)
+                time.sleep(0.2)  # timing: only between two tries
     assert shapes == {(64, 96, 3)}
 
 
