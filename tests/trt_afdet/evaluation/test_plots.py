@@ -67,6 +67,6 @@ def test_matplotlib_that_cannot_be_imported_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingDependencyError, match="pip install .*matplotlib"):
+    with pytest.raises(MissingDependencyError, match=r"pip install .*matplotlib"):
         plot_confusion(np.zeros((2, 2), np.int64), ("cat",), tmp_path / "c.png")
     assert not list(tmp_path.iterdir())
