@@ -7,6 +7,18 @@ answers three questions in one line: what went wrong, what was got, what to do a
 from __future__ import annotations
 
 
+def one_line(text: str) -> str:
+    """A text as one line for a terminal, whatever a file's name or a library's text holds.
+
+    What would not be seen (or would steer the terminal) is written as an escape.
+    """
+    text = " ".join(text.splitlines())
+    if text.isprintable():
+        return text
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(shown)
+
+
 class AfdetError(Exception):
     """Base of every error raised on purpose.
 
@@ -28,8 +40,7 @@ class AfdetError(Exception):
             text += f" (got {got})"
         if hint:
             text += f" - {hint}"
-        # One line, whatever a file's name or a library's text holds.
-        super().__init__(" ".join(text.splitlines()))
+        super().__init__(one_line(text))
 
     def __str__(self) -> str:
         # FileNotFoundError and friends derive from OSError, whose own __str__ knows errno only.

@@ -43,6 +43,9 @@ _HINTS: dict[int | None, str] = {
     errno.ECONNREFUSED: "nothing reads from it",
 }
 
+#: What becomes of bytes in a file's name that are no UTF-8: an escape, which JSON's readers undo.
+TEXT_ERRORS = "backslashreplace"
+
 #: Folders whose entries are the open descriptors of this process.
 _DESCRIPTORS = re.compile(r"/proc/(?:self|thread-self|(?P<pid>\d+))(?:/task/\d+)?/fd")
 
@@ -153,7 +156,11 @@ def open_output(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
         target = _target(path)
         encoding = None if "b" in mode else "utf-8"
         if isinstance(target, Path):
-            with _replacing(target) as temporary, temporary.open(mode, encoding=encoding) as file:
+            errors = None if encoding is None else TEXT_ERRORS
+            with (
+                _replacing(target) as temporary,
+                temporary.open(mode, encoding=encoding, errors=errors) as file,
+            ):
                 yield file
                 file.flush()
             return
@@ -161,7 +168,9 @@ def open_output(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
             if encoding is None:
                 yield binary
                 return
-            text = io.TextIOWrapper(binary, encoding=encoding, line_buffering=True)
+            text = io.TextIOWrapper(
+                binary, encoding=encoding, errors=TEXT_ERRORS, line_buffering=True
+            )
             try:
                 yield text
                 text.flush()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import re
 import sys
 from types import ModuleType
@@ -17,7 +18,7 @@ from typing import Any, NoReturn
 
 from trt_afdet import __version__
 from trt_afdet.cli.stopping import exit_status, stopping_cleanly
-from trt_afdet.errors import AfdetError, MissingDependencyError
+from trt_afdet.errors import AfdetError, MissingDependencyError, one_line
 from trt_afdet.suggest import nearest
 
 BUILTIN = {
@@ -184,6 +185,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files may hold bytes that are no text.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         with stopping_cleanly():
             status = _run(argv)
@@ -209,12 +214,16 @@ def _main(argv: list[str]) -> int:
             raise
         if error.filename is None:
             _abandon_stdout()
-        return _complain(f"{error.strerror} (got {error.filename or 'standard output'})", 2)
+        what = one_line(f"{error.strerror} (got {error.filename or 'standard output'})")
+        return _complain(what, 2)
     return status
 
 
 #: What the system may refuse anywhere, at no fault of the program.
-_EXPECTED = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG)
+_EXPECTED = (
+    errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE,
+)  # fmt: skip
 
 
 def _run(argv: list[str]) -> int:

@@ -141,7 +141,7 @@ def _journal(args: argparse.Namespace, source: Inputs) -> Iterator[Journal | Non
     settings = {
         "version": __version__,
         "model": hashlib.sha256(args.model.read_bytes()).hexdigest()[:16],
-        "inputs": f"{len(source.paths)} ({hashlib.sha256(names.encode()).hexdigest()[:8]})",
+        "inputs": f"{len(source.paths)} ({hashlib.sha256(os.fsencode(names)).hexdigest()[:8]})",
         "out": None if args.out is None else str(args.out),
         "jsonl": None if args.jsonl is None else str(args.jsonl),
         "conf": args.conf,
@@ -251,8 +251,10 @@ def _groups(frames: Iterator[MediaFrame], size: int) -> Iterator[list[MediaFrame
 
 def _relative_names(paths: list[Path]) -> dict[Path, Path]:
     """Each file's path below the folder they share: two of one name never meet in --out."""
-    shared = Path(os.path.commonpath([path.resolve().parent for path in paths]))
-    return {path: path.resolve().relative_to(shared) for path in paths}
+    # Thousands of files lie in few folders.
+    folders = {folder: folder.resolve() for folder in {path.parent for path in paths}}
+    shared = Path(os.path.commonpath(list(folders.values())))
+    return {path: folders[path.parent].relative_to(shared) / path.name for path in paths}
 
 
 class _Sinks:
@@ -306,9 +308,11 @@ class _Sinks:
         """Annotated files must never take the place of the ones they were made from."""
         from trt_afdet.errors import InvalidValueError
 
-        sources = {os.path.realpath(path) for path in self.source.paths}
-        for target in (*self._targets.values(), self.jsonl):
-            if target is not None and os.path.realpath(target) in sources:
+        targets = [*self._targets.values(), *([] if self.jsonl is None else [self.jsonl])]
+        targets = [target for target in targets if os.path.lexists(target)]
+        sources = {os.path.realpath(path) for path in self.source.paths} if targets else set()
+        for target in targets:
+            if os.path.realpath(target) in sources:
                 option = "--jsonl" if target is self.jsonl else "--out"
                 raise InvalidValueError(
                     f"{option} would overwrite its own source", got=target, hint="use another name"

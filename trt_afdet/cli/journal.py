@@ -109,9 +109,9 @@ class Journal:
             )
 
     def _write(self, entry: dict[str, Any]) -> None:
-        from trt_afdet.files import write_error
+        from trt_afdet.files import TEXT_ERRORS, write_error
 
-        data = (json.dumps(entry, ensure_ascii=False) + "\n").encode()
+        data = (json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8", TEXT_ERRORS)
         try:
             written = 0
             while written < len(data):

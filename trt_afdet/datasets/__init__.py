@@ -140,6 +140,7 @@ def _find(path: str | Path, split: str | None) -> tuple[str, list[Path]]:
         other = foreign.file_format(root)
         if other is not None:
             raise InvalidValueError(f"{root} is {other.what}", hint=other.remedy)
+    if not root.is_dir():
         raise InvalidValueError("a dataset is a folder, a .json or a .yaml", got=str(root))
     if coco.find_files(root):
         return "coco", [root]

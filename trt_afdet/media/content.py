@@ -2,12 +2,45 @@
 
 from __future__ import annotations
 
+import errno
+import stat
 from pathlib import Path
 
+from trt_afdet.errors import CorruptFileError, MissingFileError
 from trt_afdet.media.suffixes import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 
 #: Bytes that are looked at.
 HEAD = 4096
+
+
+def check_is_file(path: Path, what: str) -> None:
+    """Checks that there is a file to read.
+
+    Pipes and devices are none: reading them may take for ever.
+
+    Args:
+        path: The file.
+        what: For messages, such as ``picture``.
+
+    Raises:
+        MissingFileError: If there is nothing of this name, or no file.
+        CorruptFileError: If the system does not let us look.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a zero in the name.
+        raise MissingFileError(f"no such {what}", got=path) from None
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise MissingFileError(f"no such {what}", got=f"{path}: {error.strerror}") from None
+        raise CorruptFileError("cannot be read", got=f"{path}: {error.strerror}") from error
+    if stat.S_ISDIR(mode):
+        raise MissingFileError(f"is a folder, not a {what}", got=path)
+    if not stat.S_ISREG(mode):
+        raise MissingFileError(
+            "is a pipe, socket or device, not a file", got=path, hint="write it to a file first"
+        )
+
 
 _AVIF = (b"avif", b"avis")
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")

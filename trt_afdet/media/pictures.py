@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.errors import CorruptFileError, MissingDependencyError, MissingFileError
-from trt_afdet.media.content import HEAD, looks_like, picture_format
+from trt_afdet.media.content import HEAD, check_is_file, looks_like, picture_format
 from trt_afdet.packages import missing
 
 #: Pixels of the largest picture that is decoded: 3 GiB.
@@ -277,9 +277,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _open_file(path: Path) -> IO[bytes]:
-    if not path.is_file():
-        what = "is a folder, not a picture" if path.is_dir() else "no such picture"
-        raise MissingFileError(what, got=path)
+    check_is_file(path, "picture")
     return path.open("rb")
 
 

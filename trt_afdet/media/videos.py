@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from trt_afdet.errors import CorruptFileError, MissingFileError
-from trt_afdet.media.content import HEAD, looks_like, picture_format
+from trt_afdet.errors import CorruptFileError
+from trt_afdet.media.content import HEAD, check_is_file, looks_like, picture_format
 from trt_afdet.media.pyav import load_av
 
 if TYPE_CHECKING:
@@ -508,9 +508,7 @@ def is_video_file(path: str | Path) -> bool:
 
 
 def _head(path: Path) -> bytes:
-    if not path.is_file():
-        what = "is a folder, not a video" if path.is_dir() else "no such file"
-        raise MissingFileError(what, got=path)
+    check_is_file(path, "video")
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)

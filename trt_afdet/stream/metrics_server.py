@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from trt_afdet.errors import RunError
+from trt_afdet.files import TEXT_ERRORS
 from trt_afdet.stream.pipeline import Pipeline, PipelineSnapshot
 from trt_afdet.web.address import parse_address
 from trt_afdet.web.health import Health, HealthCheck
@@ -69,7 +70,11 @@ class MetricsServer:
         if path == "/healthz":
             _, health = self._judge()
             text = "\n".join((health.status, *health.reasons)) + "\n"
-            return 503 if health.status == "unhealthy" else 200, "text/plain", text.encode()
+            return (
+                503 if health.status == "unhealthy" else 200,
+                "text/plain",
+                text.encode("utf-8", TEXT_ERRORS),
+            )
         return 404, "text/plain", b"there are /metrics and /healthz\n"
 
     def _judge(self) -> tuple[PipelineSnapshot, Health]:

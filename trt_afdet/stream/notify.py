@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
+from trt_afdet.files import TEXT_ERRORS
 from trt_afdet.stream.pipeline import PipelineSnapshot
 
 log = logging.getLogger("trt_afdet.stream")
@@ -68,7 +69,7 @@ class Notifier:
         if self._socket is None:
             return
         try:
-            self._socket.sendto(message.encode(), self._address)
+            self._socket.sendto(message.encode("utf-8", TEXT_ERRORS), self._address)
         except OSError as error:
             log.warning("systemd cannot be told %s: %s", message.split("=")[0], error)
 

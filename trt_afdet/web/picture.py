@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from trt_afdet.errors import RunError
+from trt_afdet.files import TEXT_ERRORS
 from trt_afdet.web.hub import Slot
 
 #: Widths in pixels that pictures are sent in: few, so that viewers share what was encoded.
@@ -57,7 +58,9 @@ def jpeg(slot: Slot, width: int, quality: int) -> bytes:
 
 def encode(slot: Slot, width: int, quality: int, now: float) -> Packet:
     """A frame with its boxes, for a browser."""
-    header = json.dumps(_header(slot), ensure_ascii=False, separators=(",", ":")).encode()
+    header = json.dumps(_header(slot), ensure_ascii=False, separators=(",", ":")).encode(
+        "utf-8", TEXT_ERRORS
+    )
     data = b"".join((struct.pack(">I", len(header)), header, jpeg(slot, width, quality)))
     return Packet(slot.serial, now, data)
 

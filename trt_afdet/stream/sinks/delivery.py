@@ -246,10 +246,7 @@ class SpooledSink:
             raise RunError("delivering failed", got=self._crash) from self._crash
         before = self._spool.dropped
         # Half a surrogate pair, from a file name that is no UTF-8, is written as JSON writes it.
-        self._spool.put(
-            (self._key(record), dumps(record).encode("utf-8", "backslashreplace").decode())
-            for record in records
-        )
+        self._spool.put((self._key(record), dumps(record)) for record in records)
         if before == 0 and self._spool.dropped:
             log.warning("%s: the spool is full; the oldest records are dropped", self.name)
 

@@ -13,6 +13,7 @@ import io
 import json
 from pathlib import Path
 
+from trt_afdet.files import TEXT_ERRORS
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.sinks.appending import AppendingFile, Fsync
 from trt_afdet.stream.sinks.serialise import JSON_START, Content, Record, Recorder, dumps
@@ -105,7 +106,7 @@ class CsvSink:
             text = io.StringIO()
             csv.writer(text, lineterminator="\n").writerows(_rows(record))
             if text.tell():
-                self._file.append(text.getvalue().encode())
+                self._file.append(text.getvalue().encode("utf-8", TEXT_ERRORS))
 
     def status(self, event: StatusEvent) -> None:
         """A change of state is no detection."""

@@ -27,6 +27,7 @@ from datetime import datetime, timezone
 from typing import Any, Literal, get_args
 
 from trt_afdet.errors import InvalidValueError
+from trt_afdet.files import TEXT_ERRORS
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.status import StatusEvent
 from trt_afdet.suggest import nearest
@@ -93,7 +94,8 @@ def status_fields(event: StatusEvent) -> Record:
 
 def dumps(record: Record) -> str:
     """One line of JSON, without its end."""
-    return json.dumps(record, ensure_ascii=False)
+    line = json.dumps(record, ensure_ascii=False)
+    return line.encode("utf-8", TEXT_ERRORS).decode()
 
 
 def parse_contents(text: str) -> tuple[Content, ...]:

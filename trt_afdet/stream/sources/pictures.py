@@ -7,8 +7,9 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from trt_afdet.errors import CorruptFileError, MissingFileError
+from trt_afdet.errors import AfdetError, CorruptFileError, MissingFileError
 from trt_afdet.media import PICTURE_SUFFIXES, read_picture
+from trt_afdet.media.content import check_is_file
 from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo, SourceRefusedError
 
 log = logging.getLogger("trt_afdet.stream")
@@ -44,14 +45,25 @@ class PicturesSource:
 
     def open(self) -> SourceInfo:
         self._interrupted = False
-        self._paths = _pictures(self._where)
+        try:
+            self._paths = _pictures(self._where)
+        except OSError as error:
+            raise SourceRefusedError(
+                f"{self.name}: cannot be read: {error.strerror or error}"
+            ) from error
         self._next = self.failed = 0
         self.incomplete = ""
         if not self._paths:
-            missing = not (Path(self._where).is_dir() or glob.has_magic(self._where))
+            if not (Path(self._where).is_dir() or glob.has_magic(self._where)):
+                try:
+                    check_is_file(Path(self._where), "picture")
+                except AfdetError as error:
+                    raise SourceRefusedError(
+                        f"{self.name}: {error.what}", hint=error.hint
+                    ) from None
             raise SourceRefusedError(
-                f"{self.name}: {'no such picture' if missing else 'holds no picture'}",
-                hint=None if missing else f"looked for {', '.join(PICTURE_SUFFIXES)}",
+                f"{self.name}: holds no picture",
+                hint=f"looked for {', '.join(PICTURE_SUFFIXES)}",
             )
         return SourceInfo(0, 0, None, "pictures")
 

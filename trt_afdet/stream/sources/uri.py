@@ -20,6 +20,7 @@ All may also be given apart from the address.
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
@@ -167,8 +168,14 @@ def _path(text: str, options: dict[str, Any]) -> SourceSpec:
     path = Path(os.path.expanduser(text))  # noqa: PTH111
     try:
         path.exists()
-    except OSError:
-        raise InvalidValueError("a path that is too long", got=f"{len(text)} characters") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InvalidValueError(
+                "a path that is too long", got=f"{len(text)} characters"
+            ) from None
+        raise InvalidValueError(
+            "cannot be read", got=f"{_shown(text) or 'a path'}: {error.strerror}"
+        ) from None
     suffix = path.suffix.lower()
     pattern = glob.has_magic(text) and not path.exists()
     if suffix == ".sdp" and path.is_file():
