@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 from trt_afdet.packages import missing
 from trt_afdet.threads import make_interruptible
@@ -20,3 +21,19 @@ def load_av() -> ModuleType:
         raise missing(error) from error
     make_interruptible(av)
     return av
+
+
+def open_input(address: str, **options: Any) -> Any:
+    """An ``av.container.InputContainer``; options are those of ``av.open``.
+
+    Names in a file that are not UTF-8 are no reason to refuse it. PyAV before 19 has to be told so,
+    and later versions do not know the option.
+
+    Raises:
+        MissingDependencyError: If PyAV cannot be imported.
+        av.error.FFmpegError: If the address cannot be opened.
+    """
+    av = load_av()
+    if int(av.__version__.split(".")[0]) < 19:
+        options["metadata_errors"] = "replace"
+    return av.open(address, **options)

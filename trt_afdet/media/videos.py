@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from trt_afdet.errors import CorruptFileError
 from trt_afdet.media.content import HEAD, check_is_file, looks_like, picture_format
-from trt_afdet.media.pyav import load_av
+from trt_afdet.media.pyav import load_av, open_input
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -174,9 +174,7 @@ class Video:
         }
         try:
             # The prefix keeps a colon in a path from being read as a protocol.
-            self._container = av.open(
-                f"file:{self.path}", options=options, metadata_errors="replace", hwaccel=hwaccel
-            )
+            self._container = open_input(f"file:{self.path}", options=options, hwaccel=hwaccel)
         except (av.error.FFmpegError, OSError, RuntimeError, ValueError) as error:
             if hwaccel is not None and not isinstance(error, av.error.InvalidDataError):
                 raise

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from trt_afdet.media.pyav import load_av
+from trt_afdet.media.pyav import load_av, open_input
 from trt_afdet.stream.sources.av_errors import ffmpeg_messages, source_error
 from trt_afdet.stream.sources.base import SourceError, SourceInfo, SourceRefusedError
 
@@ -121,12 +121,11 @@ class AvReader:
         listening = ffmpeg_messages() if rtsp else nullcontext(said)
         try:
             with listening as said:
-                self._container = av.open(
+                self._container = open_input(
                     what.address,
                     format=what.format,
                     options=dict(what.options),
                     timeout=(what.connect_timeout, what.timeout) if what.timeout else None,
-                    metadata_errors="replace",
                     hwaccel=hwaccel,
                 )
         except (av.error.FFmpegError, OSError, RuntimeError, ValueError) as error:
