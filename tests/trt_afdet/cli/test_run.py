@@ -278,7 +278,7 @@ def _odd_sources(folder: Path) -> dict[str, tuple[str, int, str]]:
         "damaged": (str(avi), 10, "is damaged"),
         "cut": (str(folder / "cut.avi"), 10, "is cut off"),
         "text": (str(folder / "text.mp4"), 0, "a text file"),
-        "missing": (str(folder / "none.mp4"), 0, "no such file"),
+        "missing": (str(folder / "none.mp4"), 0, "no such video"),
         "pictures": (str(pictures), 2, "1 of 3 pictures could not be read"),
     }
 

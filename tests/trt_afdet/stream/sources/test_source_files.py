@@ -90,7 +90,7 @@ def test_what_is_missing_or_no_video_is_refused(tmp_path: Path) -> None:
     sound = tmp_path / "sound.wav"
     sound.write_bytes(b"RIFF\x24\x08\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x80\x3e\0\0")
     for path, said in (
-        (tmp_path / "missing.mp4", "no such file"),
+        (tmp_path / "missing.mp4", "no such video"),
         (empty, "is empty"),
         (text, "looks like a text file"),
         (cut, "is cut off"),
