@@ -39,7 +39,7 @@ test-fast: native-host
 	$(PYTEST) -m "not slow"
 
 # Root may write anywhere, so tests of what is refused need an ordinary user. This runs them as one.
-AS_USER := $(shell [ "$$(id -u)" = 0 ] && echo setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/tmp)
+AS_USER := $(shell [ "$$(id -u)" = 0 ] && echo setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/tmp USER=nobody LOGNAME=nobody)
 test-as-user: native-host
 	$(AS_USER) sh -c '$(PYTEST) -p no:cacheprovider tests/trt_afdet/test_files.py tests/trt_afdet/cli/test_outputs.py'
 
