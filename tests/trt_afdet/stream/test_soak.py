@@ -100,7 +100,8 @@ def test_a_hundred_thousand_frames(tmp_path: Path) -> None:
     assert len(seen["looks"]) == 3
     (first, threads, files), *rest = seen["looks"]
     for memory, threads_now, files_now in rest:
-        assert memory < 1.01 * first
+        # The allocator's own ups and downs are below this; one object kept per frame is above.
+        assert memory < first + 3 * 2**20
         assert (threads_now, files_now) == (threads, files)
     assert seen["threads_left"] == 1
     assert seen["dropped"] == 0
