@@ -160,13 +160,15 @@ def test_a_record_above_the_servers_limit_holds_up_nothing(tmp_path: Path) -> No
     sink = sink_for(server, tmp_path)
     sink.open()
     for sequence in range(8):
-        found = 12_000 if sequence in (2, 3, 7) else 1
+        # Not the last one: the server's refusal may be lost with the connection that it closes, and
+        # then only a record behind it can show that the connection is not at fault.
+        found = 12_000 if sequence in (2, 3, 6) else 1
         sink.write(result(sequence, count=found))
     wait_until(lambda: sink.waiting() == 0, 120)
     assert sink.refused == sink.dropped == 3
     sink.close()
     seen = [json.loads(e["record"])["sequence"] for e in entries(server) if e["type"] == "result"]
-    assert list(dict.fromkeys(seen)) == [0, 1, 4, 5, 6]
+    assert sorted(set(seen)) == [0, 1, 4, 5, 7]
     server.kill()
 
 
