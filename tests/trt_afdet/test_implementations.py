@@ -213,37 +213,44 @@ def test_workspace_of_an_image(classes: int, dtype: str) -> None:
     assert library.detect_workspace(spec, dtype, 16) <= 16 * one
 
 
-def sanitizer_runtime(build: Path) -> str:
-    """The AddressSanitizer library that Python must load first, of the compiler of a build."""
-    cache_file = (build / "CMakeCache.txt").read_text()
-    line = next(x for x in cache_file.splitlines() if x.startswith("CMAKE_CXX_COMPILER:"))
-    compiler = line.partition("=")[2]
+def sanitized_build() -> tuple[Path, dict[str, str]]:
+    """A build under sanitizers, AddressSanitizer if there is one, and what Python needs for it."""
+    others = []
+    for build in sorted((Path(__file__).parents[2] / "build").glob("cxx-*-sanitized")):
+        if not (build / "lib" / native.file_name("afdet_emulated")).exists():
+            continue
+        lines = (build / "CMakeCache.txt").read_text().splitlines()
+        cache = {line.partition(":")[0]: line.partition("=")[2] for line in lines}
+        if "address" not in cache["AFDET_SANITIZE"]:
+            others.append(build)
+        elif runtime := sanitizer_runtime(cache["CMAKE_CXX_COMPILER"]):
+            # Python itself leaks.
+            return build, {"LD_PRELOAD": runtime, "ASAN_OPTIONS": "detect_leaks=0"}
+    if not others:
+        skip_test("no build under sanitizers", "make test-native")
+    return others[0], {}
+
+
+def sanitizer_runtime(compiler: str) -> str | None:
+    """The AddressSanitizer library of a compiler, which Python must load first."""
     for name in (f"libclang_rt.asan-{platform.machine()}.so", "libasan.so"):
         command = [compiler, f"-print-file-name={name}"]
         found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
         if Path(found).is_file():  # A compiler that has none prints the bare name.
             return found
-    pytest.skip(f"no shared AddressSanitizer of {compiler}: apt-get install g++")
+    return None
 
 
 @pytest.mark.slow
 def test_native_code_under_sanitizers() -> None:
     """This suite and the letterbox's once more, over libraries that see every read and write."""
-    build = Path(__file__).parents[2] / "build" / "sanitized"
-    if not (build / "lib" / native.file_name("afdet_emulated")).exists():
-        skip_test("build/sanitized", "make test-native")
+    build, environment = sanitized_build()
     tests = "(host or emulated) and (equals_the_reference or any_heads or to_the_bit)"
     letterbox = Path(__file__).with_name("test_letterbox_native.py")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     result = subprocess.run(
         [*command, __file__, letterbox, "-k", f"{tests} or letterbox"],
-        env=os.environ
-        | {
-            "LD_PRELOAD": sanitizer_runtime(build),
-            # Python itself leaks.
-            "ASAN_OPTIONS": "detect_leaks=0",
-            native.LIBRARY_PATH_VARIABLE: str(build / "lib"),
-        },
+        env=os.environ | environment | {native.LIBRARY_PATH_VARIABLE: str(build / "lib")},
         capture_output=True,
         text=True,
         check=False,

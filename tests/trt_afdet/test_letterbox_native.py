@@ -619,6 +619,10 @@ def test_nothing_outside_a_frame_is_read(emulation: Emulation) -> None:
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {native.LIBRARY_PATH_VARIABLE: str(Path(emulation.library.path).parent)},
+        env=os.environ
+        | {
+            native.LIBRARY_PATH_VARIABLE: str(Path(emulation.library.path).parent),
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+        },
     )
     assert (result.returncode, result.stdout.strip()) == (0, "done"), result.stderr
