@@ -304,26 +304,23 @@ class NetworkReader:
                 yield self._pending(frame, None, max(0.0, moment - start))
 
 
-def rtsp_source(address: str, name: str, options: RtspOptions) -> FeedSource:
-    """The source behind ``rtsp://`` and ``rtsps://``."""
-    what = rtsp_input(address, name, options)
+def _live_source(what: AvInput, options: RtspOptions | StreamOptions) -> FeedSource:
     return FeedSource(
-        name,
+        what.name,
         lambda: NetworkReader(what, options.max_lag),
         connect_timeout=options.connect_timeout,
         timeout=options.timeout,
     )
+
+
+def rtsp_source(address: str, name: str, options: RtspOptions) -> FeedSource:
+    """The source behind ``rtsp://`` and ``rtsps://``."""
+    return _live_source(rtsp_input(address, name, options), options)
 
 
 def stream_source(address: str, name: str, options: StreamOptions) -> FeedSource:
     """The source behind :class:`StreamOptions`."""
-    what = stream_input(address, name, options)
-    return FeedSource(
-        name,
-        lambda: NetworkReader(what, options.max_lag),
-        connect_timeout=options.connect_timeout,
-        timeout=options.timeout,
-    )
+    return _live_source(stream_input(address, name, options), options)
 
 
 def http_source(address: str, name: str, options: HttpOptions, *, live: bool) -> FeedSource:
