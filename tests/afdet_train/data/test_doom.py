@@ -10,9 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-pytest.importorskip("vizdoom", reason="vizdoom is not installed: pip install -e .[doom]")
-
 from afdet_train.cli import data as data_cli
 from afdet_train.data.doom import classes, clip, dataset, film, maps, rules, world
 

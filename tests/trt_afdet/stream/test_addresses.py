@@ -171,7 +171,6 @@ def test_every_scheme_is_known_in_any_case(place: Path) -> None:
 
 
 def test_settings_of_a_configuration_do_not_print_addresses() -> None:
-    pytest.importorskip("pydantic", reason="pydantic is not installed: pip install -e .[cameras]")
     from trt_afdet.stream.config import config_from
 
     loaded = config_from(
