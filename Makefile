@@ -41,7 +41,7 @@ test-fast: native-host
 # Root may write anywhere, so tests of what is refused need an ordinary user. This runs them as one.
 AS_USER := $(shell [ "$$(id -u)" = 0 ] && echo setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/tmp USER=nobody LOGNAME=nobody)
 test-as-user: native-host
-	$(AS_USER) sh -c '$(PYTEST) -p no:cacheprovider tests/trt_afdet/test_files.py tests/trt_afdet/cli/test_outputs.py'
+	$(AS_USER) sh -c '$(PYTEST) -p no:cacheprovider tests/trt_afdet/support/test_files.py tests/trt_afdet/cli/test_outputs.py'
 
 # What runs on the CPU: the host library, the emulated kernels, the C++ tests.
 native-host: $(DEV)/.ready

@@ -29,9 +29,9 @@ from trt_afdet.cli import ui
 from trt_afdet.media import open_source
 from trt_afdet.runtime.detector import Detector
 from trt_afdet.stream.frame import StreamResult
+from trt_afdet.stream.monitoring.status import StatusEvent
 from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourcePlan
 from trt_afdet.stream.sources.base import Picture, SourceInfo
-from trt_afdet.stream.status import StatusEvent
 
 Image = npt.NDArray[np.uint8]
 ASSETS = Path(trt_afdet.__file__).parent / "assets"

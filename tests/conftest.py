@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
-from skips import (  # noqa: F401
+from tests.paths import ROOT
+from tests.skips import (  # noqa: F401
     pytest_make_collect_report,
     pytest_runtest_makereport,
     pytest_terminal_summary,
 )
 
-BUILT = Path(__file__).parents[1] / "build" / "host" / "lib"
+BUILT = ROOT / "build" / "host" / "lib"
 
 if BUILT.is_dir():
     os.environ.setdefault("TRT_AFDET_LIBRARY_PATH", str(BUILT))

@@ -32,11 +32,8 @@ def test_expected():
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    tests = str(Path(__file__).parent)
     (folder / "pytest.ini").write_text("[pytest]\n")
-    (folder / "conftest.py").write_text(
-        f"import sys\nsys.path.append({tests!r})\nfrom skips import *\n"
-    )
+    (folder / "conftest.py").write_text("from tests.skips import *\n")
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
         cwd=folder,

@@ -24,7 +24,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         import importlib
 
-        from trt_afdet.packages import is_ours, missing
+        from trt_afdet.support.packages import is_ours, missing
 
         try:
             module = importlib.import_module(_HOMES[name])

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.errors import InvalidValueError
-from trt_afdet.packages import missing
+from trt_afdet.support.packages import missing
 
 if TYPE_CHECKING:
     import supervision

@@ -9,11 +9,11 @@ import ctypes
 import sys
 from pathlib import Path
 
-from trt_afdet.files import atomic_path
 from trt_afdet.media import read_picture
 from trt_afdet.native import Params
 from trt_afdet.preprocess import preprocess
 from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend
+from trt_afdet.support.files import atomic_path
 
 
 def main() -> int:

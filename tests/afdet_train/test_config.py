@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from afdet_train.config import Recipe, dump_recipe, load_recipe, parse_recipe
 
+from tests.paths import ROOT
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
 
-RECIPES = sorted((Path(__file__).parents[2] / "train" / "recipes").glob("*.yaml"))
+RECIPES = sorted((ROOT / "train" / "recipes").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)

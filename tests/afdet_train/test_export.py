@@ -20,6 +20,7 @@ from afdet_train.config import parse_recipe
 from afdet_train.export import TOLERANCE, check_parity, export_checkpoint
 from afdet_train.model.network import build_network, model_spec
 
+from tests.paths import ROOT
 from trt_afdet.errors import InvalidValueError, MissingFileError, RunError, WriteError
 from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend
 from trt_afdet.spec import METADATA_KEY, ModelSpec
@@ -114,7 +115,7 @@ def test_the_file_keeps_the_contract(exported: Path) -> None:
 
 def test_the_file_tells_nothing_of_the_machine(exported: Path) -> None:
     content = exported.read_bytes()
-    for folder in (Path(__file__).parents[2], Path(torch.__file__).parents[2]):
+    for folder in (ROOT, Path(torch.__file__).parents[2]):
         assert str(folder).encode() not in content
 
 

@@ -21,7 +21,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
+
 BUILD = ROOT / "build" / "gpu"
 MODEL = ROOT / "trt_afdet" / "assets" / "model.onnx"
 CLIP = ROOT / "trt_afdet" / "assets" / "clip.mp4"

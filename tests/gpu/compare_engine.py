@@ -10,13 +10,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from trt_afdet.build.sidecar import read
 from trt_afdet.cli.demo import ASSETS
 from trt_afdet.cli.detect import SHIPPED_MODEL
 from trt_afdet.datasets import read_coco
 from trt_afdet.evaluation import evaluate_coco
 from trt_afdet.media import open_source
 from trt_afdet.runtime.detector import Detector
+from trt_afdet.trt.sidecar import read
 
 #: Points of AP50 (of 100) that a precision may cost on a clip this short.
 MOST_LOST = {"fp32": 0.2, "fp16": 0.5, "int8": 2.0}

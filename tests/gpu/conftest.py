@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from skips import skip_test
 
-TESTS = Path(__file__).parents[1] / "trt_afdet"
-sys.path += [str(TESTS), str(TESTS / "runtime")]
-
-from gpu_rig import GpuRig, why_not  # noqa: E402 - lies beside this file, needs the paths above.
+from tests.gpu.gpu_rig import GpuRig, why_not
+from tests.skips import skip_test
 
 
 @pytest.fixture

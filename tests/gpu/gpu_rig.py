@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from onnx_models import SPEC
-from rigs import MODEL
 
+from tests.trt_afdet.onnx_models import SPEC
+from tests.trt_afdet.runtime.rigs import MODEL
 from trt_afdet import native
 from trt_afdet.errors import AfdetError
 from trt_afdet.native import CudaLibrary

@@ -8,10 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import check
+from tests.gpu import check
 import pytest
-from check import Step
-from skips import skip_test
+
+from tests.gpu.check import Step
+from tests.skips import skip_test
 
 FAIL = (sys.executable, "-c", "print('about to fail'); raise SystemExit(3)")
 PASS = (sys.executable, "-c", "print('one'); print('all | well')")

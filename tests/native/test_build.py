@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from skips import skip_test
 
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
+from tests.skips import skip_test
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from skips import skip_test
-from tensorrt_parts import (
+
+from tests.plugins.tensorrt_parts import (
     BRINGS_HEADERS,
     PartMissingError,
     TensorRT,
@@ -18,6 +18,7 @@ from tensorrt_parts import (
     tensorrt_rtx,
     version_key,
 )
+from tests.skips import skip_test
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tensorrt_parts import ROOT
+
+from tests.plugins.tensorrt_parts import ROOT
 
 Finder = Callable[..., dict[str, str]]
 

@@ -10,10 +10,10 @@ from typing import Any
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from skips import skip_test
-from tensorrt_parts import BRINGS_HEADERS, ROOT, TensorRT, version_key
 
-from trt_afdet.build.graph import add_nms
+from tests.plugins.tensorrt_parts import BRINGS_HEADERS, ROOT, TensorRT, version_key
+from tests.skips import skip_test
+from trt_afdet.engine.onnx.nms import add_nms
 from trt_afdet.spec import ModelSpec
 
 MODEL = ROOT / "trt_afdet" / "assets" / "model.onnx"

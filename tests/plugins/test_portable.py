@@ -7,12 +7,13 @@ from typing import Any
 
 import onnx
 import pytest
-from tensorrt_parts import TensorRT
 
-from trt_afdet.build.graph import add_nms, check_canonical
+from tests.paths import ASSETS
+from tests.plugins.tensorrt_parts import TensorRT
+from trt_afdet.engine.onnx.nms import add_nms, check_canonical
 from trt_afdet.spec import METADATA_KEY
 
-MODEL = Path(__file__).parents[2] / "trt_afdet" / "assets" / "model.onnx"
+MODEL = ASSETS / "model.onnx"
 
 pytestmark = pytest.mark.slow
 

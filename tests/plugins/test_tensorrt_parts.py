@@ -8,14 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import tensorrt_parts
-from tensorrt_parts import PartMissingError, _cached
+
+from tests.plugins import tensorrt_parts
+from tests.plugins.tensorrt_parts import PartMissingError, _cached
 
 TWO_AT_ONCE = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tensorrt_parts import _cached
+from tests.plugins.tensorrt_parts import _cached
 def make(folder):
     (folder / "part").write_text("whole")
     with Path(sys.argv[2]).open("a") as file:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from skips import skip_test
 
+from tests.skips import skip_test
 from trt_afdet import native
 from trt_afdet.errors import MissingDependencyError
 from trt_afdet.native import NativeError, NativeMissingError, Outputs
@@ -98,7 +98,7 @@ def emulated(order: int) -> Implementation:
 
 def portable(loop: bool) -> Implementation:
     def run(heads: Heads, spec: ModelSpec) -> Outputs:
-        from portable import run_portable
+        from tests.trt_afdet.portable import run_portable
 
         return Outputs(*run_portable(heads, spec, loop=loop))
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from onnx_models import build_model, heads_as_inputs
 
-from trt_afdet.build.graph import add_nms
+from tests.trt_afdet.onnx_models import build_model, heads_as_inputs
+from trt_afdet.engine.onnx.nms import add_nms
 from trt_afdet.interface import DETECTION_NAMES
 from trt_afdet.spec import ModelSpec
 

@@ -19,18 +19,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hidden_packages import closure, normal
-from onnx_models import save_model
 
+from tests.paths import ROOT
+from tests.trt_afdet.hidden_packages import closure, normal
+from tests.trt_afdet.onnx_models import save_model
 from trt_afdet.cli import BUILTIN, OPTIONAL, build_parser
-from trt_afdet.packages import DEBIAN_PACKAGES, PACKAGES
+from trt_afdet.support.packages import DEBIAN_PACKAGES, PACKAGES
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 CORE: list[str] = PROJECT["dependencies"]
@@ -307,7 +307,7 @@ def run_with(folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[
 
 @pytest.mark.parametrize("library", sorted(DEBIAN_PACKAGES))
 def test_every_system_library_is_named_with_its_debian_package(library: str) -> None:
-    from trt_afdet.packages import missing
+    from trt_afdet.support.packages import missing
 
     text = f"{library}: cannot open shared object file: No such file or directory"
     said = str(missing(ImportError(text, name="cv2")))
@@ -336,7 +336,7 @@ def test_every_system_library_is_named_with_its_debian_package(library: str) -> 
     ],
 )
 def test_what_is_wrong_with_a_package(error: ImportError, text: str) -> None:
-    from trt_afdet.packages import missing
+    from trt_afdet.support.packages import missing
 
     said = str(missing(error))
     assert text in said

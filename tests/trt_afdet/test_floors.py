@@ -12,13 +12,13 @@ import pytest
 from packaging.requirements import Requirement
 
 import trt_afdet
+from tests.paths import ROOT
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
 
-ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 
@@ -141,7 +141,7 @@ def test_small_extras_work_on_their_floors(tmp_path: Path) -> None:
     )
     program = f"""
 from pathlib import Path
-from trt_afdet.stream.config import load_config
+from trt_afdet.stream.config.schema import load_config
 loaded = load_config(Path({str(tmp_path / "cameras.yaml")!r}))
 assert len(loaded.config.sinks) == 2
 import paho.mqtt.client as mqtt, redis, prometheus_client, uvicorn, websockets

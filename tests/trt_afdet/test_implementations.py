@@ -15,7 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from heads import (
+from hypothesis import HealthCheck, given, settings
+
+from tests.paths import ROOT
+from tests.skips import skip_test
+from tests.trt_afdet.heads import (
     Problem,
     case_matrix,
     large_cases,
@@ -24,11 +28,8 @@ from heads import (
     random_heads,
     tie_free_heads,
 )
-from hypothesis import HealthCheck, given, settings
-from implementations import Heads, Implementation, get, parameters, run_numpy
-from postprocess_reference import detect as plain_detect
-from skips import skip_test
-
+from tests.trt_afdet.implementations import Heads, Implementation, get, parameters, run_numpy
+from tests.trt_afdet.postprocess_reference import detect as plain_detect
 from trt_afdet import native
 from trt_afdet.native import Outputs
 from trt_afdet.spec import ModelSpec
@@ -216,7 +217,7 @@ def test_workspace_of_an_image(classes: int, dtype: str) -> None:
 def sanitized_build() -> tuple[Path, dict[str, str]]:
     """A build under sanitizers, AddressSanitizer if there is one, and what Python needs for it."""
     others = []
-    for build in sorted((Path(__file__).parents[2] / "build").glob("cxx-*-sanitized")):
+    for build in sorted((ROOT / "build").glob("cxx-*-sanitized")):
         if not (build / "lib" / native.file_name("afdet_emulated")).exists():
             continue
         lines = (build / "CMakeCache.txt").read_text().splitlines()

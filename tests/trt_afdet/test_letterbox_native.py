@@ -17,8 +17,9 @@ import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from skips import skip_test
 
+from tests.paths import ROOT
+from tests.skips import skip_test
 from trt_afdet import native
 from trt_afdet.errors import MissingDependencyError
 from trt_afdet.geometry import Letterbox
@@ -612,17 +613,20 @@ def launch_one(machine: Machine, frame: native.Frame, source: Source) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no mprotect: a run on Linux")
 def test_nothing_outside_a_frame_is_read(emulation: Emulation) -> None:
-    code = "import test_letterbox_native as t; t.read_between_forbidden_pages(); print('done')"
+    code = (
+        "from tests.trt_afdet import test_letterbox_native as t;"
+        "t.read_between_forbidden_pages(); print('done')"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code],
-        cwd=Path(__file__).parent,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
         env=os.environ
         | {
             native.LIBRARY_PATH_VARIABLE: str(Path(emulation.library.path).parent),
-            "PYTHONPATH": str(Path(__file__).parents[1]),
+            "PYTHONPATH": str(ROOT),
         },
     )
     assert (result.returncode, result.stdout.strip()) == (0, "done"), result.stderr

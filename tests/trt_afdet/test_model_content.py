@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-from onnx_models import build_model, save_model
 
-from trt_afdet.build.model_file import load_canonical
+from tests.trt_afdet.onnx_models import build_model, save_model
+from trt_afdet.engine.onnx.model_file import load_canonical
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError
 from trt_afdet.model_content import kind_of, reason
 from trt_afdet.runtime.detector import Detector

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from skips import skip_test
 
+from tests.skips import skip_test
 from trt_afdet import native
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.postprocess import postprocess

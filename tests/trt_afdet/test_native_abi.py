@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from skips import skip_test
 
+from tests.paths import ROOT
+from tests.skips import skip_test
 from trt_afdet import native
 
 #: Random calls, most of them bad; its own program.
@@ -43,7 +44,7 @@ def test_the_example_prints_what_the_runtime_finds(tmp_path: Path) -> None:
     from trt_afdet.preprocess import preprocess
     from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend
 
-    root = Path(__file__).parents[2]
+    root = ROOT
     try:
         program = Path(native.host().path).parents[1] / "bin" / "detect_dump"
     except native.NativeMissingError as error:

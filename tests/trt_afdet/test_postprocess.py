@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import postprocess_reference as reference
 import pytest
 import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.trt_afdet import postprocess_reference as reference
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.geometry import Letterbox
 from trt_afdet.postprocess import (

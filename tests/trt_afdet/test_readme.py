@@ -8,10 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.paths import ROOT
 from trt_afdet.cli.demo import ASSETS
 from trt_afdet.media import open_source, write_picture
 
-README = Path(__file__).parents[2] / "README.md"
+README = ROOT / "README.md"
 
 
 def test_the_example_finds_objects(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from afdet_train.config import Recipe, parse_recipe
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError, WriteError
-from trt_afdet.files import atomic_path
-from trt_afdet.text import read_text
+from trt_afdet.support.files import atomic_path
+from trt_afdet.support.text import read_text
 
 
 @dataclass

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError
-from trt_afdet.text import load_yaml, read_text
+from trt_afdet.support.text import load_yaml, read_text
 
 
 class Section(BaseModel):

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trt_afdet.figures import new_figure, save_figure
+from trt_afdet.support.figures import new_figure, save_figure
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -19,9 +19,9 @@ from afdet_train import checkpoint as checkpoints
 from afdet_train.evaluate import TorchBackend
 from afdet_train.model.network import AnchorFreeDetector, build_network, model_spec
 from trt_afdet.errors import InvalidValueError, RunError
-from trt_afdet.files import atomic_path
 from trt_afdet.preprocess import preprocess
 from trt_afdet.spec import METADATA_KEY, ModelSpec
+from trt_afdet.support.files import atomic_path
 
 #: Largest difference between torch and ONNX Runtime, relative to a tensor's largest magnitude.
 TOLERANCE = 1e-3

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from trt_afdet import __version__
 from trt_afdet.cli.stopping import exit_status, stopping_cleanly
 from trt_afdet.errors import AfdetError, MissingDependencyError, one_line
-from trt_afdet.suggest import nearest
+from trt_afdet.support.suggest import nearest
 
 BUILTIN = {
     "bench": "trt_afdet.cli.bench",
@@ -180,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv is not None:
         return _main(argv)
     status = _main(sys.argv[1:])
-    threads = sys.modules.get("trt_afdet.threads")
+    threads = sys.modules.get("trt_afdet.support.threads")
     return status if threads is None else int(threads.end_process(status))
 
 
@@ -198,7 +198,7 @@ def _main(argv: list[str]) -> int:
             raise
         return _complain(str(error), error.exit_code)
     except ImportError as error:
-        from trt_afdet.packages import is_ours, missing
+        from trt_afdet.support.packages import is_ours, missing
 
         if "--debug" in argv or is_ours(error):
             raise

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trt_afdet.files import output_file
+from trt_afdet.support.files import output_file
 
 if TYPE_CHECKING:
     from trt_afdet.runtime.detector import Detector, Frame
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     from contextlib import ExitStack
 
     from trt_afdet.cli import ui
-    from trt_afdet.files import check_output, data_on_stdout
+    from trt_afdet.support.files import check_output, data_on_stdout
 
     if args.frames < 1:
         from trt_afdet.errors import InvalidValueError
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 def _tell(results: list[Result], frames: list[Frame], args: argparse.Namespace) -> None:
     """Prints the tables, and writes the files that were asked for."""
     from trt_afdet.cli import ui
-    from trt_afdet.files import write_text
+    from trt_afdet.support.files import write_text
 
     height, width = frames[0].shape[:2]
     ui.table(f"frames of {width}x{height}, milliseconds per batch", *latency_table(results))
@@ -289,7 +289,7 @@ def providers(text: str) -> dict[str, str]:
         MissingDependencyError: If it is not installed.
     """
     from trt_afdet.errors import InvalidValueError
-    from trt_afdet.packages import missing
+    from trt_afdet.support.packages import missing
 
     try:
         import onnxruntime
@@ -333,7 +333,7 @@ def onnx_precision(path: Path) -> str:
 
 def engine_precision(path: Path) -> str:
     """What an engine was built for."""
-    from trt_afdet.build.sidecar import read
+    from trt_afdet.trt.sidecar import read
 
     return str(read(path).precision_asked)
 
@@ -508,7 +508,7 @@ def draw(results: Sequence[Result], path: Path) -> None:
         MissingDependencyError: Without matplotlib.
         WriteError: If the file cannot be written.
     """
-    from trt_afdet.figures import new_figure, save_figure
+    from trt_afdet.support.figures import new_figure, save_figure
 
     figure = new_figure(11, 1.6 + 0.45 * len(results))
     rates, stages = figure.subplots(1, 2)

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trt_afdet.files import check_output, data_on_stdout, is_file_target, output_file
+from trt_afdet.support.files import check_output, data_on_stdout, is_file_target, output_file
 
 if TYPE_CHECKING:
-    from trt_afdet.build.plan import BuildOptions
+    from trt_afdet.engine.plan import BuildOptions
 
 SUMMARY = "build a TensorRT engine from a model.onnx, and check that it is what was asked for"
 
@@ -178,8 +178,8 @@ def _add_other(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from trt_afdet.build.engine import StillBuildingError
-    from trt_afdet.build.make import make_engine
+    from trt_afdet.engine.builder import StillBuildingError
+    from trt_afdet.engine.make import make_engine
 
     if args.verbose:
         _show_log()
@@ -222,7 +222,7 @@ def options_of(args: argparse.Namespace) -> BuildOptions:
     Raises:
         InvalidValueError: If two of its words contradict each other, or one cannot be read.
     """
-    from trt_afdet.build.plan import BuildOptions
+    from trt_afdet.engine.plan import BuildOptions
     from trt_afdet.errors import InvalidValueError
 
     onnx = _either(args.model, args.onnx, "MODEL", "--onnx")
@@ -409,7 +409,7 @@ def _tactics(text: str | None) -> tuple[str, ...]:
 
 
 class Display:
-    """Reports on stdout, progress on stderr; see :class:`trt_afdet.build.engine.Listener`.
+    """Reports on stdout, progress on stderr; see :class:`trt_afdet.engine.builder.Listener`.
 
     Args:
         verbose: Whether to print the plan.

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from trt_afdet import __version__
 from trt_afdet.cli import ui
-from trt_afdet.files import output_file
+from trt_afdet.support.files import output_file
 
 if TYPE_CHECKING:
     from trt_afdet.cli.inputs import Inputs
@@ -76,8 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from trt_afdet.cli.inputs import open_inputs
     from trt_afdet.errors import InvalidValueError
-    from trt_afdet.files import check_output, data_on_stdout
     from trt_afdet.runtime.detector import Detector
+    from trt_afdet.support.files import check_output, data_on_stdout
 
     if args.batch < 1:
         raise InvalidValueError("--batch must be at least 1", got=args.batch)
@@ -124,7 +124,7 @@ def _journal(args: argparse.Namespace, source: Inputs) -> Iterator[Journal | Non
     """
     from trt_afdet.cli.journal import Journal
     from trt_afdet.errors import InvalidValueError
-    from trt_afdet.files import check_model_path, is_file_target
+    from trt_afdet.support.files import check_model_path, is_file_target
 
     if not args.resume:
         yield None
@@ -336,7 +336,7 @@ class _Sinks:
         return frame.index < self.journal.frames[str(frame.path)]
 
     def __enter__(self) -> _Sinks:
-        from trt_afdet.files import open_output
+        from trt_afdet.support.files import open_output
 
         with ExitStack() as stack:  # Closes what is open already if the next cannot be opened.
             if self.jsonl is not None:
@@ -353,8 +353,8 @@ class _Sinks:
 
     def _open_video(self, path: Path, rate: float | None) -> None:
         """Starts the annotated copy of a video; without ``rate`` only finds out if it can be."""
-        from trt_afdet.files import check_output
         from trt_afdet.media import VideoWriter
+        from trt_afdet.support.files import check_output
 
         target = self._targets[path]
         writer = VideoWriter(target, rate or 25.0)
@@ -399,7 +399,7 @@ class _Sinks:
 
     def finish(self) -> None:
         """Ends the last source, and writes what an earlier run and this one have found."""
-        from trt_afdet.files import open_output
+        from trt_afdet.support.files import open_output
 
         if self._current is not None:
             self._end_current()
@@ -434,8 +434,8 @@ def _names_a_file(out: Path, source: Inputs) -> bool:
         InvalidValueError: If it does not fit the source.
     """
     from trt_afdet.errors import InvalidValueError
-    from trt_afdet.files import STDOUT
     from trt_afdet.media.suffixes import WRITABLE_PICTURES, WRITABLE_VIDEOS
+    from trt_afdet.support.files import STDOUT
 
     if out.is_dir():
         return False

@@ -103,7 +103,7 @@ def _open_model(args: argparse.Namespace) -> Any:
     if args.model.is_dir() or args.model.suffix == ".safetensors":
         from importlib.metadata import entry_points
 
-        from trt_afdet.packages import missing
+        from trt_afdet.support.packages import missing
 
         for point in entry_points(group="trt_afdet.detectors", name="checkpoint"):
             try:
@@ -138,7 +138,7 @@ def _write(
 ) -> None:
     from trt_afdet.evaluation import confusion_matrix
     from trt_afdet.evaluation.plots import plot_confusion, plot_precision_recall
-    from trt_afdet.files import write_text
+    from trt_afdet.support.files import write_text
 
     plot_precision_recall(result, out / "pr.png")
     plot_confusion(confusion_matrix(truth, found), truth.class_names, out / "confusion.png")

@@ -162,7 +162,7 @@ def _path_of(word: str) -> Path:
 
 def _is_for_run(word: str, got: str | None = None) -> AfdetError:
     from trt_afdet.errors import InvalidValueError
-    from trt_afdet.stream.redact import redact
+    from trt_afdet.support.redact import redact
 
     shown = redact(word)
     return InvalidValueError(

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trt_afdet.files import output_file
+from trt_afdet.support.files import output_file
 
 if TYPE_CHECKING:
-    from trt_afdet.build.sidecar import EngineSidecar
     from trt_afdet.spec import ModelSpec
+    from trt_afdet.trt.sidecar import EngineSidecar
 
 SUMMARY = "show inputs, outputs, spec and precision of a model.onnx or an engine"
 
@@ -57,7 +57,7 @@ class Findings:
 
 
 def run(args: argparse.Namespace) -> int:
-    from trt_afdet.files import check_output, data_on_stdout
+    from trt_afdet.support.files import check_output, data_on_stdout
 
     found = examine(args.file)
     if args.picture is not None:
@@ -106,14 +106,14 @@ def examine(path: Path) -> Findings:
             raise CorruptFileError(
                 f"{path} is no valid ONNX model", got=reason(error), hint="export it again"
             ) from error
-    from trt_afdet.build.sidecar import read
+    from trt_afdet.trt.sidecar import read
 
     return _of_sidecar(read(path))
 
 
 def _of_onnx(path: Path) -> Findings:
-    from trt_afdet.build.inspector import node_blocks, of_model
-    from trt_afdet.build.model_file import file_sha256
+    from trt_afdet.engine.onnx.model_file import file_sha256
+    from trt_afdet.engine.precision.readback import node_blocks, of_model
     from trt_afdet.interface import NMS_KEY, read_nms, read_spec
     from trt_afdet.spec import METADATA_KEY
 
@@ -139,7 +139,7 @@ def _of_onnx(path: Path) -> Findings:
 
 def _read_onnx(path: Path) -> Any:
     """Any model of ours: canonical, converted, with NMS."""
-    from trt_afdet.build.model_file import load_canonical
+    from trt_afdet.engine.onnx.model_file import load_canonical
     from trt_afdet.errors import InvalidValueError
 
     try:
@@ -247,7 +247,7 @@ def save_picture(groups: Mapping[str, Mapping[str, int]], title: str, path: Path
         MissingDependencyError: Without matplotlib.
         WriteError: If it cannot be written.
     """
-    from trt_afdet.figures import new_figure, save_figure
+    from trt_afdet.support.figures import new_figure, save_figure
 
     figure = new_figure(7, 1.2 + 0.3 * len(groups))
     axes = figure.subplots()

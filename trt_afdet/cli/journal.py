@@ -34,7 +34,7 @@ class Journal:
 
     def __enter__(self) -> Journal:
         from trt_afdet.errors import RunError
-        from trt_afdet.files import write_error
+        from trt_afdet.support.files import write_error
 
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ class Journal:
             )
 
     def _write(self, entry: dict[str, Any]) -> None:
-        from trt_afdet.files import TEXT_ERRORS, write_error
+        from trt_afdet.support.files import TEXT_ERRORS, write_error
 
         data = (json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8", TEXT_ERRORS)
         try:

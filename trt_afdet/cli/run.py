@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trt_afdet.runtime.detector import Detector
-    from trt_afdet.stream.config import Config, Loaded
-    from trt_afdet.stream.reload import Deployment, Plan
-    from trt_afdet.stream.zones import Shapes
+    from trt_afdet.stream.analysis.zones import Shapes
+    from trt_afdet.stream.config.deployment import Deployment, Plan
+    from trt_afdet.stream.config.schema import Config, Loaded
     from trt_afdet.web.server import WebServer
 
 SUMMARY = "detect on cameras and streams: many at once, tracked, with zones, into any sink"
@@ -99,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from trt_afdet.errors import InvalidValueError
-    from trt_afdet.stream.config import ConfigError
+    from trt_afdet.stream.config.schema import ConfigError
 
     if args.duration is not None and not args.duration > 0:
         raise InvalidValueError("--duration must be above 0 seconds", got=args.duration)
@@ -116,7 +116,7 @@ def load(args: argparse.Namespace) -> Loaded:
         AfdetError: If anything in it is wrong.
     """
     from trt_afdet.errors import InvalidValueError
-    from trt_afdet.stream.config import config_from, load_config
+    from trt_afdet.stream.config.schema import config_from, load_config
 
     collect_sources(args)
     files = [source for source in args.source if is_config(source)]
@@ -204,9 +204,9 @@ def _run(args: argparse.Namespace) -> int:
     from trt_afdet.cli import ui
     from trt_afdet.cli.live import COLUMNS, View, rows
     from trt_afdet.cli.serve import Server, final_rows
-    from trt_afdet.stream.metrics_server import MetricsServer
-    from trt_afdet.stream.notify import Notifier
-    from trt_afdet.stream.reload import Deployment, make_plan
+    from trt_afdet.stream.config.deployment import Deployment, make_plan
+    from trt_afdet.stream.monitoring.metrics_server import MetricsServer
+    from trt_afdet.stream.monitoring.systemd import Notifier
 
     loaded = load(args)
     config = loaded.config
@@ -255,8 +255,8 @@ def open_detector(loaded: Loaded) -> Detector:
     from trt_afdet.cli.detect import SHIPPED_MODEL
     from trt_afdet.errors import InvalidValueError
     from trt_afdet.runtime.detector import Detector, open_backend
-    from trt_afdet.stream.config import ConfigError
-    from trt_afdet.stream.reload import lowest_conf
+    from trt_afdet.stream.config.deployment import lowest_conf
+    from trt_afdet.stream.config.schema import ConfigError
 
     config = loaded.config
     path = Path(config.model) if config.model is not None else SHIPPED_MODEL
@@ -317,7 +317,7 @@ def _reload(args: argparse.Namespace, deployment: Deployment, server: WebServer 
     Raises:
         AfdetError: If it cannot be used; everything is as before.
     """
-    from trt_afdet.web.address import parse_address
+    from trt_afdet.support.listening import parse_address
 
     loaded = load(args)
     # What takes effect at the next start must be able to, too.
@@ -335,8 +335,8 @@ def _reload(args: argparse.Namespace, deployment: Deployment, server: WebServer 
 def _check(args: argparse.Namespace) -> int:
     """Says what would be run; 0 if it can be, 2 if not."""
     from trt_afdet.errors import AfdetError
-    from trt_afdet.stream.config import ConfigError
-    from trt_afdet.stream.reload import make_plan
+    from trt_afdet.stream.config.deployment import make_plan
+    from trt_afdet.stream.config.schema import ConfigError
 
     loaded = load(args)
     problems: list[str] = []

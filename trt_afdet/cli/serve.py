@@ -14,10 +14,10 @@ from types import FrameType
 
 from trt_afdet.cli.live import View, summary
 from trt_afdet.errors import AfdetError
-from trt_afdet.stream.config import ConfigError
-from trt_afdet.stream.notify import Notifier, Watchdog
+from trt_afdet.stream.config.schema import ConfigError
+from trt_afdet.stream.monitoring.systemd import Notifier, Watchdog
 from trt_afdet.stream.pipeline import Pipeline
-from trt_afdet.threads import Worker, end_process
+from trt_afdet.support.threads import Worker, end_process
 
 log = logging.getLogger("trt_afdet.stream")
 

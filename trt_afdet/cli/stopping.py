@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from trt_afdet.files import remove_temporaries
+from trt_afdet.support.files import remove_temporaries
 
 
 class Stopped(KeyboardInterrupt):

@@ -19,7 +19,7 @@ from trt_afdet.datasets.find import Folders, is_hidden, split_names
 from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.datasets.record import Dataset
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
-from trt_afdet.text import decode_text, read_bytes
+from trt_afdet.support.text import decode_text, read_bytes
 
 Entry = dict[str, Any]
 

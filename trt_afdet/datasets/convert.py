@@ -13,7 +13,7 @@ from typing import Any
 from trt_afdet.datasets import Dataset, Record, Report, dataset_splits, open_dataset
 from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
-from trt_afdet.files import write_error
+from trt_afdet.support.files import write_error
 
 FORMATS = ("coco", "voc", "yolo")
 

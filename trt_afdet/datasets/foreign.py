@@ -10,7 +10,7 @@ from typing import Any
 from trt_afdet.datasets.checks import Report
 from trt_afdet.datasets.find import is_picture, walk_files
 from trt_afdet.errors import AfdetError
-from trt_afdet.text import decode_text
+from trt_afdet.support.text import decode_text
 
 #: Of files that are looked into, and the most that are looked into.
 _MOST_BYTES, _MOST_FILES = 1 << 20, 5

@@ -29,7 +29,7 @@ from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.datasets.record import Dataset
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError
 from trt_afdet.media import PICTURE_SUFFIXES
-from trt_afdet.text import marked_encoding, read_bytes, read_text
+from trt_afdet.support.text import marked_encoding, read_bytes, read_text
 
 #: The twenty classes, in the order of the paper's and everybody's lists.
 CLASSES = (

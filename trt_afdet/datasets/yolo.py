@@ -30,7 +30,7 @@ from trt_afdet.datasets.find import (
 from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.datasets.record import Dataset
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
-from trt_afdet.text import import_yaml, read_text
+from trt_afdet.support.text import import_yaml, read_text
 
 #: Files of class names where there is no YAML.
 _NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt", "names.txt")

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from trt_afdet.doctor import gpu, jetson, software, system
 from trt_afdet.doctor.machine import Machine
 from trt_afdet.doctor.row import USES, Row, first_line
-from trt_afdet.threads import Worker
+from trt_afdet.support.threads import Worker
 
 #: Seconds that a probe may take.
 LIMIT = 2.0

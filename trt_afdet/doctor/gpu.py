@@ -14,7 +14,7 @@ from trt_afdet import native
 from trt_afdet.doctor.jetson import release_of
 from trt_afdet.doctor.machine import Machine
 from trt_afdet.doctor.row import Row, first_line
-from trt_afdet.packages import install
+from trt_afdet.support.packages import install
 
 #: Who needs TensorRT, a GPU and what lies between them.
 ENGINES = ("build-engine",)

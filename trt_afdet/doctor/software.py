@@ -14,7 +14,7 @@ from dataclasses import replace
 from trt_afdet.doctor.jetson import release_of
 from trt_afdet.doctor.machine import Machine
 from trt_afdet.doctor.row import USES, Row, first_line
-from trt_afdet.packages import HEADLESS, PACKAGES, install, missing
+from trt_afdet.support.packages import HEADLESS, PACKAGES, install, missing
 
 #: Oldest Python that the package installs on.
 OLDEST_PYTHON = (3, 10)

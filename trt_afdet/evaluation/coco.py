@@ -13,7 +13,7 @@ import numpy.typing as npt
 from trt_afdet.datasets import Dataset
 from trt_afdet.detections import Detections
 from trt_afdet.evaluation.matching import check_paired
-from trt_afdet.packages import missing
+from trt_afdet.support.packages import missing
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.evaluation.coco import CocoResult
-from trt_afdet.figures import new_figure, save_figure
+from trt_afdet.support.figures import new_figure, save_figure
 
 #: Most classes that get a colour and a name.
 _NAMED = 24

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.media.pyav import load_av
-from trt_afdet.suggest import nearest
+from trt_afdet.support.suggest import nearest
 
 if TYPE_CHECKING:
     from av.container import OutputContainer

@@ -37,7 +37,7 @@ import numpy.typing as npt
 
 from trt_afdet.errors import CorruptFileError, MissingDependencyError, MissingFileError
 from trt_afdet.media.content import HEAD, check_is_file, looks_like, picture_format
-from trt_afdet.packages import missing
+from trt_afdet.support.packages import missing
 
 #: Pixels of the largest picture that is decoded: 3 GiB.
 MOST_PIXELS = 1 << 30

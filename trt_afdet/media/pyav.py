@@ -5,8 +5,8 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from trt_afdet.packages import missing
-from trt_afdet.threads import make_interruptible
+from trt_afdet.support.packages import missing
+from trt_afdet.support.threads import make_interruptible
 
 
 def load_av() -> ModuleType:

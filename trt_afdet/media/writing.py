@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.errors import InvalidValueError, WriteError
-from trt_afdet.files import atomic_path, write_error
 from trt_afdet.media.encoding import CLOCK, Encoder, choose_codec
 from trt_afdet.media.pyav import load_av
 from trt_afdet.media.suffixes import WRITABLE_PICTURES, WRITABLE_VIDEOS
+from trt_afdet.support.files import atomic_path, write_error
 
 Image = npt.NDArray[np.uint8]
 

@@ -17,15 +17,15 @@ from trt_afdet.model_content import kind_of
 from trt_afdet.postprocess import from_outputs, postprocess
 from trt_afdet.preprocess import preprocess
 from trt_afdet.runtime.backend import Backend, FrameBackend, Ticket
+from trt_afdet.runtime.image_input import Frame, is_one, several, to_frame
 from trt_afdet.runtime.options import class_ids, count, share
-from trt_afdet.runtime.pictures import Frame, is_one, several, to_frame
 from trt_afdet.runtime.times import StageTimes
 from trt_afdet.spec import ModelSpec
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: What stands for a picture; :mod:`trt_afdet.runtime.pictures` has the whole list.
+#: What stands for a picture; :mod:`trt_afdet.runtime.image_input` has the whole list.
 Picture: TypeAlias = "Frame | str | Path | bytes | Image"
 
 #: Pictures of a generator that are in memory at a time.
@@ -136,7 +136,7 @@ class Detector:
 
         Args:
             frames: One picture: a BGR uint8 [H, W, 3] array, a path, a PIL image and whatever else
-                :mod:`trt_afdet.runtime.pictures` takes. Or several, of any sizes and kinds mixed.
+                :mod:`trt_afdet.runtime.image_input` takes. Or several, of any size and kind.
                 A list goes through the network as one batch (in pieces if the model file fixes its
                 batch), a generator in pieces of :data:`CHUNK`.
 
@@ -298,7 +298,7 @@ def open_backend(
 
         return OnnxRuntimeBackend(path, threads=threads, providers=providers)
     if suffix in (".engine", ".plan"):
-        from trt_afdet.runtime.tensorrt import open_engine
+        from trt_afdet.runtime.engine import open_engine
 
         return open_engine(path, rebuild=rebuild)
     kind, hint = kind_of(Path(path)) or (None, None)

@@ -14,7 +14,6 @@ from trt_afdet.errors import (
     InvalidValueError,
     RunError,
 )
-from trt_afdet.files import check_model_path
 from trt_afdet.interface import (
     DETECTION_NAMES,
     INPUT_NAME,
@@ -26,8 +25,9 @@ from trt_afdet.interface import (
     read_spec,
 )
 from trt_afdet.model_content import reason, refusal
-from trt_afdet.packages import missing
 from trt_afdet.spec import METADATA_KEY
+from trt_afdet.support.files import check_model_path
+from trt_afdet.support.packages import missing
 
 #: ONNX Runtime's severities: only what ends the process. Everything else comes as an exception.
 _FATAL = 4

@@ -8,7 +8,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from trt_afdet.errors import InvalidValueError
-from trt_afdet.suggest import nearest
+from trt_afdet.support.suggest import nearest
 
 
 def share(name: str, given: Any) -> float | None:

@@ -27,11 +27,11 @@ from trt_afdet.interface import DETECTION_NAMES
 from trt_afdet.native import Frame as FrameDescriptor
 from trt_afdet.postprocess import from_outputs, postprocess
 from trt_afdet.preprocess import check_frame, preprocess
+from trt_afdet.runtime.buffers import Block, Slot, describe
+from trt_afdet.runtime.cuda_graph import Program
 from trt_afdet.runtime.device import Bytes, Device, Resources, aligned
 from trt_afdet.runtime.device_array import DeviceArray, OverwrittenError, byte_size
 from trt_afdet.runtime.network import Kernels, Network, check_tensors
-from trt_afdet.runtime.program import Program
-from trt_afdet.runtime.slots import Block, Slot, describe
 from trt_afdet.spec import ModelSpec
 
 Frame = npt.NDArray[np.uint8]

@@ -6,7 +6,7 @@ Options are ``name=value`` with ``&`` between them; ``%XX`` is decoded and every
 ``+``, ``@`` and ``#`` included, means itself.
 
 What a person gets to see of an address is :attr:`Address.shown` or went through
-:func:`~trt_afdet.stream.redact.redact`. Errors of this module hold nothing of an address but its
+:func:`~trt_afdet.support.redact.redact`. Errors of this module hold nothing of an address but its
 scheme.
 """
 
@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
 from trt_afdet.errors import InvalidValueError
-from trt_afdet.stream.redact import redact
-from trt_afdet.suggest import nearest
+from trt_afdet.support.redact import redact
+from trt_afdet.support.suggest import nearest
 
 #: Schemes of sources, by where their options stand.
 SOURCE_QUERY = ("v4l2", "csi", "file", "gst", "test")

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from trt_afdet.stream.batcher import Intake
 from trt_afdet.stream.frame import StreamFrame
-from trt_afdet.stream.intake import Intake
-from trt_afdet.stream.redact import redact
+from trt_afdet.stream.monitoring.status import StatusBoard
 from trt_afdet.stream.sources.base import (
     LoginRefusedError,
     Picture,
@@ -22,8 +22,8 @@ from trt_afdet.stream.sources.base import (
     UnusableSourceError,
     incomplete,
 )
-from trt_afdet.stream.status import StatusBoard
-from trt_afdet.threads import Worker
+from trt_afdet.support.redact import redact
+from trt_afdet.support.threads import Worker
 
 log = logging.getLogger("trt_afdet.stream")
 

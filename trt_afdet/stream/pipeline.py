@@ -20,15 +20,15 @@ import numpy.typing as npt
 
 from trt_afdet.detections import Detections
 from trt_afdet.errors import AfdetError, InvalidValueError, RunError
+from trt_afdet.stream.batcher import Intake, LaneCount, Policy
 from trt_afdet.stream.capture import Capture, Retry
 from trt_afdet.stream.frame import StreamFrame, StreamResult
-from trt_afdet.stream.intake import Intake, LaneCount, Policy
-from trt_afdet.stream.metrics import Metrics, SourceSnapshot
-from trt_afdet.stream.redact import redact
+from trt_afdet.stream.monitoring.metrics import Metrics, SourceSnapshot
+from trt_afdet.stream.monitoring.status import FINAL, StatusBoard, StatusEvent
 from trt_afdet.stream.sinks.base import Sink, SinkRunner
 from trt_afdet.stream.sources.base import Source
-from trt_afdet.stream.status import FINAL, StatusBoard, StatusEvent
-from trt_afdet.threads import at_work
+from trt_afdet.support.redact import redact
+from trt_afdet.support.threads import at_work
 
 log = logging.getLogger("trt_afdet.stream")
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from trt_afdet.draw import class_color
 from trt_afdet.stream.frame import StreamResult
-from trt_afdet.stream.redact import redact
-from trt_afdet.stream.status import StatusEvent
-from trt_afdet.web.names import PublicNames
+from trt_afdet.stream.monitoring.public_names import PublicNames
+from trt_afdet.stream.monitoring.status import StatusEvent
+from trt_afdet.support.redact import redact
 
 #: Seconds per point of the charts, and points kept: five minutes.
 BUCKET = 2.0

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from trt_afdet.errors import RunError
-from trt_afdet.files import TEXT_ERRORS
+from trt_afdet.support.files import TEXT_ERRORS
 from trt_afdet.web.hub import Slot
 
 #: Widths in pixels that pictures are sent in: few, so that viewers share what was encoded.

@@ -13,17 +13,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trt_afdet.errors import InvalidValueError, MissingDependencyError, RunError
-from trt_afdet.stream.metrics import Metrics
+from trt_afdet.stream.monitoring.health import Health, HealthCheck
+from trt_afdet.stream.monitoring.metrics import Metrics
+from trt_afdet.stream.monitoring.prometheus import Exposition
 from trt_afdet.stream.pipeline import Pipeline, PipelineSnapshot
-from trt_afdet.threads import Worker
+from trt_afdet.support.listening import LOCAL_NAMES, bind, is_loopback, outward_host, parse_address
+from trt_afdet.support.threads import Worker
 from trt_afdet.web.access import Access, new_token
-from trt_afdet.web.address import LOCAL_NAMES, bind, is_loopback, outward_host, parse_address
 from trt_afdet.web.app import is_public, make_app
 from trt_afdet.web.feed import Feed
 from trt_afdet.web.guard import Guard
-from trt_afdet.web.health import Health, HealthCheck
 from trt_afdet.web.hub import Hub
-from trt_afdet.web.prometheus import Exposition
 from trt_afdet.web.proxy import Forwarding, parse_host
 from trt_afdet.web.state import state_of
 from trt_afdet.web.zones_store import ZonesStore

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trt_afdet.stream.frame import StreamResult
-from trt_afdet.stream.status import StatusEvent
+from trt_afdet.stream.monitoring.status import StatusEvent
 from trt_afdet.web.server import WebServer
 
 

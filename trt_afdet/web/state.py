@@ -6,11 +6,11 @@ import math
 import time
 from typing import Any
 
+from trt_afdet.stream.monitoring.health import Health
+from trt_afdet.stream.monitoring.public_names import key
 from trt_afdet.stream.pipeline import PipelineSnapshot
-from trt_afdet.stream.redact import redact
-from trt_afdet.web.health import Health
+from trt_afdet.support.redact import redact
 from trt_afdet.web.hub import Hub
-from trt_afdet.web.names import key
 
 
 def state_of(snapshot: PipelineSnapshot, health: Health, hub: Hub, viewers: int) -> dict[str, Any]:

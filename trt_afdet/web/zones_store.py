@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from trt_afdet.errors import MissingFileError
-from trt_afdet.files import write_text
-from trt_afdet.stream.zones import Shapes, parse_shapes, read_zones
+from trt_afdet.stream.analysis.zones import Shapes, parse_shapes, read_zones
+from trt_afdet.support.files import write_text
 
 Zones = dict[str, list[dict[str, Any]]]
 
@@ -29,7 +29,7 @@ def check_zones(value: object) -> Zones:
     """Zones and lines of one source as they are stored.
 
     Args:
-        value: What a user sent; see :func:`trt_afdet.stream.zones.parse_shapes`.
+        value: What a user sent; see :func:`trt_afdet.stream.analysis.zones.parse_shapes`.
 
     Returns:
         The same with both lists, names stripped, shapes in pixels marked as such; numbers are kept

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-TESTS = Path(__file__).parents[2]
-for folder in (TESTS / "plugins", TESTS / "trt_afdet" / "build"):
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
-
-from engine_commands import find_rtx  # noqa: E402
-from tensorrt_parts import TensorRT  # noqa: E402
+from tests.plugins.tensorrt_parts import TensorRT
+from tests.trt_afdet.engine.engine_commands import find_rtx
 
 
 @pytest.fixture(scope="session")

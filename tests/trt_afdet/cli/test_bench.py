@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx_models import build_model, save_model
 
-from trt_afdet.build.graph import add_nms
+from tests.trt_afdet.onnx_models import build_model, save_model
+from tests.trt_afdet.runtime.rigs import HostRig, scene
 from trt_afdet.cli import bench, main
+from trt_afdet.engine.onnx.nms import add_nms
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.media import read_picture, write_picture
 from trt_afdet.runtime.detector import Detector
-
-sys.path.append(str(Path(__file__).parents[1] / "runtime"))
-from rigs import HostRig, scene
 
 
 @pytest.fixture(scope="module")

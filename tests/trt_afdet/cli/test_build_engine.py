@@ -16,19 +16,25 @@ from typing import Any
 
 import onnx
 import pytest
-from engine_commands import ROOT, SMS, only, run
-from networks import SPEC, build_network, save, write_pictures
 from onnx import helper
-from skips import skip_test
-from tensorrt_parts import PartMissingError, TensorRT, build_plugins, headers_folder, version_key
 
-from trt_afdet.build.plan import BuildOptions
-from trt_afdet.build.sidecar import EngineSidecar, read
+from tests.plugins.tensorrt_parts import (
+    PartMissingError,
+    TensorRT,
+    build_plugins,
+    headers_folder,
+    version_key,
+)
+from tests.skips import skip_test
+from tests.trt_afdet.engine.engine_commands import ROOT, SMS, only, run
+from tests.trt_afdet.engine.networks import SPEC, build_network, save, write_pictures
 from trt_afdet.cli import build_parser, main
 from trt_afdet.cli.build_engine import options_of
+from trt_afdet.engine.plan import BuildOptions
+from trt_afdet.trt.sidecar import EngineSidecar, read
 
 SHIPPED = ROOT / "trt_afdet" / "assets" / "model.onnx"
-GUIDE = ROOT / "docs" / "build-engine.md"
+GUIDE = ROOT / "docs" / "build-builder.md"
 SM89 = ["--compute-capability", "8.9"]
 
 
@@ -396,13 +402,13 @@ def test_files_that_would_replace_one_another_are_refused(
 UNWRITABLE = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from trt_afdet.build import engine
+from trt_afdet.engine import builder
 from trt_afdet.cli import main
 
 def prepare(*arguments):
     raise AssertionError("it began")
 
-engine.prepare = prepare
+builder.prepare = prepare
 access = os.access
 os.access = lambda path, mode: str(path) != sys.argv[4] and access(path, mode)
 words = ["build-engine", sys.argv[2], "-o", sys.argv[3], "--compute-capability", "8.9"]
@@ -595,10 +601,10 @@ def test_every_precision_with_the_plugin(
 ODD_NODE = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from trt_afdet.build import graph
+from trt_afdet.engine.onnx import nms
 from trt_afdet.cli import main
 
-append = graph._append_plugin
+append = nms._append_plugin
 
 def odd(model, spec):
     append(model, spec)
@@ -610,7 +616,7 @@ def odd(model, spec):
         elif attribute.name == "nms_iou" and change == "remove":
             node.attribute.remove(attribute)
 
-graph._append_plugin = odd
+nms._append_plugin = odd
 words = ["build-engine", sys.argv[2], "-o", sys.argv[3], "--compute-capability", "8.9"]
 print("status", main([*words, "--nms", "plugin", "--plugin", sys.argv[4]]))
 """

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from onnx_models import build_model, save_model
 
+from tests.trt_afdet.onnx_models import build_model, save_model
 from trt_afdet.cli import demo, main
 from trt_afdet.cli import detect as command
 from trt_afdet.media import VideoWriter, open_source, read_picture, write_picture

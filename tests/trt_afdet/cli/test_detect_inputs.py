@@ -12,8 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from onnx_models import save_model
 
+from tests.trt_afdet.onnx_models import save_model
 from trt_afdet.cli import main
 from trt_afdet.media import VideoWriter, open_source, write_picture
 

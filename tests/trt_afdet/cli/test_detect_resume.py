@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from onnx_models import save_model
 
+from tests.trt_afdet.onnx_models import save_model
 from trt_afdet.cli import detect as command
 from trt_afdet.cli import main
 from trt_afdet.media import VideoWriter, write_picture

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-from dataset_makers import coco_dict, voc_object, voc_xml, write_coco, write_voc
-from onnx_models import build_model, save_model
 
+from tests.trt_afdet.dataset_makers import coco_dict, voc_object, voc_xml, write_coco, write_voc
+from tests.trt_afdet.onnx_models import build_model, save_model
 from trt_afdet.cli import eval as command
 from trt_afdet.datasets import open_dataset
 from trt_afdet.errors import InvalidValueError, MissingFileError

@@ -9,16 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from engine_commands import run
-from networks import SPEC, build_network, save, write_pictures
-from tensorrt_parts import TensorRT
 
-from trt_afdet.build.convert import ConvertOptions, convert
-from trt_afdet.build.graph import add_nms
-from trt_afdet.build.sidecar import EngineSidecar, read, sidecar_path
+from tests.plugins.tensorrt_parts import TensorRT
+from tests.trt_afdet.engine.engine_commands import run
+from tests.trt_afdet.engine.networks import SPEC, build_network, save, write_pictures
 from trt_afdet.cli import main
 from trt_afdet.cli.inspect import examine
+from trt_afdet.engine.onnx.nms import add_nms
+from trt_afdet.engine.prepare import ConvertOptions, convert
 from trt_afdet.errors import AfdetError
+from trt_afdet.trt.sidecar import EngineSidecar, read, sidecar_path
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,9 @@ import cv2
 import numpy as np
 import pytest
 
-from trt_afdet.build.pictures import open_pictures
+from tests.paths import ROOT
 from trt_afdet.cli import main
+from trt_afdet.engine.sample_pictures import open_pictures
 from trt_afdet.errors import AfdetError, CorruptFileError, MissingFileError
 from trt_afdet.media import open_source, probe_picture, read_picture
 
@@ -157,7 +158,7 @@ def test_what_is_no_file_is_one_line_and_nothing_hangs(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = NO_FILES[name](tmp_path)
-    model = Path(__file__).parents[3] / "trt_afdet" / "assets" / "model.onnx"
+    model = ROOT / "trt_afdet" / "assets" / "model.onnx"
     for command in (
         ["detect", str(path)],
         ["run", str(path), "--quiet"],

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx_models import save_model
 
+from tests.trt_afdet.onnx_models import save_model
 from trt_afdet.cli import main
 from trt_afdet.media import VideoWriter, write_picture
 
@@ -189,7 +189,7 @@ def test_a_folder_that_is_not_ours(
 def test_every_option_is_in_the_table() -> None:
     """Whoever adds an option that names an output adds it to the table, or to this list."""
     from trt_afdet.cli import BUILTIN, build_parser
-    from trt_afdet.files import output_file
+    from trt_afdet.support.files import output_file
 
     found: set[str] = set()
     for name in BUILTIN:
@@ -197,7 +197,7 @@ def test_every_option_is_in_the_table() -> None:
         for action in parser._subparsers._group_actions[0].choices[name]._actions:  # type: ignore
             if action.type is output_file:
                 found.add(f"{name} {action.option_strings[-1]}")
-    # build-engine needs TensorRT; what it writes goes through trt_afdet.files (see test_files.py).
+    # build-engine needs TensorRT; what it writes goes through support.files.
     elsewhere = {f for f in found if f.startswith("build-engine")}
     assert len(elsewhere) == 4
     assert found - elsewhere <= CASES.keys()

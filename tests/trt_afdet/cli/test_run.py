@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from waiting import LIMIT, wait_until
 
+from tests.waiting import LIMIT, wait_until
 from trt_afdet.cli import main
 from trt_afdet.cli.live import rows, summary
 from trt_afdet.errors import WriteError
 from trt_afdet.media import VideoWriter
-from trt_afdet.stream.intake import LaneCount
-from trt_afdet.stream.metrics import SourceSnapshot
-from trt_afdet.stream.notify import Notifier, Watchdog
+from trt_afdet.stream.batcher import LaneCount
+from trt_afdet.stream.monitoring.metrics import SourceSnapshot
+from trt_afdet.stream.monitoring.status import StatusEvent
+from trt_afdet.stream.monitoring.systemd import Notifier, Watchdog
 from trt_afdet.stream.pipeline import PipelineSnapshot
-from trt_afdet.stream.status import StatusEvent
 
 COMMAND = [sys.executable, "-m", "trt_afdet", "run"]
 CAMERA = "test://?width=64&height=64&fps=5"
@@ -173,8 +173,8 @@ STUCK = """
 import threading
 from trt_afdet.cli.live import View
 from trt_afdet.cli.serve import Server
-from trt_afdet.stream.notify import Notifier
-from trt_afdet.stream.status import StatusBoard
+from trt_afdet.stream.monitoring.systemd import Notifier
+from trt_afdet.stream.monitoring.status import StatusBoard
 
 class Stuck:
     def __init__(self):

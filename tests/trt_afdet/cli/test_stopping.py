@@ -23,7 +23,7 @@ import sys, time
 from pathlib import Path
 import trt_afdet.cli.detect as detect
 from trt_afdet.cli import main
-from trt_afdet.files import atomic_path, open_output
+from trt_afdet.support.files import atomic_path, open_output
 
 def run(args):
     with open_output(Path("a.txt")) as file, atomic_path(Path("b.bin")) as temporary:

@@ -11,16 +11,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dataset_makers import HEIGHT, WIDTH, coco_dict, voc_object, voc_xml, write_coco, write_voc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.trt_afdet.dataset_makers import (
+    HEIGHT,
+    WIDTH,
+    coco_dict,
+    voc_object,
+    voc_xml,
+    write_coco,
+    write_voc,
+)
 from trt_afdet.datasets import dataset_splits, open_dataset
 from trt_afdet.datasets.convert import convert
 from trt_afdet.errors import AfdetError, InvalidValueError, MissingFileError
 from trt_afdet.media import PICTURE_SUFFIXES, read_picture
-from trt_afdet.text import load_yaml, read_text
+from trt_afdet.support.text import load_yaml, read_text
 
 LABEL = "1 0.5 0.5 0.25 0.5\n"
 BOX = [[24, 12, 40, 36]]

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dataset_makers import HEIGHT, WIDTH, voc_object, voc_xml
 from PIL import Image
 
+from tests.trt_afdet.dataset_makers import HEIGHT, WIDTH, voc_object, voc_xml
 from trt_afdet.datasets import open_dataset
 from trt_afdet.datasets.coco import segmentation_box
 from trt_afdet.datasets.convert import open_all
 from trt_afdet.errors import AfdetError, CorruptFileError
-from trt_afdet.text import read_text
+from trt_afdet.support.text import read_text
 
 LABEL = "1 0.5 0.5 0.25 0.5\n"
 BOX = [24, 12, 40, 36]

@@ -11,7 +11,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from dataset_makers import (
+
+from tests.trt_afdet.dataset_makers import (
     HEIGHT,
     WIDTH,
     coco_dict,
@@ -22,7 +23,6 @@ from dataset_makers import (
     write_voc,
     write_yolo,
 )
-
 from trt_afdet.datasets import open_dataset
 from trt_afdet.errors import (
     AfdetError,

@@ -13,11 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import av
-import odd_pictures
-import odd_videos
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.trt_afdet.media import odd_pictures, odd_videos
 from trt_afdet.errors import AfdetError
 from trt_afdet.media import open_source, open_video, probe_picture, read_picture
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import odd_pictures as odd
 import pytest
-from fuzz_readers import fuzz_apart
 from PIL import Image
 
+from tests.trt_afdet.media import odd_pictures as odd
+from tests.trt_afdet.media.fuzz_readers import fuzz_apart
 from trt_afdet.cli import main
 from trt_afdet.errors import CorruptFileError, MissingFileError
 from trt_afdet.media import (

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import av
 import numpy as np
-import odd_videos as odd
 import pytest
-from fuzz_readers import fuzz_apart
 
-from trt_afdet.build.pictures import open_pictures
+from tests.trt_afdet.media import odd_videos as odd
+from tests.trt_afdet.media.fuzz_readers import fuzz_apart
+from trt_afdet.engine.sample_pictures import open_pictures
 from trt_afdet.errors import CorruptFileError
 from trt_afdet.media import VideoWriter, count_frames, open_source, open_video
 from trt_afdet.media.videos import Converter

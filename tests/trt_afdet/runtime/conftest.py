@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from rigs import HostRig
+
+from tests.trt_afdet.runtime.rigs import HostRig
 
 
 @pytest.fixture

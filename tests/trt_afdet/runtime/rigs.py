@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from host_device import HostDevice, HostKernels, OrtNetwork
-from onnx_models import SPEC, build_model
-from skips import skip_test
 
+from tests.skips import skip_test
+from tests.trt_afdet.onnx_models import SPEC, build_model
+from tests.trt_afdet.runtime.host_device import HostDevice, HostKernels, OrtNetwork
 from trt_afdet import native
 from trt_afdet.cli.demo import ASSETS
 from trt_afdet.cli.detect import SHIPPED_MODEL

@@ -11,7 +11,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from host_device import HostDevice, OrtNetwork
+from tests.trt_afdet.runtime.host_device import HostDevice, OrtNetwork
 
 MEMORY = 12_345
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from onnx_models import SPEC, build_model, save_model
 
 import trt_afdet
+from tests.trt_afdet.onnx_models import SPEC, build_model, save_model
 from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError, MissingFileError
 from trt_afdet.postprocess import postprocess

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from host_device import HostDevice
-from skips import skip_test
 
+from tests.skips import skip_test
+from tests.trt_afdet.runtime.host_device import HostDevice
 from trt_afdet.errors import InvalidValueError, MissingDependencyError
 from trt_afdet.native import NativeError
 from trt_afdet.runtime import device as device_module

@@ -21,13 +21,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from onnx_models import save_model
 from PIL import Image
 
+from tests.trt_afdet.onnx_models import save_model
 from trt_afdet.errors import AfdetError, InvalidValueError, RunError
 from trt_afdet.runtime.detector import Detector, class_ids
+from trt_afdet.runtime.image_input import is_one, several, to_frame
 from trt_afdet.runtime.options import count, share
-from trt_afdet.runtime.pictures import is_one, several, to_frame
 
 BGR = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 GREY = BGR[:, :, 0].copy()

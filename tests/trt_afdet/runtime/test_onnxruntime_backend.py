@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx_models import SPEC, build_model, save_model
 
+from tests.trt_afdet.onnx_models import SPEC, build_model, save_model
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError, RunError
 from trt_afdet.runtime.backend import Backend
 from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend

@@ -12,13 +12,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from onnx_models import SPEC, build_model, save_model
-from rigs import equal, near, scene, shipped
-from skips import skip_test
 
-from trt_afdet.build.graph import add_nms
+from tests.skips import skip_test
+from tests.trt_afdet.onnx_models import SPEC, build_model, save_model
+from tests.trt_afdet.runtime.rigs import equal, near, scene, shipped
 from trt_afdet.cli.detect import SHIPPED_MODEL
 from trt_afdet.detections import Detections
+from trt_afdet.engine.onnx.nms import add_nms
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.native import NativeError
 from trt_afdet.runtime.detector import Detector

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from onnx_models import SPEC, save_model
-from rigs import equal, scene
 
+from tests.trt_afdet.onnx_models import SPEC, save_model
+from tests.trt_afdet.runtime.rigs import equal, scene
 from trt_afdet.runtime.detector import Detector
 from trt_afdet.stream.frame import StreamResult
+from trt_afdet.stream.monitoring.status import StatusEvent
 from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourcePlan
 from trt_afdet.stream.sources.base import Picture, SourceInfo
-from trt_afdet.stream.status import StatusEvent
 
 FRAMES = 12
 

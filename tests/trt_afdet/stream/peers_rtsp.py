@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
-from skips import skip_test
+from tests.skips import skip_test
 
 #: GStreamer's bindings belong to the system's Python.
 PYTHON = "/usr/bin/python3"

@@ -27,9 +27,9 @@ from trt_afdet.stream.addresses import (
     read_whole,
     split_options,
 )
-from trt_afdet.stream.redact import redact
 from trt_afdet.stream.sinks.uri import make_sink
 from trt_afdet.stream.sources.uri import make_source, parse_source
+from trt_afdet.support.redact import redact
 
 AWKWARD = "#@:/?%+&; \"'[]äß日|\\^`{}<>$!*(),=~"
 NETWORK_SINKS = [name for name, form in SINK_FORMS.items() if "://" in form and name != "mjpeg"]
@@ -171,7 +171,7 @@ def test_every_scheme_is_known_in_any_case(place: Path) -> None:
 
 
 def test_settings_of_a_configuration_do_not_print_addresses() -> None:
-    from trt_afdet.stream.config import config_from
+    from trt_afdet.stream.config.schema import config_from
 
     loaded = config_from(
         {

@@ -12,19 +12,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from peers_rtsp import Mount, RtspServer
-from waiting import LIMIT, wait_until
 
 import trt_afdet
+from tests.trt_afdet.stream.peers_rtsp import Mount, RtspServer
+from tests.waiting import LIMIT, wait_until
 from trt_afdet.datasets import read_coco
 from trt_afdet.detections import Detections
 from trt_afdet.evaluation import evaluate_coco
 from trt_afdet.runtime.detector import Detector
 from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.frame import StreamResult
+from trt_afdet.stream.monitoring.status import StatusEvent
 from trt_afdet.stream.pipeline import Pipeline, SourcePlan
 from trt_afdet.stream.sources.uri import make_source, parse_source
-from trt_afdet.stream.status import StatusEvent
 
 ASSETS = Path(trt_afdet.__file__).parent / "assets"
 CLIP = ASSETS / "clip.mp4"

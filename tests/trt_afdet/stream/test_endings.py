@@ -182,7 +182,7 @@ def test_a_library_that_does_not_return_ends_with_the_status_all_the_same() -> N
 import atexit, sys
 atexit.register(print, "atexit has run", flush=True)
 import ctypes
-from trt_afdet import threads
+from trt_afdet.support import threads
 from trt_afdet.cli import main
 sleep = ctypes.CDLL(None).sleep
 ARGS

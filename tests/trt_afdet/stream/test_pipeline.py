@@ -12,14 +12,15 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 import pytest
-from waiting import LIMIT, wait_until
 
+from tests.waiting import LIMIT, wait_until
 from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError
+from trt_afdet.stream.batcher import Intake
 from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.frame import StreamFrame, StreamResult
-from trt_afdet.stream.intake import Intake
-from trt_afdet.stream.metrics import Histogram
+from trt_afdet.stream.monitoring.metrics import Histogram
+from trt_afdet.stream.monitoring.status import StatusEvent
 from trt_afdet.stream.pipeline import Pipeline, PipelineError, PipelineOptions, SourcePlan
 from trt_afdet.stream.sources.base import (
     LoginRefusedError,
@@ -31,7 +32,6 @@ from trt_afdet.stream.sources.base import (
     UnusableSourceError,
 )
 from trt_afdet.stream.sources.test_pattern import Pattern, TestPatternSource, boxes_at
-from trt_afdet.stream.status import StatusEvent
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)
 #: Quick pauses; no source is called stalled because the machine is busy.

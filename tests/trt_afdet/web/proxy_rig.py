@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from web_rig import wait_for
 
-DOCS = Path(__file__).parents[3] / "docs" / "web.md"
+from tests.paths import ROOT
+from tests.trt_afdet.web.web_rig import wait_for
+
+DOCS = ROOT / "docs" / "web.md"
 
 
 def free_port() -> int:

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trt_afdet.files import check_output, data_on_stdout, is_file_target, output_file
+from trt_afdet.support.files import check_output, data_on_stdout, is_file_target, output_file
 
 if TYPE_CHECKING:
     from afdet_train.export import Parity

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, RunError
-from trt_afdet.files import write_error
+from trt_afdet.support.files import write_error
 
 #: When data is forced onto the disk. never: the kernel decides (a power cut may cost half a
 #: minute). second: at most a second later. always: before ``append`` returns. A kill of the process

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from trt_afdet.stream.frame import StreamResult
-from trt_afdet.stream.redact import redact
-from trt_afdet.stream.status import StatusEvent
-from trt_afdet.threads import Worker
+from trt_afdet.stream.monitoring.status import StatusEvent
+from trt_afdet.support.redact import redact
+from trt_afdet.support.threads import Worker
 
 log = logging.getLogger("trt_afdet.stream")
 

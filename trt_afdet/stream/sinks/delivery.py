@@ -26,9 +26,9 @@ from typing import Protocol
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.frame import StreamResult
+from trt_afdet.stream.monitoring.status import FINAL, StatusEvent
 from trt_afdet.stream.sinks.serialise import Content, Record, Recorder, dumps
 from trt_afdet.stream.sinks.spool import Entry, Spool, SpoolClosedError
-from trt_afdet.stream.status import FINAL, StatusEvent
 
 log = logging.getLogger("trt_afdet.stream")
 

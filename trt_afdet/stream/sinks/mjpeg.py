@@ -25,8 +25,8 @@ import cv2
 
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.stream.frame import StreamResult
+from trt_afdet.stream.monitoring.status import FINAL, StatusEvent
 from trt_afdet.stream.sinks.naming import slug
-from trt_afdet.stream.status import FINAL, StatusEvent
 
 log = logging.getLogger("trt_afdet.stream")
 

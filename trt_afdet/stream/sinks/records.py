@@ -13,11 +13,11 @@ import io
 import json
 from pathlib import Path
 
-from trt_afdet.files import TEXT_ERRORS
 from trt_afdet.stream.frame import StreamResult
+from trt_afdet.stream.monitoring.status import StatusEvent
 from trt_afdet.stream.sinks.appending import AppendingFile, Fsync
 from trt_afdet.stream.sinks.serialise import JSON_START, Content, Record, Recorder, dumps
-from trt_afdet.stream.status import StatusEvent
+from trt_afdet.support.files import TEXT_ERRORS
 
 
 class JsonLinesSink:

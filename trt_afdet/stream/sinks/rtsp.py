@@ -22,9 +22,9 @@ from trt_afdet.media.pyav import load_av
 from trt_afdet.stream.addresses import parse_address
 from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.frame import StreamResult
+from trt_afdet.stream.monitoring.status import FINAL, StatusEvent
 from trt_afdet.stream.sinks.naming import slug
-from trt_afdet.stream.status import FINAL, StatusEvent
-from trt_afdet.threads import interrupted
+from trt_afdet.support.threads import interrupted
 
 log = logging.getLogger("trt_afdet.stream")
 

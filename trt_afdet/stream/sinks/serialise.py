@@ -27,10 +27,10 @@ from datetime import datetime, timezone
 from typing import Any, Literal, get_args
 
 from trt_afdet.errors import InvalidValueError
-from trt_afdet.files import TEXT_ERRORS
 from trt_afdet.stream.frame import StreamResult
-from trt_afdet.stream.status import StatusEvent
-from trt_afdet.suggest import nearest
+from trt_afdet.stream.monitoring.status import StatusEvent
+from trt_afdet.support.files import TEXT_ERRORS
+from trt_afdet.support.suggest import nearest
 
 Record = dict[str, Any]
 

@@ -17,7 +17,7 @@ from trt_afdet.errors import (
     RunError,
     WriteError,
 )
-from trt_afdet.files import write_error
+from trt_afdet.support.files import write_error
 
 #: What an entry takes beside its text, bytes, roughly.
 OVERHEAD = 64

@@ -33,8 +33,8 @@ from trt_afdet.stream.addresses import (
 )
 from trt_afdet.stream.sinks.base import Sink
 from trt_afdet.stream.sinks.serialise import parse_contents
-from trt_afdet.suggest import nearest
-from trt_afdet.text import read_secret
+from trt_afdet.support.suggest import nearest
+from trt_afdet.support.text import read_secret
 
 
 def _secret_in(text: str) -> str:

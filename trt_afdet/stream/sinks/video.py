@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from trt_afdet.errors import InvalidValueError, RunError
-from trt_afdet.files import write_error
 from trt_afdet.media.encoding import Encoder, choose_codec
 from trt_afdet.media.pyav import load_av
 from trt_afdet.stream.frame import StreamFrame, StreamResult
+from trt_afdet.stream.monitoring.status import FINAL, StatusEvent
 from trt_afdet.stream.sinks.fragments import repair
 from trt_afdet.stream.sinks.naming import slug
-from trt_afdet.stream.status import FINAL, StatusEvent
+from trt_afdet.support.files import write_error
 
 log = logging.getLogger("trt_afdet.stream")
 

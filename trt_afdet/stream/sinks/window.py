@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from trt_afdet.errors import MissingDependencyError, RunError
 from trt_afdet.stream.frame import StreamResult
-from trt_afdet.stream.status import FINAL, StatusEvent
+from trt_afdet.stream.monitoring.status import FINAL, StatusEvent
 
 Image = npt.NDArray[np.uint8]
 

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from trt_afdet.media.pyav import load_av
-from trt_afdet.stream.redact import redact
 from trt_afdet.stream.sources.base import (
     LoginRefusedError,
     SourceError,
     SourceRefusedError,
     UnusableSourceError,
 )
+from trt_afdet.support.redact import redact
 
 #: What cameras answer, and what helps.
 STATUS: dict[int, tuple[str, str]] = {

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo
-from trt_afdet.threads import Worker
+from trt_afdet.support.threads import Worker
 
 #: Turns a decoded frame into a picture, in the thread that reads; None if there is none in it.
 Pending = Callable[[], Picture | None]

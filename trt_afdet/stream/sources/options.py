@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.stream.addresses import read_number, read_seconds, read_truth, read_whole, text_of
-from trt_afdet.suggest import nearest
+from trt_afdet.support.suggest import nearest
 
 T = TypeVar("T")
 

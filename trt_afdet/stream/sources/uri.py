@@ -42,16 +42,17 @@ from trt_afdet.stream.addresses import (
     split_options,
     unknown_scheme,
 )
-from trt_afdet.stream.redact import redact
 from trt_afdet.stream.sources.base import Source
-from trt_afdet.stream.sources.csi import CsiOptions, csi_source
-from trt_afdet.stream.sources.gst import GstOptions, gst_source
-from trt_afdet.stream.sources.jetson import (
+from trt_afdet.stream.sources.gstreamer import GstOptions, gst_source
+from trt_afdet.stream.sources.jetson_csi import CsiOptions, csi_source
+from trt_afdet.stream.sources.jetson_nvdec import (
     is_jetson,
     jetson_file_source,
     jetson_rtsp_source,
 )
-from trt_afdet.stream.sources.network import (
+from trt_afdet.stream.sources.options import read_options
+from trt_afdet.stream.sources.picture_files import PictureOptions, PicturesSource
+from trt_afdet.stream.sources.rtsp_http import (
     HttpOptions,
     RtspOptions,
     StreamOptions,
@@ -59,11 +60,10 @@ from trt_afdet.stream.sources.network import (
     rtsp_source,
     stream_source,
 )
-from trt_afdet.stream.sources.options import read_options
-from trt_afdet.stream.sources.pictures import PictureOptions, PicturesSource
 from trt_afdet.stream.sources.test_pattern import Pattern, TestPatternSource
 from trt_afdet.stream.sources.v4l2 import V4l2Options, V4l2Source
 from trt_afdet.stream.sources.video_file import FileOptions, VideoFileSource
+from trt_afdet.support.redact import redact
 
 _DEVICE = re.compile(r"/dev/video(\d+)")
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from waiting import wait_until  # noqa: F401
 
+from tests.waiting import wait_until  # noqa: F401
 from trt_afdet.detections import Detections
 from trt_afdet.stream.frame import StreamFrame, StreamResult
-from trt_afdet.stream.status import StatusEvent
+from trt_afdet.stream.monitoring.status import StatusEvent
 
 NAMES = ("person", "traffic light")
 #: 2026-01-31 23:59:59.25 UTC.

@@ -14,8 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from sink_makers import wait_until
-from skips import skip_test
+from tests.skips import skip_test
+from tests.trt_afdet.stream.sinks.sink_makers import wait_until
 
 
 def free_port() -> int:

@@ -17,9 +17,9 @@ import av
 import cv2
 import numpy as np
 import pytest
-from sink_makers import result, status, wait_until
-from sink_peers import free_port
 
+from tests.trt_afdet.stream.sinks.sink_makers import result, status, wait_until
+from tests.trt_afdet.stream.sinks.sink_peers import free_port
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.stream.sinks import mjpeg
 from trt_afdet.stream.sinks.mjpeg import MjpegSink

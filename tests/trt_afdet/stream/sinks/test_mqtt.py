@@ -19,10 +19,10 @@ from typing import Any
 
 import paho.mqtt.client as paho
 import pytest
-from sink_makers import result, status, wait_until
-from sink_peers import Process, free_port, mosquitto
-from skips import skip_test
 
+from tests.skips import skip_test
+from tests.trt_afdet.stream.sinks.sink_makers import result, status, wait_until
+from tests.trt_afdet.stream.sinks.sink_peers import Process, free_port, mosquitto
 from trt_afdet.errors import InvalidValueError, MissingFileError
 from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.sinks.mqtt import MqttOptions, MqttSink

@@ -15,12 +15,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from sink_makers import result, status
-from waiting import wait_until
 
+from tests.trt_afdet.stream.sinks.sink_makers import result, status
+from tests.waiting import wait_until
 from trt_afdet.errors import CorruptFileError, InvalidValueError, RunError, WriteError
+from trt_afdet.stream.analysis.zone_events import ObjectEntered
 from trt_afdet.stream.sinks.records import COLUMNS, CsvSink, JsonLinesSink
-from trt_afdet.stream.zone_events import ObjectEntered
 
 Sink = JsonLinesSink | CsvSink
 KINDS = {"jsonl": JsonLinesSink, "csv": CsvSink}
@@ -192,7 +192,7 @@ def test_a_device_without_room_is_a_clear_failure(kind: str) -> None:
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from sink_makers import result
+from tests.trt_afdet.stream.sinks.sink_makers import result
 from trt_afdet.errors import WriteError
 from trt_afdet.stream.sinks.records import CsvSink, JsonLinesSink
 
@@ -240,7 +240,7 @@ def test_a_full_disk_tears_nothing(kind: str, limit: int, tmp_path: Path) -> Non
 WRITER = """
 import sys
 from pathlib import Path
-from sink_makers import result
+from tests.trt_afdet.stream.sinks.sink_makers import result
 from trt_afdet.stream.sinks.records import CsvSink, JsonLinesSink
 
 kind, path, first = sys.argv[1:]

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import redis
-from sink_makers import result, status, wait_until
-from sink_peers import Process, redis_server
 
+from tests.trt_afdet.stream.sinks.sink_makers import result, status, wait_until
+from tests.trt_afdet.stream.sinks.sink_peers import Process, redis_server
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.sinks.redis import RedisOptions, RedisSink

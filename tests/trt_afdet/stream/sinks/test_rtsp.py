@@ -12,9 +12,9 @@ from pathlib import Path
 
 import av
 import pytest
-from sink_makers import result, status, wait_until
-from sink_peers import Process
 
+from tests.trt_afdet.stream.sinks.sink_makers import result, status, wait_until
+from tests.trt_afdet.stream.sinks.sink_peers import Process
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.frame import StreamResult

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sink_makers import result, status, wait_until
-from sink_peers import Hook, free_port
 
+from tests.trt_afdet.stream.sinks.sink_makers import result, status, wait_until
+from tests.trt_afdet.stream.sinks.sink_peers import Hook, free_port
 from trt_afdet.errors import InvalidValueError, MissingFileError
 from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.sinks.spool import Spool

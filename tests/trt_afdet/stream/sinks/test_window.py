@@ -12,14 +12,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from skips import skip_test
 
+from tests.skips import skip_test
 from trt_afdet.errors import MissingDependencyError, RunError
 from trt_afdet.stream.sinks.window import WindowSink, grid
 
 SHOW = """
 import sys, time
-from sink_makers import result, status
+from tests.trt_afdet.stream.sinks.sink_makers import result, status
 from trt_afdet.stream.sinks.window import WindowSink
 import cv2
 

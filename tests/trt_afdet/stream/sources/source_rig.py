@@ -15,8 +15,8 @@ import av
 import cv2
 import numpy as np
 import numpy.typing as npt
-from waiting import wait_until as wait_for  # noqa: F401
 
+from tests.waiting import wait_until as wait_for  # noqa: F401
 from trt_afdet.stream.sources.base import Picture, Source
 from trt_afdet.stream.sources.uri import make_source, parse_source
 

@@ -12,7 +12,7 @@ import numpy as np
 from afdet_train.data.doom.dataset import write_json
 from afdet_train.data.doom.rules import MIN_BRIGHTNESS, MIN_SIDE, MIN_VISIBLE
 from trt_afdet.errors import CorruptFileError
-from trt_afdet.figures import new_figure, save_figure
+from trt_afdet.support.figures import new_figure, save_figure
 
 #: Edges of the size histogram: square root of the box area, in pixels.
 _SIZE_EDGES = (0, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 1024)

@@ -13,7 +13,7 @@ from afdet_train.data.doom.film import Frame, film
 from afdet_train.data.doom.maps import WAD, maps_of
 from afdet_train.data.doom.world import check_resolution, require_vizdoom
 from trt_afdet.errors import InvalidValueError, WriteError
-from trt_afdet.files import write_text
+from trt_afdet.support.files import write_text
 
 
 def annotations_path(out: Path, split: str) -> Path:

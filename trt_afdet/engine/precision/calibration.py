@@ -1,0 +1,297 @@
+"""Calibration: pictures through the network, and the range of every tensor that INT8 needs.
+
+The ranges come from ONNX Runtime's own calibrators, one picture at a time, so that no more than one
+picture's activations are in memory. They are kept in a file under a key of everything they depend
+on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import math
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trt_afdet.engine.sample_pictures import Frame, Pictures
+from trt_afdet.errors import InvalidValueError
+from trt_afdet.evaluation.predict import ProgressLike
+from trt_afdet.interface import INPUT_NAME
+from trt_afdet.preprocess import preprocess
+from trt_afdet.spec import ModelSpec
+from trt_afdet.support.files import write_text
+from trt_afdet.support.packages import missing
+
+if TYPE_CHECKING:
+    import onnx
+
+METHODS = ("entropy", "minmax", "percentile")
+
+#: Fewer pictures than this say nothing about a network's activations.
+FEWEST = 16
+
+#: Layout of the cache file, and part of the key: a change of how ranges are computed changes it.
+CACHE_VERSION = 1
+
+#: Bins of the first picture's histogram; they become more where later pictures reach further.
+_BINS = 1024
+
+#: What the percentile method keeps, in percent.
+PERCENTILE = 99.99
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """What calibration found.
+
+    Attributes:
+        key: SHA-256 of all it depends on.
+        method: One of :data:`METHODS`.
+        tensors: Tensor name -> lowest and highest value to represent.
+        pictures: How many were used.
+        skipped: How many could not be read.
+        cached: Whether it was read from a file.
+    """
+
+    key: str
+    method: str
+    tensors: Mapping[str, tuple[float, float]]
+    pictures: int
+    skipped: int
+    cached: bool = False
+
+
+def calibration_key(
+    model_sha256: str, pictures: Pictures, spec: ModelSpec, method: str, tensors: Collection[str]
+) -> str:
+    """SHA-256 of what ranges depend on: network, pictures, preprocessing, method, tensors."""
+    parts = {
+        "version": CACHE_VERSION,
+        "model": model_sha256,
+        "pictures": pictures.digest(),
+        "spec": spec.to_json(),
+        "method": method,
+        "parameters": [_BINS, PERCENTILE],
+        "tensors": sorted(tensors),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def calibrate(
+    model: onnx.ModelProto,
+    spec: ModelSpec,
+    pictures: Pictures,
+    tensors: Collection[str],
+    *,
+    method: str = "minmax",
+    model_sha256: str | None = None,
+    cache: Path | None = None,
+    progress: ProgressLike | None = None,
+    warn: Warn | None = None,
+) -> Ranges:
+    """The range of each tensor over the pictures.
+
+    Args:
+        model: Canonical, FP32.
+        spec: Its spec, which says how pictures become inputs.
+        pictures: At least :data:`FEWEST` readable ones.
+        tensors: Names of the tensors.
+        method: ``"minmax"`` (nothing cut off), ``"percentile"`` (a ten-thousandth) or ``"entropy"``
+            (as much as loses the least information).
+        model_sha256: Of the model's file; of the model as it is by default.
+        cache: A file to read ranges from if its key is this run's, and to write them to.
+        progress: Shows how far it is.
+        warn: Told when the cache cannot be used, and of skipped pictures.
+
+    Raises:
+        InvalidValueError: If the method is unknown or too few pictures can be read.
+        WriteError: If the cache cannot be written.
+        MissingDependencyError: If onnx or onnxruntime is not installed.
+    """
+    if method not in METHODS:
+        raise InvalidValueError(f"the method must be one of {', '.join(METHODS)}", got=method)
+    digest = model_sha256 or hashlib.sha256(model.SerializeToString()).hexdigest()
+    key = calibration_key(digest, pictures, spec, method, tensors)
+    found = read_cache(cache, key, warn) if cache is not None else None
+    if found is not None and set(found.tensors) == set(tensors):
+        return found
+    ranges = _run(model, spec, pictures, tensors, method, progress)
+    skipped = len(pictures.skipped)
+    if warn is not None and pictures.truth is not None:
+        for line in pictures.truth.report.lines():
+            warn(f"{pictures.source}: {line}")
+    if skipped and warn is not None:
+        first = next(iter(pictures.skipped.values()))
+        warn(f"{skipped} of {len(pictures)} calibration pictures skipped; the first: {first}")
+    result = Ranges(key, method, ranges, len(pictures) - skipped, skipped)
+    if cache is not None:
+        write_cache(cache, result)
+    return result
+
+
+def read_cache(path: Path, key: str, warn: Warn | None = None) -> Ranges | None:
+    """The ranges in a file, if it is whole and of this key."""
+    if not path.is_file():
+        return None
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        checksum = raw.pop("sha256")
+        if checksum != hashlib.sha256(_canonical(raw).encode()).hexdigest():
+            raise ValueError("it was changed")
+        if raw["version"] != CACHE_VERSION or raw["key"] != key:
+            return None
+        tensors = {name: (float(low), float(high)) for name, (low, high) in raw["tensors"].items()}
+        return Ranges(
+            key, raw["method"], tensors, int(raw["pictures"]), int(raw["skipped"]), cached=True
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        if warn is not None:
+            warn(f"the calibration cache {path} is damaged ({error!r}); calibrating again")
+        return None
+
+
+def write_cache(path: Path, ranges: Ranges) -> None:
+    """Writes ranges atomically.
+
+    Raises:
+        WriteError: If it cannot be written.
+    """
+    raw: dict[str, Any] = {
+        "version": CACHE_VERSION,
+        "key": ranges.key,
+        "method": ranges.method,
+        "pictures": ranges.pictures,
+        "skipped": ranges.skipped,
+        "tensors": {name: list(value) for name, value in sorted(ranges.tensors.items())},
+    }
+    checksum = hashlib.sha256(_canonical(raw).encode()).hexdigest()
+    write_text(path, json.dumps({**raw, "sha256": checksum}, indent=1) + "\n")
+
+
+def _canonical(raw: dict[str, Any]) -> str:
+    return json.dumps(raw, sort_keys=True)
+
+
+def _run(
+    model: onnx.ModelProto,
+    spec: ModelSpec,
+    pictures: Pictures,
+    tensors: Collection[str],
+    method: str,
+    progress: ProgressLike | None,
+) -> dict[str, tuple[float, float]]:
+    import onnx
+
+    # The calibrators print what they do; progress is ours to show.
+    with tempfile.TemporaryDirectory(prefix="trt-afdet-") as folder, _silent():
+        path = Path(folder) / "model.onnx"
+        onnx.save(model, str(path))
+        calibrator = _calibrator(method, path, tensors)
+    items: Iterable[tuple[int, Frame]] = pictures
+    if progress is not None:
+        items = progress(pictures, len(pictures), "calibrating")
+    pictures.skipped.clear()
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
+    used = 0
+    for _, frame in items:
+        image = preprocess([frame], spec)[0]
+        with _silent():
+            calibrator.collect_data(_One({INPUT_NAME: np.repeat(image, batch, axis=0)}))
+        used += 1
+    if used < FEWEST:
+        why = next((f"; the first skipped: {e}" for e in pictures.skipped.values()), "")
+        raise InvalidValueError(
+            f"calibration needs at least {FEWEST} readable pictures",
+            got=f"{used} of {len(pictures)} in {pictures.source}{why}",
+        )
+    with _silent():
+        data = calibrator.compute_data()
+    result = {}
+    for name in tensors:
+        low, high = (float(np.asarray(v).reshape(-1)[0]) for v in data[name].range_value)
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise InvalidValueError(
+                f"tensor {name} is not finite on the calibration pictures", got=f"{low}..{high}"
+            )
+        result[name] = (low, high)
+    return result
+
+
+def _calibrator(method: str, path: Path, tensors: Collection[str]) -> Any:
+    """One of ONNX Runtime's calibrators, for these tensors alone."""
+    try:
+        from onnxruntime.quantization import calibrate as library
+    except ImportError as error:
+        raise missing(error, extra="quantize") from error
+    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
+        "minmax": (library.MinMaxCalibrater, {}),
+        "entropy": (library.EntropyCalibrater, {"num_bins": _BINS}),
+        # Not "symmetric": that counts in a slower way, and what becomes of the range is
+        # symmetric anyway.
+        "percentile": (
+            library.PercentileCalibrater,
+            {"num_bins": _BINS, "percentile": PERCENTILE, "symmetric": False},
+        ),
+    }
+    base, options = kinds[method]
+
+    class Chosen(base):  # type: ignore[misc, valid-type]
+        """The library chooses by operator type, and would calibrate three times as much."""
+
+        def select_tensors_to_calibrate(self, model: Any) -> tuple[set[str], dict[str, Any]]:
+            graph = model.graph
+            values = (*graph.value_info, *graph.output, *graph.input)
+            return set(tensors), {value.name: value for value in values}
+
+    calibrator = Chosen(path, augmented_model_path=str(path.with_name("all.onnx")), **options)
+    calibrator.augment_graph()
+    calibrator.create_inference_session()
+    if method == "entropy":
+        calibrator.collector = _without_zeros(library)
+    return calibrator
+
+
+def _without_zeros(library: Any) -> Any:
+    """A collector of histograms that leaves out zeros, as TensorRT's own calibrator does.
+
+    Behind a ReLU most values are zero; they fit any range, and their number hides what a small
+    one cuts off.
+    """
+
+    class NonZero(library.HistogramCollector):  # type: ignore[misc, name-defined]
+        def collect(self, values: dict[str, Any]) -> Any:
+            flat = {name: np.ravel(np.asarray(value)) for name, value in values.items()}
+            return super().collect({name: value[value != 0] for name, value in flat.items()})
+
+    return NonZero(
+        method="entropy",
+        symmetric=False,
+        num_bins=_BINS,
+        num_quantized_bins=128,
+        percentile=PERCENTILE,
+        scenario="same",
+    )
+
+
+class _One:
+    """A data reader of one input."""
+
+    def __init__(self, inputs: dict[str, Any]) -> None:
+        self._next: dict[str, Any] | None = inputs
+
+    def get_next(self) -> dict[str, Any] | None:
+        inputs, self._next = self._next, None
+        return inputs
+
+
+def _silent() -> contextlib.AbstractContextManager[Any]:
+    return contextlib.redirect_stdout(io.StringIO())

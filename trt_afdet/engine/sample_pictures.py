@@ -1,0 +1,165 @@
+"""Pictures to calibrate with and to verify on: a folder, a dataset or a video."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_afdet.datasets import Dataset, Report, dataset_splits, open_dataset
+from trt_afdet.datasets.find import split_names, walk_pictures
+from trt_afdet.engine.onnx.model_file import file_sha256
+from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
+from trt_afdet.media import (
+    PICTURE_SUFFIXES,
+    FrameReader,
+    count_frames,
+    is_video_file,
+    read_picture,
+)
+
+Frame = npt.NDArray[np.uint8]
+
+
+@dataclass
+class Pictures:
+    """Pictures of a folder, a dataset or a video; what cannot be read is skipped.
+
+    Attributes:
+        source: What was named.
+        files: The picture of each item; of a video's frames, the video.
+        frames: The frame's number, or None for a picture.
+        truth: The dataset, whose records go with the items, where boxes are known.
+        skipped: What could not be read so far, and why.
+    """
+
+    source: str
+    files: tuple[Path, ...]
+    frames: tuple[int | None, ...]
+    truth: Dataset | None = None
+    skipped: dict[int, AfdetError] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __iter__(self) -> Iterator[tuple[int, Frame]]:
+        """Index and BGR uint8 [H, W, 3] of every readable item, in order."""
+        with FrameReader() as videos:
+            for index, (path, number) in enumerate(zip(self.files, self.frames, strict=True)):
+                try:
+                    frame = read_picture(path) if number is None else videos.read(path, number)
+                    self._check_size(index, frame)
+                except (CorruptFileError, MissingFileError) as error:
+                    self.skipped[index] = error
+                    continue
+                yield index, frame
+
+    def _check_size(self, index: int, frame: Frame) -> None:
+        """Boxes are of use only on a picture of the size they were drawn on."""
+        if self.truth is not None:
+            record = self.truth.records[index]
+            if frame.shape[:2] != (record.height, record.width):
+                raise CorruptFileError(f"{record.path} is not of the size its annotations say")
+
+    def truth_for(self, names: tuple[str, ...]) -> Dataset | None:
+        """The truth with a model's classes; see :meth:`Dataset.for_model`."""
+        return None if self.truth is None else self.truth.for_model(names)
+
+    def choose(self, indices: Iterable[int]) -> Pictures:
+        """Some of the items."""
+        wanted = list(indices)
+        truth = self.truth
+        if truth is not None:
+            truth = dataclasses.replace(truth, records=tuple(truth.records[i] for i in wanted))
+        return Pictures(
+            self.source,
+            tuple(self.files[i] for i in wanted),
+            tuple(self.frames[i] for i in wanted),
+            truth,
+        )
+
+    def spread(self, count: int) -> Pictures:
+        """At most ``count`` items, evenly over the whole."""
+        if count >= len(self):
+            return self
+        return self.choose(np.linspace(0, len(self) - 1, count).round().astype(int).tolist())
+
+    def split(self, held_out: int) -> tuple[Pictures, Pictures]:
+        """The items without, and with only, ``held_out`` of them, evenly over the whole."""
+        held = np.linspace(0, len(self) - 1, min(held_out, len(self))).round().astype(int)
+        out = set(held.tolist())
+        return self.choose(i for i in range(len(self)) if i not in out), self.choose(sorted(out))
+
+    def digest(self) -> str:
+        """SHA-256 over the contents of the items, in order; names and places do not count."""
+        total = hashlib.sha256()
+        known: dict[Path, str] = {}
+        for path, number in zip(self.files, self.frames, strict=True):
+            if path not in known:
+                known[path] = file_sha256(path) if path.is_file() else "missing"
+            total.update(f"{known[path]} {number}\n".encode())
+        return total.hexdigest()
+
+
+def open_pictures(source: str | Path, *, split: str = "train") -> Pictures:
+    """The pictures of a dataset, of a folder (and its subfolders), or of a video.
+
+    Args:
+        source: A dataset in any format that :func:`open_dataset` reads, a folder, a video.
+        split: The one to take where a dataset has several.
+
+    Raises:
+        MissingFileError: If there is no such thing.
+        InvalidValueError: If it holds no picture.
+        CorruptFileError: If the annotations or the video cannot be read.
+    """
+    path = Path(source)
+    is_file = path.suffix.lower() in (".json", ".yaml", ".yml", ".data")
+    if is_file or not path.is_file():
+        truth = _truth(source, path, split)
+        if truth is not None:
+            return Pictures(
+                str(source),
+                tuple(r.path for r in truth.records),
+                tuple(r.frame_index for r in truth.records),
+                truth,
+            )
+        files = walk_pictures(path, Report())
+        if not files:
+            raise InvalidValueError(
+                "the folder holds no picture",
+                got=path,
+                hint=f"looked for {', '.join(PICTURE_SUFFIXES)}",
+            )
+        return Pictures(str(path), tuple(files), (None,) * len(files))
+    return _video(path)
+
+
+def _truth(source: str | Path, path: Path, split: str) -> Dataset | None:
+    """The dataset; None if the folder holds pictures without annotations."""
+    try:
+        splits = dataset_splits(source)
+    except MissingFileError as error:
+        if path.is_dir():
+            return None
+        if path.exists():
+            raise
+        raise MissingFileError(
+            "no such pictures", got=source, hint="give a folder, a dataset or a video"
+        ) from error
+    names = [s for s in split_names(split) if s in splits]
+    chosen = names[0] if names else splits[0]
+    return open_dataset(source, chosen, need_labels=False)
+
+
+def _video(path: Path) -> Pictures:
+    if not is_video_file(path):
+        return Pictures(str(path), (path,), (None,))
+    # What a container says of its length is a guess.
+    count = count_frames(path)
+    return Pictures(str(path), (path,) * count, tuple(range(count)))

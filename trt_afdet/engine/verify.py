@@ -1,0 +1,193 @@
+"""The gate: a converted network against the canonical one, on pictures.
+
+Works on :class:`trt_afdet.runtime.backend.Backend`, so a converted ONNX in ONNX Runtime and an
+engine on a GPU pass the same gate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trt_afdet.detections import Detections
+from trt_afdet.engine.compare import (
+    AP_CONFIDENCE,
+    ErrorSum,
+    OutputError,
+    average_precision,
+    batches,
+    detect,
+    infer,
+    matched_share,
+)
+from trt_afdet.engine.sample_pictures import Pictures
+from trt_afdet.errors import InvalidValueError, RunError
+from trt_afdet.evaluation.predict import ProgressLike
+from trt_afdet.runtime.backend import Backend
+
+
+class VerificationError(RunError):
+    """A converted network is further from the canonical one than the limits allow."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What passes.
+
+    Attributes:
+        output_error: Largest error of an output: root mean square, over the reference's.
+        matched: Least share of boxes that have a partner, 0..1.
+        ap_drop: Largest loss of AP, in points of 100; counts where boxes are known.
+    """
+
+    output_error: float
+    matched: float
+    ap_drop: float
+
+
+#: By precision. FP16 and INT8 allow two to three times what the shipped model needs.
+LIMITS = {
+    "fp32": Limits(output_error=1e-3, matched=0.999, ap_drop=0.05),
+    "fp16": Limits(output_error=0.01, matched=0.99, ap_drop=0.1),
+    "int8": Limits(output_error=0.3, matched=0.9, ap_drop=0.5),
+}
+
+
+@dataclass(frozen=True)
+class CandidateResult:
+    """One candidate.
+
+    Attributes:
+        name: As it was given.
+        outputs: Error of each head; empty for a network that ends in NMS.
+        matched: Share of boxes with a partner of the same class and an IoU of 0.9: of the
+            reference's boxes among the candidate's and the other way round, the mean.
+        ap: AP in points of 100, or None where boxes are not known.
+        ap_drop: Points below the reference.
+        failures: What is beyond a limit, one line each.
+    """
+
+    name: str
+    outputs: tuple[OutputError, ...]
+    matched: float
+    ap: float | None
+    ap_drop: float | None
+    failures: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """All candidates against one reference.
+
+    Attributes:
+        pictures: How many were compared.
+        reference_ap: The reference's AP in points of 100, or None where boxes are not known.
+        limits: What they were held to.
+        candidates: One result each.
+    """
+
+    pictures: int
+    reference_ap: float | None
+    limits: Limits
+    candidates: tuple[CandidateResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not any(c.failures for c in self.candidates)
+
+    def to_json(self) -> dict[str, Any]:
+        """For the engine's sidecar: JSON types only, no infinity (null stands for it)."""
+        plain: dict[str, Any] = _finite({"passed": self.passed, **dataclasses.asdict(self)})
+        return plain
+
+    def raise_if_failed(self) -> None:
+        """Raises VerificationError naming the first candidate beyond a limit."""
+        for candidate in self.candidates:
+            if candidate.failures:
+                raise VerificationError(
+                    f"{candidate.name} is too far from the canonical model",
+                    got="; ".join(candidate.failures),
+                    hint="keep more in higher precision (--keep), or raise it (--verify-limits)",
+                )
+
+
+def verify(
+    reference: Backend,
+    candidates: Mapping[str, Backend],
+    pictures: Pictures,
+    limits: Limits,
+    *,
+    progress: ProgressLike | None = None,
+) -> VerifyResult:
+    """Runs all on the same pictures and compares.
+
+    Args:
+        reference: The canonical network.
+        candidates: What was made of it, by name.
+        pictures: With truth for AP.
+        limits: What passes.
+        progress: Shows how far it is.
+
+    Raises:
+        InvalidValueError: If no picture can be read, or a candidate's spec is another model's.
+    """
+    for name, candidate in candidates.items():
+        if candidate.spec != reference.spec:
+            raise InvalidValueError(f"{name} was not made from this model: its spec differs")
+    finished = reference.finished or any(c.finished for c in candidates.values())
+    confidence = reference.spec.score_threshold if finished else AP_CONFIDENCE
+    names = [] if reference.finished else reference.spec.output_names
+    errors = {n: ErrorSum(names) for n, c in candidates.items() if not c.finished and names}
+    found: dict[str, list[Detections]] = {name: [] for name in candidates}
+    expected: list[Detections] = []
+    used: list[int] = []
+    for indices, images, letterboxes in batches(pictures, reference.spec, progress, "verifying"):
+        outputs = infer(reference, images)
+        expected += detect(reference, outputs, letterboxes, confidence)
+        for name, candidate in candidates.items():
+            heads = infer(candidate, images)
+            found[name] += detect(candidate, heads, letterboxes, confidence)
+            if name in errors:
+                errors[name].add(outputs, heads)
+        used += indices
+    if not used:
+        raise InvalidValueError("no picture can be read", got=pictures.source)
+    truth = pictures.choose(used).truth_for(reference.spec.class_names)
+    best = None if truth is None else average_precision(truth, expected)
+    results = []
+    for name in candidates:
+        measured = errors[name].result() if name in errors else ()
+        ap = None if truth is None else average_precision(truth, found[name])
+        drop = None if ap is None or best is None else best - ap
+        matched = matched_share(expected, found[name])
+        failures = _failures(measured, matched, drop, limits)
+        results.append(CandidateResult(name, measured, matched, ap, drop, failures))
+    return VerifyResult(len(used), best, limits, tuple(results))
+
+
+def _failures(
+    outputs: Iterable[OutputError], matched: float, drop: float | None, limits: Limits
+) -> tuple[str, ...]:
+    lines = []
+    worst = max(outputs, key=lambda o: o.rms, default=None)
+    # Written so that NaN fails.
+    if worst is not None and not worst.rms <= limits.output_error:
+        lines.append(f"output_error: {worst.name} {worst.rms:.3g} > {limits.output_error:g}")
+    if not matched >= limits.matched:
+        lines.append(f"matched: {matched:.3f} < {limits.matched:g}")
+    if drop is not None and not drop <= limits.ap_drop:
+        lines.append(f"ap_drop: {drop:.2f} > {limits.ap_drop:g}")
+    return tuple(lines)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,236 @@
+"""What runs between upload and download: letterbox, network, boxes.
+
+Queued on one stream and captured in one graph per slot and batch size. The network's tensors are
+shared by the slots, as networks run one after another.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from trt_afdet.errors import RunError
+from trt_afdet.interface import DETECTION_NAMES, INPUT_NAME
+from trt_afdet.runtime.buffers import Block, Slot
+from trt_afdet.runtime.device import Bytes, Resources
+from trt_afdet.runtime.device_array import byte_size
+from trt_afdet.runtime.network import Kernels, Network, TensorInfo
+from trt_afdet.spec import ModelSpec
+
+
+class Program:
+    """The stages of one network with one set of thresholds and classes.
+
+    Args:
+        resources: Gives and later frees what it allocates.
+        network: What to run.
+        kernels: Without them the input comes letterboxed and the heads go out as they are.
+        finished: Whether the network ends in NMS.
+        spec: Thresholds and limits of the decode kernel.
+        wanted: Ids of the classes to look for; all if None.
+        graphs: Whether to capture graphs.
+
+    Attributes:
+        stream: Where everything is queued.
+        decodes: Whether the decode kernel turns heads into boxes.
+        results: What comes out.
+    """
+
+    def __init__(
+        self,
+        resources: Resources,
+        network: Network,
+        kernels: Kernels | None,
+        *,
+        finished: bool,
+        spec: ModelSpec,
+        wanted: tuple[int, ...] | None,
+        graphs: bool,
+    ) -> None:
+        self._device = resources.device
+        self._network = network
+        self._kernels = kernels
+        self._spec = spec
+        self._wanted = wanted
+        self._graphs_wanted = graphs
+        self._graphs: dict[tuple[int, int], int] = {}
+        self._warm: set[int] = set()
+        self.stream = resources.stream()
+        self.decodes = kernels is not None and not finished
+        self.results = tuple(network.outputs)
+        most = network.batches[2]
+        self.tensors = {
+            info.name: resources.memory(byte_size((most, *info.shape), info.dtype))
+            for info in (*network.inputs, *network.outputs)
+        }
+        if self.decodes:
+            self._prepare_decoder(resources, most)
+
+    def _prepare_decoder(self, resources: Resources, most: int) -> None:
+        assert self._kernels is not None
+        spec, names = self._spec, self._spec.class_names
+        self._head_dtype = self._network.outputs[0].dtype
+        heads = {info.name: info for info in self._network.outputs}
+        self._picked: dict[str, tuple[TensorInfo, int]] = {}
+        if self._wanted is not None:
+            # The kernel sees the wanted classes only, as if the network had no other.
+            spec = spec.replace(class_names=tuple(names[i] for i in self._wanted))
+            for name in spec.output_names[: len(spec.strides)]:
+                info = heads[name]
+                shape = (most, len(self._wanted), *info.shape[1:])
+                memory = resources.memory(byte_size(shape, info.dtype))
+                self._picked[name] = (info, memory)
+        self._decode_spec = spec
+        self._heads = [
+            self._picked[name][1] if name in self._picked else self.tensors[name]
+            for name in spec.output_names
+        ]
+        self._workspace_bytes = self._kernels.detect_workspace(spec, self._head_dtype, most)
+        self._workspace = resources.memory(self._workspace_bytes)
+        count = spec.max_detections
+        shapes: tuple[tuple[int, ...], ...] = ((1,), (count, 4), (count,), (count,))
+        dtypes = ("int32", "float32", "float32", "int32")
+        self.results = tuple(
+            TensorInfo(name, dtype, shape)
+            for name, dtype, shape in zip(DETECTION_NAMES, dtypes, shapes, strict=True)
+        )
+
+    def run(self, slot: Slot, batch: int) -> None:
+        """Queues all stages: as a graph once the batch size has run."""
+        self._prepare(batch)
+        key = (slot.index, batch)
+        if key not in self._graphs and self._graphs_wanted and batch in self._warm:
+            self._capture(slot, batch)
+        if key in self._graphs:
+            self._device.launch(self._graphs[key], self.stream)
+            return
+        self.queue_images(slot, batch)
+        self.queue_network(batch)
+        self.queue_results(slot, batch)
+        self._warm.add(batch)
+
+    def _prepare(self, batch: int) -> None:
+        if batch in self._warm:
+            return
+        if not self._network.keeps_batches:
+            # What was captured points at a state of the network that is about to change.
+            self.forget()
+        self._network.prepare(batch, self.tensors)
+
+    def _capture(self, slot: Slot, batch: int) -> None:
+        def work() -> None:
+            self.queue_images(slot, batch)
+            self.queue_network(batch)
+            self.queue_results(slot, batch)
+
+        try:
+            self._graphs[slot.index, batch] = self._device.capture(self.stream, work)
+        except RunError as error:
+            self._graphs_wanted = False
+            logging.getLogger("trt_afdet").warning(
+                "%s; running without CUDA graphs, a little slower", error
+            )
+
+    def queue_images(self, slot: Slot, batch: int) -> None:
+        """Frames to the network's input."""
+        target = self.tensors[INPUT_NAME]
+        source = self._network.inputs[0]
+        if self._kernels is not None:
+            self._kernels.letterbox(
+                slot.descriptors, batch, self._spec, target, source.dtype, self.stream
+            )
+        else:
+            size = byte_size((batch, *source.shape), source.dtype)
+            self._device.copy(target, slot.frames, size, self.stream)
+
+    def queue_network(self, batch: int) -> None:
+        self._network.enqueue(batch, self.stream)
+
+    def queue_results(self, slot: Slot, batch: int) -> None:
+        """The network's outputs to the slot's results."""
+        block = Block.of(self.results, batch)
+        targets = block.addresses(slot.results)
+        if self.decodes:
+            self._queue_decoder(targets, batch)
+            return
+        for info, target in zip(block.infos, targets, strict=True):
+            size = byte_size((batch, *info.shape), info.dtype)
+            self._device.copy(target, self.tensors[info.name], size, self.stream)
+
+    def _queue_decoder(self, targets: Sequence[int], batch: int) -> None:
+        assert self._kernels is not None
+        for name, (info, memory) in self._picked.items():
+            plane = byte_size(info.shape[1:], info.dtype)
+            wanted = self._wanted or ()
+            for place, class_id in enumerate(wanted):
+                self._device.copy_rows(
+                    memory + place * plane,
+                    len(wanted) * plane,
+                    self.tensors[name] + class_id * plane,
+                    info.shape[0] * plane,
+                    plane,
+                    batch,
+                    self.stream,
+                )
+        self._kernels.detect(
+            self._heads,
+            self._decode_spec,
+            self._head_dtype,
+            batch,
+            targets,
+            self._workspace,
+            self._workspace_bytes,
+            self.stream,
+        )
+
+    def run_network(self, images: Bytes, outputs: Bytes, block: Block, batch: int) -> None:
+        """Runs the network alone, on pinned host memory, and waits for it."""
+        self._prepare(batch)
+        self._device.copy_in(self.tensors[INPUT_NAME], images, self.stream)
+        self.queue_network(batch)
+        self._warm.add(batch)
+        for info, offset in zip(block.infos, block.offsets, strict=True):
+            size = byte_size((batch, *info.shape), info.dtype)
+            target = outputs[offset : offset + size]
+            self._device.copy_out(target, self.tensors[info.name], self.stream)
+        self._device.synchronize(self.stream)
+
+    def network_rate(self, batch: int, seconds: float) -> float:
+        """Runs a second of the network alone, replayed without anything around it."""
+        self._prepare(batch)
+        self.queue_network(batch)
+        self._warm.add(batch)
+        self._device.synchronize(self.stream)
+        graph = None
+        if self._graphs_wanted:
+            graph = self._device.capture(self.stream, lambda: self.queue_network(batch))
+        work: Callable[[], None] = lambda: self.queue_network(batch)  # noqa: E731
+        if graph is not None:
+            captured = graph
+            work = lambda: self._device.launch(captured, self.stream)  # noqa: E731
+        try:
+            done, start = 0, time.perf_counter()
+            while not done or time.perf_counter() - start < seconds:
+                for _ in range(_REPLAYS):
+                    work()
+                self._device.synchronize(self.stream)
+                done += _REPLAYS
+            return done / (time.perf_counter() - start)
+        finally:
+            if graph is not None:
+                self._device.destroy_graph(graph)
+
+    def forget(self) -> None:
+        """Drops every graph."""
+        graphs = list(self._graphs.values())
+        self._graphs.clear()
+        self._warm.clear()
+        if graphs:
+            self._device.synchronize(self.stream)
+        for graph in graphs:
+            self._device.destroy_graph(graph)
+
+
+#: Runs of a network queued between two waits, when its rate is measured.
+_REPLAYS = 20

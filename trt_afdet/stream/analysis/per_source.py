@@ -1,0 +1,175 @@
+"""What happens to one source's detections: filters, tracking, zones."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, field
+
+from trt_afdet.detections import Detections
+from trt_afdet.errors import InvalidValueError
+from trt_afdet.stream.analysis.filters import DetectionFilter, FilterOptions, outside
+from trt_afdet.stream.analysis.tracking import Tracker, TrackOptions
+from trt_afdet.stream.analysis.zones import Shapes, ZoneMonitor, ZoneOptions
+from trt_afdet.stream.frame import StreamFrame
+
+log = logging.getLogger("trt_afdet.stream")
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """What a source's stage does.
+
+    Attributes:
+        filters: Which detections count.
+        track: How objects are followed; None: not at all, unless there are zones or frames between
+            detections.
+        every: The detector sees one frame in so many; in between tracks are carried on.
+        zones: When something counts as an event.
+    """
+
+    filters: FilterOptions = field(default_factory=FilterOptions)
+    track: TrackOptions | None = None
+    every: int = 1
+    zones: ZoneOptions = field(default_factory=ZoneOptions)
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InvalidValueError("every must be at least 1 frame", got=self.every)
+
+
+class SourceStage:
+    """The :class:`~trt_afdet.stream.pipeline.Stage` of one source.
+
+    ``replace`` and ``set_shapes`` may be called from any thread, the rest from the pipeline's.
+
+    Args:
+        source: Its name, for the events.
+        class_names: The model's.
+        options: What it does.
+        shapes: Zones and lines.
+        first_id: Number of the first track.
+
+    Raises:
+        InvalidValueError: If the model lacks a class.
+        MissingDependencyError: If it is to track and the tracker is not installed.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        class_names: tuple[str, ...],
+        options: StageOptions | None = None,
+        shapes: Shapes | None = None,
+        first_id: int = 1,
+    ) -> None:
+        self.source = source
+        self._class_names = tuple(class_names)
+        self._lock = threading.Lock()
+        self._monitor = ZoneMonitor(source, shapes)
+        self._tracker: Tracker | None = None
+        self._first_id = first_id
+        self._asked = 0
+        self._placed: tuple[object, ...] = ()
+        self.replace(options or StageOptions())
+
+    @property
+    def tracking(self) -> bool:
+        """Whether objects get numbers."""
+        return self._tracker is not None
+
+    @property
+    def next_id(self) -> int:
+        """The number that the next track gets."""
+        return self._first_id if self._tracker is None else self._tracker.next_id
+
+    @property
+    def shapes(self) -> Shapes:
+        """The zones and lines."""
+        return self._monitor.shapes
+
+    def replace(self, options: StageOptions) -> None:
+        """Goes on with other options; tracks live on unless it is their options that change.
+
+        Raises:
+            InvalidValueError, MissingDependencyError: See the class; nothing was changed.
+        """
+        ready = DetectionFilter(options.filters, self._class_names)
+        with self._lock:
+            tracker = self._tracker_for(options, self._monitor.shapes)
+            self._first_id = self.next_id
+            self._options, self._filter, self._tracker = options, ready, tracker
+            self._monitor.replace(options=options.zones)
+
+    def check(self, options: StageOptions, shapes: Shapes) -> None:
+        """Finds out whether :meth:`replace` and :meth:`set_shapes` would take these.
+
+        Raises:
+            InvalidValueError, MissingDependencyError: If not.
+        """
+        DetectionFilter(options.filters, self._class_names)
+        self._tracker_for(options, shapes)
+
+    def set_shapes(self, shapes: Shapes) -> None:
+        """Watches other zones and lines from the next frame on; starts to track if need be.
+
+        Raises:
+            MissingDependencyError: If the tracker is needed and not installed.
+        """
+        with self._lock:
+            self._tracker = self._tracker_for(self._options, shapes)
+            self._monitor.replace(shapes)
+
+    def wants_detector(self, frame: StreamFrame) -> bool:
+        with self._lock:
+            wanted = self._asked % self._options.every == 0
+            self._asked += 1
+            return wanted
+
+    def apply(
+        self, frame: StreamFrame, found: Detections | None
+    ) -> tuple[Detections, tuple[object, ...]]:
+        height, width = frame.image.shape[:2]
+        # A file is read faster or slower than it was filmed: its own time counts.
+        moment = frame.captured if frame.position is None else frame.position
+        with self._lock:
+            ready, tracker = self._filter, self._tracker
+            self._check_places(width, height)
+            if found is None:
+                kept = (
+                    Detections.empty(self._class_names)
+                    if tracker is None
+                    else tracker.carry(moment, self._class_names, width, height)
+                )
+            else:
+                kept = found[ready.fitting(found, width, height)]
+                strong = ready.confident(kept)
+                if tracker is not None:
+                    kept = tracker.update(kept, strong, moment)
+                    assert kept.tracker_id is not None
+                    strong = strong | (kept.tracker_id >= 0)
+                kept = kept[strong]
+            return kept, self._monitor.update(kept, moment, frame.wall_time, width, height)
+
+    def _check_places(self, width: int, height: int) -> None:
+        """Says once which shapes do not lie in the picture: its size is known by now."""
+        shapes, region = self._monitor.shapes, self._options.filters.region
+        if self._placed == (shapes, region, width, height):
+            return
+        self._placed = (shapes, region, width, height)
+        said = shapes.outside(width, height)
+        if region is not None and (text := outside(region, width, height, None)) is not None:
+            said.append(f"the region {text}")
+        for text in said:
+            log.warning("%s: %s", self.source, text)
+
+    def _tracker_for(self, options: StageOptions, shapes: Shapes) -> Tracker | None:
+        before = self._tracker
+        wanted = options.track
+        if wanted is None and (shapes or options.every > 1):
+            wanted = TrackOptions()
+        if wanted is None:
+            return None
+        if before is not None and before.options == wanted:
+            return before
+        return Tracker(wanted, self.next_id)

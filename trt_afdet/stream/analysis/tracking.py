@@ -1,0 +1,187 @@
+"""Objects keep a number from frame to frame: ByteTrack of the ``trackers`` package.
+
+Time comes from the frames, not from their count, so dropped frames and cameras that change their
+rate do no harm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_afdet.detections import Detections
+from trt_afdet.errors import InvalidValueError
+from trt_afdet.support.packages import missing
+
+#: Frames per second that ByteTrack's noise figures are meant for; real gaps are scaled to it.
+_RATE = 30.0
+
+#: Seconds that the frames of a file may be out of order; more is a jump back.
+BACK = 0.5
+
+
+@dataclass(frozen=True)
+class TrackOptions:
+    """How objects are followed.
+
+    Attributes:
+        low: Boxes with a confidence from here up to the source's own limit start no track, but
+            carry on one that exists.
+        confirm: Detections in a row that make a track; until then it has no number.
+        lost: Seconds that a track lives on without being seen.
+        overlap: Least IoU of a track's predicted box and a detection.
+        reset_after: A gap of more seconds between two frames ends all tracks.
+    """
+
+    low: float = 0.1
+    confirm: int = 2
+    lost: float = 1.0
+    overlap: float = 0.1
+    reset_after: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in ("low", "overlap"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InvalidValueError(f"{name} must be 0 to 1", got=getattr(self, name))
+        if self.confirm < 1:
+            raise InvalidValueError("confirm must be at least 1 detection", got=self.confirm)
+        for name in ("lost", "reset_after"):
+            if not getattr(self, name) > 0:
+                raise InvalidValueError(f"{name} must be above 0 s", got=getattr(self, name))
+
+
+class Tracker:
+    """Follows the objects of one source. Numbers grow and are never used twice.
+
+    Args:
+        options: How.
+        first_id: Number of the first track.
+
+    Raises:
+        MissingDependencyError: If ``trackers`` is not installed.
+    """
+
+    def __init__(self, options: TrackOptions | None = None, first_id: int = 1) -> None:
+        self.options = options or TrackOptions()
+        #: The number that the next track gets.
+        self.next_id = first_id
+        #: Times that all tracks were ended by a gap.
+        self.resets = 0
+        self._make = _byte_track(self.options)
+        self._tracker = self._make()
+        self._offset = first_id
+        self._moment: float | None = None
+        # Of the tracks seen in the last frame with detections: confidence and class.
+        self._seen: dict[int, tuple[float, int]] = {}
+
+    def update(self, found: Detections, strong: npt.NDArray[np.bool_], moment: float) -> Detections:
+        """Takes the detections of a frame.
+
+        Args:
+            found: All of them, weak ones included.
+            strong: bool [N], which ones may start a track.
+            moment: Seconds, on one time base for all frames of the source.
+
+        Returns:
+            The same detections in the same order with ``tracker_id``; -1 for those not tracked.
+        """
+        import supervision
+
+        self._check_gap(moment)
+        if self._moment is not None and moment <= self._moment:
+            moment = self._moment + 1e-6  # Two frames of one time: it must go on.
+        self._moment = moment
+        ids = np.full(len(found), -1, np.int64)
+        boxes = supervision.Detections(
+            xyxy=found.xyxy.astype(np.float64),
+            # Thresholds differ by class: what counts is the side of it that a detection is on.
+            confidence=strong.astype(np.float64),
+            data={"index": np.arange(len(found))},
+        )
+        tracked = self._tracker.update(boxes, timestamp=moment)
+        if len(tracked):
+            numbers = np.asarray(tracked.tracker_id, np.int64)
+            ids[np.asarray(tracked.data["index"])] = np.where(
+                numbers < 0, -1, numbers + self._offset
+            )
+        self.next_id = max(self.next_id, int(ids.max(initial=-1)) + 1)
+        self._seen = {
+            number: (confidence, class_id)
+            for number, confidence, class_id in zip(
+                ids.tolist(), found.confidence.tolist(), found.class_id.tolist(), strict=True
+            )
+            if number >= 0
+        }
+        return Detections(
+            found.xyxy, found.confidence, found.class_id, found.class_names, tracker_id=ids
+        )
+
+    def carry(
+        self, moment: float, class_names: tuple[str, ...], width: int, height: int
+    ) -> Detections:
+        """Where the objects seen last should be by now, without a look at the picture.
+
+        Args:
+            moment: Seconds, as for :meth:`update`.
+            class_names: The model's.
+            width, height: Of the frame, pixels; boxes are cut at its sides.
+
+        Returns:
+            With ``tracker_id``, and the confidence and class of the last detection.
+        """
+        ahead = 0.0 if self._moment is None else (moment - self._moment) * _RATE
+        boxes, ids = [], []
+        if -BACK * _RATE <= ahead <= self.options.lost * _RATE:
+            ahead = max(0.0, ahead)
+            for track in self._tracker.tracks:
+                number = track.tracker_id + self._offset
+                if track.tracker_id >= 0 and number in self._seen:
+                    # x1 y1 x2 y2 and their speeds per frame, as the Kalman filter has them.
+                    state = track.state_estimator.get_state()["state"].ravel()
+                    boxes.append(state[:4] + ahead * state[4:])
+                    ids.append(number)
+        place = np.array(boxes, np.float32).reshape(-1, 4)
+        place[:, 0::2] = place[:, 0::2].clip(0, width)
+        place[:, 1::2] = place[:, 1::2].clip(0, height)
+        inside = np.flatnonzero((place[:, 2:] > place[:, :2]).all(axis=1))
+        known = [self._seen[number] for number in ids]
+        carried = Detections(
+            place,
+            np.array([confidence for confidence, _ in known], np.float32),
+            np.array([class_id for _, class_id in known], np.int32),
+            class_names,
+            np.array(ids, np.int64),
+        )[inside]
+        return carried[np.argsort(-carried.confidence, kind="stable")]
+
+    def _check_gap(self, moment: float) -> None:
+        """Ends all tracks if too much time has passed, or a file has jumped back."""
+        if self._moment is None or -BACK <= moment - self._moment <= self.options.reset_after:
+            return
+        self._moment = None
+        self._tracker = self._make()
+        self._offset = self.next_id
+        self._seen = {}
+        self.resets += 1
+
+
+def _byte_track(options: TrackOptions) -> Any:
+    try:
+        from trackers import ByteTrackTracker
+    except ImportError as error:
+        raise missing(error) from error
+
+    def make() -> ByteTrackTracker:
+        return ByteTrackTracker(
+            lost_track_buffer=max(1, round(options.lost * 30)),
+            frame_rate=_RATE,
+            track_activation_threshold=0.5,
+            minimum_consecutive_frames=options.confirm,
+            minimum_iou_threshold=options.overlap,
+            high_conf_det_threshold=0.5,
+        )
+
+    return make

@@ -1,0 +1,102 @@
+"""``/metrics`` and ``/healthz`` on a port of their own, for those without the web page."""
+
+from __future__ import annotations
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from trt_afdet.errors import RunError
+from trt_afdet.stream.monitoring.health import Health, HealthCheck
+from trt_afdet.stream.monitoring.prometheus import Exposition
+from trt_afdet.stream.monitoring.public_names import PublicNames
+from trt_afdet.stream.pipeline import Pipeline, PipelineSnapshot
+from trt_afdet.support.files import TEXT_ERRORS
+from trt_afdet.support.listening import parse_address
+
+
+class MetricsServer:
+    """Answers from :meth:`start` to :meth:`stop`.
+
+    Args:
+        address: ``HOST:PORT`` or ``PORT``; port 0 takes a free one.
+        pipeline: Whose figures.
+
+    Raises:
+        InvalidValueError: If the address is none.
+        MissingDependencyError: If prometheus_client is missing.
+    """
+
+    def __init__(self, address: str, pipeline: Pipeline) -> None:
+        self.host, self.port = parse_address(address)
+        self._pipeline = pipeline
+        names = PublicNames()
+        self._check = HealthCheck(names)
+        self._lock = threading.Lock()
+        self._exposition = Exposition(self._judge, names, lambda: pipeline.metrics, lambda: 0)
+        self._server: ThreadingHTTPServer | None = None
+
+    def start(self) -> None:
+        """Starts to answer.
+
+        Raises:
+            RunError: If the port is taken.
+        """
+        try:
+            self._server = ThreadingHTTPServer((self.host, self.port), _handler(self))
+        except OSError as error:
+            raise RunError(
+                "the metrics cannot be served", got=f"{self.host}:{self.port}: {error.strerror}"
+            ) from error
+        self._server.daemon_threads = True
+        self.port = self._server.server_address[1]
+        threading.Thread(
+            target=self._server.serve_forever, args=(0.1,), name="metrics server", daemon=True
+        ).start()
+
+    def stop(self) -> None:
+        """Stops; stopping twice is fine."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+    def answer(self, path: str, accept: str) -> tuple[int, str, bytes]:
+        """Status, content type and body for a path."""
+        if path == "/metrics":
+            with self._lock:
+                body, kind = self._exposition.text(accept)
+            return 200, kind, body
+        if path == "/healthz":
+            _, health = self._judge()
+            text = "\n".join((health.status, *health.reasons)) + "\n"
+            return (
+                503 if health.status == "unhealthy" else 200,
+                "text/plain",
+                text.encode("utf-8", TEXT_ERRORS),
+            )
+        return 404, "text/plain", b"there are /metrics and /healthz\n"
+
+    def _judge(self) -> tuple[PipelineSnapshot, Health]:
+        snapshot = self._pipeline.snapshot()
+        return snapshot, self._check.judge(snapshot)
+
+
+def _handler(server: MetricsServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 10  # A client that says nothing must not keep its thread for ever.
+
+        def do_GET(self) -> None:
+            status, kind, body = server.answer(
+                self.path.partition("?")[0], self.headers.get("Accept", "")
+            )
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Says nothing: one line per scrape helps nobody."""
+
+    return Handler

@@ -1,0 +1,281 @@
+"""``gst://PIPELINE``: whatever GStreamer can play.
+
+``gst://v4l2src device=/dev/video2 ! jpegdec``: conversion to BGR and an ``appsink`` are put behind
+it; an ``appsink`` of its own is taken off. It runs in PyGObject's GStreamer, which can say
+what is wrong, or in OpenCV's, where OpenCV was built with it (the wheels are not).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from trt_afdet.errors import MissingDependencyError
+from trt_afdet.stream.sources.base import (
+    LoginRefusedError,
+    Picture,
+    SourceError,
+    SourceInfo,
+    UnusableSourceError,
+)
+from trt_afdet.stream.sources.feed import FeedSource, Pending, Reader
+from trt_afdet.stream.sources.options import option
+from trt_afdet.support.redact import redact
+from trt_afdet.support.threads import interrupted
+
+_APPSINK = re.compile(r"!\s*appsink\b[^!]*$")
+_CAPS = "video/x-raw,format=BGR"
+
+
+@dataclass(frozen=True)
+class GstOptions:
+    """Options of ``gst://``.
+
+    Attributes:
+        live: Whether it plays a camera; otherwise every frame is read, to the end.
+        connect_timeout, timeout: Seconds without a first frame, or without the next one.
+        backend: ``gi`` (PyGObject), ``opencv``, or ``auto`` for the first of these there is.
+    """
+
+    live: bool = option(True)
+    connect_timeout: float = option(10.0, least=0.1, seconds=True)
+    timeout: float = option(5.0, least=0.1, seconds=True)
+    backend: str = option("auto", choices=("auto", "gi", "opencv"))
+
+
+def full_pipeline(pipeline: str, *, live: bool) -> str:
+    """The pipeline with the end that frames are taken from."""
+    body = _APPSINK.sub("", pipeline.strip()).rstrip("! \t\n")
+    keep = "max-buffers=1 drop=true" if live else "max-buffers=2 drop=false"
+    return f"{body} ! videoconvert ! {_CAPS} ! appsink name=afdet sync=false {keep}"
+
+
+def quoted(value: str) -> str:
+    """A value of a property in a pipeline's text."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def gst_source(pipeline: str, name: str, options: GstOptions) -> FeedSource:
+    """The source behind ``gst://``."""
+    return FeedSource(
+        name,
+        lambda: _reader(full_pipeline(pipeline, live=options.live), name, options),
+        live=options.live,
+        connect_timeout=options.connect_timeout,
+        timeout=options.timeout,
+    )
+
+
+def _reader(pipeline: str, name: str, options: GstOptions) -> Reader:
+    """The driver; PyGObject's if there is a choice: OpenCV does not say why it fails."""
+    if options.backend in ("auto", "gi"):
+        try:
+            return GiReader(pipeline, name, options)
+        except MissingDependencyError:
+            if options.backend == "gi":
+                raise
+    if opencv_has_gstreamer():
+        return OpencvReader(pipeline, name, options)
+    raise MissingDependencyError(
+        "neither PyGObject nor an OpenCV with GStreamer is there",
+        hint="apt install python3-gi gir1.2-gst-plugins-base-1.0, and a Python that sees them",
+    )
+
+
+def opencv_has_gstreamer() -> bool:
+    """Whether OpenCV was built with GStreamer."""
+    return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))
+
+
+class OpencvReader:
+    """A pipeline in OpenCV."""
+
+    def __init__(self, pipeline: str, name: str, options: GstOptions) -> None:
+        self._pipeline = pipeline
+        self._name = name
+        self._options = options
+        self._capture: cv2.VideoCapture | None = None
+
+    def open(self) -> SourceInfo:
+        options = self._options
+        limits = [
+            cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+            int(options.connect_timeout * 1000),
+            cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+            int(options.timeout * 1000),
+        ]
+        capture = self._capture = cv2.VideoCapture(self._pipeline, cv2.CAP_GSTREAMER, limits)
+        if not capture.isOpened():
+            raise SourceError(
+                f"{self._name}: GStreamer cannot play it", hint="GST_DEBUG=3 makes it say why"
+            )
+        rate = float(capture.get(cv2.CAP_PROP_FPS))
+        return SourceInfo(
+            int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
+            int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
+            rate if 0 < rate < 1000 else None,
+            "GStreamer",
+        )
+
+    def read(self) -> Pending | None:
+        assert self._capture is not None
+        ok, image = self._capture.read()
+        if ok:
+            position = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            picture = Picture(
+                np.asarray(image, np.uint8), None if self._options.live else max(0.0, position)
+            )
+            return lambda: picture
+        if self._options.live:
+            raise SourceError(f"{self._name}: the pipeline gives no more frames")
+        return None
+
+    def close(self) -> None:
+        capture, self._capture = self._capture, None
+        if capture is not None:
+            capture.release()
+
+
+def load_gst() -> Any:
+    """GStreamer's bindings, initialised.
+
+    Raises:
+        MissingDependencyError: If they cannot be imported.
+    """
+    try:
+        import gi
+
+        gi.require_version("Gst", "1.0")
+        gi.require_version("GstApp", "1.0")
+        from gi.repository import Gst, GstApp  # noqa: F401  # GstApp gives appsinks their methods.
+    except (ImportError, ValueError) as error:
+        raise MissingDependencyError(
+            "GStreamer's Python bindings cannot be imported",
+            got=error,
+            hint="apt install python3-gi gir1.2-gst-plugins-base-1.0, and a Python that sees them",
+        ) from error
+    Gst.init(None)
+    return Gst
+
+
+class GiReader:
+    """A pipeline in PyGObject's GStreamer."""
+
+    #: Seconds between looks at the messages while no frame comes.
+    STEP = 0.1
+
+    def __init__(self, pipeline: str, name: str, options: GstOptions) -> None:
+        self._gst = load_gst()
+        self._text = pipeline
+        self._name = name
+        self._options = options
+        self._pipeline: Any = None
+        self._sink: Any = None
+        self._first: Any = None
+
+    def open(self) -> SourceInfo:
+        gst = self._gst
+        try:
+            self._pipeline = gst.parse_launch(self._text)
+        except Exception as error:
+            text = redact(str(getattr(error, "message", error)))
+            raise UnusableSourceError(f"{self._name}: not a pipeline", got=text) from None
+        self._sink = self._pipeline.get_by_name("afdet")
+        self._pipeline.set_state(gst.State.PLAYING)
+        self._first = self._pull(self._options.connect_timeout)
+        if self._first is None:
+            raise SourceError(f"{self._name}: the pipeline ended without a frame")
+        caps = self._first.get_caps().get_structure(0)
+        known, above, below = caps.get_fraction("framerate")
+        return SourceInfo(
+            caps.get_value("width"),
+            caps.get_value("height"),
+            above / below if known and above else None,
+            "GStreamer",
+        )
+
+    def read(self) -> Pending | None:
+        sample, self._first = self._first, None
+        if sample is None:
+            sample = self._pull(self._options.timeout)
+        if sample is None:
+            if self._options.live:
+                raise SourceError(f"{self._name}: the pipeline ended")
+            return None
+        captured = time.monotonic() - self._age(sample)
+        return lambda: self._picture(sample, captured)
+
+    def close(self) -> None:
+        pipeline, self._pipeline = self._pipeline, None
+        self._sink = self._first = None
+        if pipeline is not None:
+            pipeline.set_state(self._gst.State.NULL)
+
+    def _pull(self, timeout: float) -> Any:
+        """The next sample; None at the end."""
+        gst = self._gst
+        deadline = time.monotonic() + timeout
+        bus = self._pipeline.get_bus()
+        while not interrupted():
+            sample = self._sink.try_pull_sample(int(self.STEP * gst.SECOND))
+            if sample is not None:
+                return sample
+            message = bus.pop_filtered(gst.MessageType.ERROR)
+            if message is not None:
+                raise self._error(message)
+            if self._sink.is_eos():
+                return None
+            if time.monotonic() > deadline:
+                raise SourceError(f"{self._name}: no frame for {timeout:g} s")
+        raise SourceError("reading was interrupted")
+
+    def _error(self, message: Any) -> SourceError:
+        gst = self._gst
+        error, _ = message.parse_error()
+        text = redact(f"{message.src.get_name()}: {error.message}")
+        refused = error.matches(gst.ResourceError.quark(), gst.ResourceError.NOT_AUTHORIZED)
+        kind = LoginRefusedError if refused else SourceError
+        return kind(f"{self._name}: {text}")
+
+    def _age(self, sample: Any) -> float:
+        """Seconds since a live frame was captured."""
+        gst = self._gst
+        stamp = sample.get_buffer().pts
+        clock = self._pipeline.get_clock()
+        if not self._options.live or stamp == gst.CLOCK_TIME_NONE or clock is None:
+            return 0.0
+        running = sample.get_segment().to_running_time(gst.Format.TIME, stamp)
+        age = (clock.get_time() - self._pipeline.get_base_time() - running) / gst.SECOND
+        # Pipelines whose timestamps are not of their clock would give anything.
+        return age if 0.0 <= age <= self._options.timeout else 0.0
+
+    def _picture(self, sample: Any, captured: float) -> Picture:
+        gst = self._gst
+        caps = sample.get_caps().get_structure(0)
+        buffer = sample.get_buffer()
+        ok, mapped = buffer.map(gst.MapFlags.READ)
+        if not ok:
+            raise SourceError(f"{self._name}: a frame cannot be read")
+        try:
+            image = _as_bgr(mapped.data, caps.get_value("width"), caps.get_value("height"))
+        finally:
+            buffer.unmap(mapped)
+        if self._options.live:
+            return Picture(image, None, captured)
+        stamp = buffer.pts
+        return Picture(image, 0.0 if stamp == gst.CLOCK_TIME_NONE else stamp / gst.SECOND)
+
+
+def _as_bgr(data: Any, width: int, height: int) -> npt.NDArray[np.uint8]:
+    """A copy of a BGR buffer, whose rows begin at multiples of four bytes."""
+    stride = (width * 3 + 3) // 4 * 4
+    flat = np.frombuffer(data, np.uint8, count=stride * (height - 1) + width * 3)
+    rows = np.lib.stride_tricks.as_strided(flat, (height, width * 3), (stride, 1), writeable=False)
+    return rows.reshape(height, width, 3).copy()

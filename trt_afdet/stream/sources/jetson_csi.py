@@ -1,0 +1,58 @@
+"""``csi://0``: cameras on the ribbon of a Jetson, through ``nvarguscamerasrc``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trt_afdet.stream.sources.feed import FeedSource
+from trt_afdet.stream.sources.gstreamer import GstOptions, gst_source
+from trt_afdet.stream.sources.options import option
+
+FLIPS = (
+    "none", "counterclockwise", "rotate-180", "clockwise", "horizontal-flip",
+    "upper-right-diagonal", "vertical-flip", "upper-left-diagonal",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CsiOptions:
+    """Options of ``csi://``.
+
+    Attributes:
+        width, height, fps: What the sensor is asked for.
+        out_width, out_height: What the picture is scaled to, in hardware; 0 for no scaling.
+        flip: How the picture is turned; one of :data:`FLIPS`.
+        sensor_mode: Number of a mode of the sensor; -1 to choose by size and rate.
+        connect_timeout, timeout: Seconds without a first frame, or without the next one.
+        backend: See :class:`GstOptions`.
+    """
+
+    width: int = option(1920, least=16)
+    height: int = option(1080, least=16)
+    fps: int = option(30, least=1)
+    out_width: int = option(0, least=0)
+    out_height: int = option(0, least=0)
+    flip: str = option("none", choices=FLIPS)
+    sensor_mode: int = option(-1, least=-1)
+    connect_timeout: float = option(15.0, least=0.1, seconds=True)
+    timeout: float = option(5.0, least=0.1, seconds=True)
+    backend: str = option("auto", choices=("auto", "gi", "opencv"))
+
+
+def csi_pipeline(number: int, options: CsiOptions) -> str:
+    """The pipeline of a camera, up to pictures in ordinary memory."""
+    size = ""
+    if options.out_width and options.out_height:
+        size = f",width={options.out_width},height={options.out_height}"
+    return (
+        f"nvarguscamerasrc sensor-id={number} sensor-mode={options.sensor_mode} ! "
+        f"video/x-raw(memory:NVMM),format=NV12,width={options.width},height={options.height},"
+        f"framerate={options.fps}/1 ! nvvidconv flip-method={FLIPS.index(options.flip)} ! "
+        f"video/x-raw,format=BGRx{size}"
+    )
+
+
+def csi_source(number: int, name: str, options: CsiOptions) -> FeedSource:
+    """The source behind ``csi://``."""
+    gst = GstOptions(True, options.connect_timeout, options.timeout, options.backend)
+    return gst_source(csi_pipeline(number, options), name, gst)
