@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.gpu import check
 import pytest
 
+from tests.gpu import check
 from tests.gpu.check import Step
 from tests.skips import skip_test
 
