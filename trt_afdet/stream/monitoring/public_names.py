@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from trt_afdet.stream.sinks.naming import slug
 from trt_afdet.support.redact import redact
+from trt_afdet.support.slug import slug
 
 LONGEST = 200
 

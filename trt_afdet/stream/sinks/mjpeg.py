@@ -26,7 +26,7 @@ import cv2
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.monitoring.status import FINAL, StatusEvent
-from trt_afdet.stream.sinks.naming import slug
+from trt_afdet.support.slug import slug
 
 log = logging.getLogger("trt_afdet.stream")
 

@@ -1,7 +1,7 @@
 """Records to an MQTT broker: QoS 1, with what the broker misses kept on disk.
 
 Topics follow a template: ``cameras/{source}/{type}``. ``{type}`` is result, event or status, and
-``{source}`` the source's name as ``naming.slug`` writes it, so that ``a/b`` and ``a_b`` differ; the
+``{source}`` the source's name as ``slug`` writes it, so that ``a/b`` and ``a_b`` differ; the
 record holds the name itself. Status records are retained: who subscribes later learns the state of
 every source. They are sent again after each connection, as a broker may forget them. Beside them
 one retained topic says "online", or "offline" when this program ends or vanishes.
@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 
 from trt_afdet.errors import AfdetError, InvalidValueError, MissingDependencyError, MissingFileError
 from trt_afdet.stream.sinks.delivery import DeliveryError, RefusedError, SpooledSink
-from trt_afdet.stream.sinks.naming import slug
 from trt_afdet.stream.sinks.serialise import Record
 from trt_afdet.stream.sinks.spool import Entry
+from trt_afdet.support.slug import slug
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client

@@ -23,7 +23,7 @@ from trt_afdet.stream.addresses import parse_address
 from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.monitoring.status import FINAL, StatusEvent
-from trt_afdet.stream.sinks.naming import slug
+from trt_afdet.support.slug import slug
 from trt_afdet.support.threads import interrupted
 
 log = logging.getLogger("trt_afdet.stream")

@@ -23,8 +23,8 @@ from trt_afdet.media.pyav import load_av
 from trt_afdet.stream.frame import StreamFrame, StreamResult
 from trt_afdet.stream.monitoring.status import FINAL, StatusEvent
 from trt_afdet.stream.sinks.fragments import repair
-from trt_afdet.stream.sinks.naming import slug
 from trt_afdet.support.files import write_error
+from trt_afdet.support.slug import slug
 
 log = logging.getLogger("trt_afdet.stream")
 

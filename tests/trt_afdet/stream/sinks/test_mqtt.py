@@ -26,8 +26,8 @@ from tests.trt_afdet.stream.sinks.sink_peers import Process, free_port, mosquitt
 from trt_afdet.errors import InvalidValueError, MissingFileError
 from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.sinks.mqtt import MqttOptions, MqttSink
-from trt_afdet.stream.sinks.naming import slug
 from trt_afdet.stream.sinks.spool import Spool
+from trt_afdet.support.slug import slug
 
 FAST = Retry(first=0.05, longest=0.3)
 #: The broker keeps what its subscribers have not got over its own restart.

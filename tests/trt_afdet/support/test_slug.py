@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trt_afdet.stream.sinks.mqtt import MqttOptions
-from trt_afdet.stream.sinks.naming import LONGEST, slug
+from trt_afdet.support.slug import LONGEST, slug
 
 NAMES = (
     *(

@@ -1,4 +1,4 @@
-"""Names of sources where not every character is allowed: topics, file names, paths of addresses."""
+"""Source names for places that do not take every character: topics, file names, paths."""
 
 from __future__ import annotations
 
