@@ -26,7 +26,7 @@ from table import installed
 
 import trt_afdet
 from trt_afdet.cli import ui
-from trt_afdet.media import open_source
+from trt_afdet.media import open_inputs
 from trt_afdet.runtime.detector import Detector
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.monitoring.status import StatusEvent
@@ -125,7 +125,7 @@ class Latencies:
 
 
 def load_frames(count: int) -> list[Image]:
-    with open_source(ASSETS / "clip.mp4") as video:
+    with open_inputs(ASSETS / "clip.mp4") as video:
         return [frame.image for frame in itertools.islice(video, count)]
 
 

@@ -14,7 +14,7 @@ from trt_afdet.cli.demo import ASSETS
 from trt_afdet.cli.detect import SHIPPED_MODEL
 from trt_afdet.datasets import read_coco
 from trt_afdet.evaluation import evaluate_coco
-from trt_afdet.media import open_source
+from trt_afdet.media import open_inputs
 from trt_afdet.runtime.detector import Detector
 from trt_afdet.trt.sidecar import read
 
@@ -24,7 +24,7 @@ MOST_LOST = {"fp32": 0.2, "fp16": 0.5, "int8": 2.0}
 
 def main(engine: Path) -> int:
     truth = read_coco(ASSETS / "clip.json")
-    with open_source(ASSETS / "clip.mp4") as source:
+    with open_inputs(ASSETS / "clip.mp4") as source:
         frames = [frame.image for frame in source]
     scores = []
     for path in (SHIPPED_MODEL, engine):

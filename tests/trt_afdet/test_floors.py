@@ -96,10 +96,10 @@ def test_the_runtime_works_on_its_floors(tmp_path: Path) -> None:
 from itertools import islice
 from pathlib import Path
 from trt_afdet import Detector
-from trt_afdet.media import open_source, write_picture
+from trt_afdet.media import open_inputs, write_picture
 from trt_afdet.cli import main
 from trt_afdet.cli.detect import SHIPPED_MODEL
-with Detector.load(SHIPPED_MODEL, conf=0.3) as detector, open_source({str(clip)!r}) as source:
+with Detector.load(SHIPPED_MODEL, conf=0.3) as detector, open_inputs({str(clip)!r}) as source:
     frames = [frame.image for frame in islice(source, 4)]
     found = detector(frames)
     assert sum(map(len, found)) > 0

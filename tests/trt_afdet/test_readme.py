@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.paths import ROOT
 from trt_afdet.cli.demo import ASSETS
-from trt_afdet.media import open_source, write_picture
+from trt_afdet.media import open_inputs, write_picture
 
 README = ROOT / "README.md"
 
@@ -18,7 +18,7 @@ README = ROOT / "README.md"
 def test_the_example_finds_objects(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "model.onnx").symlink_to((ASSETS / "model.onnx").resolve())
-    with open_source(ASSETS / "clip.mp4") as clip:
+    with open_inputs(ASSETS / "clip.mp4") as clip:
         frame = next(frame.image for frame in clip if frame.index == 60)
     write_picture(tmp_path / "frame.png", frame)
     result = subprocess.run(

@@ -226,17 +226,17 @@ def load_frames(source: str | None, size: tuple[int, int] | None) -> list[Frame]
     """Frames spread over a source, or over the shipped clip, in memory.
 
     Raises:
-        AfdetError: See :func:`trt_afdet.media.open_source`.
+        AfdetError: See :func:`trt_afdet.media.open_inputs`.
     """
     import cv2
     import numpy as np
 
     from trt_afdet.cli.demo import ASSETS
     from trt_afdet.errors import InvalidValueError
-    from trt_afdet.media import open_source
+    from trt_afdet.media import open_inputs
 
     frames: list[Frame] = []
-    with open_source(source or ASSETS / "clip.mp4") as opened:
+    with open_inputs(source or ASSETS / "clip.mp4") as opened:
         step = max(1, (opened.total or 0) // _FRAMES_KEPT)
         for frame in opened:
             if frame.index % step == 0:

@@ -31,9 +31,9 @@ def write_preview(video: Path, picture: Path, columns: int = 3, rows: int = 2) -
     """A contact sheet of a video's frames, evenly spread; returns its path."""
     import numpy as np
 
-    from trt_afdet.media import open_source, write_picture
+    from trt_afdet.media import open_inputs, write_picture
 
-    with open_source(video) as source:
+    with open_inputs(video) as source:
         total = source.total or columns * rows
         wanted = set(np.linspace(0, total - 1, columns * rows).round().astype(int).tolist())
         frames = [frame.image for frame in source if frame.index in wanted]
@@ -46,13 +46,13 @@ def write_preview(video: Path, picture: Path, columns: int = 3, rows: int = 2) -
 def run(args: argparse.Namespace) -> int:
     from trt_afdet.cli import ui
     from trt_afdet.cli.detect import SHIPPED_MODEL, detect, print_result, report_failures
-    from trt_afdet.cli.inputs import open_inputs
     from trt_afdet.datasets import read_coco
     from trt_afdet.evaluation import evaluate_coco
+    from trt_afdet.media import open_inputs
     from trt_afdet.runtime.detector import Detector
 
     truth = read_coco(ASSETS / "clip.json")
-    source = open_inputs([str(ASSETS / "clip.mp4")])
+    source = open_inputs(ASSETS / "clip.mp4")
     with Detector.load(SHIPPED_MODEL, conf=_SCORE_FROM, threads=args.threads) as detector:
         result = detect(
             source,

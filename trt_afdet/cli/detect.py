@@ -19,10 +19,9 @@ from trt_afdet.cli import ui
 from trt_afdet.support.files import output_file
 
 if TYPE_CHECKING:
-    from trt_afdet.cli.inputs import Inputs
     from trt_afdet.cli.journal import Journal
     from trt_afdet.detections import Detections
-    from trt_afdet.media import MediaFrame
+    from trt_afdet.media import InputFrame, Inputs
     from trt_afdet.runtime.detector import Detector
 
 SUMMARY = "find objects in pictures, folders, globs and video files"
@@ -74,8 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from trt_afdet.cli.inputs import open_inputs
     from trt_afdet.errors import InvalidValueError
+    from trt_afdet.media import open_inputs
     from trt_afdet.runtime.detector import Detector
     from trt_afdet.support.files import check_output, data_on_stdout
 
@@ -85,10 +84,11 @@ def run(args: argparse.Namespace) -> int:
         from trt_afdet.stream.sinks.window import check_screen
 
         check_screen("use --out instead")
-    source = open_inputs(args.source)
+    source = open_inputs(args.source, tell=ui.note)
     if args.jsonl is not None:
         check_output(args.jsonl)
     with (
+        source,
         data_on_stdout(args.jsonl),
         _journal(args, source) as journal,
         Detector.load(
@@ -227,7 +227,7 @@ def detect(
     return result
 
 
-def _timed(frames: Iterator[MediaFrame], detector: Detector) -> Iterator[MediaFrame]:
+def _timed(frames: Iterator[InputFrame], detector: Detector) -> Iterator[InputFrame]:
     """Records the time each frame takes to decode."""
     while True:
         start = time.perf_counter()
@@ -238,8 +238,8 @@ def _timed(frames: Iterator[MediaFrame], detector: Detector) -> Iterator[MediaFr
         yield frame
 
 
-def _groups(frames: Iterator[MediaFrame], size: int) -> Iterator[list[MediaFrame]]:
-    group: list[MediaFrame] = []
+def _groups(frames: Iterator[InputFrame], size: int) -> Iterator[list[InputFrame]]:
+    group: list[InputFrame] = []
     for frame in frames:
         group.append(frame)
         if len(group) == size:
@@ -329,7 +329,7 @@ class _Sinks:
             path not in self.source.videos and self.journal.frames[name] > 0
         )
 
-    def is_known(self, frame: MediaFrame) -> bool:
+    def is_known(self, frame: InputFrame) -> bool:
         """Whether an earlier run has done a frame of a video that nothing is drawn of."""
         if self.journal is None or frame.path in self._targets or self.show:
             return False
@@ -365,7 +365,7 @@ class _Sinks:
         if self.source.is_video:
             self.written.append(target)
 
-    def write(self, frame: MediaFrame, found: Detections) -> bool:
+    def write(self, frame: InputFrame, found: Detections) -> bool:
         """Takes one frame; False if the window was closed."""
         from trt_afdet.media import write_picture
 
@@ -459,7 +459,7 @@ def _names_a_file(out: Path, source: Inputs) -> bool:
     return True
 
 
-def json_line(frame: MediaFrame, found: Detections) -> dict[str, Any]:
+def json_line(frame: InputFrame, found: Detections) -> dict[str, Any]:
     """What JSON lines say of one frame; boxes are x1 y1 x2 y2 in pixels of the frame."""
     height, width = frame.image.shape[:2]
     line: dict[str, Any] = {"source": str(frame.path), "frame": frame.index}

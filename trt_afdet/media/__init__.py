@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
+from trt_afdet.media.inputs import InputFrame, Inputs, open_inputs
 from trt_afdet.media.pictures import PictureInfo, decode_picture, probe_picture, read_picture
-from trt_afdet.media.sources import (
-    MediaFrame,
-    PictureSource,
-    Source,
-    VideoSource,
-    open_source,
-)
 from trt_afdet.media.suffixes import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 from trt_afdet.media.videos import (
     FrameReader,
@@ -25,18 +19,16 @@ __all__ = [
     "PICTURE_SUFFIXES",
     "VIDEO_SUFFIXES",
     "FrameReader",
-    "MediaFrame",
+    "InputFrame",
+    "Inputs",
     "PictureInfo",
-    "PictureSource",
-    "Source",
     "Video",
     "VideoInfo",
-    "VideoSource",
     "VideoWriter",
     "count_frames",
     "decode_picture",
     "is_video_file",
-    "open_source",
+    "open_inputs",
     "open_video",
     "probe_picture",
     "read_picture",

@@ -16,7 +16,7 @@ import pytest
 from tests.trt_afdet.onnx_models import build_model, save_model
 from trt_afdet.cli import demo, main
 from trt_afdet.cli import detect as command
-from trt_afdet.media import VideoWriter, open_source, read_picture, write_picture
+from trt_afdet.media import VideoWriter, open_inputs, read_picture, write_picture
 from trt_afdet.runtime.detector import Detector
 
 
@@ -62,12 +62,12 @@ def detect(source: object, model: Path, *options: object) -> int:
 def test_video(model: Path, video: Path, tmp_path: Path, capsys: Any) -> None:
     out, jsonl = tmp_path / "new" / "out.mp4", tmp_path / "new" / "out.jsonl"
     assert detect(video, model, "--out", out, "--jsonl", jsonl, "--batch", 3) == 0
-    with open_source(out) as written:
-        assert (written.total, written.fps) == (7, 20)
+    with open_inputs(out) as written:
+        assert (written.total, written.rates) == (7, {out: 20})
     got = lines(jsonl)
     assert [line["frame"] for line in got] == list(range(7))
     assert [line["timestamp_ms"] for line in got] == [i * 50 for i in range(7)]
-    with Detector.load(model, conf=0.3) as detector, open_source(video) as source:
+    with Detector.load(model, conf=0.3) as detector, open_inputs(video) as source:
         for frame, line in zip(source, got, strict=True):
             assert (line["source"], line["width"], line["height"]) == (str(video), 160, 120)
             assert line["detections"] == detector(frame.image).to_dicts()
@@ -254,7 +254,7 @@ def test_demo_leaves_its_files_and_scores_the_clip(
     assets.mkdir()
     video.rename(assets / "clip.mp4")
     truth: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
-    with Detector.load(model, conf=0.05) as detector, open_source(assets / "clip.mp4") as source:
+    with Detector.load(model, conf=0.05) as detector, open_inputs(assets / "clip.mp4") as source:
         truth["categories"] = [
             {"id": i + 1, "name": name} for i, name in enumerate(detector.spec.class_names)
         ]
@@ -282,9 +282,9 @@ def test_demo_with_what_is_shipped(tmp_path: Path, capsys: Any) -> None:
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out), "--threads", "1"]) == 0
     assert files(out) == ["annotated.mp4", "detections.jsonl", "preview.jpg"]
-    with open_source(demo.ASSETS / "clip.mp4") as clip:
+    with open_inputs(demo.ASSETS / "clip.mp4") as clip:
         frames = list(clip)
-    with open_source(out / "annotated.mp4") as annotated:
+    with open_inputs(out / "annotated.mp4") as annotated:
         assert len(list(annotated)) == len(frames) == len(lines(out / "detections.jsonl"))
     assert read_picture(out / "preview.jpg").std() > 5
     text = capsys.readouterr().out

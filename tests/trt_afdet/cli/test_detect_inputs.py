@@ -15,7 +15,7 @@ import pytest
 
 from tests.trt_afdet.onnx_models import save_model
 from trt_afdet.cli import main
-from trt_afdet.media import VideoWriter, open_source, write_picture
+from trt_afdet.media import VideoWriter, open_inputs, write_picture
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_mixtures(here: Path, words: list[str], want: list[str]) -> None:
     written = [p for p in (here / "o").rglob("*") if p.is_file()]
     assert len(written) == len(want)
     for path in written:
-        with open_source(path) as source:
+        with open_inputs(path) as source:
             assert len(list(source)) == (4 if path.suffix == ".mp4" else 1)
 
 

@@ -19,7 +19,7 @@ from tests.paths import ROOT
 from trt_afdet.cli import main
 from trt_afdet.engine.sample_pictures import open_pictures
 from trt_afdet.errors import AfdetError, CorruptFileError, MissingFileError
-from trt_afdet.media import open_source, probe_picture, read_picture
+from trt_afdet.media import open_inputs, probe_picture, read_picture
 
 #: Of a picture, without its suffix. ``\udce9`` is a byte that is no UTF-8.
 NAMES = {
@@ -75,7 +75,7 @@ def test_odd_names(
     assert main(["run", f"cam={path}", "--sink", "jsonl:two.jsonl", "--quiet"]) == 0
     assert sources(tmp_path / "two.jsonl") == ["cam"]
     assert len(open_pictures(folder)) == 1
-    with open_source(path) as source:
+    with open_inputs(path) as source:
         assert len(list(source)) == 1
     capsys.readouterr()
     # A refusal is one line that does nothing to the terminal.
@@ -204,7 +204,7 @@ def test_a_folder_with_all_of_them(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_files_that_vanish_before_they_are_read(tmp_path: Path) -> None:
     for number in range(3):
         picture(tmp_path / f"{number}.png")
-    with open_source(tmp_path) as source:
+    with open_inputs(tmp_path) as source:
         (tmp_path / "1.png").unlink()
         assert [frame.path.name for frame in source] == ["0.png", "2.png"]
         assert len(source.failed) == 1

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.trt_afdet.media import odd_pictures, odd_videos
 from trt_afdet.errors import AfdetError
-from trt_afdet.media import open_source, open_video, probe_picture, read_picture
+from trt_afdet.media import open_inputs, open_video, probe_picture, read_picture
 
 #: Pixels of a picture whose decoding takes long, and says the same.
 LARGE = 1 << 24
@@ -103,7 +103,7 @@ def look_at_video(path: Path) -> None:
             assert image.shape[2] == 3
             assert position > last
             last = position
-    with open_source(path) as source:
+    with open_inputs(path) as source:
         next(iter(source), None)
 
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError, WriteError
-from trt_afdet.media import VideoWriter, open_source, write_picture
+from trt_afdet.media import VideoWriter, open_inputs, write_picture
 
 SIZE = (48, 64, 3)
 
@@ -29,9 +29,9 @@ def make_video(path: Path, frames: int = 12, fps: float = 20) -> Path:
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi", ".mov", ".webm", ".ts", ".gif"])
 def test_video_round_trip(tmp_path: Path, suffix: str) -> None:
     path = make_video(tmp_path / "new" / f"video{suffix}")
-    with open_source(path) as source:
+    with open_inputs(path) as source:
         frames = list(source)
-        assert (source.is_video, source.total, source.fps) == (True, 12, 20)
+        assert (source.is_video, source.total, source.rates) == (True, 12, {path: 20})
     assert source.failed == []
     assert [f.index for f in frames] == list(range(12))
     assert [round(f.timestamp_ms or 0) for f in frames[:3]] == [0, 50, 100]
@@ -43,10 +43,10 @@ def test_folder_and_glob_in_order_without_other_files(tmp_path: Path) -> None:
     for index, name in enumerate(("b.png", "a.JPG", "c.bmp")):
         write_picture(tmp_path / name, picture(index))
     (tmp_path / "notes.txt").write_text("hello")
-    with open_source(tmp_path) as source:
+    with open_inputs(tmp_path) as source:
         assert [f.path.name for f in source] == ["a.JPG", "b.png", "c.bmp"]
         assert source.total == 3
-    with open_source(f"{tmp_path}/*.[pb]*") as source:
+    with open_inputs(f"{tmp_path}/*.[pb]*") as source:
         assert [f.path.name for f in source] == ["b.png", "c.bmp"]
 
 
@@ -55,7 +55,7 @@ def test_one_unreadable_picture_of_many_is_kept_for_the_report(tmp_path: Path) -
         write_picture(tmp_path / f"{index}.jpg", picture(index))
     data = (tmp_path / "1.jpg").read_bytes()
     (tmp_path / "1.jpg").write_bytes(data[: len(data) // 2])
-    with open_source(tmp_path) as source:
+    with open_inputs(tmp_path) as source:
         assert [f.path.name for f in source] == ["0.jpg", "2.jpg"]
     assert [str(tmp_path / "1.jpg") in str(e) for e in source.failed] == [True]
 
@@ -63,7 +63,7 @@ def test_one_unreadable_picture_of_many_is_kept_for_the_report(tmp_path: Path) -
 @pytest.mark.parametrize("content", [b"", b"hello", b"\xff\xd8\xff\xe0 no jpeg"])
 def test_a_single_picture_that_cannot_be_read(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
-    with pytest.raises(CorruptFileError), open_source(tmp_path / "a.jpg") as source:
+    with pytest.raises(CorruptFileError), open_inputs(tmp_path / "a.jpg") as source:
         list(source)
 
 
@@ -74,7 +74,7 @@ def test_a_cut_jpeg_is_not_shown_half_grey(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(data[:-500])
     # OpenCV itself returns a picture, so this is ours to notice.
     assert cv2.imread(str(tmp_path / "a.jpg")) is not None
-    with pytest.raises(CorruptFileError, match="cut off"), open_source(tmp_path / "a.jpg") as s:
+    with pytest.raises(CorruptFileError, match="cut off"), open_inputs(tmp_path / "a.jpg") as s:
         list(s)
 
 
@@ -93,7 +93,7 @@ def test_bad_sources(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         ("*.xyz", InvalidValueError),
     ):
         with pytest.raises(kind, match=name.replace("*", r"\*")):
-            open_source(tmp_path / name)
+            open_inputs(tmp_path / name)
     # The libraries below must not add lines of their own.
     assert capfd.readouterr().err == ""
 
@@ -102,7 +102,7 @@ def test_a_video_that_ends_early_is_reported(tmp_path: Path) -> None:
     whole = make_video(tmp_path / "v.avi", frames=40)
     data = whole.read_bytes()
     whole.write_bytes(data[: len(data) // 2])
-    with open_source(whole) as source:
+    with open_inputs(whole) as source:
         count = len(list(source))
     assert 0 < count < 40
     assert "is cut off" in str(source.failed[0])

@@ -16,7 +16,7 @@ from trt_afdet.errors import CorruptFileError, MissingFileError
 from trt_afdet.media import (
     PICTURE_SUFFIXES,
     decode_picture,
-    open_source,
+    open_inputs,
     probe_picture,
     read_picture,
 )
@@ -30,7 +30,7 @@ def test_what_is_read(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[st
     assert (image.shape, image.dtype) == ((odd.HEIGHT, odd.WIDTH, 3), np.uint8)
     assert (info.width, info.height, info.orientation) == (odd.WIDTH, odd.HEIGHT, 1)
     assert np.abs(image.astype(int) - odd.base()).mean() < 6
-    with open_source(path) as source:
+    with open_inputs(path) as source:
         assert source.is_video == (name == "animated.gif")
     assert capfd.readouterr().err == ""
 
@@ -95,7 +95,7 @@ def test_a_folder_goes_on_after_what_is_refused(tmp_path: Path) -> None:
     for name, (data, _) in odd.broken().items():
         (tmp_path / name).write_bytes(data)
     (tmp_path / "whole.png").write_bytes(odd.encoded("PNG"))
-    with open_source(tmp_path) as source:
+    with open_inputs(tmp_path) as source:
         assert [frame.path.name for frame in source] == ["whole.png"]
         named = [name for name in odd.broken() if Path(name).suffix in PICTURE_SUFFIXES]
         assert len(source.failed) == len(named)

@@ -14,7 +14,7 @@ from tests.trt_afdet.media import odd_videos as odd
 from tests.trt_afdet.media.fuzz_readers import fuzz_apart
 from trt_afdet.engine.sample_pictures import open_pictures
 from trt_afdet.errors import CorruptFileError
-from trt_afdet.media import VideoWriter, count_frames, open_source, open_video
+from trt_afdet.media import VideoWriter, count_frames, open_inputs, open_video
 from trt_afdet.media.videos import Converter
 from trt_afdet.stream.sources.base import SourceRefusedError
 from trt_afdet.stream.sources.uri import make_source, parse_source
@@ -24,7 +24,7 @@ Frames = list[tuple[float, float]]
 
 def by_detect(path: Path) -> tuple[Frames, list[str]]:
     """Position and mean of each frame, and what was wrong."""
-    with open_source(path) as source:
+    with open_inputs(path) as source:
         frames = [(round((f.timestamp_ms or 0) / 1000, 6), float(f.image.mean())) for f in source]
     assert source.total == len(frames)
     return frames, [str(error) for error in source.failed]
@@ -170,7 +170,10 @@ def test_what_is_no_video_is_one_line_everywhere(
 def test_written_videos_keep_their_time(tmp_path: Path, suffix: str, name: str) -> None:
     maker, count, last = odd.whole()[name]
     out = tmp_path / f"out{suffix}"
-    with open_source(maker(tmp_path)) as source, VideoWriter(out, source.write_fps) as writer:
+    with (
+        open_inputs(maker(tmp_path)) as source,
+        VideoWriter(out, source.rates[source.paths[0]]) as writer,
+    ):
         for frame in source:
             writer.write(frame.image, (frame.timestamp_ms or 0) / 1000)
     frames, failed = by_detect(out)

@@ -15,7 +15,7 @@ from trt_afdet import native
 from trt_afdet.cli.demo import ASSETS
 from trt_afdet.cli.detect import SHIPPED_MODEL
 from trt_afdet.detections import Detections
-from trt_afdet.media import open_source
+from trt_afdet.media import open_inputs
 from trt_afdet.runtime.detector import Detector
 from trt_afdet.runtime.network import Kernels
 from trt_afdet.runtime.runner import Runner
@@ -29,7 +29,7 @@ def shipped() -> tuple[bytes, ModelSpec, list[npt.NDArray[np.uint8]]]:
     """The shipped detector's file and spec, and frames of the shipped clip."""
     with Detector.load(SHIPPED_MODEL) as detector:
         spec = detector.spec
-    with open_source(ASSETS / "clip.mp4") as source:
+    with open_inputs(ASSETS / "clip.mp4") as source:
         frames = [frame.image for frame in source if frame.index % 40 == 20]
     return SHIPPED_MODEL.read_bytes(), spec, frames
 

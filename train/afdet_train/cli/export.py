@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import trt_afdet
     from trt_afdet.errors import InvalidValueError
-    from trt_afdet.media import open_source
+    from trt_afdet.media import open_inputs
 
     for option in ("num_frames", "batch"):
         value = getattr(args, option)
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
             raise InvalidValueError(f"--{option.replace('_', '-')} must be at least 1", got=value)
     clip = Path(trt_afdet.__file__).parent / "assets" / "clip.mp4"
     source = args.frames or clip
-    with open_source(source) as media:
+    with open_inputs(source) as media:
         frames = [frame.image for frame in islice(media, args.num_frames)]
 
     from afdet_train.export import export_checkpoint

@@ -1,0 +1,248 @@
+"""What a command is given to look at: pictures, folders, globs and videos, in any mixture."""
+
+from __future__ import annotations
+
+import glob
+import re
+import shlex
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import numpy.typing as npt
+
+from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
+from trt_afdet.media.pictures import read_picture
+from trt_afdet.media.suffixes import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from trt_afdet.media.videos import Video, is_video_file, open_video
+from trt_afdet.support.redact import redact
+
+
+@dataclass(frozen=True)
+class InputFrame:
+    """One frame of the inputs.
+
+    Attributes:
+        image: BGR uint8 [H, W, 3].
+        path: The picture or video it came from.
+        index: Its number in the video, or among the pictures of a folder or glob, from 0.
+        timestamp_ms: Position in the video; None for a picture.
+    """
+
+    image: npt.NDArray[np.uint8]
+    path: Path
+    index: int
+    timestamp_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """Pictures of one word of the command line, or one video."""
+
+    paths: list[Path]
+    is_video: bool
+
+
+class Inputs:
+    """Frames of everything that was named, in order.
+
+    Args:
+        items: The pictures and videos.
+        strict: Raise at the first file that cannot be read.
+        tell: Called with a line as each of several items begins.
+
+    Attributes:
+        paths: All files.
+        videos: Those of them that are videos.
+        is_video: Whether there is one video and nothing else.
+        failed: What could not be read, and which videos are damaged or cut off.
+        total: How many frames there are; a guess for a video until its end; None if not known.
+        rates: Frames per second of the videos opened so far, for :class:`VideoWriter`.
+        is_done: Tells which files an earlier run has done; they are left out.
+        is_known: Tells which frames of a video an earlier run has done; they are left out.
+    """
+
+    def __init__(
+        self, items: list[Item], *, strict: bool, tell: Callable[[str], None] | None = None
+    ) -> None:
+        self.items = items
+        self.strict = strict
+        self.paths = [path for item in items for path in item.paths]
+        self.videos = {path for item in items if item.is_video for path in item.paths}
+        self.is_video = len(items) == 1 and items[0].is_video
+        self.failed: list[AfdetError] = []
+        self.total = None if self.videos else len(self.paths)
+        self.rates: dict[Path, float] = {}
+        self.is_done: Callable[[Path], bool] = lambda path: False
+        self.is_known: Callable[[InputFrame], bool] = lambda frame: False
+        self._tell = tell
+        self._video: Video | None = None
+        if strict and self.is_video:
+            self._open(self.paths[0])
+
+    def __iter__(self) -> Iterator[InputFrame]:
+        for number, item in enumerate(self.items, 1):
+            if self._tell is not None and len(self.items) > 1 and self.videos:
+                name = item.paths[0] if len(item.paths) == 1 else f"{len(item.paths)} pictures"
+                self._tell(f"source {number} of {len(self.items)}: {name}")
+            yield from self._read_video(item.paths[0]) if item.is_video else self._pictures(item)
+
+    def _pictures(self, item: Item) -> Iterator[InputFrame]:
+        for index, path in enumerate(item.paths):
+            if self.is_done(path):
+                continue
+            try:
+                image = read_picture(path)
+            except (CorruptFileError, MissingFileError) as error:
+                self._fail(error)
+                continue
+            yield InputFrame(image, path, index)
+
+    def _read_video(self, path: Path) -> Iterator[InputFrame]:
+        if self.is_done(path):
+            return
+        count = 0
+        try:
+            with self._video or self._open(path) as video:
+                for image, seconds in video:
+                    frame = InputFrame(image, path, count, seconds * 1000)
+                    count += 1
+                    if not self.is_known(frame):
+                        yield frame
+        except (CorruptFileError, MissingFileError) as error:
+            self._fail(error)
+            return
+        finally:
+            self._video = None
+        if self.is_video:
+            self.total = count
+        if video.cut_off:
+            self.failed.append(
+                CorruptFileError(
+                    f"{path} is cut off",
+                    got=f"{count} frames could be read",
+                    hint="the end of the file is missing",
+                )
+            )
+        elif video.damaged:
+            places = "1 place" if video.damaged == 1 else f"{video.damaged} places"
+            got = f"{places} could not be decoded, {count} frames could"
+            self.failed.append(CorruptFileError(f"{path} is damaged", got=got))
+
+    def _open(self, path: Path) -> Video:
+        video = self._video = open_video(path)
+        self.rates[path] = video.info.fastest or 25.0
+        if self.is_video:
+            self.total = video.info.total
+        return video
+
+    def _fail(self, error: AfdetError) -> None:
+        if self.strict:
+            raise error
+        self.failed.append(error)
+
+    def __enter__(self) -> Inputs:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._video is not None:
+            self._video.close()
+
+
+def open_inputs(
+    given: str | Path | Sequence[str], *, tell: Callable[[str], None] | None = None
+) -> Inputs:
+    """The inputs that one path, or the words of a command line, name.
+
+    A file is known by its content: a GIF of several pictures is a video. Of folders and globs the
+    pictures and videos are taken, by their suffixes. A single file that cannot be read is an error;
+    of several, those that cannot be read are kept in :attr:`Inputs.failed`.
+
+    Args:
+        given: A picture, a folder, a glob or a video; or a list of these.
+        tell: See :class:`Inputs`.
+
+    Raises:
+        MissingFileError: If there is nothing by a name.
+        CorruptFileError: If a file is empty, or the only one is a video that cannot be opened.
+        InvalidValueError: If a word names a camera, or a folder or glob holds nothing of use.
+    """
+    words = [str(given)] if isinstance(given, (str, Path)) else given
+    items = [item for word in words for item in _items(word)]
+    return Inputs(items, strict=len(words) == 1 and Path(words[0]).is_file(), tell=tell)
+
+
+def _items(word: str) -> list[Item]:
+    path = _path_of(word)
+    if path.is_dir():
+        return _sorted(sorted(path.iterdir()), f"folder {path}")
+    if path.exists():
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            if path.stat().st_size == 0:
+                raise CorruptFileError("the file is empty (0 bytes)", got=path)
+            return [Item([path], is_video_file(path))]
+        if path.name.startswith("video") and stat.S_ISCHR(mode):
+            raise _is_for_run(word)
+        raise InvalidValueError(
+            "neither a file nor a folder", got=path, hint="write it to a file first"
+        )
+    if glob.has_magic(str(path)):
+        # pathlib's glob wants the pattern apart from its folder; a shell user does not.
+        found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
+        return _sorted([Path(name) for name in found], f"pattern {path}")
+    raise MissingFileError(
+        "no such picture, folder or video", got=word, hint="check the path and its spelling"
+    )
+
+
+def _path_of(word: str) -> Path:
+    """The path that a word names; a camera's address is refused with the command that takes it."""
+    path = Path(word)
+    if word == "-":
+        raise InvalidValueError(
+            "standard input cannot be read", got="-", hint="name a picture, a folder or a video"
+        )
+    if not word:
+        raise MissingFileError("the name of the source is empty", hint="name a picture or a video")
+    if path.exists() or path.is_symlink():
+        if path.is_file() and path.suffix.lower() in (".yaml", ".yml"):
+            raise _is_for_run(word)
+        return path
+    if word.lower().startswith("file:"):
+        return Path(unquote(urlsplit(word).path))
+    if word.isdigit():
+        raise _is_for_run(f"/dev/video{int(word)}", got=word)
+    named = re.fullmatch(r"[A-Za-z0-9][\w-]*=(.+)", word)
+    address = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", word)
+    if "://" in word or address or re.fullmatch(r"/dev/(video\d+|v4l/.*)", word):
+        raise _is_for_run(word)
+    if named and (named[1].isdigit() or "://" in named[1] or Path(named[1]).exists()):
+        raise _is_for_run(word)
+    return path
+
+
+def _is_for_run(word: str, got: str | None = None) -> AfdetError:
+    return InvalidValueError(
+        "only pictures and video files are read here; cameras, streams and named sources are for "
+        "run",
+        got=redact(got or word),
+        hint=f"trt-afdet run {shlex.quote(redact(word))}",
+    )
+
+
+def _sorted(paths: list[Path], where: str) -> list[Item]:
+    """The pictures among files as one item, each video as one; hidden files are left out."""
+    files = [p for p in paths if not p.name.startswith(".") and p.is_file()]
+    pictures = [p for p in files if p.suffix.lower() in PICTURE_SUFFIXES]
+    videos = [p for p in files if p.suffix.lower() in VIDEO_SUFFIXES]
+    if not pictures and not videos:
+        raise InvalidValueError(
+            f"{where} holds no picture and no video",
+            hint=f"looked for {', '.join(PICTURE_SUFFIXES)} and {', '.join(VIDEO_SUFFIXES)}",
+        )
+    items = [Item(pictures, is_video=False)] if pictures else []
+    return items + [Item([video], is_video=True) for video in videos]
