@@ -96,7 +96,7 @@ def examine(path: Path) -> Findings:
     """
     if path.suffix.lower() == ".onnx":
         from trt_afdet.errors import AfdetError, CorruptFileError
-        from trt_afdet.model_content import reason
+        from trt_afdet.runtime.model_errors import reason
 
         try:
             return _of_onnx(path)

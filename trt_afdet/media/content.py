@@ -45,43 +45,52 @@ def check_is_file(path: Path, what: str) -> None:
 _AVIF = (b"avif", b"avis")
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 
-#: First bytes, and what files that begin so are called.
-_OTHERS = (
-    (b"%PDF", "a PDF"),
-    (b"%!PS", "a PostScript file"),
-    (b"PK\x03\x04", "a zip archive"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-    (b"Rar!", "a rar archive"),
-    (b"BZh", "a bzip2 archive"),
-    (b"\xfd7zXZ\0", "an xz archive"),
-    (b"\x7fELF", "a program"),
-    (b"MZ", "a program"),
-    (b"ID3", "an audio file"),
-    (b"fLaC", "an audio file"),
-    (b"#!AMR", "an audio file"),
-    (b"MThd", "a MIDI file"),
-    (b"8BPS", "a Photoshop file"),
-    (b"\xff\xd8\xff\xf7", "a JPEG-LS picture"),
-    (b"v/1\x01", "an OpenEXR picture"),
-    (b"#?RADIANCE", "a Radiance HDR picture"),
-    (b"qoif", "a QOI picture"),
-    (b"P7\n", "a PAM picture"),
-    (b"PF\n", "a PFM picture"),
-    (b"Pf\n", "a PFM picture"),
-    (b"DDS ", "a DDS texture"),
-    (b"SDPX", "a DPX picture"),
-    (b"\0\0\1\0", "an icon"),
-    (b"\x0a\x05\x01", "a PCX picture"),
-    (b"FUJIFILMCCD-RAW", "a camera raw file"),
-    (b"IIU\0", "a camera raw file"),
-    (b"IIRO", "a camera raw file"),
-    (b"SIMPLE  =", "a FITS file"),
-    (b"\xff\x0a", "a JPEG XL picture"),
-    (b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
-    (b"SQLite format 3", "a database"),
-    (b"\x89HDF", "an HDF5 file"),
-    (b"\x93NUMPY", "a NumPy array"),
+#: Offset, bytes there, and what such a file is called; pictures and videos that are read are below.
+_SIGNATURES = (
+    (0, b"%PDF", "a PDF"),
+    (0, b"%!PS", "a PostScript file"),
+    (0, b"PK\x03\x04", "a zip archive"),
+    (0, b"\x1f\x8b", "a gzip archive"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (0, b"Rar!", "a rar archive"),
+    (0, b"BZh", "a bzip2 archive"),
+    (0, b"\xfd7zXZ\0", "an xz archive"),
+    (0, b"\x28\xb5\x2f\xfd", "a zstd archive"),
+    (257, b"ustar", "a tar archive"),
+    (0, b"\x7fELF", "a program"),
+    (0, b"MZ", "a program"),
+    (0, b"ID3", "an audio file"),
+    (0, b"fLaC", "an audio file"),
+    (0, b"#!AMR", "an audio file"),
+    (0, b"MThd", "a MIDI file"),
+    (0, b"8BPS", "a Photoshop file"),
+    (0, b"\xff\xd8\xff\xf7", "a JPEG-LS picture"),
+    (0, b"v/1\x01", "an OpenEXR picture"),
+    (0, b"#?RADIANCE", "a Radiance HDR picture"),
+    (0, b"qoif", "a QOI picture"),
+    (0, b"P7\n", "a PAM picture"),
+    (0, b"PF\n", "a PFM picture"),
+    (0, b"Pf\n", "a PFM picture"),
+    (0, b"DDS ", "a DDS texture"),
+    (0, b"SDPX", "a DPX picture"),
+    (0, b"\0\0\1\0", "an icon"),
+    (0, b"\x0a\x05\x01", "a PCX picture"),
+    (0, b"FUJIFILMCCD-RAW", "a camera raw file"),
+    (0, b"IIU\0", "a camera raw file"),
+    (0, b"IIRO", "a camera raw file"),
+    (4, b"ftypcrx ", "a camera raw file"),
+    (0, b"SIMPLE  =", "a FITS file"),
+    (0, b"\xff\x0a", "a JPEG XL picture"),
+    (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
+    (128, b"DICM", "a DICOM file"),
+    (0, b"SQLite format 3", "a database"),
+    (0, b"\x89HDF", "an HDF5 file"),
+    (0, b"\x93NUMPY", "a NumPy array"),
+    (0, b"ftrt", "a TensorRT engine"),
+    (0, b"\x80\x02", "a pickle of Python (a PyTorch checkpoint)"),
+    (4, b"TFL3", "a TensorFlow Lite model"),
+    (4, b"ORTM", "a model in ONNX Runtime's own format"),
+    (0, b"7767517", "an ncnn model"),
 )
 
 
@@ -120,15 +129,21 @@ def picture_format(head: bytes) -> str | None:
 _BMP_HEADERS = tuple(size.to_bytes(4, "little") for size in (12, 16, 40, 52, 56, 64, 108, 124))
 
 
+def what_is(head: bytes) -> str | None:
+    """What a file is by its first bytes: "a picture (PNG)", "a text file"; None if unknown."""
+    if head[4:8] == b"ftyp" and head[8:12] != b"crx ":
+        return "a video or picture"
+    picture = picture_format(head)
+    return f"a picture ({picture})" if picture else looks_like(head)
+
+
 def looks_like(head: bytes) -> str | None:
-    """What a file that is neither picture nor video seems to be: "a text file"; None if unknown."""
-    for start, name in _OTHERS:
-        if head.startswith(start):
+    """As :func:`what_is`, for files that are neither pictures nor videos that are read."""
+    for offset, start, name in _SIGNATURES:
+        if head.startswith(start, offset):
             return name
-    if head[4:12] == b"ftypcrx ":
-        return "a camera raw file"
-    if head[128:132] == b"DICM":
-        return "a DICOM file"
+    if int.from_bytes(head[:8], "little") < 1 << 28 and head[8:9] == b"{":
+        return "a .safetensors checkpoint"
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
         return "an audio file"
     if not head.strip(b"\0"):

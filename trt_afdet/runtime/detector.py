@@ -13,11 +13,11 @@ import numpy as np
 
 from trt_afdet.detections import Detections
 from trt_afdet.errors import AfdetError, InvalidValueError, RunError
-from trt_afdet.model_content import kind_of
 from trt_afdet.postprocess import from_outputs, postprocess
 from trt_afdet.preprocess import preprocess
 from trt_afdet.runtime.backend import Backend, FrameBackend, Ticket
 from trt_afdet.runtime.image_input import Frame, is_one, several, to_frame
+from trt_afdet.runtime.model_errors import kind_of
 from trt_afdet.runtime.options import class_ids, count, share
 from trt_afdet.runtime.times import StageTimes
 from trt_afdet.spec import ModelSpec

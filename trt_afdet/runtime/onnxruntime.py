@@ -24,7 +24,7 @@ from trt_afdet.interface import (
     read_nms,
     read_spec,
 )
-from trt_afdet.model_content import reason, refusal
+from trt_afdet.runtime.model_errors import reason, refusal
 from trt_afdet.spec import METADATA_KEY
 from trt_afdet.support.files import check_model_path
 from trt_afdet.support.packages import missing

@@ -13,7 +13,7 @@ from trt_afdet.errors import (
     InvalidValueError,
     MissingFileError,
 )
-from trt_afdet.model_content import kind_of, reason
+from trt_afdet.runtime.model_errors import kind_of, reason
 from trt_afdet.spec import ModelSpec
 from trt_afdet.support.files import atomic_path, check_model_path
 from trt_afdet.support.packages import missing

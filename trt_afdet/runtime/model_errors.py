@@ -1,4 +1,4 @@
-"""What a file that should be a model is, and why a runtime refused it: in words, in one line."""
+"""Why a model file cannot be opened: what it is instead, or what the runtime says, in one line."""
 
 from __future__ import annotations
 
@@ -7,36 +7,33 @@ import zipfile
 from pathlib import Path
 
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError
+from trt_afdet.media.content import HEAD, what_is
 
-#: First bytes, what such a file is, and what to do.
 _EXPORT = "export it to ONNX: trt-afdet export for checkpoints of trt-afdet"
-_RENAME = "give it the suffix .engine"
-_MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"ftrt", "a TensorRT engine", _RENAME),
-    (0, b"\x80\x02", "a pickle of Python (a PyTorch checkpoint)", _EXPORT),
-    (0, b"\x89HDF", "an HDF5 file (Keras)", "export it to ONNX"),
-    (4, b"TFL3", "a TensorFlow Lite model", "give the ONNX file that it was made from"),
-    (4, b"ORTM", "a model in ONNX Runtime's own format", "give the ONNX file it was made from"),
-    (0, b"7767517", "an ncnn model", "give the ONNX file that it was made from"),
-    (0, b"\x1f\x8b", "a gzip archive", "gunzip it"),
-    (0, b"BZh", "a bzip2 archive", "bunzip2 it"),
-    (0, b"\xfd7zXZ", "an xz archive", "unxz it"),
-    (0, b"\x28\xb5\x2f\xfd", "a zstd archive", "unzstd it"),
-    (0, b"7z\xbc\xaf", "a 7z archive", "unpack it"),
-    (257, b"ustar", "a tar archive", "unpack it"),
-    (0, b"\x89PNG", "a picture (PNG)", "pictures go where the command has SOURCE"),
-    (0, b"\xff\xd8\xff", "a picture (JPEG)", "pictures go where the command has SOURCE"),
-    (4, b"ftyp", "a video or picture", "videos go where the command has SOURCE"),
-    (0, b"\x7fELF", "a program or library", ""),
-    (0, b"%PDF", "a PDF", ""),
-)
+_SOURCE = "give the ONNX file that it was made from"
 
 #: What to do about other content, by words of its description.
-_HINTS = {
+_REMEDIES = {
+    "TensorRT engine": "give it the suffix .engine",
+    "PyTorch checkpoint": _EXPORT,
+    "safetensors": "make an ONNX file of it: trt-afdet export FILE",
+    "HDF5": "if it is a Keras model, export it to ONNX",
+    "TensorFlow Lite": _SOURCE,
+    "own format": _SOURCE,
+    "ncnn": _SOURCE,
+    "TorchScript": _SOURCE,
+    "gzip": "gunzip it",
+    "bzip2": "bunzip2 it",
+    "xz archive": "unxz it",
+    "zstd": "unzstd it",
+    "cut off": "copy it again",
+    "archive": "unpack it",
+    "a picture": "pictures go where the command has SOURCE",
+    "a video": "videos go where the command has SOURCE",
     "Git LFS": "git lfs pull",
     "HTML": "download the file itself, by the address of its raw content",
     "zeros": "the download or copy was not finished; get it again",
-    "XML": "OpenVINO has such; give the ONNX file that it was made from",
+    "XML": "if it is an OpenVINO model, give the ONNX file that it was made from",
 }
 _OTHERWISE = "give the path of an exported model.onnx"
 
@@ -58,40 +55,31 @@ def kind_of(path: Path) -> tuple[str, str] | None:
     """What a file is that is no ONNX model, and what to do about it; None if nobody can tell."""
     try:
         with path.open("rb") as file:
-            head = file.read(1024)
+            head = file.read(HEAD)
     except OSError:
         return None
-    if head.startswith(b"PK\x03\x04"):
-        return _archive(path)
-    for offset, magic, what, hint in _MAGIC:
-        if head[offset:].startswith(magic):
-            return what, hint
-    if int.from_bytes(head[:8], "little") < 1 << 28 and head[8:9] == b"{":
-        return "a .safetensors checkpoint", "make an ONNX file of it: trt-afdet export FILE"
-    try:
-        from trt_afdet.media.content import looks_like
-    except ImportError:
+    what = what_is(head) if head else None
+    if what == "a zip archive":
+        what, inside = _archive(path)
+        if inside is not None:
+            return what, f"unpack it and give {inside}"
+    if what is None:
         return None
-    like = looks_like(head) if head else None
-    if like is None:
-        return None
-    return like, next((hint for mark, hint in _HINTS.items() if mark in like), _OTHERWISE)
+    return what, next((hint for mark, hint in _REMEDIES.items() if mark in what), _OTHERWISE)
 
 
-def _archive(path: Path) -> tuple[str, str]:
+def _archive(path: Path) -> tuple[str, str | None]:
+    """What a zip archive is, and the ONNX file in it."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except (OSError, zipfile.BadZipFile):
-        return "a zip archive that is cut off (PyTorch's .pt files are such)", "copy it again"
+        return "a zip archive that is cut off (PyTorch's .pt files are such)", None
     if any(name.endswith("constants.pkl") for name in names):
-        return "a TorchScript model", "give the ONNX file that it was made from"
+        return "a TorchScript model", None
     if any(name.endswith("data.pkl") for name in names):
-        return "a PyTorch checkpoint (.pt)", _EXPORT
-    inside = next((name for name in names if name.lower().endswith(".onnx")), None)
-    if inside is not None:
-        return "a zip archive", f"unpack it and give {inside}"
-    return "a zip archive", "unpack it"
+        return "a PyTorch checkpoint (.pt)", None
+    return "a zip archive", next((n for n in names if n.lower().endswith(".onnx")), None)
 
 
 def reason(error: BaseException) -> str:

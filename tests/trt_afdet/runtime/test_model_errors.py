@@ -20,8 +20,8 @@ from onnx import TensorProto, helper
 from tests.trt_afdet.onnx_models import build_model, save_model
 from trt_afdet.engine.onnx.model_file import load_canonical
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError
-from trt_afdet.model_content import kind_of, reason
 from trt_afdet.runtime.detector import Detector
+from trt_afdet.runtime.model_errors import kind_of, reason
 from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend
 
 ONNX = build_model().SerializeToString()
@@ -119,7 +119,7 @@ def test_a_newer_ir_version_names_the_package(tmp_path: Path) -> None:
 
 
 def test_ir_10_names_the_release_that_reads_it(tmp_path: Path) -> None:
-    from trt_afdet.model_content import refusal
+    from trt_afdet.runtime.model_errors import refusal
 
     path = save_model(tmp_path / "model.onnx")
     text = (
