@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from trt_afdet.stream.pipeline import PipelineSnapshot
+from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot
 
 COLUMNS = ("camera", "state", "frames/s", "p50 ms", "p99 ms", "dropped", "frames", "objects")
 

@@ -222,7 +222,8 @@ def _run(args: argparse.Namespace) -> int:
             server.attach(deployment.pipeline)
             _join_zones(server, deployment)
         if config.metrics is not None:
-            metrics = MetricsServer(config.metrics, deployment.pipeline)
+            pipeline = deployment.pipeline
+            metrics = MetricsServer(config.metrics, pipeline.snapshot, pipeline.metrics)
             metrics.start()
             stack.callback(metrics.stop)
         notifier = Notifier()

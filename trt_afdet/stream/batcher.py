@@ -17,6 +17,7 @@ from typing import Literal, get_args
 
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.stream.frame import StreamFrame
+from trt_afdet.stream.monitoring.snapshot import LaneCount
 
 #: What happens to a frame that finds its source's queue full: the oldest waiting frame goes
 #: (live sources: latency stays bounded), the new one goes, or the source waits (files).
@@ -53,23 +54,6 @@ class _Lane:
         due = self.arrived + self.interval
         # Long overdue: a camera that is dead or slower than it was is not waited for.
         return due <= deadline and now <= due + self.interval
-
-
-@dataclass(frozen=True)
-class LaneCount:
-    """What became of a source's frames so far.
-
-    Attributes:
-        received: Frames offered by the source.
-        dropped: Of these, dropped because the queue was full.
-        stale: Of these, dropped because they had waited longer than the age limit.
-        waiting: Frames in the queue now.
-    """
-
-    received: int
-    dropped: int
-    stale: int
-    waiting: int
 
 
 class Intake:

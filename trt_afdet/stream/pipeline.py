@@ -20,10 +20,11 @@ import numpy.typing as npt
 
 from trt_afdet.detections import Detections
 from trt_afdet.errors import AfdetError, InvalidValueError, RunError
-from trt_afdet.stream.batcher import Intake, LaneCount, Policy
+from trt_afdet.stream.batcher import Intake, Policy
 from trt_afdet.stream.capture import Capture, Retry
 from trt_afdet.stream.frame import StreamFrame, StreamResult
-from trt_afdet.stream.monitoring.metrics import Metrics, SourceSnapshot
+from trt_afdet.stream.monitoring.metrics import Metrics
+from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot
 from trt_afdet.stream.monitoring.status import FINAL, StatusBoard, StatusEvent
 from trt_afdet.stream.sinks.base import Sink, SinkRunner
 from trt_afdet.stream.sources.base import Source
@@ -146,18 +147,6 @@ class _Batch:
     seen: list[bool]
     count: int
     collect: Callable[[], list[Detections]]
-
-
-@dataclass(frozen=True)
-class PipelineSnapshot:
-    """All figures at a moment, by source or sink name."""
-
-    sources: dict[str, SourceSnapshot]
-    lanes: dict[str, LaneCount]
-    states: dict[str, StatusEvent]
-    sinks: dict[str, tuple[int, int, int]]
-    reconnects: dict[str, int]
-    uptime: float
 
 
 class Pipeline:

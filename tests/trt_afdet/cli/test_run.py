@@ -25,11 +25,9 @@ from trt_afdet.cli import main
 from trt_afdet.cli.live import rows, summary
 from trt_afdet.errors import WriteError
 from trt_afdet.media import VideoWriter
-from trt_afdet.stream.batcher import LaneCount
-from trt_afdet.stream.monitoring.metrics import SourceSnapshot
+from trt_afdet.stream.monitoring.snapshot import LaneCount, PipelineSnapshot, SourceSnapshot
 from trt_afdet.stream.monitoring.status import StatusEvent
 from trt_afdet.stream.monitoring.systemd import Notifier, Watchdog
-from trt_afdet.stream.pipeline import PipelineSnapshot
 
 COMMAND = [sys.executable, "-m", "trt_afdet", "run"]
 CAMERA = "test://?width=64&height=64&fps=5"

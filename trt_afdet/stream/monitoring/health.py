@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trt_afdet.stream.monitoring.public_names import PublicNames
-from trt_afdet.stream.pipeline import PipelineSnapshot
+from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot
 from trt_afdet.support.redact import redact
 
 

@@ -12,6 +12,8 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
+from trt_afdet.stream.monitoring.snapshot import SourceSnapshot
+
 #: Upper edges of the latency buckets, seconds: 0.5 ms to 60 s, a factor of about 1.26 apart, so a
 #: percentile read off them is off by at most a quarter.
 EDGES = tuple(0.0005 * 10 ** (step / 10) for step in range(52))
@@ -58,27 +60,6 @@ class _SourceFigures:
     objects: dict[str, int] = field(default_factory=dict)
     latency: Histogram = field(default_factory=Histogram)
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=1024))
-
-
-@dataclass(frozen=True)
-class SourceSnapshot:
-    """One source's figures at a moment.
-
-    Attributes:
-        processed: Frames that reached the sinks.
-        detected: Of these, frames that the detector saw (the others were tracked only).
-        objects: Detections per class name.
-        fps: Frames per second over the last seconds.
-        latency_p50, latency_p99, latency_max: Capture to sink, seconds.
-    """
-
-    processed: int
-    detected: int
-    objects: dict[str, int]
-    fps: float
-    latency_p50: float
-    latency_p99: float
-    latency_max: float
 
 
 class Metrics:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from trt_afdet.errors import RunError
 from trt_afdet.stream.monitoring.health import Health, HealthCheck
+from trt_afdet.stream.monitoring.metrics import Metrics
 from trt_afdet.stream.monitoring.prometheus import Exposition
 from trt_afdet.stream.monitoring.public_names import PublicNames
-from trt_afdet.stream.pipeline import Pipeline, PipelineSnapshot
+from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot
 from trt_afdet.support.files import TEXT_ERRORS
 from trt_afdet.support.listening import parse_address
 
@@ -20,20 +22,23 @@ class MetricsServer:
 
     Args:
         address: ``HOST:PORT`` or ``PORT``; port 0 takes a free one.
-        pipeline: Whose figures.
+        snapshot: Makes a pipeline's figures.
+        metrics: Of the same pipeline.
 
     Raises:
         InvalidValueError: If the address is none.
         MissingDependencyError: If prometheus_client is missing.
     """
 
-    def __init__(self, address: str, pipeline: Pipeline) -> None:
+    def __init__(
+        self, address: str, snapshot: Callable[[], PipelineSnapshot], metrics: Metrics
+    ) -> None:
         self.host, self.port = parse_address(address)
-        self._pipeline = pipeline
+        self._snapshot = snapshot
         names = PublicNames()
         self._check = HealthCheck(names)
         self._lock = threading.Lock()
-        self._exposition = Exposition(self._judge, names, lambda: pipeline.metrics, lambda: 0)
+        self._exposition = Exposition(self._judge, names, lambda: metrics, lambda: 0)
         self._server: ThreadingHTTPServer | None = None
 
     def start(self) -> None:
@@ -78,7 +83,7 @@ class MetricsServer:
         return 404, "text/plain", b"there are /metrics and /healthz\n"
 
     def _judge(self) -> tuple[PipelineSnapshot, Health]:
-        snapshot = self._pipeline.snapshot()
+        snapshot = self._snapshot()
         return snapshot, self._check.judge(snapshot)
 
 

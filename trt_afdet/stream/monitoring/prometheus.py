@@ -10,8 +10,8 @@ from trt_afdet.errors import MissingDependencyError
 from trt_afdet.stream.monitoring.health import Health
 from trt_afdet.stream.monitoring.metrics import EDGES, Metrics
 from trt_afdet.stream.monitoring.public_names import PublicNames
+from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot
 from trt_afdet.stream.monitoring.status import State
-from trt_afdet.stream.pipeline import PipelineSnapshot
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
-from trt_afdet.stream.pipeline import PipelineSnapshot
+from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot
 from trt_afdet.support.files import TEXT_ERRORS
 
 log = logging.getLogger("trt_afdet.stream")

@@ -6,10 +6,9 @@ import pytest
 
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.stream.monitoring.health import HealthCheck
-from trt_afdet.stream.monitoring.metrics import SourceSnapshot
 from trt_afdet.stream.monitoring.public_names import PublicNames
+from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot, SourceSnapshot
 from trt_afdet.stream.monitoring.status import State, StatusEvent
-from trt_afdet.stream.pipeline import PipelineSnapshot
 from trt_afdet.support.listening import bind, is_loopback, parse_address
 from trt_afdet.web.access import ATTEMPTS, SESSION, WINDOW, Access, new_token
 

@@ -1,0 +1,66 @@
+"""A pipeline's figures at one moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trt_afdet.stream.monitoring.status import StatusEvent
+
+
+@dataclass(frozen=True)
+class SourceSnapshot:
+    """One source's figures at a moment.
+
+    Attributes:
+        processed: Frames that reached the sinks.
+        detected: Of these, frames that the detector saw (the others were tracked only).
+        objects: Detections per class name.
+        fps: Frames per second over the last seconds.
+        latency_p50, latency_p99, latency_max: Capture to sink, seconds.
+    """
+
+    processed: int
+    detected: int
+    objects: dict[str, int]
+    fps: float
+    latency_p50: float
+    latency_p99: float
+    latency_max: float
+
+
+@dataclass(frozen=True)
+class LaneCount:
+    """What became of a source's frames so far.
+
+    Attributes:
+        received: Frames offered by the source.
+        dropped: Of these, dropped because the queue was full.
+        stale: Of these, dropped because they had waited longer than the age limit.
+        waiting: Frames in the queue now.
+    """
+
+    received: int
+    dropped: int
+    stale: int
+    waiting: int
+
+
+@dataclass(frozen=True)
+class PipelineSnapshot:
+    """All figures at a moment, by source or sink name.
+
+    Attributes:
+        sources: What was processed.
+        lanes: What waits for the detector.
+        states: The latest state of each source.
+        sinks: Results written, dropped and waiting.
+        reconnects: How often each source was lost.
+        uptime: Seconds since the pipeline began.
+    """
+
+    sources: dict[str, SourceSnapshot]
+    lanes: dict[str, LaneCount]
+    states: dict[str, StatusEvent]
+    sinks: dict[str, tuple[int, int, int]]
+    reconnects: dict[str, int]
+    uptime: float
