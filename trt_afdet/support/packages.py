@@ -27,6 +27,7 @@ PACKAGES: dict[str, tuple[str, str | None]] = {
     "vizdoom": ("vizdoom", "doom"),
     "fastapi": ("fastapi", "web"),
     "starlette": ("fastapi", "web"),
+    "anyio": ("fastapi", "web"),
     "uvicorn": ("uvicorn", "web"),
     "websockets": ("websockets", "web"),
     "prometheus_client": ("prometheus-client", "web"),

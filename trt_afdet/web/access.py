@@ -1,4 +1,8 @@
-"""Who may see the page: a token, exchanged for a cookie that does not contain it."""
+"""Checks tokens and session cookies, and counts wrong tokens.
+
+Starlette's SessionMiddleware would sign cookies with a package more (itsdangerous), and its cookies
+have neither the path behind a proxy nor an end with a change of token.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ WINDOW = 60.0
 
 
 def new_token() -> str:
-    """A token nobody guesses: 192 random bits."""
+    """A token of 192 random bits."""
     return secrets.token_urlsafe(24)
 
 
@@ -29,7 +33,7 @@ class Access:
     """Checks tokens and cookies.
 
     Args:
-        token: What lets people in; None lets everybody in.
+        token: The token; None lets everybody in.
         clock: Seconds since 1970.
 
     Raises:
@@ -70,13 +74,13 @@ class Access:
             self._wrong.popitem(last=False)
 
     def new_cookie(self, path: str = "/", *, secure: bool = False) -> str:
-        """The value of ``Set-Cookie`` for one who has shown the token.
+        """The value of ``Set-Cookie`` for a browser that has sent the token.
 
         It is signed with the token, so it outlives a restart and ends with a change of token.
 
         Args:
-            path: Where the browser sends it: the page's, as the browser sees it.
-            secure: Whether it may travel over HTTPS only.
+            path: The page's, as the browser sees it.
+            secure: Whether browsers send it over HTTPS only.
         """
         expires = f"{int(self._clock()) + SESSION:x}"
         value = f"{expires}.{self._sign(expires)}"

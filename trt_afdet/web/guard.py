@@ -1,15 +1,22 @@
-"""What every request has to pass before the page sees it, and what every answer carries."""
+"""Checks every request before the page sees it, and adds the security headers to every answer.
+
+Starlette's middlewares cannot do this: TrustedHostMiddleware judges the ``Host`` header, not the
+host that a trusted proxy forwards; CORSMiddleware adds headers to requests of other sites and does
+not refuse them; its limit of bodies is missing in the oldest Starlette that is supported.
+"""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote
 
 from trt_afdet.web.access import Access
-from trt_afdet.web.proxy import Asked, ForwardedError, Forwarding
+from trt_afdet.web.proxy import BrowserRequest, ForwardedError, Forwarding
+
+if TYPE_CHECKING:
+    from starlette.datastructures import Headers
 
 log = logging.getLogger("trt_afdet.web")
 
@@ -22,29 +29,29 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 #: Bytes; the zones of a camera fit in many times.
 LONGEST_BODY = 1 << 18
 
-HEADERS = (
-    (
-        "content-security-policy",
+HEADERS = {
+    "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
         "connect-src 'self'; manifest-src 'self'; form-action 'self'; base-uri 'none'; "
-        "frame-ancestors 'none'",
+        "frame-ancestors 'none'"
     ),
-    ("x-content-type-options", "nosniff"),
-    ("x-frame-options", "DENY"),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
     # Not "no-referrer": browsers then send forms with "Origin: null", as a foreign site would.
-    ("referrer-policy", "same-origin"),
-    ("cross-origin-opener-policy", "same-origin"),
-    ("cross-origin-resource-policy", "same-origin"),
-    ("permissions-policy", "camera=(), microphone=(), geolocation=()"),
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
     # A proxy that collects answers before it passes them on would make pictures late.
-    ("x-accel-buffering", "no"),
-)
-_HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS]
+    "x-accel-buffering": "no",
+}
 _SAFE = ("GET", "HEAD")
 #: How the page's own paths begin.
 OWN = ("/api", "/static", "/login", "/healthz", "/metrics", "/ws", "/favicon.ico")
+#: Paths that need no token, and all of ``/static/``.
+PUBLIC = ("/login", "/healthz", "/favicon.ico")
 #: Status, text, and headers if there are any.
-Refusal = tuple[int, str] | tuple[int, str, list[tuple[str, str]]]
+Refusal = tuple[int, str] | tuple[int, str, dict[str, str]]
 
 
 class Guard:
@@ -54,120 +61,151 @@ class Guard:
         app: The page.
         access: Who may see it.
         hosts: Names it may be asked for, lower case; None allows all. A foreign site that has its
-            own name resolve to this machine asks under that name, so it is turned away.
-        public: Whether a path may be seen without the token.
-        forwarding: What proxies are believed.
+            own name resolve to this machine asks under that name, so it is refused.
+        forwarding: Which proxies are trusted.
     """
 
     def __init__(
-        self,
-        app: App,
-        access: Access,
-        hosts: frozenset[str] | None,
-        public: Callable[[str], bool],
-        forwarding: Forwarding | None = None,
+        self, app: App, access: Access, hosts: frozenset[str] | None, forwarding: Forwarding
     ) -> None:
-        self._forwarding = forwarding or Forwarding()
+        self._forwarding = forwarding
         self._app = app
         self._access = access
         self._hosts = hosts
-        self._public = public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from starlette.exceptions import HTTPException
+        from starlette.requests import ClientDisconnect
+
         if scope["type"] not in ("http", "websocket"):
             return
-        answer = _Answer(scope, send)
+        begun, received = False, 0
+
+        async def limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > LONGEST_BODY:
+                raise HTTPException(413, f"at most {LONGEST_BODY} bytes", {"connection": "close"})
+            return message
+
+        async def with_headers(message: Message) -> None:
+            nonlocal begun
+            begun = begun or message["type"] in ("http.response.start", "websocket.accept")
+            if message["type"] == "http.response.start":
+                # A file may be kept, but must be checked before it is used again.
+                own = list(message.get("headers", ()))
+                keep = "no-cache" if any(name == b"etag" for name, _ in own) else "no-store"
+                extra = {**HEADERS, "cache-control": keep}.items()
+                message["headers"] = own + [(k.encode(), v.encode()) for k, v in extra]
+            await send(message)
+
         try:
-            refusal = self._check(scope, answer)
-            if refusal is not None:
-                await answer.refuse(*refusal)
+            refusal = self._check(scope)
+            if refusal is None:
+                await self._app(scope, limited, with_headers)
                 return
-            await self._app(scope, _Limited(scope, receive), answer)
-        except _TooLongError:
-            await answer.refuse(413, f"at most {LONGEST_BODY} bytes")
+        except ClientDisconnect:
+            return
         except Exception:
             log.exception("the web page failed at %s", quote(scope["path"]))
-            await answer.refuse(500, "the page has failed; its log says why")
+            refusal = 500, "the page has failed; its log says why"
+        if not begun:
+            await _refuse(scope, receive, with_headers, *refusal)
 
-    def _check(self, scope: Scope, answer: _Answer) -> Refusal | None:
-        headers = _Headers(scope)
+    def _check(self, scope: Scope) -> Refusal | None:
+        from starlette.datastructures import Headers
+
+        headers = Headers(scope=scope)  # type: ignore[arg-type]
         scope["signed_in"] = not self._access.required
         peer = (scope.get("client") or ("",))[0]
         try:
-            asked = self._forwarding.read(peer, scope["headers"])
+            request = self._forwarding.read(peer, scope["headers"])
         except ForwardedError as error:
             return 400, f"the proxy's headers are wrong: {error}"
-        scope["asked"] = asked
-        scope["client"] = (asked.client, 0)
-        if (place := _strip_prefix(scope, asked)) is not None:
-            return 308, place, [("location", place)]
-        if asked.host is None or (self._hosts is not None and asked.host not in self._hosts):
+        scope["browser_request"] = request
+        scope["client"] = (request.client, 0)
+        if (place := _strip_prefix(scope, request)) is not None:
+            return 308, place, {"location": place}
+        if request.host is None or (self._hosts is not None and request.host not in self._hosts):
             return 403, "this page is not served under that host name; web: hosts: allows names"
         acts = scope["type"] == "websocket" or scope["method"] not in _SAFE
-        origin = headers.only("origin")
-        if acts and origin is not None and not asked.is_origin(origin):
+        origin = _only(headers, "origin")
+        if acts and origin is not None and not request.is_origin(origin):
             return 403, (
                 "requests from other sites are not answered; a proxy must pass on the browser's "
                 "Host with its port"
             )
-        length = headers.only("content-length")
+        length = _only(headers, "content-length")
         if length is not None and (not length.isdecimal() or int(length) > LONGEST_BODY):
             return 413, f"at most {LONGEST_BODY} bytes"
-        if not self._access.required:
-            return None
-        return self._sign_in(scope, headers, asked)
+        return self._sign_in(scope, headers, request) if self._access.required else None
 
-    def _sign_in(self, scope: Scope, headers: _Headers, asked: Asked) -> Refusal | None:
-        if self._access.cookie_is_right(headers.only("cookie") or ""):
-            scope["signed_in"] = True
-        token = self._token(scope, headers)
+    def _sign_in(self, scope: Scope, headers: Headers, request: BrowserRequest) -> Refusal | None:
+        scope["signed_in"] = self._access.cookie_is_right(_only(headers, "cookie") or "")
+        token = _token(scope, headers)
         if token is not None and not scope["signed_in"]:
-            if self._access.blocked(asked.client):
+            if self._access.blocked(request.client):
                 return 429, "too many wrong tokens; wait a minute"
             if not self._access.token_is_right(token):
-                self._access.note_wrong(asked.client)
+                self._access.note_wrong(request.client)
                 return 401, "the token is wrong"
             scope["signed_in"] = True
         if token is not None and scope["type"] == "http" and b"token=" in scope["query_string"]:
             # So that it stays neither in the address bar nor in the history. Relative: it holds
             # behind every prefix, and whatever the path is, the place stays on this host.
             place = "./" + quote(scope["path"].rpartition("/")[2])
-            return (
-                303,
-                place,
-                [("location", place), ("set-cookie", new_cookie(self._access, asked))],
-            )
-        if scope["signed_in"] or self._public(scope["path"]):
+            return 303, place, {"location": place, "set-cookie": new_cookie(self._access, request)}
+        path = scope["path"]
+        if scope["signed_in"] or path in PUBLIC or path.startswith("/static/"):
             return None
-        if scope["path"] == "/" and scope["type"] == "http":
-            return 303, "login", [("location", "login")]
+        if path == "/" and scope["type"] == "http":
+            return 303, "login", {"location": "login"}
         return 401, "sign in first: open / in a browser, or send Authorization: Bearer TOKEN"
 
-    def _token(self, scope: Scope, headers: _Headers) -> str | None:
-        kind, _, token = (headers.only("authorization") or "").partition(" ")
-        if kind.lower() == "bearer":
-            return token.strip()
-        if scope["type"] == "http" and scope["method"] in _SAFE:
-            query = scope["query_string"].decode("latin-1")
-            return next(iter(parse_qs(query, max_num_fields=64).get("token", [])), None)
-        return None
+
+def new_cookie(access: Access, request: BrowserRequest) -> str:
+    """``Set-Cookie`` for a browser that has sent the token."""
+    return access.new_cookie(f"{request.prefix}/", secure=request.scheme == "https")
 
 
-def new_cookie(access: Access, asked: Asked) -> str:
-    """``Set-Cookie`` for one who has shown the token."""
-    return access.new_cookie(f"{asked.prefix}/", secure=asked.scheme == "https")
+async def _refuse(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    status: int,
+    what: str,
+    headers: dict[str, str] | None = None,
+) -> None:
+    from starlette.responses import JSONResponse, Response
+    from starlette.websockets import WebSocketClose
+
+    if scope["type"] == "websocket":
+        # Before it was accepted this becomes a plain 403.
+        await WebSocketClose(1008)(scope, receive, send)  # type: ignore[arg-type]
+        return
+    # What is left of a body that was refused is not read.
+    headers = {"connection": "close", **(headers or {})}
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"
+    answer = (
+        JSONResponse({"error": what}, status, headers)
+        if status >= 400
+        else Response(status_code=status, headers=headers)
+    )
+    await answer(scope, receive, send)  # type: ignore[arg-type]
 
 
-def _strip_prefix(scope: Scope, asked: Asked) -> str | None:
-    """Takes a prefix that the proxy has left off the path.
+def _strip_prefix(scope: Scope, request: BrowserRequest) -> str | None:
+    """Removes a prefix that the proxy has left in the path.
 
     Returns:
         Where to redirect a request for the prefix without its slash: relative addresses need it.
     """
-    path, prefix = scope["path"], asked.prefix
+    path, prefix = scope["path"], request.prefix
     inside = f"{prefix}/"
     # A page below /api, of which the proxy has stripped that, still has its own /api.
-    if not prefix or (asked.stripped and f"/{prefix.split('/')[1]}" in OWN):
+    if not prefix or (request.stripped and f"/{prefix.split('/')[1]}" in OWN):
         return None
     if path == prefix and scope["type"] == "http":
         return quote(inside)
@@ -177,72 +215,17 @@ def _strip_prefix(scope: Scope, asked: Asked) -> str | None:
     return None
 
 
-class _Headers:
-    def __init__(self, scope: Scope) -> None:
-        self._pairs = scope["headers"]
-
-    def only(self, name: str) -> str | None:
-        """The value of a header; None if it is missing, nonsense if it is there twice."""
-        values = [v.decode("latin-1") for k, v in self._pairs if k.decode("latin-1") == name]
-        return ", ".join(values) if values else None
-
-
-class _TooLongError(Exception):
-    pass
+def _token(scope: Scope, headers: Headers) -> str | None:
+    kind, _, token = (_only(headers, "authorization") or "").partition(" ")
+    if kind.lower() == "bearer":
+        return token.strip()
+    if scope["type"] == "http" and scope["method"] in _SAFE:
+        query = scope["query_string"].decode("latin-1")
+        return next(iter(parse_qs(query, max_num_fields=64).get("token", [])), None)
+    return None
 
 
-class _Limited:
-    """Receives no more than a body may have."""
-
-    def __init__(self, scope: Scope, receive: Receive) -> None:
-        self._left = LONGEST_BODY if scope["type"] == "http" else None
-        self._receive = receive
-
-    async def __call__(self) -> Message:
-        message = await self._receive()
-        if self._left is not None:
-            self._left -= len(message.get("body", b""))
-            if self._left < 0:
-                raise _TooLongError
-        return message
-
-
-class _Answer:
-    """Sends, with the headers that every answer carries."""
-
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self._scope = scope
-        self._send = send
-        self._begun = False
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] in ("http.response.start", "websocket.accept"):
-            self._begun = True
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *_HEADERS]
-        await self._send(message)
-
-    async def refuse(
-        self, status: int, what: str, headers: list[tuple[str, str]] | None = None
-    ) -> None:
-        """An answer in place of the page's, unless that has begun."""
-        if self._begun:
-            return
-        if self._scope["type"] == "websocket":
-            # Before it was accepted this becomes a plain 403.
-            await self._send({"type": "websocket.close", "code": 1008})
-            return
-        body = json.dumps({"error": what}).encode() if status >= 400 else b""
-        lines = [
-            ("content-type", "application/json"),
-            ("content-length", str(len(body))),
-            ("cache-control", "no-store"),
-            # What is left of a body that was refused is not read.
-            ("connection", "close"),
-            *(headers or ()),
-        ]
-        if status == 401:
-            lines.append(("www-authenticate", "Bearer"))
-        pairs = [(name.encode(), value.encode()) for name, value in lines]
-        await self({"type": "http.response.start", "status": status, "headers": pairs})
-        await self._send({"type": "http.response.body", "body": body})
+def _only(headers: Headers, name: str) -> str | None:
+    """The value of a header; None if it is missing, nonsense if it is there twice."""
+    values = headers.getlist(name)
+    return ", ".join(values) if values else None

@@ -1,12 +1,12 @@
-"""Who asks, and for what, when a proxy stands in front of the page.
+"""Works out who sent a request, and to which address, when a proxy stands in front of the page.
 
 A proxy tells it in ``X-Forwarded-For``, ``-Proto``, ``-Host``, ``-Port`` and ``-Prefix``, or in
 ``Forwarded`` (RFC 7239). Anybody can send these headers, so they count only in requests that come
-from a proxy that was named; in all others they are ignored.
+from a trusted proxy; in all others they are ignored.
 
-uvicorn's ProxyHeadersMiddleware knows neither host, port, prefix nor ``Forwarded``, and Starlette's
-TrustedHostMiddleware sees the ``Host`` header only: with them the check of the origin and the path
-of the cookie would be wrong behind a proxy.
+uvicorn's ProxyHeadersMiddleware reads ``-For`` and ``-Proto`` only, and takes malformed networks as
+names; Starlette's TrustedHostMiddleware sees the ``Host`` header only. With them the check of the
+origin and the path of the cookie would be wrong behind a proxy.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ from urllib.parse import urlsplit
 from trt_afdet.errors import InvalidValueError
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 #: Most proxies that a request may have passed.
-MOST_HOPS = 32
+MAX_HOPS = 32
 
 _HOST = re.compile(r"(?P<name>[\w.-]+|\[[0-9a-fA-F:.]+\])(?::(?P<port>\d{1,5}))?")
 _PREFIX = re.compile(r"(?:/[\w.~%!$&'()*+,;=:@-]+)*/?")
-_PAIR = re.compile(r'\s*([\w!#$%&\'*+.^`|~-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*))\s*')
+# A pair of ``Forwarded``, or nothing, and what ends it.
+_PAIR = re.compile(
+    r'\s*(?:([\w!#$%&\'*+.^`|~-]+)=(?:"((?:[^"\\]|\\.)*)"|([^\s;,"]*))\s*)?([;,]|\Z)'
+)
 
 
 class ForwardedError(ValueError):
@@ -36,16 +38,16 @@ class ForwardedError(ValueError):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a request asks for, as the browser sees it.
+class BrowserRequest:
+    """A request's addresses as the browser sees them, before any proxy changed them.
 
     Attributes:
-        client: Address of who asks, without the port.
+        client: Address of the browser, without the port.
         host: Of the page, as :func:`parse_host` gives it; None if it is malformed.
-        port: Of the page, if it is said.
-        scheme: "http" or "https"; None if nobody says.
-        prefix: What stands before the page's own paths, "" or such as ``/cameras``.
-        stripped: Whether the proxy has taken the prefix away.
+        port: Of the page; None if not known.
+        scheme: "http" or "https"; None if not known.
+        prefix: Path in front of the page's own paths, "" or such as ``/cameras``.
+        stripped: Whether the proxy has removed the prefix from the path.
     """
 
     client: str
@@ -58,8 +60,8 @@ class Asked:
     def is_origin(self, origin: str) -> bool:
         """Whether an ``Origin`` header names this page: scheme, host and port.
 
-        Default ports may be left out. A scheme that nobody says is the origin's: a proxy may speak
-        TLS and be no named one.
+        Default ports may be left out. An unknown scheme is taken to be the origin's: a proxy that
+        is not trusted may speak TLS.
         """
         try:
             parts = urlsplit(origin)
@@ -97,7 +99,7 @@ def check_prefix(text: str) -> str:
     """A prefix as it is used: "" or ``/such/as/this``.
 
     Raises:
-        InvalidValueError: If it is no path.
+        InvalidValueError: If it is not a path.
     """
     path = text.strip()
     if not _PREFIX.fullmatch(path) or {".", ".."} & set(path.split("/")):
@@ -111,7 +113,7 @@ def parse_networks(names: Sequence[str]) -> tuple[Network, ...]:
     """``127.0.0.1``, ``10.0.0.0/8``, ``::1`` as networks; ``localhost`` is both of this machine.
 
     Raises:
-        InvalidValueError: If one is none of these.
+        InvalidValueError: If one is malformed.
     """
     networks: list[Network] = []
     for name in names:
@@ -128,86 +130,81 @@ def parse_networks(names: Sequence[str]) -> tuple[Network, ...]:
 
 
 class Forwarding:
-    """Reads what proxies say.
+    """Reads the headers of trusted proxies.
 
     Args:
-        proxies: Addresses and networks of those that are believed.
-        prefix: What stands before the page's paths if no proxy says.
+        proxies: Their addresses and networks.
+        prefix: Path in front of the page's paths if no proxy sends one.
 
     Raises:
         InvalidValueError: If one of them is malformed.
     """
 
     def __init__(self, proxies: Sequence[str] = (), prefix: str = "") -> None:
-        self._networks = parse_networks(proxies)
+        #: Networks of the trusted proxies.
+        self.networks = parse_networks(proxies)
         self._prefix = check_prefix(prefix)
 
-    @property
-    def trusts_anyone(self) -> bool:
-        """Whether a proxy is named."""
-        return bool(self._networks)
-
-    def read(self, peer: str, headers: Sequence[tuple[bytes, bytes]]) -> Asked:
-        """What a request asks for.
+    def read(self, peer: str, headers: Sequence[tuple[bytes, bytes]]) -> BrowserRequest:
+        """The request as the browser sees it.
 
         Args:
             peer: Address it comes from.
             headers: Names in lower case, and values.
 
         Raises:
-            ForwardedError: If a named proxy's headers cannot be understood.
+            ForwardedError: If a trusted proxy's headers cannot be understood.
         """
         values: dict[str, list[str]] = {}
         for name, value in headers:
             values.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))
-        # Two Host headers are joined to nonsense.
+        # Two Host headers are joined to a malformed one.
         host, port = parse_host(", ".join(values.get("host", [])))
-        asked = Asked(peer, host, port, None, self._prefix)
+        direct = BrowserRequest(peer, host, port, None, self._prefix)
         if not self._trusts(peer):
-            return asked
-        told = _from_x_forwarded(values)
-        standard = _from_forwarded(", ".join(values.get("forwarded", [])))
-        by_x = self._resolve(asked, told) if told else None
-        by_standard = self._resolve(asked, standard) if standard else None
+            return direct
+        hops = (_from_x_forwarded(values), _from_forwarded(",".join(values.get("forwarded", []))))
+        found = {self._resolve(direct, told) for told in hops if told}
         # A proxy sets one kind and may pass on the other as a client has sent it.
-        if by_x is not None and by_standard is not None and by_x != by_standard:
+        if len(found) > 1:
             raise ForwardedError("Forwarded and X-Forwarded-* contradict each other")
-        asked = by_x or by_standard or asked
+        request = found.pop() if found else direct
         if prefixes := values.get("x-forwarded-prefix"):
             try:
                 prefix = check_prefix(prefixes[-1].split(",")[-1])
             except InvalidValueError as error:
                 raise ForwardedError("X-Forwarded-Prefix is no path") from error
-            asked = replace(asked, prefix=prefix, stripped=True)
-        return asked
+            request = replace(request, prefix=prefix, stripped=True)
+        return request
 
-    def _trusts(self, address: str) -> bool:
-        known = _address(address)
-        return known is not None and any(known in network for network in self._networks)
+    def _trusts(self, text: str) -> bool:
+        try:
+            address = ipaddress.ip_address(text.partition("%")[0])
+        except ValueError:
+            return False
+        address = getattr(address, "ipv4_mapped", None) or address
+        return any(address in network for network in self.networks)
 
-    def _resolve(self, asked: Asked, hops: list[dict[str, str]]) -> Asked:
-        """The last hop that no named proxy vouches for says who asked, the hop's words for what."""
-        chosen = hops[-1]
-        for hop in reversed(hops):
-            chosen = hop
-            if not self._trusts(_without_port(hop.get("for", ""))):
-                break
-        client = chosen.get("for")
-        if client is not None:
-            asked = replace(asked, client=_without_port(client)[:64])
-        if "proto" in chosen:
-            scheme = {"ws": "http", "wss": "https"}.get(chosen["proto"], chosen["proto"]).lower()
+    def _resolve(self, request: BrowserRequest, hops: list[dict[str, str]]) -> BrowserRequest:
+        """Takes over what the last hop says that does not come from a trusted proxy."""
+        untrusted = (h for h in reversed(hops) if not self._trusts(_without_port(h.get("for", ""))))
+        hop = next(untrusted, hops[0])
+        changes: dict[str, str | int | None] = {}
+        if "for" in hop:
+            changes["client"] = _without_port(hop["for"])[:64]
+        if "proto" in hop:
+            scheme = {"ws": "http", "wss": "https"}.get(hop["proto"], hop["proto"]).lower()
             if scheme not in DEFAULT_PORTS:
                 raise ForwardedError("the proxy names an unknown scheme")
-            asked = replace(asked, scheme=scheme)
-        if "host" in chosen:
-            host, port = parse_host(chosen["host"])
-            asked = replace(asked, host=host, port=port)
-        if "port" in chosen:
-            if not re.fullmatch(r"[1-9]\d{0,4}", chosen["port"]) or int(chosen["port"]) > 65535:
+            changes["scheme"] = scheme
+        port = request.port
+        if "host" in hop:
+            changes["host"], port = parse_host(hop["host"])
+        if "port" in hop:
+            if not re.fullmatch(r"[1-9]\d{0,4}", hop["port"]) or int(hop["port"]) > 65535:
                 raise ForwardedError("X-Forwarded-Port is no port")
-            asked = replace(asked, port=asked.port or int(chosen["port"]))
-        return asked
+            port = port or int(hop["port"])
+        return replace(request, **changes, port=port)  # type: ignore[arg-type]
 
 
 def _from_x_forwarded(values: dict[str, list[str]]) -> list[dict[str, str]]:
@@ -216,44 +213,34 @@ def _from_x_forwarded(values: dict[str, list[str]]) -> list[dict[str, str]]:
     for key in ("for", "proto", "host", "port"):
         text = ",".join(values.get(f"x-forwarded-{key}", []))
         if text.strip():
-            lists[key] = [item.strip() for item in text.split(",")][-MOST_HOPS:]
-    if not lists:
-        return []
-    hops: list[dict[str, str]] = [{} for _ in range(max(1, len(lists.get("for", []))))]
+            lists[key] = [item.strip() for item in text.split(",")][-MAX_HOPS:]
+    hops: list[dict[str, str]] = [{} for _ in lists.get("for", [""])] if lists else []
     for key, items in lists.items():
-        for index, hop in enumerate(reversed(hops)):
-            # A proxy that replaces what was there, and does not append, speaks for all.
-            item = items[-1 - index] if len(items) == len(hops) else items[-1]
-            hop[key] = item
+        for index, hop in enumerate(hops):
+            # A proxy that replaces the header, and does not append to it, speaks for all hops.
+            hop[key] = items[index] if len(items) == len(hops) else items[-1]
     return hops
 
 
 def _from_forwarded(text: str) -> list[dict[str, str]]:
     """The elements of RFC 7239's header, the nearest proxy's last."""
-    hops: list[dict[str, str]] = []
+    hops: list[dict[str, str]] = [{}] if text.strip() else []
     place = 0
-    hop: dict[str, str] = {}
-    while place < len(text):
+    while hops:
         match = _PAIR.match(text, place)
-        if match is not None:
-            key = match[1].lower()
-            value = re.sub(r"\\(.)", r"\1", match[2]) if match[2] is not None else match[3]
-            if key in hop:
-                raise ForwardedError("Forwarded says a thing twice")
-            if key in ("for", "proto", "host"):
-                hop[key] = value
-            place = match.end()
-        if place == len(text):
-            break
-        if text[place] not in ";," + " \t":
+        if match is None:
             raise ForwardedError("Forwarded cannot be understood")
-        if text[place] == ",":
-            hops.append(hop)
-            hop = {}
-        place += 1
-    if text.strip():
-        hops.append(hop)
-    return hops[-MOST_HOPS:]
+        place = match.end()
+        key, quoted, plain, end = match.groups()
+        if key is not None:
+            if key.lower() in hops[-1]:
+                raise ForwardedError("Forwarded says a thing twice")
+            hops[-1][key.lower()] = plain if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+        if end == "":
+            break
+        if end == ",":
+            hops.append({})
+    return [{k: v for k, v in h.items() if k in ("for", "proto", "host")} for h in hops[-MAX_HOPS:]]
 
 
 def _without_port(text: str) -> str:
@@ -262,12 +249,3 @@ def _without_port(text: str) -> str:
     if text.startswith("["):
         return text[1:].partition("]")[0]
     return text.partition(":")[0] if text.count(":") == 1 else text
-
-
-def _address(text: str) -> Address | None:
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    mapped = getattr(address, "ipv4_mapped", None)
-    return mapped if mapped is not None else address

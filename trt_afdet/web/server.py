@@ -1,4 +1,4 @@
-"""The server of the page, in a thread of its own."""
+"""Runs the page's HTTP server in a thread of its own."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from trt_afdet.errors import InvalidValueError, MissingDependencyError, RunError
+from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.stream.monitoring.health import Health, HealthCheck
 from trt_afdet.stream.monitoring.metrics import Metrics
 from trt_afdet.stream.monitoring.prometheus import Exposition
-from trt_afdet.stream.pipeline import Pipeline, PipelineSnapshot
+from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot
 from trt_afdet.support.listening import LOCAL_NAMES, bind, is_loopback, outward_host, parse_address
+from trt_afdet.support.packages import missing
 from trt_afdet.support.threads import Worker
 from trt_afdet.web.access import Access, new_token
-from trt_afdet.web.app import is_public, make_app
-from trt_afdet.web.feed import Feed
+from trt_afdet.web.app import make_app
+from trt_afdet.web.broadcaster import Broadcaster
 from trt_afdet.web.guard import Guard
-from trt_afdet.web.hub import Hub
+from trt_afdet.web.protocol import protocol_class
 from trt_afdet.web.proxy import Forwarding, parse_host
+from trt_afdet.web.results import ResultStore
 from trt_afdet.web.state import state_of
 from trt_afdet.web.zones_store import ZonesStore
 
@@ -33,9 +34,9 @@ if TYPE_CHECKING:
 
     import uvicorn
 
-log = logging.getLogger("trt_afdet.web")
+    from trt_afdet.stream.pipeline import Pipeline
 
-NOTHING = PipelineSnapshot({}, {}, {}, {}, {}, 0.0)
+log = logging.getLogger("trt_afdet.web")
 
 
 def _print(line: str) -> None:
@@ -49,14 +50,11 @@ class WebServer:
         address: ``HOST:PORT``, ``[IPv6]:PORT`` or ``PORT``; port 0 takes a free one. Without a
             host, and by default, only this machine can reach it.
         token: What lets people in. Bound to more than this machine, one is made if none is given.
-        pipeline_snapshot: The figures to show; see also :meth:`attach`.
         zones: Where zones drawn on the page go; by default into memory only.
-        metrics: Of the same pipeline; without them there are no latency histograms.
         hosts: Further names the page may be asked for when bound to this machine only, such as that
             of a proxy in front of it.
-        trusted_proxies: Addresses and networks of proxies that are believed about who asks, and
-            for what; see ``proxy.py``.
-        root_path: What stands before the page's paths, such as ``/cameras``, if no proxy says so.
+        trusted_proxies: Addresses and networks of proxies whose headers count; see ``proxy.py``.
+        root_path: Path in front of the page's paths, such as ``/cameras``, if no proxy sends it.
         announce: Told once, at the start, where the page is, token included; prints by default.
         stall: Seconds without a processed frame after which the health is 503.
         most_viewers: Browsers that may watch at once.
@@ -72,10 +70,8 @@ class WebServer:
         self,
         address: str = "127.0.0.1:8080",
         token: str | None = None,
-        pipeline_snapshot: Callable[[], PipelineSnapshot] | None = None,
         zones: ZonesStore | None = None,
         *,
-        metrics: Metrics | None = None,
         hosts: tuple[str, ...] = (),
         trusted_proxies: tuple[str, ...] = (),
         root_path: str = "",
@@ -90,30 +86,37 @@ class WebServer:
                 raise InvalidValueError(f"the web page's {name} must be above 0", got=value)
         if not 1 <= quality <= 100:
             raise InvalidValueError("the JPEG quality must be 1 to 100", got=quality)
+        try:
+            import fastapi  # noqa: F401
+            import uvicorn  # noqa: F401
+            import websockets  # noqa: F401
+        except ImportError as error:
+            raise missing(error, extra="web") from error
         self.host, self.port = parse_address(address)
         self.access = Access(token)
-        self.hub = Hub()
+        self.results = ResultStore()
         self.zones = zones if zones is not None else ZonesStore()
-        self.quality = quality
         self._token = token
-        self._snapshot = pipeline_snapshot
-        self._metrics = metrics
-        self._hosts = frozenset(_allowed_host(host) for host in hosts)
+        self._snapshot: Callable[[], PipelineSnapshot] | None = None
+        self._metrics: Metrics | None = None
+        self._hosts = frozenset(map(_allowed_host, hosts))
         self._forwarding = Forwarding(trusted_proxies, root_path)
         self._announce = announce
-        self._check = HealthCheck(self.hub.names, stall)
-        self.feed = Feed(
-            self.hub,
+        self._check = HealthCheck(self.results.names, stall)
+        self.broadcaster = Broadcaster(
+            self.results,
             self.zones,
             self.state,
             most_viewers=most_viewers,
             most_fps=most_fps,
             quality=quality,
         )
-        self.exposition = Exposition(
-            self.judge, self.hub.names, lambda: self._metrics, lambda: len(self.feed.viewers)
+        self._exposition = Exposition(
+            self._judge,
+            self.results.names,
+            lambda: self._metrics,
+            lambda: len(self.broadcaster.viewers),
         )
-        self._app = make_app(self)
         self._uvicorn: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -130,7 +133,7 @@ class WebServer:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
     def attach(self, pipeline: Pipeline) -> None:
-        """Shows this pipeline's figures; for those who make the server before the pipeline."""
+        """Shows this pipeline's figures."""
         self._snapshot, self._metrics = pipeline.snapshot, pipeline.metrics
 
     def start(self) -> None:
@@ -152,28 +155,28 @@ class WebServer:
         self.access.cookie = f"trt_afdet_{self.port}"
         own = parse_host(f"[{self.host}]" if ":" in self.host else self.host)[0] or ""
         hosts = LOCAL_NAMES | self._hosts | {own} if local else None
-        guard = Guard(self._app, self.access, hosts, is_public, self._forwarding)
-        self._uvicorn = _uvicorn_server(guard)
-        self._thread = Worker(
-            self._run,
-            args=(self._uvicorn, listener),
-            name="web server",
-            on_exit=partial(self._tell, self._uvicorn),
-        )
+        app = make_app(self.broadcaster, self.access, lambda: self._judge()[1], self._exposition)
+        server = _uvicorn_server(Guard(app, self.access, hosts, self._forwarding))
+
+        def leave() -> None:
+            server.should_exit = server.force_exit = True
+
+        self._uvicorn = server
+        self._thread = Worker(self._run, args=(server, listener), name="web server", on_exit=leave)
         self._thread.start()
         deadline = time.monotonic() + 10
-        while not self._uvicorn.started:
+        while not server.started:
             if not self._thread.is_alive() or time.monotonic() > deadline:
                 listener.close()
                 raise RunError("the web page does not start", got=self._failure)
             time.sleep(0.005)
-        if self._forwarding.trusts_anyone and self._token is None:
+        if self._forwarding.networks and self._token is None:
             log.warning("the web page has no token: whoever reaches the proxy sees the cameras")
         # A token that was given is known; repeating it would only spread it.
         self._announce(f"web page: {self.url}{f'?token={self._token}' if made else ''}")
 
     def stop(self, timeout: float = 1.0) -> None:
-        """Stops serving, telling the browsers; within a second. Stopping twice is fine."""
+        """Disconnects the browsers and stops within ``timeout`` s. Stopping twice is fine."""
         server, thread = self._uvicorn, self._thread
         if server is None or thread is None:
             return
@@ -183,20 +186,17 @@ class WebServer:
         thread.join(timeout / 2)
         self._uvicorn = self._thread = None
 
-    @staticmethod
-    def _tell(server: uvicorn.Server) -> None:
-        server.should_exit = server.force_exit = True
-
-    def judge(self) -> tuple[PipelineSnapshot, Health]:
-        """The figures of now and the verdict on them."""
-        snapshot = self._snapshot() if self._snapshot is not None else NOTHING
-        return snapshot, self._check.judge(snapshot)
-
     def state(self) -> dict[str, Any]:
         """What the page shows, as JSON."""
-        snapshot, health = self.judge()
-        self.hub.keep_only({self.hub.names.of(name) for name in snapshot.states})
-        return state_of(snapshot, health, self.hub, len(self.feed.viewers))
+        snapshot, health = self._judge()
+        self.results.keep_only({self.results.names.of(name) for name in snapshot.states})
+        return state_of(snapshot, health, self.results, len(self.broadcaster.viewers))
+
+    def _judge(self) -> tuple[PipelineSnapshot, Health]:
+        """The figures of now and the verdict on them."""
+        nothing = PipelineSnapshot({}, {}, {}, {}, {}, 0.0)
+        snapshot = self._snapshot() if self._snapshot is not None else nothing
+        return snapshot, self._check.judge(snapshot)
 
     def _run(self, server: uvicorn.Server, listener: socket.socket) -> None:
         try:
@@ -206,20 +206,23 @@ class WebServer:
             log.error("the web page has stopped: %s", error)
 
     async def _serve(self, server: uvicorn.Server, listener: socket.socket) -> None:
-        feeding = asyncio.create_task(self.feed.run())
+        from anyio.to_thread import current_default_thread_limiter
+
+        current_default_thread_limiter().total_tokens = 1  # Reads static files.
+        broadcasting = asyncio.create_task(self.broadcaster.run())
         try:
             await server.serve(sockets=[listener])
         finally:
-            feeding.cancel()
-            await asyncio.gather(feeding, return_exceptions=True)
-            # A browser that does not answer the goodbye is not waited for.
+            broadcasting.cancel()
+            await asyncio.gather(broadcasting, return_exceptions=True)
+            # Browsers that do not answer the closing handshake are not waited for.
             for connection in list(server.server_state.connections):
                 with suppress(AttributeError):
                     connection.transport.abort()
 
 
 def _allowed_host(text: str) -> str:
-    """A name that the page may be asked for; a port beside it says nothing."""
+    """A name that the page may be asked for; a port beside it is ignored."""
     name, _ = parse_host(text if text.count(":") < 2 or "]" in text else f"[{text}]")
     if name is None:
         raise InvalidValueError("the web page's hosts must be host names", got=text)
@@ -227,15 +230,8 @@ def _allowed_host(text: str) -> str:
 
 
 def _uvicorn_server(app: Guard) -> uvicorn.Server:
-    try:
-        import uvicorn
-        import websockets  # noqa: F401
+    import uvicorn
 
-        from trt_afdet.web.protocol import protocol_class
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{error.name} cannot be imported", got=error, hint='pip install "trt-afdet[web]"'
-        ) from error
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
         http=protocol_class(),

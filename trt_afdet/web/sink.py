@@ -32,10 +32,10 @@ class WebSink:
             self._started = True
 
     def write(self, result: StreamResult) -> None:
-        self._server.hub.take(result)
+        self._server.results.add_result(result)
 
     def status(self, event: StatusEvent) -> None:
-        self._server.hub.tell(event)
+        self._server.results.add_status(event)
 
     def close(self) -> None:
         if self._started:

@@ -1,4 +1,4 @@
-"""The figures of a pipeline as the page wants them."""
+"""Turns a pipeline's figures into the JSON that the page shows."""
 
 from __future__ import annotations
 
@@ -8,22 +8,24 @@ from typing import Any
 
 from trt_afdet.stream.monitoring.health import Health
 from trt_afdet.stream.monitoring.public_names import key
-from trt_afdet.stream.pipeline import PipelineSnapshot
+from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot
 from trt_afdet.support.redact import redact
-from trt_afdet.web.hub import Hub
+from trt_afdet.web.results import ResultStore
 
 
-def state_of(snapshot: PipelineSnapshot, health: Health, hub: Hub, viewers: int) -> dict[str, Any]:
+def state_of(
+    snapshot: PipelineSnapshot, health: Health, results: ResultStore, viewers: int
+) -> dict[str, Any]:
     """A JSON-able dict; seconds, and null for what is not known yet."""
-    sizes = hub.sizes()
+    sizes = results.sizes()
     return {
         "type": "state",
         "time": round(time.time(), 3),
         "uptime": round(snapshot.uptime, 1),
         "health": {"status": health.status, "reasons": list(health.reasons)},
         "viewers": viewers,
-        "colors": hub.colors(),
-        "cameras": [_camera(snapshot, name, hub, sizes) for name in snapshot.states],
+        "colors": results.colors(),
+        "cameras": [_camera(snapshot, name, results, sizes) for name in snapshot.states],
         "sinks": [
             {"name": redact(name), "written": written, "dropped": dropped, "waiting": waiting}
             for name, (written, dropped, waiting) in snapshot.sinks.items()
@@ -32,10 +34,10 @@ def state_of(snapshot: PipelineSnapshot, health: Health, hub: Hub, viewers: int)
 
 
 def _camera(
-    snapshot: PipelineSnapshot, name: str, hub: Hub, sizes: dict[str, tuple[int, int]]
+    snapshot: PipelineSnapshot, name: str, results: ResultStore, sizes: dict[str, tuple[int, int]]
 ) -> dict[str, Any]:
     event = snapshot.states[name]
-    public = hub.names.of(name)
+    public = results.names.of(name)
     figures = snapshot.sources.get(name)
     lane = snapshot.lanes.get(name)
     camera: dict[str, Any] = {
@@ -45,13 +47,11 @@ def _camera(
         "detail": redact(event.detail),
         "since": round(event.wall_time, 3),
         "size": sizes.get(public),
-        "tallies": hub.tallies(public),
+        "tallies": results.tallies(public),
         "reconnects": snapshot.reconnects.get(name, 0),
-        "received": lane.received if lane else 0,
-        "dropped": lane.dropped if lane else 0,
-        "stale": lane.stale if lane else 0,
-        "waiting": lane.waiting if lane else 0,
     }
+    for count in ("received", "dropped", "stale", "waiting"):
+        camera[count] = getattr(lane, count) if lane else 0
     if figures is not None:
         camera |= {
             "processed": figures.processed,

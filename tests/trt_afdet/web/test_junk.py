@@ -85,11 +85,11 @@ def test_a_thousand_junk_requests_change_nothing(token: str | None) -> None:
         browser.post(server.url + "login", data={"token": token}, timeout=60)
         for _ in range(ROUNDS // 4):  # Everything has been used once.
             send(server, junk(random_), random_)
-        wait_for(lambda: not server.feed.viewers, "viewers to be gone")
+        wait_for(lambda: not server.broadcaster.viewers, "viewers to be gone")
         threads, files, memory = threading.active_count(), descriptors(), resident()
         for _ in range(ROUNDS):
             send(server, junk(random_), random_)
-        wait_for(lambda: not server.feed.viewers, "viewers to be gone")
+        wait_for(lambda: not server.broadcaster.viewers, "viewers to be gone")
         wait_for(lambda: descriptors() <= files + 2, "connections to be closed")
         assert threading.active_count() <= threads
         # The allocator's own play; a leak of 8 KiB a request would show.
@@ -106,7 +106,7 @@ def test_a_thousand_junk_requests_change_nothing(token: str | None) -> None:
 
 
 def test_those_who_never_finish_a_request_are_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "PATIENCE", 1.5)
+    monkeypatch.setattr(protocol, "REQUEST_TIMEOUT", 1.5)
     whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with serving() as server:
         for beginning in (
@@ -143,7 +143,7 @@ def test_a_flood_of_connections_does_not_use_up_descriptors() -> None:
                 stack.enter_context(socket.create_connection((server.host, server.port), 60))
             # Both ends are in this process.
             wait_for(
-                lambda: descriptors() <= before + 400 + protocol.MOST_CONNECTIONS + 8,
+                lambda: descriptors() <= before + 400 + protocol.MAX_CONNECTIONS + 8,
                 "the surplus to be closed",
             )
         wait_for(lambda: descriptors() <= before + 8, "all to be closed")

@@ -253,7 +253,7 @@ def test_zones_are_drawn_with_the_mouse_and_kept(browser: Chrome, server: WebSer
     browser.get(server.url + "#/")
     wait_for(lambda: one(browser, card("yard")), "all cameras")
     one(browser, card("a/b ünï")).click()
-    assert server.feed.served == 1  # All over one connection.
+    assert server.broadcaster.served == 1  # All over one connection.
     path = server.zones.path
     assert path is not None
     saved = json.loads(path.read_text())["a/b ünï"]

@@ -1,4 +1,4 @@
-"""The page behind proxies: who is believed, what the browser asked for, and real proxies."""
+"""The page behind proxies: whose headers count, what the browser asked for, and real proxies."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.trt_afdet.web.proxy_rig import caddy, nginx
 from tests.trt_afdet.web.web_rig import camera, serving, wait_for
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.web.app import STATIC
-from trt_afdet.web.proxy import Asked, ForwardedError, Forwarding, check_prefix, parse_host
+from trt_afdet.web.proxy import BrowserRequest, ForwardedError, Forwarding, check_prefix, parse_host
 from trt_afdet.web.server import WebServer
 
 TOKEN = "correct-horse-battery"
 ZONES = {"zones": [{"name": "z", "polygon": [[0, 0], [1, 0], [1, 1]]}], "lines": []}
 
 
-def read(peer: str, *headers: tuple[str, str], prefix: str = "") -> Asked:
+def read(peer: str, *headers: tuple[str, str], prefix: str = "") -> BrowserRequest:
     forwarding = Forwarding(("127.0.0.1", "10.0.0.0/8", "::1"), prefix)
     return forwarding.read(peer, [(n.lower().encode(), v.encode("latin-1")) for n, v in headers])
 
@@ -89,8 +89,8 @@ def test_what_was_asked_for(
 ) -> None:
     if headers[0][0] != "Host":
         headers = [HOST, *headers]
-    asked = read(peer, *headers)
-    assert (asked.client, asked.host, asked.port, asked.scheme, asked.prefix) == expected
+    request = read(peer, *headers)
+    assert (request.client, request.host, request.port, request.scheme, request.prefix) == expected
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_proxy_that_cannot_be_understood_is_told_so(headers: list[tuple[str, s
 def test_origins(
     origin: str, host: str | None, port: int | None, scheme: str | None, same: bool
 ) -> None:
-    assert Asked("c", host, port, scheme).is_origin(origin) is same
+    assert BrowserRequest("c", host, port, scheme).is_origin(origin) is same
 
 
 @pytest.mark.parametrize(
@@ -202,13 +202,13 @@ def test_anything_a_proxy_says_is_understood_or_refused(headers: list[tuple[str,
     pairs = [(name.encode(), value.encode("latin-1")) for name, value in headers]
     forwarding = Forwarding(("127.0.0.1",))
     try:
-        asked = forwarding.read("127.0.0.1", pairs)
+        request = forwarding.read("127.0.0.1", pairs)
     except ForwardedError:
         return
     # Neither may break out of a header that it is written into.
-    assert not set('\r\n";') & set(asked.prefix) - {";"}
-    assert asked.prefix == "" or asked.prefix.startswith("/")
-    assert not asked.prefix.startswith("//")
+    assert not set('\r\n";') & set(request.prefix) - {";"}
+    assert request.prefix == "" or request.prefix.startswith("/")
+    assert not request.prefix.startswith("//")
 
 
 def test_every_address_in_the_page_is_relative() -> None:

@@ -479,9 +479,9 @@ def ask(viewer: ClientConnection, **cameras: int) -> None:
 
 def newest(server: WebServer) -> int:
     """Number of the newest frame that has reached the page."""
-    slot = server.hub.latest("yard")
-    assert slot is not None
-    return slot.result.frame.sequence
+    latest = server.results.latest("yard")
+    assert latest is not None
+    return latest.result.frame.sequence
 
 
 def shown(viewer: ClientConnection, camera: str) -> None:
@@ -495,7 +495,7 @@ def test_a_viewer_gets_all_it_needs_and_only_the_pictures_it_asks_for() -> None:
             message = viewer.recv(60)
             assert isinstance(message, str)
             kinds.add(json.loads(message)["type"])
-        assert server.feed.encoded == 0
+        assert server.broadcaster.encoded == 0
         ask(viewer, yard=320, nobody=320)
         header = next_picture(viewer)
         assert header["camera"] == "yard"
@@ -520,7 +520,7 @@ def test_one_who_does_not_show_pictures_gets_no_more_of_them() -> None:
         wait_for(lambda: newest(server) > sequences[-1] + 40, "40 frames more")
         with pytest.raises(TimeoutError):
             next_picture(viewer, 0.1)
-        assert server.feed.encoded <= 3
+        assert server.broadcaster.encoded <= 3
         shown(viewer, "yard")
         # The next one is of now, not one that has waited.
         assert next_picture(viewer)["sequence"] > sequences[-1] + 40
@@ -548,17 +548,17 @@ def test_a_frame_is_encoded_once_for_all_who_watch() -> None:
             stop.set()
             for thread in threads:
                 thread.join(60)
-            assert server.feed.encoded <= 10 * spent + 3
+            assert server.broadcaster.encoded <= 10 * spent + 3
             # What is still on its way to one of them has been encoded, too.
-            assert server.feed.encoded <= len(set().union(*received)) + len(viewers)
-            encoded = server.feed.encoded
-        wait_for(lambda: not server.feed.viewers, "viewers to be gone")
+            assert server.broadcaster.encoded <= len(set().union(*received)) + len(viewers)
+            encoded = server.broadcaster.encoded
+        wait_for(lambda: not server.broadcaster.viewers, "viewers to be gone")
         sequence = newest(server)
         wait_for(
             lambda: newest(server) > sequence + 10,
             "frames nobody watches",
         )
-        assert server.feed.encoded <= encoded + 1
+        assert server.broadcaster.encoded <= encoded + 1
 
 
 def test_a_viewer_that_reads_nothing_slows_nobody_down() -> None:
@@ -571,7 +571,7 @@ def test_a_viewer_that_reads_nothing_slows_nobody_down() -> None:
             b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )
-        wait_for(lambda: server.feed.viewers, "the stuck viewer")
+        wait_for(lambda: server.broadcaster.viewers, "the stuck viewer")
         with watch(server) as viewer:
             ask(viewer, yard=640)
             for _ in range(10):
@@ -605,7 +605,7 @@ def test_nonsense_closes_only_its_own_connection(
             read_to_the_end(viewer)
     with watch(open_server) as viewer:
         assert viewer.recv(60)
-    wait_for(lambda: not open_server.feed.viewers, "viewers to be gone")
+    wait_for(lambda: not open_server.broadcaster.viewers, "viewers to be gone")
 
 
 def test_foreign_sites_and_too_many_viewers_are_kept_out() -> None:
@@ -626,7 +626,7 @@ def test_foreign_sites_and_too_many_viewers_are_kept_out() -> None:
                 three.recv(60)
             assert closed.value.rcvd is not None
             assert closed.value.rcvd.code == 1013
-        wait_for(lambda: not server.feed.viewers, "viewers to be gone")
+        wait_for(lambda: not server.broadcaster.viewers, "viewers to be gone")
         with watch(server) as four:
             assert four.recv(60)
 

@@ -125,7 +125,7 @@ def serving(plans: Sequence[SourcePlan] = (), **options: Any) -> Iterator[WebSer
         live = [plan.name for plan in plans if not plan.name.startswith("dead")]
         wait_for(lambda: server.running, "the server")
         for name in live:
-            wait_for(lambda name=name: server.hub.latest(name), f"a frame of {name}")  # type: ignore[misc]
+            wait_for(lambda name=name: server.results.latest(name), f"a frame of {name}")  # type: ignore[misc]
         yield server
     finally:
         pipeline.stop()

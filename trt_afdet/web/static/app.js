@@ -4,7 +4,7 @@ import { Chart, SPAN } from "./chart.js";
 import { Editor } from "./editor.js";
 import { EventList, placeOf } from "./events.js";
 import { Link } from "./link.js";
-import { Stage } from "./stage.js";
+import { CameraView } from "./view.js";
 import { count, duration, element, pairs, rate, seconds, setText } from "./text.js";
 
 const $ = (id) => document.getElementById(id);
@@ -14,7 +14,7 @@ const list = new EventList($("events"));
 
 class Card {
   constructor(name) {
-    this.stage = new Stage();
+    this.view = new CameraView();
     this.chart = new Chart(false);
     this.name = element("b", {}, name);
     this.rate = element("span", { className: "rate" });
@@ -22,20 +22,20 @@ class Card {
     this.stats = element("dl", { className: "stats" });
     this.chips = element("div", { className: "chips" });
     this.root = element("a", { className: "card", href: `#/camera/${encodeURIComponent(name)}`, data: { camera: name } },
-      this.stage.root, element("div", { className: "body" }, this.head, this.stats, this.chips, this.chart.root));
+      this.view.root, element("div", { className: "body" }, this.head, this.stats, this.chips, this.chart.root));
   }
 }
 
 const focus = {
   camera: null,
-  stage: new Stage(),
+  view: new CameraView(),
   chart: new Chart(true),
   list: new EventList($("focus-events"), ""),
 };
-$("stage").append(focus.stage.root);
+$("stage").append(focus.view.root);
 $("focus-chart").append(focus.chart.root);
 const keyOf = (name) => known.state?.cameras.find((camera) => camera.name === name)?.key ?? encodeURIComponent(name);
-const editor = new Editor(focus.stage, $("tools"), $("shapes"), keyOf, (camera, zones) => {
+const editor = new Editor(focus.view, $("tools"), $("shapes"), keyOf, (camera, zones) => {
   known.zones[camera] = zones;
   showZones();
 });
@@ -60,13 +60,13 @@ const link = new Link({
     else if (message.type === "events") addEvents(message.events);
   },
   picture(header, bitmap) {
-    const stage = header.camera === focus.camera ? focus.stage : cards.get(header.camera)?.stage;
-    if (!stage) { bitmap.close(); return; }
-    const first = !stage.bitmap;
-    stage.show(header, bitmap);
+    const view = header.camera === focus.camera ? focus.view : cards.get(header.camera)?.view;
+    if (!view) { bitmap.close(); return; }
+    const first = !view.bitmap;
+    view.show(header, bitmap);
     const camera = known.state?.cameras.find((c) => c.name === header.camera);
-    if (first && camera) showStage(stage, camera);
-    if (stage !== focus.stage) showChips(cards.get(header.camera), header);
+    if (first && camera) showView(view, camera);
+    if (view !== focus.view) showChips(cards.get(header.camera), header);
   },
 });
 
@@ -90,7 +90,7 @@ function showState(state) {
       card = new Card(camera.name);
       cards.set(camera.name, card);
       $("grid").append(card.root);
-      card.stage.zones = known.zones[camera.name] ?? card.stage.zones;
+      card.view.zones = known.zones[camera.name] ?? card.view.zones;
     }
     showCard(card, camera);
   }
@@ -116,21 +116,21 @@ function showTotals({ cameras, uptime }) {
   ]));
 }
 
-function showStage(stage, camera) {
-  stage.colors = known.state.colors;
-  stage.tallies = camera.tallies;
-  const away = camera.state !== "live" ? camera.state : stage.bitmap ? "" : "waiting";
-  if (stage.notice.dataset.text !== away + camera.detail) {
-    stage.notice.dataset.text = away + camera.detail;
-    stage.notice.replaceChildren(...(away ? [element("b", {}, away), element("span", {}, camera.detail)] : []));
+function showView(view, camera) {
+  view.colors = known.state.colors;
+  view.tallies = camera.tallies;
+  const away = camera.state !== "live" ? camera.state : view.bitmap ? "" : "waiting";
+  if (view.notice.dataset.text !== away + camera.detail) {
+    view.notice.dataset.text = away + camera.detail;
+    view.notice.replaceChildren(...(away ? [element("b", {}, away), element("span", {}, camera.detail)] : []));
   }
 }
 
 function showCard(card, camera) {
-  card.stage.root.style.aspectRatio = commonRatio();
+  card.view.root.style.aspectRatio = commonRatio();
   card.root.dataset.state = camera.state;
   setText(card.rate, camera.state === "live" ? `${rate(camera.fps)} fps` : camera.state);
-  showStage(card.stage, camera);
+  showView(card.view, camera);
   const lost = camera.dropped + camera.stale;
   card.stats.replaceChildren(...pairs([
     ["p50", seconds(camera.p50)],
@@ -138,7 +138,7 @@ function showCard(card, camera) {
     ["dropped", count(lost), lost > 0.5 * camera.received && lost > 20 ? "warn" : ""],
     ["reconnects", count(camera.reconnects), camera.reconnects ? "warn" : ""],
   ]));
-  if (camera.state !== "live" || !card.stage.header) showChips(card, { boxes: [] });
+  if (camera.state !== "live" || !card.view.header) showChips(card, { boxes: [] });
 }
 
 // All pictures of the grid have one shape, so that its rows are even.
@@ -164,10 +164,10 @@ function showChips(card, { boxes }) {
 function showFocus() {
   const camera = known.state?.cameras.find((c) => c.name === focus.camera);
   if (!camera) return;
-  showStage(focus.stage, camera);
+  showView(focus.view, camera);
   const [w, h] = camera.size ?? [16, 9];
-  focus.stage.root.style.aspectRatio = `${w} / ${h}`;
-  focus.stage.root.style.maxWidth = `calc((100dvh - 210px) * ${w / h})`;
+  focus.view.root.style.aspectRatio = `${w} / ${h}`;
+  focus.view.root.style.maxWidth = `calc((100dvh - 210px) * ${w / h})`;
   $("focus-state").dataset.state = camera.state;
   $("focus-state").replaceChildren(element("span", { className: "dot" }), camera.state);
   const objects = Object.entries(camera.objects ?? {}).sort((a, b) => b[1] - a[1]);
@@ -210,7 +210,7 @@ function addEvents(events) {
   if (!first) {
     for (const event of events) {
       const place = placeOf(event);
-      if (place) (event.camera === focus.camera ? focus.stage : cards.get(event.camera)?.stage)?.flash(place);
+      if (place) (event.camera === focus.camera ? focus.view : cards.get(event.camera)?.view)?.flash(place);
     }
   }
   showEvents();
@@ -222,20 +222,20 @@ function showEvents() {
 
 function showZones() {
   const of = (camera) => known.zones[camera] ?? { zones: [], lines: [] };
-  for (const [name, card] of cards) { card.stage.zones = of(name); card.stage.redraw(); }
+  for (const [name, card] of cards) { card.view.zones = of(name); card.view.redraw(); }
   if (!focus.camera) return;
-  focus.stage.zones = of(focus.camera);
+  focus.view.zones = of(focus.camera);
   editor.update(of(focus.camera));
-  focus.stage.redraw();
+  focus.view.redraw();
 }
 
 // Only what can be seen is asked for, as large as it is shown.
 function watch() {
   const wanted = {};
   if (focus.camera) {
-    if (cards.has(focus.camera)) wanted[focus.camera] = focus.stage.wanted;
+    if (cards.has(focus.camera)) wanted[focus.camera] = focus.view.wanted;
   } else {
-    for (const [name, card] of cards) if (card.visible) wanted[name] = card.stage.wanted;
+    for (const [name, card] of cards) if (card.visible) wanted[name] = card.view.wanted;
   }
   link.watch(wanted);
 }
@@ -263,12 +263,12 @@ function route() {
   $("focus").hidden = !camera;
   $("overview").hidden = Boolean(camera);
   if (camera) {
-    focus.stage.bitmap = focus.stage.header = null;
-    focus.stage.canvas.width = 0;
+    focus.view.bitmap = focus.view.header = null;
+    focus.view.canvas.width = 0;
     setText($("focus-name"), camera);
     focus.list.camera = camera;
-    focus.stage.zones = known.zones[camera] ?? { zones: [], lines: [] };
-    editor.open(camera, focus.stage.zones);
+    focus.view.zones = known.zones[camera] ?? { zones: [], lines: [] };
+    editor.open(camera, focus.view.zones);
     showFocus();
     scrollTo(0, 0);
   }

@@ -1,7 +1,7 @@
 // Draws zones and lines on a camera's picture, with mouse, pen or finger.
 
 import { element, toast } from "./text.js";
-import { drawShape, shapeColor } from "./stage.js";
+import { drawShape, shapeColor } from "./view.js";
 
 const copy = (value) => JSON.parse(JSON.stringify(value));
 const pointsOf = (shape) => shape.polygon ?? shape.points;
@@ -12,12 +12,12 @@ const distance = (a, b) => Math.hypot(a[0] - b[0], a[1] - b[1]);
 export class Editor {
   // tools, list: where buttons and the list of shapes go. keyOf(camera): its name in addresses.
   // saved(camera, zones) after saving.
-  constructor(stage, tools, list, keyOf, saved) {
-    Object.assign(this, { stage, tools, list, keyOf, saved });
+  constructor(view, tools, list, keyOf, saved) {
+    Object.assign(this, { view, tools, list, keyOf, saved });
     this.drafts = new Map(); // Camera → unsaved shapes; they outlive a look at another camera.
     this.camera = null;
     this.active = false;
-    const canvas = stage.over;
+    const canvas = view.over;
     canvas.addEventListener("pointerdown", (event) => this.down(event));
     canvas.addEventListener("pointermove", (event) => this.move(event));
     canvas.addEventListener("pointerup", (event) => this.up(event));
@@ -57,18 +57,18 @@ export class Editor {
     this.draft = this.drafts.get(this.camera) ?? copy(this.stored);
     this.selected = null;
     this.pending = null; // The shape being drawn: { kind, points, pointer }.
-    this.stage.hideZones = true;
-    this.stage.drawExtra = (context) => this.draw(context);
-    this.stage.root.classList.add("editing");
+    this.view.hideZones = true;
+    this.view.drawExtra = (context) => this.draw(context);
+    this.view.root.classList.add("editing");
     this.render();
   }
 
   stop() {
     this.active = false;
     this.pending = this.drag = this.selected = null;
-    this.stage.hideZones = false;
-    this.stage.drawExtra = null;
-    this.stage.root.classList.remove("editing");
+    this.view.hideZones = false;
+    this.view.drawExtra = null;
+    this.view.root.classList.remove("editing");
   }
 
   discard() {
@@ -88,7 +88,7 @@ export class Editor {
   }
 
   render() {
-    this.stage.redraw();
+    this.view.redraw();
     this.renderTools();
     this.renderList();
   }
@@ -147,13 +147,13 @@ export class Editor {
     const kind = shape.polygon ? "zone" : "line";
     if (!this.active) return element("div", { className: "shape" }, swatch, element("span", {}, shape.name), element("small", {}, kind), "");
     const input = element("input", { value: shape.name, maxLength: 100, "aria-label": `Name of the ${kind}`, spellcheck: false });
-    input.addEventListener("focus", () => { if (this.selected !== shape) { this.selected = shape; this.stage.redraw(); } });
+    input.addEventListener("focus", () => { if (this.selected !== shape) { this.selected = shape; this.view.redraw(); } });
     input.addEventListener("input", () => {
       shape.name = input.value;
       swatch.style.background = shapeColor(shape.name);
       if (this.changed) this.drafts.set(this.camera, this.draft);
       this.renderTools();
-      this.stage.redraw();
+      this.view.redraw();
     });
     const remove = element("button", { type: "button", title: `Delete this ${kind}`, "aria-label": `Delete ${shape.name}` }, "×");
     remove.addEventListener("click", () => this.remove(shape));
@@ -181,7 +181,7 @@ export class Editor {
     const drawn = this.pending;
     if (!drawn) return;
     // A double click has set its last point twice.
-    const points = drawn.points.filter((p, i) => !i || distance(this.stage.toScreen(p), this.stage.toScreen(drawn.points[i - 1])) > 3);
+    const points = drawn.points.filter((p, i) => !i || distance(this.view.toScreen(p), this.view.toScreen(drawn.points[i - 1])) > 3);
     if (points.length < (drawn.kind === "zone" ? 3 : 2)) return;
     const name = this.freshName(drawn.kind);
     const shape = drawn.kind === "zone" ? { name, polygon: points } : { name, points: points.slice(0, 2) };
@@ -232,11 +232,11 @@ export class Editor {
 
   // What is under the pointer: a corner, the middle of a side, or a shape.
   hit(event) {
-    const at = this.stage.toScreen(this.stage.fromEvent(event));
+    const at = this.view.toScreen(this.view.fromEvent(event));
     const near = event.pointerType === "touch" ? 24 : 11;
     const shapes = [...this.shapes].reverse().sort((a, b) => (b === this.selected) - (a === this.selected));
     for (const shape of shapes) {
-      const points = pointsOf(shape), screen = points.map((p) => this.stage.toScreen(p));
+      const points = pointsOf(shape), screen = points.map((p) => this.view.toScreen(p));
       const corner = screen.findIndex((p) => distance(p, at) < near);
       if (corner >= 0) return { shape, corner };
       if (shape === this.selected && shape.polygon) {
@@ -244,7 +244,7 @@ export class Editor {
         if (side >= 0) return { shape, side };
       }
     }
-    const inside = shapes.find((shape) => within(at, pointsOf(shape).map((p) => this.stage.toScreen(p)), near));
+    const inside = shapes.find((shape) => within(at, pointsOf(shape).map((p) => this.view.toScreen(p)), near));
     return inside ? { shape: inside } : null;
   }
 
@@ -252,12 +252,12 @@ export class Editor {
     if (!this.active || event.button) return;
     event.preventDefault();
     this.pointer = event.pointerType;
-    this.stage.over.setPointerCapture(event.pointerId);
-    const point = snap(this.stage.fromEvent(event), this.stage);
+    this.view.over.setPointerCapture(event.pointerId);
+    const point = snap(this.view.fromEvent(event), this.view);
     if (this.pending) {
       const { kind, points } = this.pending;
       const near = event.pointerType === "touch" ? 24 : 11;
-      if (kind === "zone" && points.length > 2 && distance(this.stage.toScreen(points[0]), this.stage.toScreen(point)) < near) {
+      if (kind === "zone" && points.length > 2 && distance(this.view.toScreen(points[0]), this.view.toScreen(point)) < near) {
         this.finish();
         return;
       }
@@ -275,14 +275,14 @@ export class Editor {
         hit.corner = hit.side + 1;
         points.splice(hit.corner, 0, point);
       }
-      this.drag = { ...hit, from: this.stage.fromEvent(event), before: copy(points) };
+      this.drag = { ...hit, from: this.view.fromEvent(event), before: copy(points) };
     }
     this.render();
   }
 
   move(event) {
     if (!this.active) return;
-    const raw = this.stage.fromEvent(event), point = snap(raw, this.stage);
+    const raw = this.view.fromEvent(event), point = snap(raw, this.view);
     if (this.pending) {
       this.pending.pointer = point;
     } else if (this.drag) {
@@ -291,18 +291,18 @@ export class Editor {
       else shift(points, this.drag.before, raw, this.drag.from);
     } else {
       const hit = this.hit(event);
-      this.stage.over.dataset.over = !hit ? "" : hit.corner != null || hit.side != null ? "grab" : "move";
+      this.view.over.dataset.over = !hit ? "" : hit.corner != null || hit.side != null ? "grab" : "move";
       return;
     }
-    this.stage.redraw();
+    this.view.redraw();
   }
 
   up(event) {
     if (!this.active) return;
     if (this.pending?.kind === "line" && this.pending.points.length === 1) {
       // A line may also be drawn in one stroke.
-      const point = snap(this.stage.fromEvent(event), this.stage);
-      if (distance(this.stage.toScreen(point), this.stage.toScreen(this.pending.points[0])) > 20) {
+      const point = snap(this.view.fromEvent(event), this.view);
+      if (distance(this.view.toScreen(point), this.view.toScreen(this.pending.points[0])) > 20) {
         this.pending.points.push(point);
         this.finish();
       }
@@ -325,17 +325,17 @@ export class Editor {
   draw(context) {
     for (const shape of this.shapes) {
       const strong = shape === this.selected, points = pointsOf(shape);
-      drawShape(context, this.stage, points, Boolean(shape.polygon), shape.name, { strong });
-      points.forEach((p) => handle(context, this.stage.toScreen(p), strong ? 6 : 4, shapeColor(shape.name)));
+      drawShape(context, this.view, points, Boolean(shape.polygon), shape.name, { strong });
+      points.forEach((p) => handle(context, this.view.toScreen(p), strong ? 6 : 4, shapeColor(shape.name)));
       if (strong && shape.polygon) {
-        points.forEach((p, i) => handle(context, middle(this.stage.toScreen(p), this.stage.toScreen(points[(i + 1) % points.length])), 3.5, "#ffffff99"));
+        points.forEach((p, i) => handle(context, middle(this.view.toScreen(p), this.view.toScreen(points[(i + 1) % points.length])), 3.5, "#ffffff99"));
       }
     }
     if (!this.pending) return;
     const { kind, points, pointer } = this.pending;
     const all = pointer && points.length ? [...points, pointer] : points;
-    drawShape(context, this.stage, all, kind === "zone" && all.length > 2, "", { strong: true, color: "#5eead4" });
-    points.forEach((p, i) => handle(context, this.stage.toScreen(p), i === 0 && points.length > 2 ? 9 : 5, "#5eead4"));
+    drawShape(context, this.view, all, kind === "zone" && all.length > 2, "", { strong: true, color: "#5eead4" });
+    points.forEach((p, i) => handle(context, this.view.toScreen(p), i === 0 && points.length > 2 ? 9 : 5, "#5eead4"));
   }
 }
 
@@ -354,8 +354,8 @@ function middle(a, b) {
 }
 
 // Close to the picture's edge means the edge.
-function snap([x, y], stage) {
-  const { w, h } = stage.place;
+function snap([x, y], view) {
+  const { w, h } = view.place;
   const edge = (v, size) => (v * size < 8 ? 0 : (1 - v) * size < 8 ? 1 : Math.round(v * 1e5) / 1e5);
   return [edge(x, w), edge(y, h)];
 }

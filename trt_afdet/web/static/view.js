@@ -6,7 +6,7 @@ import { element } from "./text.js";
 
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';
 
-export class Stage {
+export class CameraView {
   constructor() {
     this.canvas = element("canvas", { className: "picture" });
     this.over = element("canvas", { className: "draw" });
@@ -18,7 +18,7 @@ export class Stage {
     this.zones = { zones: [], lines: [] };
     this.tallies = {};
     this.flashes = new Map();
-    this.drawExtra = null; // (context, stage): what an editor draws on top.
+    this.drawExtra = null; // (context): what an editor draws on top.
     this.hideZones = false;
     this.waiting = false;
     new ResizeObserver(() => this.redraw()).observe(this.root);
@@ -129,8 +129,8 @@ export function shapeColor(name) {
   return `hsl(${(hash * 137) % 360} 85% 68%)`;
 }
 
-export function drawShape(context, stage, points, closed, name, { lit = 0, strong = false, color = shapeColor(name) } = {}) {
-  const screen = points.map((point) => stage.toScreen(point));
+export function drawShape(context, view, points, closed, name, { lit = 0, strong = false, color = shapeColor(name) } = {}) {
+  const screen = points.map((point) => view.toScreen(point));
   context.beginPath();
   screen.forEach(([x, y], i) => (i ? context.lineTo(x, y) : context.moveTo(x, y)));
   if (closed) context.closePath();

@@ -16,9 +16,9 @@ from trt_afdet.stream.analysis.zone_events import LineCrossed, ObjectEntered, Zo
 from trt_afdet.stream.monitoring.public_names import PublicNames
 from trt_afdet.stream.monitoring.status import State, StatusEvent
 from trt_afdet.support.redact import redact
-from trt_afdet.web import hub as hub_module
-from trt_afdet.web.hub import Hub
-from trt_afdet.web.picture import encode, fitting_width
+from trt_afdet.web import results as results_module
+from trt_afdet.web.jpeg import encode_frame, fitting_width
+from trt_afdet.web.results import ResultStore
 
 
 @pytest.mark.parametrize(
@@ -53,109 +53,111 @@ def test_public_names_are_unique_and_lead_back() -> None:
 
 
 def test_events_are_bounded_and_read_by_cursor() -> None:
-    hub = Hub()
-    for number in range(hub_module.EVENTS + 50):
-        hub.take(
+    results = ResultStore()
+    for number in range(results_module.EVENTS + 50):
+        results.add_result(
             result(sequence=number, events=(ObjectEntered("cam", 1.0, f"z{number}", 7, "person"),))
         )
-    events = hub.events_after(0)
-    assert len(events) == hub_module.EVENTS
-    assert events[-1]["zone"] == f"z{hub_module.EVENTS + 49}"
+    events = results.events_after(0)
+    assert len(events) == results_module.EVENTS
+    assert events[-1]["zone"] == f"z{results_module.EVENTS + 49}"
     assert events[-1]["camera"] == "cam"
-    assert hub.events_after(events[-2]["id"]) == events[-1:]
+    assert results.events_after(events[-2]["id"]) == events[-1:]
     assert [e["id"] for e in events] == sorted(e["id"] for e in events)
 
 
 def test_counts_of_zones_are_figures_and_crossings_both() -> None:
-    hub = Hub()
+    results = ResultStore()
     for count in range(50):
-        hub.take(result(events=(ZoneCount("cam", 1.0, "door", count, {"car": count}, 60),)))
-    hub.take(result(events=(LineCrossed("cam", 1.0, "gate", 1, "car", "out", 4, 2),)))
-    assert hub.tallies("cam") == {"door": [49], "gate": [4, 2]}
-    assert [e["kind"] for e in hub.events_after(0)] == ["cross"]
-    hub.reset_tallies("cam")
-    assert hub.tallies("cam") == {}
+        results.add_result(
+            result(events=(ZoneCount("cam", 1.0, "door", count, {"car": count}, 60),))
+        )
+    results.add_result(result(events=(LineCrossed("cam", 1.0, "gate", 1, "car", "out", 4, 2),)))
+    assert results.tallies("cam") == {"door": [49], "gate": [4, 2]}
+    assert [e["kind"] for e in results.events_after(0)] == ["cross"]
+    results.reset_tallies("cam")
+    assert results.tallies("cam") == {}
 
 
 def test_tracks_travel_with_their_boxes() -> None:
-    hub = Hub()
+    results = ResultStore()
     found = replace(detections([[0, 0, 9, 9], [9, 9, 20, 20]]), tracker_id=np.array([12, -1]))
-    hub.take(result(found=found))
-    slot = hub.latest("cam")
-    assert slot is not None
-    data = encode(slot, 160, 80, 0.0).data
+    results.add_result(result(found=found))
+    latest = results.latest("cam")
+    assert latest is not None
+    data = encode_frame(latest, 160, 80, 0.0).data
     boxes = json.loads(data[4 : data.index(b"\xff\xd8")])["boxes"]
     assert [box.get("track") for box in boxes] == [12, None]
 
 
 def test_a_camera_that_is_tried_for_hours_is_one_event() -> None:
-    hub = Hub()
+    results = ResultStore()
 
     def tell(state: State) -> None:
-        hub.tell(StatusEvent("cam", state, "no answer from rtsp://u:hunter2@h", 1.0))
+        results.add_status(StatusEvent("cam", state, "no answer from rtsp://u:hunter2@h", 1.0))
 
     for _ in range(500):
         tell("connecting")
         tell("lost")
     tell("live")
     tell("lost")
-    assert [e["state"] for e in hub.events_after(0)] == ["lost", "live", "lost"]
-    assert "hunter2" not in json.dumps(hub.events_after(0))
+    assert [e["state"] for e in results.events_after(0)] == ["lost", "live", "lost"]
+    assert "hunter2" not in json.dumps(results.events_after(0))
 
 
 def test_counts_over_time_are_means_per_frame() -> None:
     now = [1000.0]
-    hub = Hub(clock=lambda: now[0])
+    results = ResultStore(clock=lambda: now[0])
     two = detections([[0, 0, 9, 9], [20, 20, 40, 40]])
     none = Detections.empty(("person", "car", "dog"))
-    hub.take(result(found=two))
-    hub.take(result(found=none))
-    now[0] += hub_module.BUCKET
-    hub.take(result(found=two))
-    (point,) = hub.points_after(0)
+    results.add_result(result(found=two))
+    results.add_result(result(found=none))
+    now[0] += results_module.BUCKET
+    results.add_result(result(found=two))
+    (point,) = results.points_after(0)
     assert point["counts"] == {"person": 0.5, "car": 0.5}
     assert point["time"] == 1000.0
-    for _ in range(hub_module.POINTS + 20):
-        now[0] += hub_module.BUCKET
-        hub.take(result(found=two))
-    assert len(hub.points_after(0)) == hub_module.POINTS
+    for _ in range(results_module.POINTS + 20):
+        now[0] += results_module.BUCKET
+        results.add_result(result(found=two))
+    assert len(results.points_after(0)) == results_module.POINTS
 
 
 def test_removed_cameras_are_forgotten() -> None:
-    hub = Hub()
-    hub.take(result("a"))
-    hub.take(result("b"))
-    hub.keep_only({"b"})
-    assert hub.latest("a") is None
-    assert hub.latest("b") is not None
-    assert set(hub.sizes()) == {"b"}
+    results = ResultStore()
+    results.add_result(result("a"))
+    results.add_result(result("b"))
+    results.keep_only({"b"})
+    assert results.latest("a") is None
+    assert results.latest("b") is not None
+    assert set(results.sizes()) == {"b"}
 
 
 def test_a_packet_holds_the_picture_and_its_boxes() -> None:
-    hub = Hub()
-    hub.take(result(found=detections([[0, 0, 320, 180]]), size=(360, 640), sequence=5))
-    slot = hub.latest("cam")
-    assert slot is not None
-    packet = encode(slot, 320, 80, 1.5)
-    (length,) = struct.unpack(">I", packet.data[:4])
-    header = json.loads(packet.data[4 : 4 + length])
+    results = ResultStore()
+    results.add_result(result(found=detections([[0, 0, 320, 180]]), size=(360, 640), sequence=5))
+    latest = results.latest("cam")
+    assert latest is not None
+    frame = encode_frame(latest, 320, 80, 1.5)
+    (length,) = struct.unpack(">I", frame.data[:4])
+    header = json.loads(frame.data[4 : 4 + length])
     assert header["size"] == [640, 360]
     assert header["sequence"] == 5
     assert header["boxes"] == [{"box": [0, 0, 0.5, 0.5], "name": "person", "confidence": 0.9}]
-    picture = cv2.imdecode(np.frombuffer(packet.data[4 + length :], np.uint8), cv2.IMREAD_COLOR)
+    picture = cv2.imdecode(np.frombuffer(frame.data[4 + length :], np.uint8), cv2.IMREAD_COLOR)
     assert picture is not None
     assert picture.shape == (180, 320, 3)
     assert abs(int(picture.mean()) - 90) <= 1
-    assert packet.made == 1.5
+    assert frame.made == 1.5
 
 
 def test_widths_are_few_and_never_larger_than_the_picture() -> None:
     assert [fitting_width(w) for w in (-5, 1, 320, 321, 10**9)] == [160, 160, 320, 480, 1920]
-    hub = Hub()
-    hub.take(result(size=(64, 96)))
-    slot = hub.latest("cam")
-    assert slot is not None
-    data = encode(slot, 1920, 80, 0.0).data
+    results = ResultStore()
+    results.add_result(result(size=(64, 96)))
+    latest = results.latest("cam")
+    assert latest is not None
+    data = encode_frame(latest, 1920, 80, 0.0).data
     picture = cv2.imdecode(
         np.frombuffer(data[data.index(b"\xff\xd8") :], np.uint8), cv2.IMREAD_COLOR
     )
