@@ -26,7 +26,7 @@ if [ -n "$headers" ]; then
   echo "headers of TensorRT for the tests: $(cd "$kept" && echo *)"
 fi
 
-PACKAGES="gcc libc6-dev mosquitto redis-server ffmpeg chromium chromium-driver prometheus shellcheck systemd xvfb curl nginx-light caddy
+PACKAGES="gcc libc6-dev mosquitto redis-server ffmpeg chromium chromium-driver prometheus shellcheck systemd xvfb curl zsh fish nginx-light caddy
   python3-gi gir1.2-gst-rtsp-server-1.0 gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good
   gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-rtsp"
 

@@ -24,6 +24,7 @@ from trt_afdet.support.suggest import nearest
 BUILTIN = {
     "bench": "trt_afdet.cli.bench",
     "build-engine": "trt_afdet.cli.build_engine",
+    "completion": "trt_afdet.cli.completion",
     "detect": "trt_afdet.cli.detect",
     "data": "trt_afdet.cli.data",
     "demo": "trt_afdet.cli.demo",

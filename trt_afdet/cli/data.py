@@ -36,7 +36,9 @@ examples:
     )
     convert.add_argument("path", metavar="FROM", help="the folder, .json or .yaml")
     convert.add_argument("target", type=Path, metavar="TO", help="a new folder")
-    convert.add_argument("--to", required=True, choices=("coco", "voc", "yolo"), dest="form")
+    convert.add_argument(
+        "--to", required=True, choices=("coco", "voc", "yolo"), dest="form", help="the format"
+    )
     convert.add_argument("--split", metavar="NAME", help="only this one (default: all)")
     convert.add_argument("--link", action="store_true", help="link to the pictures, do not copy")
     convert.set_defaults(work=_convert)
