@@ -31,6 +31,7 @@ BUILTIN = {
     "doctor": "trt_afdet.cli.doctor",
     "eval": "trt_afdet.cli.eval",
     "inspect": "trt_afdet.cli.inspect",
+    "records": "trt_afdet.cli.records",
     "run": "trt_afdet.cli.run",
 }
 

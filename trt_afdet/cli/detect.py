@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import time
 from collections import Counter
@@ -368,15 +367,16 @@ class _Sinks:
     def write(self, frame: InputFrame, found: Detections) -> bool:
         """Takes one frame; False if the window was closed."""
         from trt_afdet.media import write_picture
+        from trt_afdet.records import dumps
 
         if frame.path != self._current:
             self._end_current()
             self._current = frame.path
             if frame.path in self.source.videos and frame.path in self._targets:
                 self._open_video(frame.path, self.source.rates[frame.path])
-        line = json_line(frame, found)
+        line = frame_record(frame, found)
         if self._lines is not None:
-            self._lines.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._lines.write(f"{dumps(line)}\n")
         drawn = found.draw(frame.image) if self.out is not None or self.show else frame.image
         if self._video is not None:
             self._video.write(drawn, (frame.timestamp_ms or 0.0) / 1000)
@@ -399,6 +399,7 @@ class _Sinks:
 
     def finish(self) -> None:
         """Ends the last source, and writes what an earlier run and this one have found."""
+        from trt_afdet.records import dumps
         from trt_afdet.support.files import open_output
 
         if self._current is not None:
@@ -407,7 +408,7 @@ class _Sinks:
         if self.journal is not None and self.jsonl is not None:
             with open_output(self.jsonl) as file:
                 for line in self.journal.lines():
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    file.write(f"{dumps(line)}\n")
 
     def _show(self, image: Any) -> bool:
         import cv2
@@ -459,13 +460,23 @@ def _names_a_file(out: Path, source: Inputs) -> bool:
     return True
 
 
-def json_line(frame: InputFrame, found: Detections) -> dict[str, Any]:
-    """What JSON lines say of one frame; boxes are x1 y1 x2 y2 in pixels of the frame."""
+def frame_record(frame: InputFrame, found: Detections) -> dict[str, Any]:
+    """What JSON lines say of one frame."""
+    from trt_afdet.records import make_record, result_fields
+
     height, width = frame.image.shape[:2]
-    line: dict[str, Any] = {"source": str(frame.path), "frame": frame.index}
-    if frame.timestamp_ms is not None:
-        line["timestamp_ms"] = round(frame.timestamp_ms, 3)
-    return {**line, "width": width, "height": height, "detections": found.to_dicts()}
+    seconds = None if frame.timestamp_ms is None else frame.timestamp_ms / 1000
+    return make_record(
+        "result",
+        result_fields(
+            found,
+            source=str(frame.path),
+            sequence=frame.index,
+            position=seconds,
+            width=width,
+            height=height,
+        ),
+    )
 
 
 def print_result(result: Result, detector: Detector) -> None:

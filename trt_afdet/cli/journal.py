@@ -65,12 +65,14 @@ class Journal:
         self._write({"end": str(path)})
 
     def lines(self) -> Any:
-        """The JSON lines of all frames, in the order of their frames."""
+        """The records of all frames, in the order of their frames."""
+        from trt_afdet.records import upgraded
+
         with self.path.open("rb") as file:
             for text in file:
                 entry = json.loads(text)
                 if "line" in entry:
-                    yield entry["line"]
+                    yield upgraded(entry["line"])
 
     def remove(self) -> None:
         """Everything is done."""

@@ -65,8 +65,8 @@ def test_video(model: Path, video: Path, tmp_path: Path, capsys: Any) -> None:
     with open_inputs(out) as written:
         assert (written.total, written.rates) == (7, {out: 20})
     got = lines(jsonl)
-    assert [line["frame"] for line in got] == list(range(7))
-    assert [line["timestamp_ms"] for line in got] == [i * 50 for i in range(7)]
+    assert [line["sequence"] for line in got] == list(range(7))
+    assert [line["position"] for line in got] == [i / 20 for i in range(7)]
     with Detector.load(model, conf=0.3) as detector, open_inputs(video) as source:
         for frame, line in zip(source, got, strict=True):
             assert (line["source"], line["width"], line["height"]) == (str(video), 160, 120)
@@ -233,14 +233,14 @@ def test_old_results_survive_a_failed_run(
     out, jsonl = tmp_path / "o.mp4", tmp_path / "o.jsonl"
     out.write_text("old")
     jsonl.write_text("old")
-    real = command.json_line
+    real = command.frame_record
 
     def stop_at_the_third(frame: Any, found: Any) -> dict[str, Any]:
         if frame.index == 3:
             raise KeyboardInterrupt
         return real(frame, found)
 
-    monkeypatch.setattr(command, "json_line", stop_at_the_third)
+    monkeypatch.setattr(command, "frame_record", stop_at_the_third)
     assert detect(video, model, "--out", out, "--jsonl", jsonl) == 130
     assert (out.read_text(), jsonl.read_text()) == ("old", "old")
     assert files(tmp_path) == ["o.jsonl", "o.mp4", "video.mp4"]

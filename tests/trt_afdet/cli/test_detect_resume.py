@@ -48,7 +48,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, frames: int) -> None:
-    real, count = command.json_line, 0
+    real, count = command.frame_record, 0
 
     def line(frame: Any, found: Any) -> dict[str, Any]:
         nonlocal count
@@ -57,7 +57,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, frames: int) -> None:
             raise KeyboardInterrupt
         return real(frame, found)
 
-    monkeypatch.setattr(command, "json_line", line)
+    monkeypatch.setattr(command, "frame_record", line)
 
 
 @pytest.mark.parametrize("batch", ["1", "4"])

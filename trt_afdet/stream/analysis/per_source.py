@@ -17,7 +17,7 @@ log = logging.getLogger("trt_afdet.stream")
 
 
 @dataclass(frozen=True)
-class StageOptions:
+class AnalysisOptions:
     """What a source's stage does.
 
     Attributes:
@@ -38,7 +38,7 @@ class StageOptions:
             raise InvalidValueError("every must be at least 1 frame", got=self.every)
 
 
-class SourceStage:
+class SourceAnalysis:
     """The :class:`~trt_afdet.stream.pipeline.Stage` of one source.
 
     ``replace`` and ``set_shapes`` may be called from any thread, the rest from the pipeline's.
@@ -59,7 +59,7 @@ class SourceStage:
         self,
         source: str,
         class_names: tuple[str, ...],
-        options: StageOptions | None = None,
+        options: AnalysisOptions | None = None,
         shapes: Shapes | None = None,
         first_id: int = 1,
     ) -> None:
@@ -71,7 +71,7 @@ class SourceStage:
         self._first_id = first_id
         self._asked = 0
         self._placed: tuple[object, ...] = ()
-        self.replace(options or StageOptions())
+        self.replace(options or AnalysisOptions())
 
     @property
     def tracking(self) -> bool:
@@ -88,7 +88,7 @@ class SourceStage:
         """The zones and lines."""
         return self._monitor.shapes
 
-    def replace(self, options: StageOptions) -> None:
+    def replace(self, options: AnalysisOptions) -> None:
         """Goes on with other options; tracks live on unless it is their options that change.
 
         Raises:
@@ -101,7 +101,7 @@ class SourceStage:
             self._options, self._filter, self._tracker = options, ready, tracker
             self._monitor.replace(options=options.zones)
 
-    def check(self, options: StageOptions, shapes: Shapes) -> None:
+    def check(self, options: AnalysisOptions, shapes: Shapes) -> None:
         """Finds out whether :meth:`replace` and :meth:`set_shapes` would take these.
 
         Raises:
@@ -163,7 +163,7 @@ class SourceStage:
         for text in said:
             log.warning("%s: %s", self.source, text)
 
-    def _tracker_for(self, options: StageOptions, shapes: Shapes) -> Tracker | None:
+    def _tracker_for(self, options: AnalysisOptions, shapes: Shapes) -> Tracker | None:
         before = self._tracker
         wanted = options.track
         if wanted is None and (shapes or options.every > 1):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from trt_afdet.errors import AfdetError, InvalidValueError
 from trt_afdet.stream.addresses import join_options
 from trt_afdet.stream.analysis.filters import check_classes
-from trt_afdet.stream.analysis.per_source import SourceStage, StageOptions
+from trt_afdet.stream.analysis.per_source import AnalysisOptions, SourceAnalysis
 from trt_afdet.stream.analysis.zones import Shapes, parse_shapes, read_zones
 from trt_afdet.stream.config.schema import Config, ConfigError, Loaded, SourceConfig
 from trt_afdet.stream.config.yaml_reader import Place
@@ -220,7 +220,7 @@ class Deployment:
         self._conf = plan.lowest_conf()
         self._lock = threading.Lock()
         self._shapes = dict(plan.shapes)
-        self._stages: dict[str, SourceStage] = {}
+        self._stages: dict[str, SourceAnalysis] = {}
         for source in plan.sources:
             self._stages[source.name] = self._stage(plan, source, self._shapes)
         config = plan.config
@@ -377,9 +377,9 @@ class Deployment:
 
     def _stage(
         self, plan: Plan, source: PlannedSource, shapes: Mapping[str, Shapes]
-    ) -> SourceStage:
+    ) -> SourceAnalysis:
         before = self._stages.get(source.name)
-        return SourceStage(
+        return SourceAnalysis(
             source.name,
             self._class_names,
             _stage_options(plan, source),
@@ -387,7 +387,7 @@ class Deployment:
             1 if before is None else before.next_id,
         )
 
-    def _source_plan(self, source: PlannedSource, stage: SourceStage) -> SourcePlan:
+    def _source_plan(self, source: PlannedSource, stage: SourceAnalysis) -> SourcePlan:
         from trt_afdet.stream.sources.uri import make_source
 
         config, spec = source.config, source.spec
@@ -426,7 +426,7 @@ class _Made:
                     path.unlink()
 
 
-def _stage_options(plan: Plan, source: PlannedSource) -> StageOptions:
+def _stage_options(plan: Plan, source: PlannedSource) -> AnalysisOptions:
     return source.config.stage_options(plan.config.conf)
 
 

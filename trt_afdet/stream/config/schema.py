@@ -22,7 +22,7 @@ from trt_afdet.errors import (
     MissingFileError,
 )
 from trt_afdet.stream.analysis.filters import FilterOptions, Point
-from trt_afdet.stream.analysis.per_source import StageOptions
+from trt_afdet.stream.analysis.per_source import AnalysisOptions
 from trt_afdet.stream.analysis.tracking import TrackOptions
 from trt_afdet.stream.analysis.zones import Shapes, ZoneOptions, parse_shapes
 from trt_afdet.stream.batcher import Policy
@@ -116,7 +116,7 @@ class SourceConfig:
     zones: Mapping[str, Any] | None = None
     events: ZoneOptions = field(default_factory=ZoneOptions)
 
-    def stage_options(self, conf: float) -> StageOptions:
+    def stage_options(self, conf: float) -> AnalysisOptions:
         """What its stage does.
 
         Args:
@@ -130,7 +130,7 @@ class SourceConfig:
             max_size=self.max_size,
             region=self.region,
         )
-        return StageOptions(filters, self.track, self.every, self.events)
+        return AnalysisOptions(filters, self.track, self.every, self.events)
 
     def shapes(self) -> Shapes:
         """Its zones and lines."""

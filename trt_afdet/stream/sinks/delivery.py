@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Protocol
 
 from trt_afdet.errors import InvalidValueError, RunError
+from trt_afdet.records import Record, dumps
 from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.monitoring.status import FINAL, StatusEvent
-from trt_afdet.stream.sinks.serialise import Content, Record, Recorder, dumps
+from trt_afdet.stream.sinks.recorder import Content, Recorder
 from trt_afdet.stream.sinks.spool import Entry, Spool, SpoolClosedError
 
 log = logging.getLogger("trt_afdet.stream")

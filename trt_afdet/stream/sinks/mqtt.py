@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt_afdet.errors import AfdetError, InvalidValueError, MissingDependencyError, MissingFileError
+from trt_afdet.records import Record
 from trt_afdet.stream.sinks.delivery import DeliveryError, RefusedError, SpooledSink
-from trt_afdet.stream.sinks.serialise import Record
 from trt_afdet.stream.sinks.spool import Entry
 from trt_afdet.support.slug import slug
 

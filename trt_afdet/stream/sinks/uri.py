@@ -32,7 +32,7 @@ from trt_afdet.stream.addresses import (
     split_options,
 )
 from trt_afdet.stream.sinks.base import Sink
-from trt_afdet.stream.sinks.serialise import parse_contents
+from trt_afdet.stream.sinks.recorder import parse_contents
 from trt_afdet.support.suggest import nearest
 from trt_afdet.support.text import read_secret
 
@@ -158,13 +158,13 @@ def _video(place: str, options: dict[str, Any]) -> Sink:
 
 
 def _jsonl(place: str, options: dict[str, Any]) -> Sink:
-    from trt_afdet.stream.sinks.records import JsonLinesSink
+    from trt_afdet.stream.sinks.text_files import JsonLinesSink
 
     return JsonLinesSink(_path(place), **options)
 
 
 def _csv(place: str, options: dict[str, Any]) -> Sink:
-    from trt_afdet.stream.sinks.records import CsvSink
+    from trt_afdet.stream.sinks.text_files import CsvSink
 
     return CsvSink(_path(place), **options)
 

@@ -1,6 +1,6 @@
 """Records to somebody's HTTP server.
 
-``POST`` of a JSON object: ``{"records": [...]}``, oldest first (see ``serialise.py``). Anything but
+``POST`` of a JSON object: ``{"records": [...]}``, oldest first. Anything but
 a 2xx answer is tried again, later and later; redirects are not followed. 400, 413, 415, 422 and 431
 mean that a record will never be taken: the batch is sent again one by one, and the culprit is
 dropped and counted (``delivery.py``, also for other answers that only one record gets).

@@ -14,7 +14,7 @@ from tests.waiting import LIMIT, wait_until
 from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.stream.analysis.filters import FilterOptions
-from trt_afdet.stream.analysis.per_source import SourceStage, StageOptions
+from trt_afdet.stream.analysis.per_source import AnalysisOptions, SourceAnalysis
 from trt_afdet.stream.analysis.tracking import TrackOptions
 from trt_afdet.stream.analysis.zones import ZoneOptions, parse_shapes
 from trt_afdet.stream.frame import StreamFrame, StreamResult
@@ -81,7 +81,7 @@ class Memory:
 
 
 def test_without_tracking_only_the_filters_work() -> None:
-    stage = SourceStage("cam", NAMES, StageOptions(FilterOptions(conf=0.5)))
+    stage = SourceAnalysis("cam", NAMES, AnalysisOptions(FilterOptions(conf=0.5)))
     for sequence in range(3):
         assert stage.wants_detector(frame(sequence, sequence))
         kept, events = stage.apply(frame(sequence, sequence), found(0.9, 0.4, 0.5))
@@ -92,7 +92,9 @@ def test_without_tracking_only_the_filters_work() -> None:
 
 
 def test_weak_detections_are_reported_only_as_part_of_a_track() -> None:
-    stage = SourceStage("cam", NAMES, StageOptions(FilterOptions(conf=0.5), TrackOptions(low=0.1)))
+    stage = SourceAnalysis(
+        "cam", NAMES, AnalysisOptions(FilterOptions(conf=0.5), TrackOptions(low=0.1))
+    )
     tracks = []
     for step, confidences in enumerate([(0.9, 0.2), (0.9, 0.2), (0.3, 0.2), (0.9, 0.2)]):
         kept, _ = stage.apply(frame(step, step / 10), found(*confidences))
@@ -102,7 +104,7 @@ def test_weak_detections_are_reported_only_as_part_of_a_track() -> None:
 
 def test_every_third_frame_is_detected_and_the_rest_carried() -> None:
     pattern = Pattern(objects=3, seed=4)
-    stage = SourceStage("cam", NAMES, StageOptions(every=3))
+    stage = SourceAnalysis("cam", NAMES, AnalysisOptions(every=3))
     asked = []
     for index in range(60):
         one = frame(index, index / 30)
@@ -121,7 +123,7 @@ def test_every_third_frame_is_detected_and_the_rest_carried() -> None:
 def test_a_file_has_its_own_time() -> None:
     # Read in no time at all, or with an hour's pause: the positions are a tenth apart.
     for pace in (0.0, 3600.0):
-        stage = SourceStage("cam", NAMES, StageOptions(track=TrackOptions(lost=0.5)))
+        stage = SourceAnalysis("cam", NAMES, AnalysisOptions(track=TrackOptions(lost=0.5)))
         tracks = [
             stage.apply(frame(step, step * pace, position=step / 10), found(0.9))[0].tracks
             for step in range(5)
@@ -130,7 +132,7 @@ def test_a_file_has_its_own_time() -> None:
 
 
 def test_zones_make_it_track_and_events_come_out() -> None:
-    stage = SourceStage("cam", NAMES, StageOptions(zones=ZoneOptions(confirm=1)), WHOLE)
+    stage = SourceAnalysis("cam", NAMES, AnalysisOptions(zones=ZoneOptions(confirm=1)), WHOLE)
     assert stage.tracking
     stage.apply(frame(0, 0.0), found(0.9))
     _, events = stage.apply(frame(1, 0.1), found(0.9))
@@ -138,7 +140,7 @@ def test_zones_make_it_track_and_events_come_out() -> None:
 
 
 def test_zones_drawn_later_start_the_tracking() -> None:
-    stage = SourceStage("cam", NAMES)
+    stage = SourceAnalysis("cam", NAMES)
     assert stage.apply(frame(0, 0.0), found(0.9))[0].tracker_id is None
     stage.set_shapes(WHOLE)
     assert stage.shapes == WHOLE
@@ -147,27 +149,27 @@ def test_zones_drawn_later_start_the_tracking() -> None:
 
 
 def test_other_options_take_effect_and_tracks_live_on() -> None:
-    stage = SourceStage("cam", NAMES, StageOptions(track=TrackOptions()))
+    stage = SourceAnalysis("cam", NAMES, AnalysisOptions(track=TrackOptions()))
     for step in range(3):
         kept, _ = stage.apply(frame(step, step / 10), found(0.9, 0.8))
     assert kept.tracks == [1, 2]
-    stage.replace(StageOptions(FilterOptions(conf=0.85), TrackOptions()))
+    stage.replace(AnalysisOptions(FilterOptions(conf=0.85), TrackOptions()))
     kept, _ = stage.apply(frame(3, 0.3), found(0.9, 0.8))
     assert kept.tracks == [1, 2]  # Weak now, but its track exists.
-    stage.replace(StageOptions(FilterOptions(conf=0.85), TrackOptions(low=0.2)))
+    stage.replace(AnalysisOptions(FilterOptions(conf=0.85), TrackOptions(low=0.2)))
     stage.apply(frame(4, 0.4), found(0.9))
     kept, _ = stage.apply(frame(5, 0.5), found(0.9))
     assert kept.tracks == [3]  # A new tracker goes on counting.
     with pytest.raises(InvalidValueError, match="no such class"):
-        stage.replace(StageOptions(FilterOptions(classes=("c",))))
+        stage.replace(AnalysisOptions(FilterOptions(classes=("c",))))
     assert stage.apply(frame(6, 0.6), found(0.9))[0].tracks == [3]
 
 
 def test_if_tracking_ends_between_two_frames_the_undetected_one_is_empty() -> None:
-    stage = SourceStage("cam", NAMES, StageOptions(every=2))
+    stage = SourceAnalysis("cam", NAMES, AnalysisOptions(every=2))
     assert stage.wants_detector(frame(0, 0))
     assert not stage.wants_detector(frame(1, 0.1))
-    stage.replace(StageOptions())
+    stage.replace(AnalysisOptions())
     stage.apply(frame(0, 0), found(0.9))
     assert len(stage.apply(frame(1, 0.1), None)[0]) == 0
 
@@ -188,7 +190,7 @@ def test_numbers_are_stable_through_a_pipeline(every: int) -> None:
             return results
 
     sink = Memory()
-    stage = SourceStage("cam", NAMES, StageOptions(track=TrackOptions(), every=every))
+    stage = SourceAnalysis("cam", NAMES, AnalysisOptions(track=TrackOptions(), every=every))
     plan = SourcePlan("cam", lambda: TestPatternSource(uri), live=False, stage=stage)
     Pipeline(Numbered(pattern), [plan], [sink], PipelineOptions(batch=4)).run()
     assert [r.frame.sequence for r in sink.results] == list(range(300))
@@ -212,7 +214,7 @@ def test_a_jump_of_the_wall_clock_disturbs_nothing(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(time, "time", lambda: real() + offset[0])
     uri = "test://?objects=1&fps=50&width=64&height=64"
     zone = ZoneOptions(confirm=1, dwell=1.0, grace=5.0)
-    stage = SourceStage("cam", NAMES, StageOptions(zones=zone), WHOLE)
+    stage = SourceAnalysis("cam", NAMES, AnalysisOptions(zones=zone), WHOLE)
     sink = Memory()
     pattern = Pattern.parse(uri)
 
@@ -251,7 +253,7 @@ def test_a_jump_of_the_wall_clock_disturbs_nothing(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("every", [0, -1])
 def test_bad_options_are_refused(every: int) -> None:
     with pytest.raises(InvalidValueError, match="every"):
-        StageOptions(every=every)
+        AnalysisOptions(every=every)
 
 
 @pytest.mark.parametrize(
@@ -272,8 +274,8 @@ def test_shapes_outside_the_picture_are_mentioned_once(
 ) -> None:
     corners = tuple((float(x), float(y)) for x, y in points)
     shapes = parse_shapes({"zones": [{"name": "far", "polygon": points}]})
-    stage = SourceStage(
-        "cam", NAMES, StageOptions(FilterOptions(region=corners)), shapes, first_id=1
+    stage = SourceAnalysis(
+        "cam", NAMES, AnalysisOptions(FilterOptions(region=corners)), shapes, first_id=1
     )
     for sequence in range(5):
         stage.apply(frame(sequence, sequence / 10), found(0.9))

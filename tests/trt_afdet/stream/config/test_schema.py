@@ -8,7 +8,7 @@ import pytest
 
 from tests.paths import ROOT
 from trt_afdet.errors import InvalidValueError, MissingFileError
-from trt_afdet.stream.analysis.per_source import StageOptions
+from trt_afdet.stream.analysis.per_source import AnalysisOptions
 from trt_afdet.stream.analysis.tracking import TrackOptions
 from trt_afdet.stream.analysis.zones import Zone
 from trt_afdet.stream.capture import Retry
@@ -310,4 +310,4 @@ def test_the_file_has_no_defaults_of_its_own() -> None:
     config = config_from({"sources": ["test://"]}).config
     assert config.sources[0].retry.to_retry() == Retry()
     assert config.options.to_options(1) == PipelineOptions()
-    assert config.sources[0].stage_options(config.conf) == StageOptions()
+    assert config.sources[0].stage_options(config.conf) == AnalysisOptions()

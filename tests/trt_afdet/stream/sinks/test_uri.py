@@ -8,9 +8,10 @@ import pytest
 
 from tests.trt_afdet.stream.sinks.sink_makers import WALL, result
 from trt_afdet.errors import InvalidValueError, MissingFileError
+from trt_afdet.records import dumps, iso_time
 from trt_afdet.stream.addresses import read_seconds, read_size
-from trt_afdet.stream.sinks.records import JsonLinesSink
-from trt_afdet.stream.sinks.serialise import Recorder, dumps, iso_time, new_run, parse_contents
+from trt_afdet.stream.sinks.recorder import Recorder, new_run, parse_contents
+from trt_afdet.stream.sinks.text_files import JsonLinesSink
 from trt_afdet.stream.sinks.uri import make_sink
 
 SCHEMES = {

@@ -20,7 +20,7 @@ from tests.trt_afdet.stream.sinks.sink_makers import result, status
 from tests.waiting import wait_until
 from trt_afdet.errors import CorruptFileError, InvalidValueError, RunError, WriteError
 from trt_afdet.stream.analysis.zone_events import ObjectEntered
-from trt_afdet.stream.sinks.records import COLUMNS, CsvSink, JsonLinesSink
+from trt_afdet.stream.sinks.text_files import COLUMNS, CsvSink, JsonLinesSink
 
 Sink = JsonLinesSink | CsvSink
 KINDS = {"jsonl": JsonLinesSink, "csv": CsvSink}
@@ -58,6 +58,7 @@ def test_a_line_says_all_there_is_to_say(tmp_path: Path) -> None:
     first, second = lines(path)
     assert first == {
         "type": "status",
+        "schema": 1,
         "run": second["run"],
         "number": 0,
         "source": "Straße",
@@ -67,6 +68,7 @@ def test_a_line_says_all_there_is_to_say(tmp_path: Path) -> None:
     }
     assert second == {
         "type": "result",
+        "schema": 1,
         "run": first["run"],
         "number": 1,
         "source": "Straße",
@@ -194,7 +196,7 @@ import resource, signal, sys
 from pathlib import Path
 from tests.trt_afdet.stream.sinks.sink_makers import result
 from trt_afdet.errors import WriteError
-from trt_afdet.stream.sinks.records import CsvSink, JsonLinesSink
+from trt_afdet.stream.sinks.text_files import CsvSink, JsonLinesSink
 
 kind, path, limit = sys.argv[1:]
 sink = {"jsonl": JsonLinesSink, "csv": CsvSink}[kind](Path(path))
@@ -241,7 +243,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from tests.trt_afdet.stream.sinks.sink_makers import result
-from trt_afdet.stream.sinks.records import CsvSink, JsonLinesSink
+from trt_afdet.stream.sinks.text_files import CsvSink, JsonLinesSink
 
 kind, path, first = sys.argv[1:]
 sink = {"jsonl": JsonLinesSink, "csv": CsvSink}[kind](Path(path), "never")

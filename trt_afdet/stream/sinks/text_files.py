@@ -13,15 +13,16 @@ import io
 import json
 from pathlib import Path
 
+from trt_afdet.records import START, Record, dumps
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.monitoring.status import StatusEvent
 from trt_afdet.stream.sinks.appending import AppendingFile, Fsync
-from trt_afdet.stream.sinks.serialise import JSON_START, Content, Record, Recorder, dumps
+from trt_afdet.stream.sinks.recorder import Content, Recorder
 from trt_afdet.support.files import TEXT_ERRORS
 
 
 class JsonLinesSink:
-    """One JSON object per processed frame and per change of state; see ``serialise.py``.
+    """One JSON object per processed frame and per change of state.
 
     Args:
         path: The file, or a device such as ``/dev/stdout``.
@@ -37,7 +38,7 @@ class JsonLinesSink:
         self.name = f"jsonl {path}"
         self.path = path
         self._recorder = Recorder(send)
-        self._file = AppendingFile(path, start=JSON_START, complete=_is_json, fsync=fsync)
+        self._file = AppendingFile(path, start=START, complete=_is_json, fsync=fsync)
 
     def open(self) -> None:
         """Opens the file.

@@ -1,0 +1,98 @@
+"""The records of one sink: which ones it sends, and their numbers."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from trt_afdet.errors import InvalidValueError
+from trt_afdet.records import Record, iso_time, make_record, result_fields
+from trt_afdet.stream.frame import StreamResult
+from trt_afdet.stream.monitoring.status import StatusEvent
+from trt_afdet.support.suggest import nearest
+
+#: What a sink may be asked to send: every processed frame; only those with a detection or an event;
+#: each event by itself; changes of state.
+Content = Literal["results", "detections", "events", "status"]
+
+
+def new_run() -> str:
+    """An id that sorts by time: ``20260131T235959Z-1a2b3c4d``."""
+    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}"
+
+
+def parse_contents(text: str) -> tuple[Content, ...]:
+    """``results,status`` as the contents they name.
+
+    Raises:
+        InvalidValueError: If one is unknown, or there is none.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in get_args(Content):
+            hint = nearest(name, get_args(Content)) or f"known: {', '.join(get_args(Content))}"
+            raise InvalidValueError("a sink cannot send that", got=name, hint=hint)
+    if not names:
+        raise InvalidValueError("a sink needs something to send", hint=", ".join(get_args(Content)))
+    return tuple(names)  # type: ignore[arg-type]
+
+
+class Recorder:
+    """Makes the records of one sink and numbers them.
+
+    Args:
+        contents: What the sink sends.
+    """
+
+    def __init__(self, contents: Sequence[Content] = ("results", "status")) -> None:
+        self.run = new_run()
+        self._contents = frozenset(contents)
+        self._number = 0
+
+    def result(self, result: StreamResult) -> list[Record]:
+        """The records of a processed frame."""
+        frame = result.frame
+        height, width = frame.image.shape[:2]
+        events = [_event_fields(event) for event in result.events]
+        fields = result_fields(
+            result.detections,
+            source=frame.source,
+            sequence=frame.sequence,
+            position=frame.position,
+            width=width,
+            height=height,
+        )
+        records: list[Record] = []
+        if "results" in self._contents or (
+            "detections" in self._contents and (len(result.detections) or events)
+        ):
+            latency = round(result.finished - frame.captured, 6)
+            more = {"latency": latency, "detected": result.detected, "events": events}
+            records.append(self._numbered("result", frame.wall_time, fields | more))
+        if "events" in self._contents:
+            place = {name: fields[name] for name in ("source", "sequence", "position")}
+            records += [
+                self._numbered("event", frame.wall_time, {**place, "event": event})
+                for event in events
+            ]
+        return records
+
+    def status(self, event: StatusEvent) -> list[Record]:
+        """The record of a change of state, if it is to be sent."""
+        if "status" not in self._contents:
+            return []
+        fields = {"source": event.source, "state": event.state, "detail": event.detail}
+        return [self._numbered("status", event.wall_time, fields)]
+
+    def _numbered(self, kind: str, wall_time: float, fields: Record) -> Record:
+        stamp = {"run": self.run, "number": self._number, "time": iso_time(wall_time)}
+        self._number += 1
+        return make_record(kind, stamp | fields)
+
+
+def _event_fields(event: object) -> Record:
+    """An event of a zone or line."""
+    to_json = getattr(event, "to_json", None)
+    return to_json() if to_json is not None else {"kind": "other", "text": str(event)}
