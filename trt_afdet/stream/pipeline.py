@@ -24,7 +24,7 @@ from trt_afdet.stream.batcher import Intake, Policy
 from trt_afdet.stream.capture import Capture, Retry
 from trt_afdet.stream.frame import StreamFrame, StreamResult
 from trt_afdet.stream.monitoring.metrics import Metrics
-from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot
+from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot, SinkCount
 from trt_afdet.stream.monitoring.status import FINAL, StatusBoard, StatusEvent
 from trt_afdet.stream.sinks.base import Sink, SinkRunner
 from trt_afdet.stream.sources.base import Source
@@ -360,7 +360,7 @@ class Pipeline:
             sources=self.metrics.snapshot(),
             lanes=self._intake.counts(),
             states=self.board.latest(),
-            sinks={r.sink.name: (r.written, r.dropped, r.waiting()) for r in self._sinks},
+            sinks={r.sink.name: SinkCount(r.written, r.dropped, r.waiting()) for r in self._sinks},
             reconnects=reconnects,
             uptime=time.monotonic() - self.metrics.started,
         )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from trt_afdet.web.jpeg import EncodedFrame, encode_frame, fitting_width
 from trt_afdet.web.results import ResultStore
-from trt_afdet.web.zones_store import ZonesStore, in_pixels
+from trt_afdet.web.zones_store import ZonesStore
 
 if TYPE_CHECKING:
     from starlette.websockets import WebSocket
@@ -246,15 +246,12 @@ class ViewerConnection:
         if self.state is not None:
             text, self.state = self.state, None
             await self._socket.send_text(text)
-        revision, table = zones.revision, zones.all()
         # Shapes in pixels become shares as soon as there is a picture, or one of another size.
-        pixels = [source for source, value in table.items() if in_pixels(value)]
-        sizes = results.sizes() if pixels else {}
-        known = (revision, [sizes.get(results.names.of(source)) for source in pixels])
+        known = (zones.revision, results.sizes())
         if known != self._zones:
             self._zones = known
-            names = {source: results.names.of(source) for source in table}
-            public = {n: zones.in_shares(s, sizes.get(n)) for s, n in names.items()}
+            names = {source: results.names.of(source) for source in zones.all()}
+            public = {n: zones.in_shares(s, known[1].get(n)) for s, n in names.items()}
             await self._send({"type": "zones", "zones": public})
         if points := results.points_after(self._point):
             self._point = points[-1]["id"]

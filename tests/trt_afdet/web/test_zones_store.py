@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from trt_afdet.errors import CorruptFileError, InvalidValueError, WriteError
-from trt_afdet.web.zones_store import ZonesStore, check_zones
+from trt_afdet.stream.analysis.zones import parse_shapes
+from trt_afdet.web.zones_store import ZonesStore
 
 SQUARE = {"name": "door", "polygon": [[0.1, 0.1], [0.5, 0.1], [0.5, 0.5], [0.1, 0.5]]}
 GATE = {"name": "gate", "points": [[0, 0.5], [1, 0.5]]}
@@ -34,9 +35,9 @@ def test_zones_are_kept_over_a_restart(tmp_path: Path) -> None:
 
 def test_names_are_stripped_and_coordinates_kept() -> None:
     line = {"name": " gate ", "points": [[0.123456789012345, 0], [1, 1]]}
-    stored = check_zones({"lines": [line]})
+    stored = parse_shapes({"lines": [line]}).to_dict()
     assert stored["lines"] == [{"name": "gate", "points": [[0.123456789012345, 0.0], [1.0, 1.0]]}]
-    assert check_zones(stored) == stored
+    assert parse_shapes(stored).to_dict() == stored
 
 
 def polygon(*points: Any, name: Any = "z") -> dict[str, Any]:
@@ -55,7 +56,7 @@ def test_bad_zones_are_refused_and_change_nothing(value: Any, tmp_path: Path) ->
 
 def test_a_concave_zone_is_fine() -> None:
     arrow = polygon([0, 0], [1, 0.5], [0, 1], [0.3, 0.5])
-    assert len(check_zones(arrow)["zones"][0]["polygon"]) == 4
+    assert len(parse_shapes(arrow).zones[0].polygon) == 4
 
 
 @pytest.mark.parametrize(
@@ -77,28 +78,6 @@ def test_what_cannot_be_written_is_not_used(tmp_path: Path) -> None:
     with pytest.raises(WriteError):
         store.put("cam", {"zones": [SQUARE]})
     assert store.all() == {}
-
-
-def test_a_file_edited_by_hand_is_taken_on_reload(tmp_path: Path) -> None:
-    told: list[str] = []
-    path = tmp_path / "zones.json"
-    store = ZonesStore(path, on_zones=lambda source, zones: told.append(source))
-    for source in "abc":
-        store.put(source, {"zones": [SQUARE]})
-    table = json.loads(path.read_text())
-    table["b"]["zones"] = []
-    del table["c"]
-    path.write_text(json.dumps(table))
-    told.clear()
-    revision = store.revision
-    store.reload()
-    assert told == ["b", "c"]
-    assert store.revision > revision
-    assert store.get("c")["zones"] == []
-    path.write_text("{")
-    with pytest.raises(CorruptFileError):
-        store.reload()
-    assert store.get("a")["zones"] == [SQUARE]
 
 
 def test_many_writers_lose_nothing(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whether the pipeline does its work."""
+"""Judges from its figures whether a pipeline works."""
 
 from __future__ import annotations
 
@@ -35,10 +35,7 @@ class HealthCheck:
     """
 
     def __init__(
-        self,
-        names: PublicNames,
-        stall: float = 10.0,
-        clock: Callable[[], float] = time.monotonic,
+        self, names: PublicNames, stall: float = 10.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._names = names
         self._stall = stall
@@ -47,7 +44,7 @@ class HealthCheck:
         self._moved = clock()
 
     def judge(self, snapshot: PipelineSnapshot) -> Health:
-        """The verdict on the state of now."""
+        """The verdict on these figures."""
         now = self._clock()
         states = {name: event.state for name, event in snapshot.states.items()}
         processed = sum(figures.processed for figures in snapshot.sources.values())

@@ -1,6 +1,5 @@
-"""Counters and latencies of a running pipeline.
+"""Counters and latencies of a running pipeline, updated for every frame.
 
-Cheap enough to update for every frame; read by the web page, ``/metrics`` and the final table.
 Latencies go into fixed buckets, so memory does not grow however long a pipeline runs.
 """
 
@@ -11,6 +10,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from trt_afdet.stream.monitoring.snapshot import SourceSnapshot
 
@@ -41,13 +41,10 @@ class Histogram:
 
     def percentile(self, share: float) -> float:
         """The upper edge of the bucket in which the share (0..1) of the values is reached."""
-        number = self.number
-        if number == 0:
+        wanted = share * self.number
+        if not wanted:
             return float("nan")
-        wanted = share * number
-        below = 0
-        for edge, count in zip(EDGES, self.counts, strict=False):
-            below += count
+        for edge, below in zip(EDGES, accumulate(self.counts), strict=False):
             if below >= wanted:
                 return min(edge, self.largest)
         return self.largest

@@ -1,4 +1,7 @@
-"""``/metrics`` and ``/healthz`` on a port of their own, for those without the web page."""
+"""Serves ``/metrics`` and ``/healthz`` on a port of their own, without the web page.
+
+prometheus_client's own server answers every path with the metrics, so health would have no address.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class MetricsServer:
         metrics: Of the same pipeline.
 
     Raises:
-        InvalidValueError: If the address is none.
+        InvalidValueError: If the address is malformed.
         MissingDependencyError: If prometheus_client is missing.
     """
 
@@ -34,11 +37,15 @@ class MetricsServer:
         self, address: str, snapshot: Callable[[], PipelineSnapshot], metrics: Metrics
     ) -> None:
         self.host, self.port = parse_address(address)
-        self._snapshot = snapshot
         names = PublicNames()
-        self._check = HealthCheck(names)
-        self._lock = threading.Lock()
-        self._exposition = Exposition(self._judge, names, lambda: metrics, lambda: 0)
+        check = HealthCheck(names)
+
+        def judge() -> tuple[PipelineSnapshot, Health]:
+            now = snapshot()
+            return now, check.judge(now)
+
+        self._judge = judge
+        self._exposition = Exposition(judge, names, lambda: metrics, lambda: 0)
         self._server: ThreadingHTTPServer | None = None
 
     def start(self) -> None:
@@ -48,15 +55,15 @@ class MetricsServer:
             RunError: If the port is taken.
         """
         try:
-            self._server = ThreadingHTTPServer((self.host, self.port), _handler(self))
+            server = ThreadingHTTPServer((self.host, self.port), _handler(self))
         except OSError as error:
             raise RunError(
                 "the metrics cannot be served", got=f"{self.host}:{self.port}: {error.strerror}"
             ) from error
-        self._server.daemon_threads = True
-        self.port = self._server.server_address[1]
+        server.daemon_threads = True
+        self._server, self.port = server, server.server_address[1]
         threading.Thread(
-            target=self._server.serve_forever, args=(0.1,), name="metrics server", daemon=True
+            target=server.serve_forever, args=(0.1,), name="metrics server", daemon=True
         ).start()
 
     def stop(self) -> None:
@@ -69,32 +76,23 @@ class MetricsServer:
     def answer(self, path: str, accept: str) -> tuple[int, str, bytes]:
         """Status, content type and body for a path."""
         if path == "/metrics":
-            with self._lock:
-                body, kind = self._exposition.text(accept)
+            body, kind = self._exposition.text(accept)
             return 200, kind, body
         if path == "/healthz":
             _, health = self._judge()
             text = "\n".join((health.status, *health.reasons)) + "\n"
-            return (
-                503 if health.status == "unhealthy" else 200,
-                "text/plain",
-                text.encode("utf-8", TEXT_ERRORS),
-            )
+            status = 503 if health.status == "unhealthy" else 200
+            return status, "text/plain", text.encode("utf-8", TEXT_ERRORS)
         return 404, "text/plain", b"there are /metrics and /healthz\n"
-
-    def _judge(self) -> tuple[PipelineSnapshot, Health]:
-        snapshot = self._snapshot()
-        return snapshot, self._check.judge(snapshot)
 
 
 def _handler(server: MetricsServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        timeout = 10  # A client that says nothing must not keep its thread for ever.
+        timeout = 10  # Seconds after which a silent client is disconnected.
 
         def do_GET(self) -> None:
-            status, kind, body = server.answer(
-                self.path.partition("?")[0], self.headers.get("Accept", "")
-            )
+            path, accept = self.path.partition("?")[0], self.headers.get("Accept", "")
+            status, kind, body = server.answer(path, accept)
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
@@ -102,6 +100,6 @@ def _handler(server: MetricsServer) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Says nothing: one line per scrape helps nobody."""
+            """Logs nothing: a line per scrape is of no use."""
 
     return Handler

@@ -1,27 +1,41 @@
-"""The figures of a pipeline for Prometheus."""
+"""A pipeline's figures in Prometheus' text format."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 from typing import TYPE_CHECKING, get_args
 
 from trt_afdet import __version__
-from trt_afdet.errors import MissingDependencyError
 from trt_afdet.stream.monitoring.health import Health
 from trt_afdet.stream.monitoring.metrics import EDGES, Metrics
 from trt_afdet.stream.monitoring.public_names import PublicNames
 from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot
 from trt_afdet.stream.monitoring.status import State
+from trt_afdet.support.packages import missing
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
+#: One sample per source or sink: table of the snapshot, attribute, kind, name, text.
+FIGURES = (
+    ("sources", "processed", "counter", "frames_processed", "Frames that reached the sinks."),
+    ("sources", "detected", "counter", "frames_detected", "Frames that the detector saw."),
+    ("sources", "fps", "gauge", "frames_per_second", "Over the last seconds."),
+    ("lanes", "received", "counter", "frames_received", "Frames captured."),
+    ("lanes", "waiting", "gauge", "frames_waiting", "Frames in the queue."),
+    ("sinks", "written", "counter", "sink_written", "Results written."),
+    ("sinks", "dropped", "counter", "sink_dropped", "Results it was too slow for."),
+    ("sinks", "waiting", "gauge", "sink_waiting", "Results in its queue."),
+)
+DROPPED = "Frames dropped before the detector: the queue was full, or they had waited too long."
+
 
 class Exposition:
-    """Writes the figures in Prometheus' text format.
+    """Writes the figures; a collector of prometheus_client.
 
     Args:
-        snapshot: The pipeline's figures and what they mean, now.
+        judge: Makes the pipeline's figures and the verdict on them.
         names: Public names of the sources.
         metrics: Of the same pipeline, for latency histograms and batches; None leaves them out.
         viewers: Browsers that watch now.
@@ -32,7 +46,7 @@ class Exposition:
 
     def __init__(
         self,
-        snapshot: Callable[[], tuple[PipelineSnapshot, Health]],
+        judge: Callable[[], tuple[PipelineSnapshot, Health]],
         names: PublicNames,
         metrics: Callable[[], Metrics | None],
         viewers: Callable[[], int],
@@ -40,18 +54,14 @@ class Exposition:
         try:
             from prometheus_client import CollectorRegistry, ProcessCollector
         except ImportError as error:
-            raise MissingDependencyError(
-                "prometheus_client cannot be imported",
-                got=error,
-                hint='pip install "trt-afdet[web]"',
-            ) from error
-        self._snapshot = snapshot
+            raise missing(error, extra="web") from error
+        self._judge = judge
         self._names = names
         self._sink_names = PublicNames()
         self._metrics = metrics
         self._viewers = viewers
         self._registry = CollectorRegistry(auto_describe=False)
-        # Memory, descriptors and processor time: what one looks at when something runs for months.
+        # Memory, descriptors and processor time.
         ProcessCollector(registry=self._registry)
         self._registry.register(self)  # type: ignore[arg-type]
 
@@ -63,114 +73,73 @@ class Exposition:
         return encoder(self._registry), content_type
 
     def describe(self) -> list[Metric]:
-        """Nothing is fixed beforehand; called by the registry."""
+        """The names of the families are not declared beforehand; called by the registry."""
         return []
 
     def collect(self) -> Iterable[Metric]:
         """All families; called by the registry for every scrape."""
-        from prometheus_client.core import GaugeMetricFamily as Gauge
-
-        snapshot, health = self._snapshot()
-        build = Gauge("trt_afdet_build_info", "Version that runs.", labels=["version"])
-        build.add_metric([__version__], 1)
-        yield build
-        yield Gauge("trt_afdet_uptime_seconds", "Since the pipeline began.", value=snapshot.uptime)
-        yield Gauge(
-            "trt_afdet_healthy", "0 if no work is done.", value=health.status != "unhealthy"
+        snapshot, health = self._judge()
+        of = self._names.of
+        healthy = health.status != "unhealthy"
+        yield _family("gauge", "build_info", "Version that runs.", {(__version__,): 1}, "version")
+        yield _family("gauge", "uptime_seconds", "Since the pipeline began.", {(): snapshot.uptime})
+        yield _family("gauge", "healthy", "0 if no work is done.", {(): healthy})
+        yield _family("gauge", "web_viewers", "Browsers that watch.", {(): self._viewers()})
+        for table, attribute, kind, name, text in FIGURES:
+            label, public = ("sink", self._sink_names.of) if table == "sinks" else ("source", of)
+            rows = getattr(snapshot, table).items()
+            samples = {(public(key),): getattr(row, attribute) for key, row in rows}
+            yield _family(kind, name, text, samples, label)
+        objects = {
+            (of(source), class_name): count
+            for source, figures in snapshot.sources.items()
+            for class_name, count in figures.objects.items()
+        }
+        yield _family("counter", "objects", "Detections.", objects, "source", "class")
+        dropped = {
+            (of(source), reason): count
+            for source, lane in snapshot.lanes.items()
+            for reason, count in (("full", lane.dropped), ("stale", lane.stale))
+        }
+        yield _family("counter", "frames_dropped", DROPPED, dropped, "source", "reason")
+        states = {
+            (of(source), state): state == event.state
+            for source, event in snapshot.states.items()
+            for state in get_args(State)
+        }
+        yield _family(
+            "gauge", "source_state", "1 for the state it is in.", states, "source", "state"
         )
-        yield Gauge("trt_afdet_web_viewers", "Browsers that watch.", value=self._viewers())
-        yield from self._sources(snapshot)
-        yield from self._lanes(snapshot)
-        yield from self._states(snapshot)
-        yield from self._sinks(snapshot)
-        metrics = self._metrics()
-        if metrics is not None:
-            yield from self._detector(metrics, snapshot)
+        lost = {(of(source),): count for source, count in snapshot.reconnects.items()}
+        yield _family("counter", "source_reconnects", "Times it was lost.", lost, "source")
+        if (metrics := self._metrics()) is not None:
+            runs, frames = metrics.batches()
+            yield _family("counter", "batches", "Runs of the detector.", {(): runs})
+            yield _family("counter", "batch_frames", "Frames in these runs.", {(): frames})
+            yield self._latency(metrics, snapshot)
 
-    def _sources(self, snapshot: PipelineSnapshot) -> Iterable[Metric]:
-        from prometheus_client.core import CounterMetricFamily as Counter
-        from prometheus_client.core import GaugeMetricFamily as Gauge
+    def _latency(self, metrics: Metrics, snapshot: PipelineSnapshot) -> Metric:
+        from prometheus_client.core import HistogramMetricFamily
 
-        processed = Counter(
-            "trt_afdet_frames_processed", "Frames that reached the sinks.", labels=["source"]
-        )
-        detected = Counter(
-            "trt_afdet_frames_detected", "Frames that the detector saw.", labels=["source"]
-        )
-        fps = Gauge("trt_afdet_frames_per_second", "Over the last seconds.", labels=["source"])
-        objects = Counter("trt_afdet_objects", "Detections.", labels=["source", "class"])
-        for name, figures in snapshot.sources.items():
-            source = self._names.of(name)
-            processed.add_metric([source], figures.processed)
-            detected.add_metric([source], figures.detected)
-            fps.add_metric([source], figures.fps)
-            for class_name, number in figures.objects.items():
-                objects.add_metric([source, class_name], number)
-        return processed, detected, fps, objects
-
-    def _lanes(self, snapshot: PipelineSnapshot) -> Iterable[Metric]:
-        from prometheus_client.core import CounterMetricFamily as Counter
-        from prometheus_client.core import GaugeMetricFamily as Gauge
-
-        received = Counter("trt_afdet_frames_received", "Frames captured.", labels=["source"])
-        dropped = Counter(
-            "trt_afdet_frames_dropped",
-            "Frames dropped before the detector: the queue was full, or they had waited too long.",
-            labels=["source", "reason"],
-        )
-        waiting = Gauge("trt_afdet_frames_waiting", "Frames in the queue.", labels=["source"])
-        for name, lane in snapshot.lanes.items():
-            source = self._names.of(name)
-            received.add_metric([source], lane.received)
-            dropped.add_metric([source, "full"], lane.dropped)
-            dropped.add_metric([source, "stale"], lane.stale)
-            waiting.add_metric([source], lane.waiting)
-        return received, dropped, waiting
-
-    def _states(self, snapshot: PipelineSnapshot) -> Iterable[Metric]:
-        from prometheus_client.core import CounterMetricFamily as Counter
-        from prometheus_client.core import GaugeMetricFamily as Gauge
-
-        state = Gauge(
-            "trt_afdet_source_state", "1 for the state it is in.", labels=["source", "state"]
-        )
-        for name, event in snapshot.states.items():
-            for possible in get_args(State):
-                state.add_metric([self._names.of(name), possible], event.state == possible)
-        reconnects = Counter("trt_afdet_source_reconnects", "Times it was lost.", labels=["source"])
-        for name, number in snapshot.reconnects.items():
-            reconnects.add_metric([self._names.of(name)], number)
-        return state, reconnects
-
-    def _sinks(self, snapshot: PipelineSnapshot) -> Iterable[Metric]:
-        from prometheus_client.core import CounterMetricFamily as Counter
-        from prometheus_client.core import GaugeMetricFamily as Gauge
-
-        written = Counter("trt_afdet_sink_written", "Results written.", labels=["sink"])
-        dropped = Counter("trt_afdet_sink_dropped", "Results it was too slow for.", labels=["sink"])
-        waiting = Gauge("trt_afdet_sink_waiting", "Results in its queue.", labels=["sink"])
-        for name, figures in snapshot.sinks.items():
-            sink = [self._sink_names.of(name)]
-            written.add_metric(sink, figures[0])
-            dropped.add_metric(sink, figures[1])
-            waiting.add_metric(sink, figures[2])
-        return written, dropped, waiting
-
-    def _detector(self, metrics: Metrics, snapshot: PipelineSnapshot) -> Iterable[Metric]:
-        from prometheus_client.core import CounterMetricFamily as Counter
-        from prometheus_client.core import HistogramMetricFamily as Histogram
-
-        runs, frames = metrics.batches()
-        yield Counter("trt_afdet_batches", "Runs of the detector.", value=runs)
-        yield Counter("trt_afdet_batch_frames", "Frames in these runs.", value=frames)
-        latency = Histogram(
+        family = HistogramMetricFamily(
             "trt_afdet_latency_seconds", "From capture to the sinks.", labels=["source"]
         )
-        for name in snapshot.sources:
-            counts, total = metrics.histogram(name)
-            below, buckets = 0, []
-            for edge, count in zip((*EDGES, float("inf")), counts, strict=True):
-                below += count
-                buckets.append((f"{edge:.6g}" if edge < float("inf") else "+Inf", float(below)))
-            latency.add_metric([self._names.of(name)], buckets, total)
-        yield latency
+        edges = [*(f"{edge:.6g}" for edge in EDGES), "+Inf"]
+        for source in snapshot.sources:
+            counts, total = metrics.histogram(source)
+            buckets = list(zip(edges, map(float, accumulate(counts)), strict=True))
+            family.add_metric([self._names.of(source)], buckets, total)
+        return family
+
+
+def _family(
+    kind: str, name: str, text: str, samples: dict[tuple[str, ...], float], *labels: str
+) -> Metric:
+    """A family with samples by the values of their labels."""
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+    made = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
+    family = made(f"trt_afdet_{name}", text, labels=labels)
+    for values, number in samples.items():
+        family.add_metric(values, number)
+    return family

@@ -1,4 +1,4 @@
-"""What the outside world calls a source: its name, without anything that opens a door."""
+"""Removes credentials from names of sources, and gives each name a key for addresses."""
 
 from __future__ import annotations
 
@@ -25,17 +25,15 @@ class PublicNames:
     def of(self, source: str) -> str:
         """The public name; two sources never share one."""
         with self._lock:
-            known = self._public.get(source)
-            if known is not None:
-                return known
-            base = redact(source)[:LONGEST]
-            public, number = base, 2
-            while public in self._source:
-                public, number = f"{base} ({number})", number + 1
-            self._public[source] = public
-            self._source[public] = source
-            self._public_of_key[key(public)] = public
-            return public
+            if source not in self._public:
+                base = redact(source)[:LONGEST]
+                public, number = base, 2
+                while public in self._source:
+                    public, number = f"{base} ({number})", number + 1
+                self._public[source] = public
+                self._source[public] = source
+                self._public_of_key[key(public)] = public
+            return self._public[source]
 
     def source(self, public: str) -> str | None:
         """The source behind a public name."""
@@ -45,9 +43,7 @@ class PublicNames:
     def find(self, text: str) -> str | None:
         """The public name that an address means: one of them, or one's :func:`key`.
 
-        Keys pass through every proxy; names with ``//`` or ``..`` in them do not.
+        Proxies leave keys as they are; they change names with ``//`` or ``..`` in them.
         """
         with self._lock:
-            if text in self._public_of_key:
-                return self._public_of_key[text]
-            return text if text in self._source else None
+            return self._public_of_key.get(text, text if text in self._source else None)

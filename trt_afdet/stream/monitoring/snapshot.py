@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from trt_afdet.stream.monitoring.status import StatusEvent
 
@@ -45,6 +46,14 @@ class LaneCount:
     waiting: int
 
 
+class SinkCount(NamedTuple):
+    """Results that a sink has written and dropped, and those in its queue."""
+
+    written: int
+    dropped: int
+    waiting: int
+
+
 @dataclass(frozen=True)
 class PipelineSnapshot:
     """All figures at a moment, by source or sink name.
@@ -53,7 +62,7 @@ class PipelineSnapshot:
         sources: What was processed.
         lanes: What waits for the detector.
         states: The latest state of each source.
-        sinks: Results written, dropped and waiting.
+        sinks: What became of results.
         reconnects: How often each source was lost.
         uptime: Seconds since the pipeline began.
     """
@@ -61,6 +70,6 @@ class PipelineSnapshot:
     sources: dict[str, SourceSnapshot]
     lanes: dict[str, LaneCount]
     states: dict[str, StatusEvent]
-    sinks: dict[str, tuple[int, int, int]]
+    sinks: dict[str, SinkCount]
     reconnects: dict[str, int]
     uptime: float

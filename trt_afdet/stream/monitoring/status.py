@@ -1,4 +1,4 @@
-"""What state each source is in, and who is told when it changes."""
+"""The state of each source, and a listener for its changes."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ class StatusBoard:
                 self._listener(event)
 
     def introduce(self, listener: Callable[[StatusEvent], None], begin: Callable[[], None]) -> None:
-        """Tells somebody new every source's state; no change comes before, between or twice.
+        """Tells a new listener every source's state; no change comes before, between or twice.
 
         Args:
             listener: Gets the states; must be quick.
-            begin: Called just before; has the changes told to the new one, too.
+            begin: Called just before; subscribes the listener to the changes.
         """
         with self._lock:
             begin()

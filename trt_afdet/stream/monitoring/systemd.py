@@ -1,4 +1,4 @@
-"""Tells systemd how the service is: READY, WATCHDOG, RELOADING, STOPPING (sd_notify(3))."""
+"""Tells systemd the state of the service, and feeds its watchdog (sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -44,9 +44,8 @@ class Notifier:
 
     def reloading(self) -> None:
         """The configuration is being read again; :meth:`ready` ends it."""
-        self._send(
-            f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}"
-        )
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={now}")
 
     def stopping(self) -> None:
         """The service ends."""
@@ -75,13 +74,12 @@ class Notifier:
 
 
 class Watchdog:
-    """Feeds systemd's watchdog, but only while the pipeline gets on.
+    """Feeds systemd's watchdog while the pipeline finishes frames, or none are waiting.
 
-    It gets on if it has finished frames since the last look, or if none are waiting: that cameras
-    are away is no reason to restart the service.
+    Cameras that are away do not restart the service.
 
     Args:
-        notifier: Where to.
+        notifier: Sends the messages.
         clock: Seconds, monotonic.
     """
 
@@ -93,11 +91,11 @@ class Watchdog:
 
     @property
     def due(self) -> bool:
-        """Whether it is time for a look: twice in the time that systemd allows."""
+        """Whether to call :meth:`look`: twice in the time that systemd allows."""
         return self._notifier.watchdog is not None and self._clock() >= self._next
 
     def look(self, snapshot: PipelineSnapshot) -> bool:
-        """Judges the figures of now and feeds the watchdog if they are good; whether it did."""
+        """Feeds the watchdog if these figures are good; whether it did."""
         assert self._notifier.watchdog is not None
         self._next = self._clock() + self._notifier.watchdog / 2
         processed = sum(figures.processed for figures in snapshot.sources.values())
