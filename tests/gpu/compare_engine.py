@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trt_afdet.cli.demo import ASSETS
 from trt_afdet.cli.detect import SHIPPED_MODEL
-from trt_afdet.datasets import read_coco
+from trt_afdet.datasets import open_dataset
 from trt_afdet.evaluation import evaluate_coco
 from trt_afdet.media import open_inputs
 from trt_afdet.runtime.detector import Detector
@@ -23,7 +23,7 @@ MOST_LOST = {"fp32": 0.2, "fp16": 0.5, "int8": 2.0}
 
 
 def main(engine: Path) -> int:
-    truth = read_coco(ASSETS / "clip.json")
+    truth = open_dataset(ASSETS / "clip.json")
     with open_inputs(ASSETS / "clip.mp4") as source:
         frames = [frame.image for frame in source]
     scores = []

@@ -46,12 +46,12 @@ def write_preview(video: Path, picture: Path, columns: int = 3, rows: int = 2) -
 def run(args: argparse.Namespace) -> int:
     from trt_afdet.cli import ui
     from trt_afdet.cli.detect import SHIPPED_MODEL, detect, print_result, report_failures
-    from trt_afdet.datasets import read_coco
+    from trt_afdet.datasets import open_dataset
     from trt_afdet.evaluation import evaluate_coco
     from trt_afdet.media import open_inputs
     from trt_afdet.runtime.detector import Detector
 
-    truth = read_coco(ASSETS / "clip.json")
+    truth = open_dataset(ASSETS / "clip.json")
     source = open_inputs(ASSETS / "clip.mp4")
     with Detector.load(SHIPPED_MODEL, conf=_SCORE_FROM, threads=args.threads) as detector:
         result = detect(

@@ -6,12 +6,10 @@ from pathlib import Path
 
 from trt_afdet.datasets import coco, foreign, voc, yolo
 from trt_afdet.datasets.checks import Report
-from trt_afdet.datasets.coco import read_coco
+from trt_afdet.datasets.drafts import Drafts, finish
 from trt_afdet.datasets.find import is_hidden, is_picture
 from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.datasets.record import Dataset, Record
-from trt_afdet.datasets.voc import read_voc
-from trt_afdet.datasets.yolo import read_yolo
 from trt_afdet.errors import AfdetError, InvalidValueError, MissingFileError
 
 __all__ = [
@@ -21,9 +19,6 @@ __all__ = [
     "dataset_format",
     "dataset_splits",
     "open_dataset",
-    "read_coco",
-    "read_voc",
-    "read_yolo",
 ]
 
 
@@ -74,7 +69,9 @@ def open_dataset(
     names = class_names
     if names is None and model is not None and dataset_format(path) != "voc":
         names = model  # VOC's annotations have names.
-    dataset = _open(path, split, names, images, decode, progress, need_labels)
+    folder = Path(images) if images else None
+    found = _read(path, split, names, folder, need_labels)
+    dataset = finish(found, decode=decode, progress=progress)
     if class_names is not None:
         dataset = dataset.with_class_names(class_names)
     if model is not None:
@@ -87,26 +84,21 @@ def open_dataset(
     return dataset
 
 
-def _open(
+def _read(
     path: str | Path,
     split: str | None,
     class_names: tuple[str, ...] | None,
-    images: str | Path | None,
-    decode: bool,
-    progress: ProgressLike | None,
+    images: Path | None,
     need_labels: bool,
-) -> Dataset:
+) -> Drafts:
     kind, roots = _find(path, split)
-    if kind == "voc":
-        return read_voc(roots, split, class_names, decode=decode, progress=progress)
     root = roots[0]
+    if kind == "voc":
+        return voc.read_voc(roots, split, class_names)
     if kind == "yolo":
-        return read_yolo(
-            root, split, class_names, decode=decode, progress=progress, need_labels=need_labels
-        )
+        return yolo.read_yolo(root, split, class_names, need_labels=need_labels)
     file = root if root.is_file() else coco.choose_file(root, split)
-    folder = Path(images) if images else None
-    return read_coco(file, folder, class_names, decode=decode, progress=progress)
+    return coco.read_coco(file, images, class_names)
 
 
 def dataset_format(path: str | Path) -> str:
@@ -166,14 +158,11 @@ def dataset_splits(path: str | Path) -> list[str | None]:
     """The splits of a dataset; [None] where it is one whole."""
     kind, roots = _find(path, None)
     root = roots[0]
-    splits: list[str] = []
     if kind == "coco":
         splits = [] if root.is_file() else [s for s in coco.find_files(root) if s != "all"]
-    elif kind == "yolo":
-        splits = yolo.splits_of(root)
     else:
-        splits = voc.splits_of(roots)
-    return list(splits) or [None]
+        splits = yolo.splits_of(root) if kind == "yolo" else voc.splits_of(roots)
+    return [*splits] or [None]
 
 
 def _voc_years(folder: Path, split: str) -> list[Path]:

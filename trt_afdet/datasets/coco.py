@@ -14,10 +14,8 @@ import numpy as np
 
 from trt_afdet.datasets import foreign
 from trt_afdet.datasets.checks import Report, check_unique
-from trt_afdet.datasets.drafts import Draft, finish
+from trt_afdet.datasets.drafts import Draft, Drafts
 from trt_afdet.datasets.find import Folders, is_hidden, split_names
-from trt_afdet.datasets.index import ProgressLike
-from trt_afdet.datasets.record import Dataset
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
 from trt_afdet.support.text import decode_text, read_bytes
 
@@ -86,13 +84,8 @@ def choose_file(root: Path, split: str | None) -> Path:
 
 
 def read_coco(
-    file: Path,
-    images: Path | None = None,
-    class_names: tuple[str, ...] | None = None,
-    *,
-    decode: bool = False,
-    progress: ProgressLike | None = None,
-) -> Dataset:
+    file: Path, images: Path | None = None, class_names: tuple[str, ...] | None = None
+) -> Drafts:
     """Reads an instances JSON.
 
     Args:
@@ -100,7 +93,6 @@ def read_coco(
         images: Folder of the pictures; by default they are looked for in ``images/<split>``,
             ``<split>``, ``images`` and the JSON's own folder.
         class_names: Used where the file has no categories.
-        decode, progress: See :func:`trt_afdet.datasets.drafts.finish`.
 
     Raises:
         MissingFileError: If the JSON or all pictures are missing.
@@ -153,7 +145,7 @@ def read_coco(
         raise CorruptFileError(f"{file} holds no images")
     if len({d.frame_index is None for d in drafts}) > 1:
         raise CorruptFileError(f"{file}: some images are frames of a video, others are not")
-    return finish(str(file), names, ids, drafts, report, decode=decode, progress=progress)
+    return Drafts(str(file), names, drafts, report, ids)
 
 
 def _load(file: Path) -> dict[str, Any]:

@@ -50,29 +50,32 @@ class Draft:
     extras: dict[str, list[Any]] = field(default_factory=dict)
 
 
-def finish(
-    name: str,
-    class_names: Sequence[str],
-    category_ids: Sequence[int],
-    drafts: list[Draft],
-    report: Report,
-    *,
-    decode: bool = False,
-    progress: ProgressLike | None = None,
-) -> Dataset:
-    """The dataset of these drafts; pictures that cannot be used are left out and counted.
+@dataclass
+class Drafts:
+    """What a format's reader returns.
 
-    Args:
+    Attributes:
         name: Where it came from.
-        class_names, category_ids: Of the classes.
-        drafts: The pictures.
-        report: What the reader found; goes on here.
-        decode: Whether each picture is decoded, not only its header read.
-        progress: Shows how far it is.
+        class_names: In the order of the class indices.
+        items: The pictures.
+        report: What the reader found.
+        category_ids: COCO's id of each class; 1, 2, 3, ... by default.
+    """
+
+    name: str
+    class_names: Sequence[str]
+    items: list[Draft]
+    report: Report
+    category_ids: Sequence[int] = ()
+
+
+def finish(found: Drafts, *, decode: bool = False, progress: ProgressLike | None = None) -> Dataset:
+    """The dataset of these drafts; pictures that cannot be used are left out and counted.
 
     Raises:
         CorruptFileError: If no picture can be used; says why.
     """
+    name, drafts, report = found.name, found.items, found.report
     _check_units(name, drafts)
     pictures = [d.path for d in drafts if d.frame_index is None]
     for path, count in Counter(pictures).items():
@@ -94,9 +97,9 @@ def finish(
         report.notes &= set(report.counts)
     dataset = Dataset(
         name=name,
-        class_names=tuple(class_names),
+        class_names=tuple(found.class_names),
         records=tuple(records),
-        category_ids=tuple(category_ids),
+        category_ids=tuple(found.category_ids or range(1, len(found.class_names) + 1)),
         report=report,
     )
     without = [r for r in records if not len(r.boxes)]

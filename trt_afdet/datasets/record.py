@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,14 +151,22 @@ class Dataset:
                 hint=f"the model has {', '.join(names[:20])}",
             )
         order = np.array([names.index(n) for n in self.class_names], np.int64)
-        ids = {names.index(n): i for n, i in zip(self.class_names, self.category_ids, strict=True)}
+        records = tuple(dataclasses.replace(r, labels=order[r.labels]) for r in self.records)
+        return self._renamed(names, self.class_names, records, self.report)
+
+    def _renamed(
+        self,
+        names: tuple[str, ...],
+        meant: Sequence[str | None],
+        records: tuple[Record, ...],
+        report: Report,
+    ) -> Dataset:
+        """With other class names; ``meant`` says which of them each of the old ones is."""
+        pairs = zip(meant, self.category_ids, strict=True)
+        ids = {names.index(name): i for name, i in pairs if name is not None}
         free = max(self.category_ids, default=0) + 1
-        return dataclasses.replace(
-            self,
-            class_names=tuple(names),
-            records=tuple(dataclasses.replace(r, labels=order[r.labels]) for r in self.records),
-            category_ids=tuple(ids.get(i, free + i) for i in range(len(names))),
-        )
+        given = tuple(ids.get(i, free + i) for i in range(len(names)))
+        return Dataset(self.name, tuple(names), records, given, report)
 
     def for_model(self, names: tuple[str, ...]) -> Dataset:
         """The same with a model's classes in their order, to be scored against its detections.
@@ -195,25 +203,25 @@ class Dataset:
         absent = [n for n in names if n not in meant]
         kind = "classes of the model are not in the data, their AP is not known"
         report.note(kind, ", ".join(absent[:NAMES_SHOWN]), len(absent))
-        given = zip(meant, self.category_ids, strict=True)
-        ids = {names.index(n): i for n, i in given if n is not None}
-        free = max(self.category_ids, default=0) + 1
-        return Dataset(
-            name=self.name,
-            class_names=tuple(names),
-            records=tuple(records),
-            category_ids=tuple(ids.get(i, free + i) for i in range(len(names))),
-            report=report,
-        )
+        return self._renamed(names, meant, tuple(records), report)
 
-    def read_image(self, record: Record) -> npt.NDArray[np.uint8]:
-        """The picture as BGR uint8 [H, W, 3].
+    def read_image(
+        self, record: Record, videos: FrameReader | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """A record's picture as BGR uint8 [H, W, 3].
+
+        Args:
+            record: One of the dataset's.
+            videos: Reads the frames of a dataset of videos.
 
         Raises:
             MissingFileError, CorruptFileError: If it cannot be read, or has another size than the
                 annotations say.
         """
-        frame = read_picture(record.path)
+        if record.frame_index is None:
+            frame = read_picture(record.path)
+        else:
+            frame = (videos or FrameReader()).read(record.path, record.frame_index)
         if frame.shape[:2] != (record.height, record.width):
             raise CorruptFileError(
                 f"{record.path} is {frame.shape[1]}x{frame.shape[0]}, its annotations say "
@@ -224,20 +232,6 @@ class Dataset:
 
     def frames(self) -> Iterator[tuple[Record, npt.NDArray[np.uint8]]]:
         """Every record with its picture, in order; a video is decoded once, front to back."""
-        if not self.is_video:
-            for record in self.records:
-                yield record, self.read_image(record)
-            return
-        yield from self._video_frames()
-
-    def _video_frames(self) -> Iterator[tuple[Record, npt.NDArray[np.uint8]]]:
         with FrameReader() as videos:
             for record in self.records:
-                assert record.frame_index is not None
-                image = videos.read(record.path, record.frame_index)
-                if image.shape[:2] != (record.height, record.width):
-                    raise CorruptFileError(
-                        f"{record.path} is {image.shape[1]}x{image.shape[0]}, its annotations say "
-                        f"{record.width}x{record.height}"
-                    )
-                yield record, image
+                yield record, self.read_image(record, videos)

@@ -15,7 +15,7 @@ import numpy as np
 
 from trt_afdet.datasets import foreign
 from trt_afdet.datasets.checks import Report
-from trt_afdet.datasets.drafts import Draft, finish
+from trt_afdet.datasets.drafts import Draft, Drafts
 from trt_afdet.datasets.find import (
     Folders,
     fold,
@@ -25,8 +25,6 @@ from trt_afdet.datasets.find import (
     split_names,
     walk_files,
 )
-from trt_afdet.datasets.index import ProgressLike
-from trt_afdet.datasets.record import Dataset
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError
 from trt_afdet.media import PICTURE_SUFFIXES
 from trt_afdet.support.text import marked_encoding, read_bytes, read_text
@@ -49,13 +47,8 @@ _XML_FOLDERS = ("Annotations", "annotation", "labels", "xml", "xmls")
 
 
 def read_voc(
-    roots: list[Path],
-    split: str | None = None,
-    class_names: tuple[str, ...] | None = None,
-    *,
-    decode: bool = False,
-    progress: ProgressLike | None = None,
-) -> Dataset:
+    roots: list[Path], split: str | None = None, class_names: tuple[str, ...] | None = None
+) -> Drafts:
     """Reads one or more VOC roots (07+12 is two of them) as one dataset.
 
     Coordinates are made 0-based by taking 1 from the lower corner; VOC's inclusive upper corner
@@ -68,7 +61,6 @@ def read_voc(
         roots: Folders, in any of the layouts that :func:`find_items` knows.
         split: Name of a list or a folder; all if None.
         class_names: The classes.
-        decode, progress: See :func:`trt_afdet.datasets.drafts.finish`.
 
     Raises:
         MissingFileError, CorruptFileError, InvalidValueError: With one line each.
@@ -76,11 +68,7 @@ def read_voc(
     report = Report()
     reader = _Reader(report)
     items = [item for root in roots for item in find_items(root, split, report, reader.folders)]
-    pages = []
-    for item in items:
-        page = reader.page(item)
-        if page is not None:
-            pages.append(page)
+    pages = [page for item in items if (page := reader.page(item)) is not None]
     names = class_names or _class_names(roots, pages, report)
     index = _class_index(names, pages, report)
     drafts = []
@@ -88,15 +76,7 @@ def read_voc(
         page.draft.image_id = number
         page.draft.labels = [index[name] for name in page.names]
         drafts.append(page.draft)
-    return finish(
-        ", ".join(str(r) for r in roots),
-        names,
-        range(1, len(names) + 1),
-        drafts,
-        report,
-        decode=decode,
-        progress=progress,
-    )
+    return Drafts(", ".join(str(r) for r in roots), names, drafts, report)
 
 
 @dataclass(frozen=True)

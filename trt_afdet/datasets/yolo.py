@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import numpy as np
 
 from trt_afdet.datasets.checks import Report, check_unique
-from trt_afdet.datasets.drafts import Draft, finish
+from trt_afdet.datasets.drafts import Draft, Drafts
 from trt_afdet.datasets.find import (
     Folders,
     exists,
@@ -27,8 +27,6 @@ from trt_afdet.datasets.find import (
     walk_files,
     walk_pictures,
 )
-from trt_afdet.datasets.index import ProgressLike
-from trt_afdet.datasets.record import Dataset
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
 from trt_afdet.support.text import import_yaml, read_text
 
@@ -69,10 +67,8 @@ def read_yolo(
     split: str | None = None,
     class_names: tuple[str, ...] | None = None,
     *,
-    decode: bool = False,
-    progress: ProgressLike | None = None,
     need_labels: bool = True,
-) -> Dataset:
+) -> Drafts:
     """Reads a data.yaml, or a folder of pictures with labels (and maybe a data.yaml).
 
     A picture without a text file has no objects; a dataset without any text file is an error.
@@ -81,7 +77,6 @@ def read_yolo(
         path: The folder or the YAML.
         split: A key of the YAML, or a folder; ``train`` if None and there is one.
         class_names: Used where no file names the classes.
-        decode, progress: See :func:`trt_afdet.datasets.drafts.finish`.
         need_labels: Whether it is an error if no text file belongs to the pictures.
 
     Raises:
@@ -110,15 +105,7 @@ def read_yolo(
         if not pictures:
             raise MissingFileError("no pictures found", got=str(folder))
     drafts = reader.drafts(pictures, names, need_labels=need_labels)
-    return finish(
-        str(path),
-        names,
-        range(1, len(names) + 1),
-        drafts,
-        report,
-        decode=decode,
-        progress=progress,
-    )
+    return Drafts(str(path), names, drafts, report)
 
 
 # The configuration

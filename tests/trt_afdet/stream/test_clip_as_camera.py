@@ -16,7 +16,7 @@ import pytest
 import trt_afdet
 from tests.trt_afdet.stream.peers_rtsp import Mount, RtspServer
 from tests.waiting import LIMIT, wait_until
-from trt_afdet.datasets import read_coco
+from trt_afdet.datasets import open_dataset
 from trt_afdet.detections import Detections
 from trt_afdet.evaluation import evaluate_coco
 from trt_afdet.runtime.detector import Detector
@@ -84,7 +84,7 @@ def play(uri: str, detector: Detector) -> Kept:
 
 def ap50(found: dict[int, Detections], frames: Sequence[int]) -> float:
     """AP50 of the clip's truth over some of its frames."""
-    truth = read_coco(ASSETS / "clip.json")
+    truth = open_dataset(ASSETS / "clip.json")
     records = [truth.records[i] for i in frames]
     part = dataclasses.replace(truth, records=tuple(records))
     return float(evaluate_coco(part, [found[i] for i in frames]).ap50)
