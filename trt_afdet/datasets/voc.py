@@ -8,6 +8,7 @@ import re
 import unicodedata
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 
@@ -196,8 +197,7 @@ def _listed(
     items: dict[str, Item] = {}
     for name in chosen:
         file = lists / f"{name}.txt"
-        lines = [line.strip() for line in _lines(file)]
-        lines = [line for line in lines if line and not line.startswith("#")]
+        lines = _lines(file)
         if not lines and len(chosen) == 1:
             raise CorruptFileError("the split's list is empty", got=str(file))
         for line in lines:
@@ -234,7 +234,9 @@ def _listed_stem(line: str, xml_folder: Path, folders: Folders) -> tuple[str, Pa
 
 
 def _lines(file: Path) -> list[str]:
-    return read_text(file).splitlines()
+    """The lines of a list that are neither blank nor comments."""
+    lines = [line.strip() for line in read_text(file).splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def _class_names(roots: list[Path], pages: list[_Page], report: Report) -> tuple[str, ...]:
@@ -258,22 +260,15 @@ def _class_names(roots: list[Path], pages: list[_Page], report: Report) -> tuple
                 except (CorruptFileError, MissingFileError):
                     continue  # Counted where its own split is read.
                 used.update(_object_name(node) for node in tree.iter("object"))
-    if set(used) <= set(CLASSES):
+    if {n.lower() for n in used} <= set(CLASSES):  # "Dog" is VOC's dog.
         return CLASSES
-    known = {n.lower() for n in used}
-    if known <= set(CLASSES):  # "Dog" is VOC's dog.
-        return CLASSES
-    _note_twins(used, report)
-    return tuple(sorted(used))
-
-
-def _note_twins(used: Counter[str], report: Report) -> None:
-    """Names that differ by case alone are kept apart: only the user knows whether they are one."""
+    # Names that differ by case alone are kept apart: only the user knows whether they are one.
     first: dict[str, str] = {}
     for name in sorted(used):
         other = first.setdefault(fold(name), name)
         if other != name:
             report.note("classes differ from another by case alone", f"{other!r} and {name!r}")
+    return tuple(sorted(used))
 
 
 def class_list(root: Path) -> tuple[tuple[str, ...], Path] | None:
@@ -284,8 +279,7 @@ def class_list(root: Path) -> tuple[tuple[str, ...], Path] | None:
             file = place / name
             if not file.is_file():
                 continue
-            lines = [line.strip() for line in _lines(file)]
-            lines = [line for line in lines if line and not line.startswith("#")]
+            lines = _lines(file)
             if name == "labelmap.txt":
                 lines = [line.split(":")[0].strip() for line in lines]
                 lines = [line for line in lines if line and line != "background"]
@@ -419,11 +413,10 @@ class _Reader:
             if path is not None:
                 return path
         for tag in ("filename", "path"):
-            said = (tree.findtext(tag) or "").strip()
-            if not said:
-                continue
-            name = PureWindowsPath(said).name  # It knows both kinds of slashes.
-            for folder in item.folders:
+            name = PureWindowsPath(
+                (tree.findtext(tag) or "").strip()
+            ).name  # Both kinds of slashes.
+            for folder in item.folders if name else ():
                 path = self.folders.find(folder, name)
                 if path is None or not path.is_file():
                     path = self.folders.picture(folder, name)
@@ -432,13 +425,11 @@ class _Reader:
         return None
 
     def _page(self, item: Item, tree: ElementTree.Element, path: Path) -> _Page:
-        size = tree.find("size")
         sides = []
         for tag in ("width", "height"):
-            try:
-                side = float(_decimal(size.findtext(tag))) if size is not None else 0.0
-            except ValueError:
-                side = 0.0
+            side = math.nan
+            with suppress(_BadAnnotationError):
+                side = _number(tree.findtext(f"size/{tag}"), tag)
             sides.append(int(side) if math.isfinite(side) and side >= 1 else 0)
         said = all(sides)
         raw, names, difficult = [], [], []
@@ -465,40 +456,37 @@ class _Reader:
         return _Page(draft, names)
 
 
-def _decimal(text: str | None) -> str:
-    return (text or "").strip().replace(",", ".")
+def _number(text: str | None, what: str) -> float:
+    """A number, also with a decimal comma.
+
+    Raises:
+        _BadAnnotationError: If it is none; ``what`` says what it is.
+    """
+    try:
+        return float((text or "").strip().replace(",", "."))
+    except ValueError:
+        shown = " ".join((text or "").split())[:40]
+        raise _BadAnnotationError(f"{what} is no number: {shown!r}") from None
 
 
 def _corners(node: ElementTree.Element, file: Path) -> tuple[float, float, float, float] | None:
     """An object's box, 0-based; of a polygon its box; None if it has neither."""
     box = node.find("bndbox")
     if box is not None:
-        values = []
-        for tag in ("xmin", "ymin", "xmax", "ymax"):
-            text = box.findtext(tag)
-            try:
-                values.append(float(_decimal(text)))
-            except ValueError:
-                shown = " ".join((text or "").split())[:40]
-                raise _BadAnnotationError(
-                    f"{file}: <{tag}> of <bndbox> is no number: {shown!r}"
-                ) from None
-        return values[0] - 1, values[1] - 1, values[2], values[3]
+        x1, y1, x2, y2 = (
+            _number(box.findtext(tag), f"{file}: <{tag}> of <bndbox>")
+            for tag in ("xmin", "ymin", "xmax", "ymax")
+        )
+        return x1 - 1, y1 - 1, x2, y2
     rotated = node.find("robndbox")
     if rotated is not None:
         return _around(rotated, file)
-    polygon = node.find("polygon")
-    if polygon is None:
-        return None
     xs: list[float] = []
     ys: list[float] = []
-    for child in polygon.iter():
-        axis = re.fullmatch(r"([xy])\d*", child.tag) if isinstance(child.tag, str) else None
-        if axis:
-            try:
-                (xs if axis[1] == "x" else ys).append(float(_decimal(child.text)))
-            except ValueError:
-                raise _BadAnnotationError(f"{file}: a point of <polygon> is no number") from None
+    for child in node.iterfind("polygon//*"):
+        if isinstance(child.tag, str) and re.fullmatch(r"[xy]\d*", child.tag):
+            value = _number(child.text, f"{file}: a point of <polygon>")
+            (xs if child.tag[0] == "x" else ys).append(value)
     if not xs or not ys:
         return None
     return min(xs) - 1, min(ys) - 1, max(xs), max(ys)
@@ -506,14 +494,11 @@ def _corners(node: ElementTree.Element, file: Path) -> tuple[float, float, float
 
 def _around(rotated: ElementTree.Element, file: Path) -> tuple[float, float, float, float]:
     """The upright box around roLabelImg's turned one: centre, size, angle in radians."""
-    values = []
-    for tag in ("cx", "cy", "w", "h", "angle"):
-        try:
-            values.append(float(_decimal(rotated.findtext(tag))))
-        except ValueError:
-            raise _BadAnnotationError(f"{file}: <{tag}> of <robndbox> is no number") from None
-    x, y, width, height, angle = values
-    if not all(map(math.isfinite, values)):
+    x, y, width, height, angle = (
+        _number(rotated.findtext(tag), f"{file}: <{tag}> of <robndbox>")
+        for tag in ("cx", "cy", "w", "h", "angle")
+    )
+    if not math.isfinite(angle):
         return math.nan, math.nan, math.nan, math.nan
     cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
     half_x, half_y = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2

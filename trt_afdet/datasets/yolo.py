@@ -362,10 +362,7 @@ def _folder_of(root: Path, split: str, folders: Folders) -> Path | None:
 
 
 def _split_folder(root: Path, split: str | None, folders: Folders) -> Path:
-    folder = _folder_of(root, split or "train", folders)
-    if folder is not None:
-        return folder
-    return next((f for n in ("images",) if (f := folders.find(root, n)) is not None), root)
+    return _folder_of(root, split or "train", folders) or folders.find(root, "images") or root
 
 
 # Labels
@@ -409,7 +406,7 @@ class _Reader:
                 # a.txt is not A.jpg's where there is an a.jpg.
                 taken = any(n != picture.name for n in stems(picture.parent).get(file.stem, []))
                 file = None if taken else file
-            rows: list[list[float]] | None = []
+            rows: list[list[float]] = []
             if file is None:
                 self.report.note("pictures without a label file, taken as background", str(picture))
             else:
@@ -420,9 +417,7 @@ class _Reader:
                     rows = self.rows(file, index)
                 except CorruptFileError as error:
                     self.report.add("pictures with malformed labels left out", str(error))
-                    rows = None
-            if rows is None:
-                continue
+                    continue
             table = np.array(rows, np.float64).reshape(-1, 5)
             half = table[:, 3:5] / 2
             drafts.append(
@@ -532,11 +527,7 @@ class _Reader:
         """
         found: list[list[float]] = []
         known: set[tuple[float, ...]] = set()
-        try:
-            lines = read_text(file).splitlines()
-        except OSError as error:
-            raise CorruptFileError("labels cannot be read", got=str(file)) from error
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(read_text(file).splitlines(), 1):
             where = f"{file}:{number}"
             words = line.replace(",", " ").replace(";", " ").split()
             if not words or words[0].startswith("#"):
@@ -594,8 +585,7 @@ def has_yolo_labels(root: Path) -> bool:
         return True
     folders = Folders()
     for name in ("labels", "train/labels", "obj_train_data"):
-        folder = folders.find(root, name)
-        if folder is not None and folder.is_dir():
+        if (folder := folders.find(root, name)) is not None and folder.is_dir():
             return True
     files = [p for p in walk_files(root, Report()) if p.name.lower() not in _NO_LABELS]
     stems = {(p.parent, p.stem) for p in files if is_picture(p)}
