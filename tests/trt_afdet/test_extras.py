@@ -24,7 +24,7 @@ from tests.paths import ROOT
 from tests.trt_afdet.hidden_packages import closure, normal
 from tests.trt_afdet.onnx_models import save_model
 from trt_afdet.cli import BUILTIN, OPTIONAL, build_parser
-from trt_afdet.support.packages import DEBIAN_PACKAGES, PACKAGES
+from trt_afdet.support.packages import PACKAGES, SYSTEM_LIBRARIES, debian_package
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -125,6 +125,7 @@ USES: list[tuple[str, str | None]] = [
     (f"{RUN} --sink mqtt://127.0.0.1:9/x", None),
     ("run CLIP --model MODEL --duration 0.2 --quiet", None),
     ("run rtsp://127.0.0.1:9/x --model MODEL --duration 0.2 --quiet", None),
+    ("completion bash", None),
     ("run --check YAML", None),
     ("train NONE", "none.yaml"),
     ("export CHECKPOINT", "none.safetensors"),
@@ -305,14 +306,31 @@ def run_with(folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[
     )
 
 
-@pytest.mark.parametrize("library", sorted(DEBIAN_PACKAGES))
+@pytest.mark.parametrize(
+    ("library", "package"),
+    [
+        ("libGL.so.1", "libgl1"),
+        ("libX11.so.6", "libx11-6"),
+        ("libgthread-2.0.so.0", "libglib2.0-0"),
+        ("libdbus-1.so.3", "libdbus-1-3"),
+        ("libxkbcommon-x11.so.0", "libxkbcommon-x11-0"),
+        ("libstdc++.so.6", "libstdc++6"),
+        ("libgcc_s.so.1", "libgcc-s1"),
+        ("libz.so.1", "zlib1g"),
+    ],
+)
+def test_debian_names_packages_by_the_library(library: str, package: str) -> None:
+    assert debian_package(library) == package
+
+
+@pytest.mark.parametrize("library", SYSTEM_LIBRARIES)
 def test_every_system_library_is_named_with_its_debian_package(library: str) -> None:
     from trt_afdet.support.packages import missing
 
     text = f"{library}: cannot open shared object file: No such file or directory"
     said = str(missing(ImportError(text, name="cv2")))
     assert "\n" not in said
-    assert f"sudo apt-get install -y {DEBIAN_PACKAGES[library]}; or" in said
+    assert f"sudo apt-get install -y {debian_package(library)}; or" in said
     assert "pip install opencv-python-headless" in said
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.datasets import Dataset, Record
+from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.detections import Detections
 from trt_afdet.engine.sample_pictures import Frame, Pictures
 from trt_afdet.evaluation import evaluate_coco
 from trt_afdet.evaluation.matching import pairwise_iou
-from trt_afdet.evaluation.predict import ProgressLike
 from trt_afdet.geometry import Letterbox
 from trt_afdet.postprocess import from_outputs, postprocess
 from trt_afdet.preprocess import preprocess

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.engine.onnx.model_file import file_sha256, load_canonical
 from trt_afdet.engine.precision.blocks import expand
 from trt_afdet.engine.precision.calibration import (
@@ -23,7 +24,6 @@ from trt_afdet.engine.precision.quantize import quantize
 from trt_afdet.engine.precision.sensitivity import Sensitivity, measure
 from trt_afdet.engine.sample_pictures import open_pictures
 from trt_afdet.errors import InvalidValueError, RunError
-from trt_afdet.evaluation.predict import ProgressLike
 from trt_afdet.spec import ModelSpec
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.detections import Detections
 from trt_afdet.engine.compare import (
     AP_CONFIDENCE,
@@ -25,7 +26,6 @@ from trt_afdet.engine.compare import (
 )
 from trt_afdet.engine.sample_pictures import Pictures
 from trt_afdet.errors import InvalidValueError, RunError
-from trt_afdet.evaluation.predict import ProgressLike
 from trt_afdet.runtime.backend import Backend
 
 

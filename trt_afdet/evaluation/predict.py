@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.datasets import Dataset
+from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.detections import Detections
 
 
@@ -16,10 +17,6 @@ class DetectorLike(Protocol):
     """Frames in, one result per frame out."""
 
     def __call__(self, frames: Sequence[npt.NDArray[np.uint8]], /) -> list[Detections]: ...
-
-
-#: Passes items on and shows how far it is: (items, total, description) -> items.
-ProgressLike = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 
 def predict(

@@ -92,16 +92,6 @@ class PictureInfo:
     orientation: int
     format: str
 
-    @property
-    def stored_width(self) -> int:
-        """Width before the picture is turned."""
-        return self.height if self.orientation > 4 else self.width
-
-    @property
-    def stored_height(self) -> int:
-        """Height before the picture is turned."""
-        return self.width if self.orientation > 4 else self.height
-
 
 def probe_picture(path: str | Path) -> PictureInfo:
     """Size, orientation and format of a picture, from its header alone.

@@ -47,47 +47,21 @@ PACKAGES: dict[str, tuple[str, str | None]] = {
     "afdet_train": ("trt-afdet", "train"),
 }
 
-#: Debian's and Ubuntu's packages of the libraries that Python packages expect of the system.
-DEBIAN_PACKAGES = {
-    "libGL.so.1": "libgl1",
-    "libEGL.so.1": "libegl1",
-    "libGLX.so.0": "libglx0",
-    "libOpenGL.so.0": "libopengl0",
-    "libglib-2.0.so.0": "libglib2.0-0",
-    "libgthread-2.0.so.0": "libglib2.0-0",
-    "libgobject-2.0.so.0": "libglib2.0-0",
-    "libSM.so.6": "libsm6",
-    "libICE.so.6": "libice6",
-    "libX11.so.6": "libx11-6",
-    "libX11-xcb.so.1": "libx11-xcb1",
-    "libXext.so.6": "libxext6",
-    "libXrender.so.1": "libxrender1",
-    "libxcb.so.1": "libxcb1",
-    "libxcb-icccm.so.4": "libxcb-icccm4",
-    "libxcb-image.so.0": "libxcb-image0",
-    "libxcb-keysyms.so.1": "libxcb-keysyms1",
-    "libxcb-randr.so.0": "libxcb-randr0",
-    "libxcb-render.so.0": "libxcb-render0",
-    "libxcb-render-util.so.0": "libxcb-render-util0",
-    "libxcb-shape.so.0": "libxcb-shape0",
-    "libxcb-shm.so.0": "libxcb-shm0",
-    "libxcb-sync.so.1": "libxcb-sync1",
-    "libxcb-util.so.1": "libxcb-util1",
-    "libxcb-xfixes.so.0": "libxcb-xfixes0",
-    "libxcb-xinerama.so.0": "libxcb-xinerama0",
-    "libxcb-xkb.so.1": "libxcb-xkb1",
-    "libxkbcommon.so.0": "libxkbcommon0",
-    "libxkbcommon-x11.so.0": "libxkbcommon-x11-0",
-    "libfontconfig.so.1": "libfontconfig1",
-    "libfreetype.so.6": "libfreetype6",
-    "libdbus-1.so.3": "libdbus-1-3",
-    "libstdc++.so.6": "libstdc++6",
-    "libgcc_s.so.1": "libgcc-s1",
-    "libgomp.so.1": "libgomp1",
-    "libz.so.1": "zlib1g",
-    "libopenblas.so.0": "libopenblas0",
-    "libatomic.so.1": "libatomic1",
-}
+#: Libraries that Python packages expect of the system.
+SYSTEM_LIBRARIES = (
+    "libGL.so.1", "libEGL.so.1", "libGLX.so.0", "libOpenGL.so.0", "libglib-2.0.so.0",
+    "libgthread-2.0.so.0", "libgobject-2.0.so.0", "libSM.so.6", "libICE.so.6", "libX11.so.6",
+    "libX11-xcb.so.1", "libXext.so.6", "libXrender.so.1", "libxcb.so.1", "libxcb-icccm.so.4",
+    "libxcb-image.so.0", "libxcb-keysyms.so.1", "libxcb-randr.so.0", "libxcb-render.so.0",
+    "libxcb-render-util.so.0", "libxcb-shape.so.0", "libxcb-shm.so.0", "libxcb-sync.so.1",
+    "libxcb-util.so.1", "libxcb-xfixes.so.0", "libxcb-xinerama.so.0", "libxcb-xkb.so.1",
+    "libxkbcommon.so.0", "libxkbcommon-x11.so.0", "libfontconfig.so.1", "libfreetype.so.6",
+    "libdbus-1.so.3", "libstdc++.so.6", "libgcc_s.so.1", "libgomp.so.1", "libz.so.1",
+    "libopenblas.so.0", "libatomic.so.1",
+)  # fmt: skip
+_ODD_PACKAGES = {"libz.so.1": "zlib1g"} | dict.fromkeys(
+    ("libglib-2.0.so.0", "libgthread-2.0.so.0", "libgobject-2.0.so.0"), "libglib2.0-0"
+)
 
 #: Where the graphical build of OpenCV lacks a library, the other build needs none of them.
 HEADLESS = (
@@ -152,9 +126,15 @@ def is_ours(error: ImportError) -> bool:
     return name == "trt_afdet" or (name == "afdet_train" and _is_there(name))
 
 
+def debian_package(library: str) -> str:
+    """Debian's and Ubuntu's package of a library, by Debian's rule for their names."""
+    stem, _, number = library.lower().replace("_", "-").partition(".so.")
+    return _ODD_PACKAGES.get(library, f"{stem}{'-' * stem[-1].isdigit()}{number}")
+
+
 def debian_packages(libraries: list[str]) -> str:
-    """The command that brings libraries of the system."""
-    packages = sorted({DEBIAN_PACKAGES.get(name, "") for name in libraries} - {""})
+    """The command that brings libraries of the system; empty where none is known."""
+    packages = sorted({debian_package(name) for name in libraries if name in SYSTEM_LIBRARIES})
     return f"sudo apt-get install -y {' '.join(packages)}" if packages else ""
 
 

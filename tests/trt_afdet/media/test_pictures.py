@@ -112,7 +112,6 @@ def test_exif(tmp_path: Path, kind: str, orientation: int) -> None:
     assert image.shape == (size[1], size[0], 3)
     assert (info.width, info.height, info.format) == (*size, kind)
     assert info.orientation == orientation
-    assert (info.stored_width, info.stored_height) == (odd.WIDTH, odd.HEIGHT)
     wanted = odd.base()
     turns = {
         2: lambda i: i[:, ::-1], 3: lambda i: i[::-1, ::-1], 4: lambda i: i[::-1],

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.engine.sample_pictures import Frame, Pictures
 from trt_afdet.errors import InvalidValueError
-from trt_afdet.evaluation.predict import ProgressLike
 from trt_afdet.interface import INPUT_NAME
 from trt_afdet.preprocess import preprocess
 from trt_afdet.spec import ModelSpec

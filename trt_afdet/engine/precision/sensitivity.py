@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt_afdet.datasets import Dataset
+from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.detections import Detections
 from trt_afdet.engine.compare import (
     AP_CONFIDENCE,
@@ -32,7 +33,6 @@ from trt_afdet.engine.precision.placement import place
 from trt_afdet.engine.precision.quantize import quantize
 from trt_afdet.engine.sample_pictures import Pictures
 from trt_afdet.errors import InvalidValueError
-from trt_afdet.evaluation.predict import ProgressLike
 from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend
 from trt_afdet.spec import ModelSpec
 from trt_afdet.support.figures import new_figure, save_figure
