@@ -1,9 +1,10 @@
-"""Where the page listens, and under which names it may be asked for."""
+"""Addresses that the web page and the metrics listen on."""
 
 from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import re
 import socket
 
@@ -37,28 +38,26 @@ def bind(host: str, port: int) -> socket.socket:
         RunError: If the port is taken or not allowed.
     """
     try:
-        family, kind, protocol, _, place = socket.getaddrinfo(
+        family, *_, place = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError) as error:
         raise InvalidValueError("the web page's host is unknown", got=host) from error
-    listener = socket.socket(family, kind, protocol)
+    both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
-        # A port in TIME_WAIT after a restart is free; one that is listened on is not.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(place)
-        listener.listen(128)
-        listener.setblocking(False)
+        listener = socket.create_server(place, family=family, backlog=128, dualstack_ipv6=both)
     except OSError as error:
-        listener.close()
         hint = {
             errno.EADDRINUSE: "another program uses this port; choose another, or 0 for a free one",
             errno.EACCES: "ports below 1024 need a privilege; choose one above",
             errno.EADDRNOTAVAIL: "this machine has no such address",
         }.get(error.errno or 0)
         raise RunError(
-            "the web page cannot listen", got=f"{host}:{port}: {error.strerror}", hint=hint
+            "the web page cannot listen",
+            got=f"{host}:{port}: {os.strerror(error.errno or 0)}",
+            hint=hint,
         ) from error
+    listener.setblocking(False)
     return listener
 
 

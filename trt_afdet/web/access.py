@@ -1,7 +1,7 @@
 """Checks tokens and session cookies, and counts wrong tokens.
 
-Starlette's SessionMiddleware would sign cookies with a package more (itsdangerous), and its cookies
-have neither the path behind a proxy nor an end with a change of token.
+Starlette's SessionMiddleware needs another package (itsdangerous) and has one path for all cookies;
+behind a proxy the path is the prefix that comes with the request.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def new_token() -> str:
 
 
 class Access:
-    """Checks tokens and cookies.
+    """See the module.
 
     Args:
         token: The token; None lets everybody in.

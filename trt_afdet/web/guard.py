@@ -8,8 +8,7 @@ not refuse them; its limit of bodies is missing in the oldest Starlette that is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote
 
 from trt_afdet.web.access import Access
@@ -17,14 +16,9 @@ from trt_afdet.web.proxy import BrowserRequest, ForwardedError, Forwarding
 
 if TYPE_CHECKING:
     from starlette.datastructures import Headers
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("trt_afdet.web")
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 #: Bytes; the zones of a camera fit in many times.
 LONGEST_BODY = 1 << 18
@@ -45,7 +39,7 @@ HEADERS = {
     # A proxy that collects answers before it passes them on would make pictures late.
     "x-accel-buffering": "no",
 }
-_SAFE = ("GET", "HEAD")
+_SAFE_METHODS = ("GET", "HEAD")
 #: How the page's own paths begin.
 OWN = ("/api", "/static", "/login", "/healthz", "/metrics", "/ws", "/favicon.ico")
 #: Paths that need no token, and all of ``/static/``.
@@ -66,7 +60,7 @@ class Guard:
     """
 
     def __init__(
-        self, app: App, access: Access, hosts: frozenset[str] | None, forwarding: Forwarding
+        self, app: ASGIApp, access: Access, hosts: frozenset[str] | None, forwarding: Forwarding
     ) -> None:
         self._forwarding = forwarding
         self._app = app
@@ -116,7 +110,7 @@ class Guard:
     def _check(self, scope: Scope) -> Refusal | None:
         from starlette.datastructures import Headers
 
-        headers = Headers(scope=scope)  # type: ignore[arg-type]
+        headers = Headers(scope=scope)
         scope["signed_in"] = not self._access.required
         peer = (scope.get("client") or ("",))[0]
         try:
@@ -129,9 +123,9 @@ class Guard:
             return 308, place, {"location": place}
         if request.host is None or (self._hosts is not None and request.host not in self._hosts):
             return 403, "this page is not served under that host name; web: hosts: allows names"
-        acts = scope["type"] == "websocket" or scope["method"] not in _SAFE
+        writes = scope["type"] == "websocket" or scope["method"] not in _SAFE_METHODS
         origin = _only(headers, "origin")
-        if acts and origin is not None and not request.is_origin(origin):
+        if writes and origin is not None and not request.is_origin(origin):
             return 403, (
                 "requests from other sites are not answered; a proxy must pass on the browser's "
                 "Host with its port"
@@ -182,7 +176,7 @@ async def _refuse(
 
     if scope["type"] == "websocket":
         # Before it was accepted this becomes a plain 403.
-        await WebSocketClose(1008)(scope, receive, send)  # type: ignore[arg-type]
+        await WebSocketClose(1008)(scope, receive, send)
         return
     # What is left of a body that was refused is not read.
     headers = {"connection": "close", **(headers or {})}
@@ -193,7 +187,7 @@ async def _refuse(
         if status >= 400
         else Response(status_code=status, headers=headers)
     )
-    await answer(scope, receive, send)  # type: ignore[arg-type]
+    await answer(scope, receive, send)
 
 
 def _strip_prefix(scope: Scope, request: BrowserRequest) -> str | None:
@@ -219,7 +213,7 @@ def _token(scope: Scope, headers: Headers) -> str | None:
     kind, _, token = (_only(headers, "authorization") or "").partition(" ")
     if kind.lower() == "bearer":
         return token.strip()
-    if scope["type"] == "http" and scope["method"] in _SAFE:
+    if scope["type"] == "http" and scope["method"] in _SAFE_METHODS:
         query = scope["query_string"].decode("latin-1")
         return next(iter(parse_qs(query, max_num_fields=64).get("token", [])), None)
     return None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import asdict
 from typing import Any
 
 from trt_afdet.stream.monitoring.health import Health
 from trt_afdet.stream.monitoring.public_names import key
-from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot
+from trt_afdet.stream.monitoring.snapshot import LaneCount, PipelineSnapshot
 from trt_afdet.support.redact import redact
 from trt_afdet.web.results import ResultStore
 
@@ -27,8 +28,7 @@ def state_of(
         "colors": results.colors(),
         "cameras": [_camera(snapshot, name, results, sizes) for name in snapshot.states],
         "sinks": [
-            {"name": redact(name), "written": written, "dropped": dropped, "waiting": waiting}
-            for name, (written, dropped, waiting) in snapshot.sinks.items()
+            {"name": redact(name), **count._asdict()} for name, count in snapshot.sinks.items()
         ],
     }
 
@@ -39,7 +39,6 @@ def _camera(
     event = snapshot.states[name]
     public = results.names.of(name)
     figures = snapshot.sources.get(name)
-    lane = snapshot.lanes.get(name)
     camera: dict[str, Any] = {
         "name": public,
         "key": key(public),
@@ -49,9 +48,8 @@ def _camera(
         "size": sizes.get(public),
         "tallies": results.tallies(public),
         "reconnects": snapshot.reconnects.get(name, 0),
+        **asdict(snapshot.lanes.get(name, LaneCount(0, 0, 0, 0))),
     }
-    for count in ("received", "dropped", "stale", "waiting"):
-        camera[count] = getattr(lane, count) if lane else 0
     if figures is not None:
         camera |= {
             "processed": figures.processed,

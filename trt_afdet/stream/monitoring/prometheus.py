@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from trt_afdet import __version__
 from trt_afdet.stream.monitoring.health import Health
@@ -132,10 +132,8 @@ class Exposition:
         return family
 
 
-def _family(
-    kind: str, name: str, text: str, samples: dict[tuple[str, ...], float], *labels: str
-) -> Metric:
-    """A family with samples by the values of their labels."""
+def _family(kind: str, name: str, text: str, samples: Mapping[Any, float], *labels: str) -> Metric:
+    """A family with samples by the values of their labels, a tuple of texts."""
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
     made = CounterMetricFamily if kind == "counter" else GaugeMetricFamily

@@ -1,4 +1,4 @@
-// Puts the page together: what the pipeline says goes into cards, lists and the camera's own view.
+// Shows the pipeline's messages: a card per camera, totals, events, and one camera in full.
 
 import { Chart, SPAN } from "./chart.js";
 import { Editor } from "./editor.js";
@@ -34,7 +34,9 @@ const focus = {
 };
 $("stage").append(focus.view.root);
 $("focus-chart").append(focus.chart.root);
-const keyOf = (name) => known.state?.cameras.find((camera) => camera.name === name)?.key ?? encodeURIComponent(name);
+const cameraOf = (name) => known.state?.cameras.find((camera) => camera.name === name);
+const zonesOf = (name) => known.zones[name] ?? { zones: [], lines: [] };
+const keyOf = (name) => cameraOf(name)?.key ?? encodeURIComponent(name);
 const editor = new Editor(focus.view, $("tools"), $("shapes"), keyOf, (camera, zones) => {
   known.zones[camera] = zones;
   showZones();
@@ -64,7 +66,7 @@ const link = new Link({
     if (!view) { bitmap.close(); return; }
     const first = !view.bitmap;
     view.show(header, bitmap);
-    const camera = known.state?.cameras.find((c) => c.name === header.camera);
+    const camera = cameraOf(header.camera);
     if (first && camera) showView(view, camera);
     if (view !== focus.view) showChips(cards.get(header.camera), header);
   },
@@ -82,7 +84,10 @@ function showState(state) {
   }[health.status]);
   showTotals(state);
   for (const name of [...cards.keys()]) {
-    if (!cameras.some((camera) => camera.name === name)) { cards.get(name).root.remove(); cards.delete(name); }
+    if (cameraOf(name)) continue;
+    onScreen.unobserve(cards.get(name).root);
+    cards.get(name).root.remove();
+    cards.delete(name);
   }
   for (const camera of cameras) {
     let card = cards.get(camera.name);
@@ -90,7 +95,8 @@ function showState(state) {
       card = new Card(camera.name);
       cards.set(camera.name, card);
       $("grid").append(card.root);
-      card.view.zones = known.zones[camera.name] ?? card.view.zones;
+      onScreen.observe(card.root);
+      card.view.zones = zonesOf(camera.name);
     }
     showCard(card, camera);
   }
@@ -162,7 +168,7 @@ function showChips(card, { boxes }) {
 }
 
 function showFocus() {
-  const camera = known.state?.cameras.find((c) => c.name === focus.camera);
+  const camera = cameraOf(focus.camera);
   if (!camera) return;
   showView(focus.view, camera);
   const [w, h] = camera.size ?? [16, 9];
@@ -221,11 +227,13 @@ function showEvents() {
 }
 
 function showZones() {
-  const of = (camera) => known.zones[camera] ?? { zones: [], lines: [] };
-  for (const [name, card] of cards) { card.view.zones = of(name); card.view.redraw(); }
+  for (const [name, card] of cards) {
+    card.view.zones = zonesOf(name);
+    card.view.redraw();
+  }
   if (!focus.camera) return;
-  focus.view.zones = of(focus.camera);
-  editor.update(of(focus.camera));
+  focus.view.zones = zonesOf(focus.camera);
+  editor.update(focus.view.zones);
   focus.view.redraw();
 }
 
@@ -240,23 +248,17 @@ function watch() {
   link.watch(wanted);
 }
 
-const seen = new IntersectionObserver((entries) => {
+const onScreen = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
     const card = cards.get(target.dataset.camera);
     if (card) card.visible = isIntersecting;
   }
   watch();
 }, { rootMargin: "100px" });
-new MutationObserver((changes) => {
-  for (const { addedNodes, removedNodes } of changes) {
-    addedNodes.forEach((node) => seen.observe(node));
-    removedNodes.forEach((node) => seen.unobserve(node));
-  }
-}).observe($("grid"), { childList: true });
 
 function route() {
   const name = location.hash.startsWith("#/camera/") ? decodeURIComponent(location.hash.slice(9)) : null;
-  const camera = name && known.state?.cameras.some((c) => c.name === name) ? name : null;
+  const camera = cameraOf(name) ? name : null;
   if (camera === focus.camera) return;
   editor.close();
   focus.camera = camera;
@@ -267,7 +269,7 @@ function route() {
     focus.view.canvas.width = 0;
     setText($("focus-name"), camera);
     focus.list.camera = camera;
-    focus.view.zones = known.zones[camera] ?? { zones: [], lines: [] };
+    focus.view.zones = zonesOf(camera);
     editor.open(camera, focus.view.zones);
     showFocus();
     scrollTo(0, 0);

@@ -3,11 +3,12 @@
 import { element, toast } from "./text.js";
 import { drawShape, shapeColor } from "./view.js";
 
-const copy = (value) => JSON.parse(JSON.stringify(value));
 const pointsOf = (shape) => shape.polygon ?? shape.points;
-// Their place is known when the picture's size is; until then the server sends them as they are.
-const inPixels = (shape) => shape.units === "pixels";
+const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
 const distance = (a, b) => Math.hypot(a[0] - b[0], a[1] - b[1]);
+const middle = (a, b) => [(a[0] + b[0]) / 2, (a[1] + b[1]) / 2];
+// Pixels within which a pointer hits a point.
+const reach = (event) => (event.pointerType === "touch" ? 24 : 11);
 
 export class Editor {
   // tools, list: where buttons and the list of shapes go. keyOf(camera): its name in addresses.
@@ -29,7 +30,7 @@ export class Editor {
 
   open(camera, zones) {
     this.camera = camera;
-    this.stored = copy(zones);
+    this.stored = structuredClone(zones);
     this.stop();
     if (this.drafts.has(camera)) this.begin();
     else this.render();
@@ -42,19 +43,21 @@ export class Editor {
 
   // Zones changed on the server: shown, unless this browser has changes of its own.
   update(zones) {
-    if (JSON.stringify(zones) === JSON.stringify(this.stored)) return;
-    this.stored = copy(zones);
-    if (!this.active) this.render();
-    else if (!this.changed) { this.draft = copy(zones); this.render(); }
+    if (same(zones, this.stored)) return;
+    const editing = this.changed;
+    this.stored = structuredClone(zones);
+    if (editing) return;
+    if (this.active) this.draft = structuredClone(zones);
+    this.render();
   }
 
   get changed() {
-    return this.active && JSON.stringify(this.draft) !== JSON.stringify(this.stored);
+    return this.active && !same(this.draft, this.stored);
   }
 
   begin() {
     this.active = true;
-    this.draft = this.drafts.get(this.camera) ?? copy(this.stored);
+    this.draft = this.drafts.get(this.camera) ?? structuredClone(this.stored);
     this.selected = null;
     this.pending = null; // The shape being drawn: { kind, points, pointer }.
     this.view.hideZones = true;
@@ -78,13 +81,13 @@ export class Editor {
   }
 
   get shapes() {
-    return this.active ? [...this.draft.zones, ...this.draft.lines] : [...this.stored.zones, ...this.stored.lines];
+    const { zones, lines } = this.active ? this.draft : this.stored;
+    return [...zones, ...lines];
   }
 
-  changedNow() {
+  keepDraft() {
     if (this.changed) this.drafts.set(this.camera, this.draft);
     else this.drafts.delete(this.camera);
-    this.render();
   }
 
   render() {
@@ -99,41 +102,35 @@ export class Editor {
       made.addEventListener("click", act);
       return made;
     };
-    if (!this.active && this.stored.zones.concat(this.stored.lines).some(inPixels)) {
-      this.tools.replaceChildren(element("span", { className: "hint" }, "Zones in pixels can be shown and edited once there is a picture."));
-      return;
-    }
-    if (!this.active) {
-      this.tools.replaceChildren(button("Edit zones and lines", "", () => this.begin(), { id: "edit" }));
-      return;
-    }
-    const drawing = this.pending;
-    const parts = drawing
-      ? [element("span", { className: "hint" }, this.advice())]
-      : [
-        button("Draw a zone", "", () => this.start("zone"), { id: "draw-zone" }),
-        button("Draw a line", "", () => this.start("line"), { id: "draw-line" }),
-        element("span", { className: "hint" }, this.advice()),
-      ];
-    if (drawing) {
-      if (drawing.kind === "zone") {
-        parts.push(button("Finish", "primary", () => this.finish(), { id: "finish", disabled: drawing.points.length < 3 }));
-      }
-      parts.push(button("Undo point", "", () => this.undoPoint(), { disabled: !drawing.points.length }));
-      parts.push(button("Cancel", "", () => this.cancel()));
-    } else {
-      parts.push(button("Discard", "", () => this.discard(), { id: "discard" }));
-      parts.push(button("Save", "primary", () => this.save(), { id: "save", disabled: !this.changed }));
-    }
-    this.tools.replaceChildren(...parts);
+    const hint = (text) => element("span", { className: "hint" }, text);
+    this.tools.replaceChildren(...this.toolsNow(button, hint));
   }
 
-  advice() {
-    if (this.pending?.kind === "zone") {
-      return this.pending.points.length < 3 ? "Tap the zone’s corners one after the other." : "Tap the first corner or Finish to close the zone.";
+  toolsNow(button, hint) {
+    if (!this.active) {
+      // Their place is known when the picture's size is; until then the server sends pixels.
+      const unplaced = this.shapes.some((shape) => shape.units === "pixels");
+      return unplaced
+        ? [hint("Zones in pixels can be shown and edited once there is a picture.")]
+        : [button("Edit zones and lines", "", () => this.begin(), { id: "edit" })];
     }
-    if (this.pending) return "Tap where the line begins and where it ends. The arrow shows which way counts as forward.";
-    return this.shapes.length ? "Drag corners to move them; drag the middle of a side to bend it." : "";
+    if (!this.pending) {
+      return [
+        button("Draw a zone", "", () => this.start("zone"), { id: "draw-zone" }),
+        button("Draw a line", "", () => this.start("line"), { id: "draw-line" }),
+        hint(this.shapes.length ? "Drag corners to move them; drag the middle of a side to bend it." : ""),
+        button("Discard", "", () => this.discard(), { id: "discard" }),
+        button("Save", "primary", () => this.save(), { id: "save", disabled: !this.changed }),
+      ];
+    }
+    const { kind, points } = this.pending;
+    const last = [
+      button("Undo point", "", () => this.undoPoint(), { disabled: !points.length }),
+      button("Cancel", "", () => this.cancel()),
+    ];
+    if (kind === "line") return [hint("Tap where the line begins and where it ends. The arrow shows which way counts as forward."), ...last];
+    const advice = points.length < 3 ? "Tap the zone’s corners one after the other." : "Tap the first corner or Finish to close the zone.";
+    return [hint(advice), button("Finish", "primary", () => this.finish(), { id: "finish", disabled: points.length < 3 }), ...last];
   }
 
   renderList() {
@@ -151,7 +148,7 @@ export class Editor {
     input.addEventListener("input", () => {
       shape.name = input.value;
       swatch.style.background = shapeColor(shape.name);
-      if (this.changed) this.drafts.set(this.camera, this.draft);
+      this.keepDraft();
       this.renderTools();
       this.view.redraw();
     });
@@ -181,14 +178,15 @@ export class Editor {
     const drawn = this.pending;
     if (!drawn) return;
     // A double click has set its last point twice.
-    const points = drawn.points.filter((p, i) => !i || distance(this.view.toScreen(p), this.view.toScreen(drawn.points[i - 1])) > 3);
-    if (points.length < (drawn.kind === "zone" ? 3 : 2)) return;
-    const name = this.freshName(drawn.kind);
-    const shape = drawn.kind === "zone" ? { name, polygon: points } : { name, points: points.slice(0, 2) };
-    (drawn.kind === "zone" ? this.draft.zones : this.draft.lines).push(shape);
+    const points = drawn.points.filter((p, i) => !i || this.apart(p, drawn.points[i - 1]) > 3);
+    const closed = drawn.kind === "zone", name = this.freshName(drawn.kind);
+    if (points.length < (closed ? 3 : 2)) return;
+    const shape = closed ? { name, polygon: points } : { name, points: points.slice(0, 2) };
+    (closed ? this.draft.zones : this.draft.lines).push(shape);
     this.pending = null;
     this.selected = shape;
-    this.changedNow();
+    this.keepDraft();
+    this.render();
     // On a phone the keyboard would cover the picture.
     if (this.pointer !== "touch") {
       const input = [...this.list.querySelectorAll("input")].find((i) => i.value === name);
@@ -206,7 +204,8 @@ export class Editor {
     this.draft.zones = this.draft.zones.filter((s) => s !== shape);
     this.draft.lines = this.draft.lines.filter((s) => s !== shape);
     if (this.selected === shape) this.selected = null;
-    this.changedNow();
+    this.keepDraft();
+    this.render();
   }
 
   async save() {
@@ -220,7 +219,7 @@ export class Editor {
       this.drafts.delete(camera);
       this.saved(camera, value);
       if (camera === this.camera) {
-        this.stored = copy(value);
+        this.stored = structuredClone(value);
         this.stop();
         this.render();
       }
@@ -230,10 +229,14 @@ export class Editor {
     }
   }
 
+  // Pixels between two points of the picture.
+  apart(a, b) {
+    return distance(this.view.toScreen(a), this.view.toScreen(b));
+  }
+
   // What is under the pointer: a corner, the middle of a side, or a shape.
   hit(event) {
-    const at = this.view.toScreen(this.view.fromEvent(event));
-    const near = event.pointerType === "touch" ? 24 : 11;
+    const at = this.view.toScreen(this.view.fromEvent(event)), near = reach(event);
     const shapes = [...this.shapes].reverse().sort((a, b) => (b === this.selected) - (a === this.selected));
     for (const shape of shapes) {
       const points = pointsOf(shape), screen = points.map((p) => this.view.toScreen(p));
@@ -256,8 +259,7 @@ export class Editor {
     const point = snap(this.view.fromEvent(event), this.view);
     if (this.pending) {
       const { kind, points } = this.pending;
-      const near = event.pointerType === "touch" ? 24 : 11;
-      if (kind === "zone" && points.length > 2 && distance(this.view.toScreen(points[0]), this.view.toScreen(point)) < near) {
+      if (kind === "zone" && points.length > 2 && this.apart(points[0], point) < reach(event)) {
         this.finish();
         return;
       }
@@ -275,7 +277,7 @@ export class Editor {
         hit.corner = hit.side + 1;
         points.splice(hit.corner, 0, point);
       }
-      this.drag = { ...hit, from: this.view.fromEvent(event), before: copy(points) };
+      this.drag = { ...hit, from: this.view.fromEvent(event), before: structuredClone(points) };
     }
     this.render();
   }
@@ -302,13 +304,14 @@ export class Editor {
     if (this.pending?.kind === "line" && this.pending.points.length === 1) {
       // A line may also be drawn in one stroke.
       const point = snap(this.view.fromEvent(event), this.view);
-      if (distance(this.view.toScreen(point), this.view.toScreen(this.pending.points[0])) > 20) {
+      if (this.apart(point, this.pending.points[0]) > 20) {
         this.pending.points.push(point);
         this.finish();
       }
     } else if (this.drag) {
       this.drag = null;
-      this.changedNow();
+      this.keepDraft();
+      this.render();
     }
   }
 
@@ -347,10 +350,6 @@ function handle(context, [x, y], radius, color) {
   context.lineWidth = 2;
   context.strokeStyle = "#0b0f17";
   context.stroke();
-}
-
-function middle(a, b) {
-  return [(a[0] + b[0]) / 2, (a[1] + b[1]) / 2];
 }
 
 // Close to the picture's edge means the edge.

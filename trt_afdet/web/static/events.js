@@ -1,4 +1,4 @@
-// The list of what happened: cameras that come and go, and what zones and lines had to say.
+// The list of events: changes of cameras' states, and events of zones and lines.
 
 import { clock, element } from "./text.js";
 

@@ -1,4 +1,4 @@
-// The connection to the pipeline: comes back by itself, never lets pictures queue up.
+// The WebSocket to the pipeline: reconnects by itself, and confirms each picture it has shown.
 
 export class Link {
   // handlers: { picture(header, bitmap), message(data), open(isOpen, reason) }
@@ -50,7 +50,7 @@ export class Link {
       const bitmap = await createImageBitmap(new Blob([new Uint8Array(data, 4 + length)], { type: "image/jpeg" }));
       this.handlers.picture(header, bitmap);
     } finally {
-      // The next one is sent when this one is here: a slow phone gets fewer pictures, not old ones.
+      // The server sends the next picture after this: a slow phone gets fewer, never old ones.
       if (socket.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ type: "shown", camera: header.camera }));
     }
   }

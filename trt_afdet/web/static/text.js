@@ -1,4 +1,4 @@
-// How figures are written, and small helpers for the document.
+// Formats figures, and makes elements of the document.
 
 export function seconds(value) {
   if (value == null) return "–";
@@ -45,7 +45,7 @@ export function pairs(list) {
     element("div", { className: kind ?? "" }, element("dt", {}, name), element("dd", {}, value)));
 }
 
-// Sets text only if it differs, so that nothing is laid out again for nothing.
+// Sets text only if it differs, which spares the browser a layout.
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }

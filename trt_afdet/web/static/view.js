@@ -91,7 +91,7 @@ export class CameraView {
     if (!this.hideZones) this.drawZones(over);
     // The best come first and are drawn last, on top.
     for (const box of [...(this.header?.boxes ?? [])].reverse()) this.drawBox(over, box, p);
-    this.drawExtra?.(over, this);
+    this.drawExtra?.(over);
   }
 
   drawBox(context, { box: [x1, y1, x2, y2], name, confidence, track }, p) {
@@ -111,13 +111,13 @@ export class CameraView {
   drawZones(context) {
     const now = performance.now();
     let flashing = false;
-    const all = [...this.zones.zones.map((z) => [z, z.polygon]), ...this.zones.lines.map((l) => [l, l.points])];
-    const shapes = all.filter(([shape]) => shape.units !== "pixels"); // Those have no place yet.
-    for (const [shape, points] of shapes) {
+    for (const shape of [...this.zones.zones, ...this.zones.lines]) {
+      if (shape.units === "pixels") continue; // It has no place yet.
       const lit = Math.max(0, 1 - (now - (this.flashes.get(shape.name) ?? -1e9)) / 1500);
       flashing ||= lit > 0;
       const text = [shape.name, tallyText(this.tallies[shape.name])].filter(Boolean).join(" · ");
-      drawShape(context, this, points, points === shape.polygon, text, { lit, color: shapeColor(shape.name) });
+      const closed = Boolean(shape.polygon), points = shape.polygon ?? shape.points;
+      drawShape(context, this, points, closed, text, { lit, color: shapeColor(shape.name) });
     }
     if (flashing) setTimeout(() => this.redraw(), 60);
   }
@@ -135,11 +135,9 @@ export function drawShape(context, view, points, closed, name, { lit = 0, strong
   screen.forEach(([x, y], i) => (i ? context.lineTo(x, y) : context.moveTo(x, y)));
   if (closed) context.closePath();
   context.save();
-  if (closed) {
-    context.globalAlpha = (strong ? 0.22 : 0.1) + 0.35 * lit;
-    context.fillStyle = color;
-    context.fill();
-  }
+  context.fillStyle = color;
+  context.globalAlpha = (strong ? 0.22 : 0.1) + 0.35 * lit;
+  if (closed) context.fill();
   context.globalAlpha = 1;
   context.strokeStyle = "rgb(0 0 0 / .5)";
   context.lineWidth = (strong ? 5 : 4) + 3 * lit;
@@ -169,7 +167,7 @@ export function drawShape(context, view, points, closed, name, { lit = 0, strong
   }
 }
 
-// Points to the right-hand side of one who walks along the line, length 1.
+// Unit vector to the right of a line's direction.
 function normal([[x1, y1], [x2, y2]]) {
   const length = Math.hypot(x2 - x1, y2 - y1) || 1;
   return [-(y2 - y1) / length, (x2 - x1) / length];
