@@ -126,6 +126,7 @@ USES: list[tuple[str, str | None]] = [
     ("run CLIP --model MODEL --duration 0.2 --quiet", None),
     ("run rtsp://127.0.0.1:9/x --model MODEL --duration 0.2 --quiet", None),
     ("completion bash", None),
+    ("records --schema", None),
     ("run --check YAML", None),
     ("train NONE", "none.yaml"),
     ("export CHECKPOINT", "none.safetensors"),
@@ -289,7 +290,7 @@ def test_opencv_without_its_system_library_takes_one_line(
             assert NOWHERE in said
             assert "pip install opencv-python-headless" in said
     else:
-        assert line.startswith("inspect"), line
+        assert line.startswith(("inspect", "completion", "records")), line
 
 
 def run_with(folder: Path, arguments: list[str]) -> subprocess.CompletedProcess[str]:
