@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trt_afdet.runtime.detector import Detector
-    from trt_afdet.stream.analysis.zones import Shapes
+    from trt_afdet.stream.analysis.shapes import Shapes
     from trt_afdet.stream.config.deployment import Deployment, Plan
     from trt_afdet.stream.config.schema import Config, Loaded
     from trt_afdet.web.server import WebServer

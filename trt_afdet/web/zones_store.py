@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from trt_afdet.errors import MissingFileError
-from trt_afdet.stream.analysis.zones import Shapes, parse_shapes, read_zones
+from trt_afdet.stream.analysis.shapes import Shapes, parse_shapes, read_zones
 from trt_afdet.support.files import write_text
 
-#: Zones and lines of a source as JSON, see :func:`trt_afdet.stream.analysis.zones.parse_shapes`.
+#: Zones and lines of a source as JSON, see :func:`trt_afdet.stream.analysis.shapes.parse_shapes`.
 Zones = dict[str, list[dict[str, Any]]]
 
 

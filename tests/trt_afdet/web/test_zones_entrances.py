@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.trt_afdet.web.web_rig import camera, serving
 from trt_afdet.errors import AfdetError, InvalidValueError
-from trt_afdet.stream.analysis.zones import parse_shapes, read_zones
+from trt_afdet.stream.analysis.shapes import parse_shapes, read_zones
 from trt_afdet.stream.config.schema import load_config
 from trt_afdet.web.server import WebServer
 from trt_afdet.web.zones_store import ZonesStore

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from trt_afdet.errors import CorruptFileError, InvalidValueError, WriteError
-from trt_afdet.stream.analysis.zones import parse_shapes
+from trt_afdet.stream.analysis.shapes import parse_shapes
 from trt_afdet.web.zones_store import ZonesStore
 
 SQUARE = {"name": "door", "polygon": [[0.1, 0.1], [0.5, 0.1], [0.5, 0.5], [0.1, 0.5]]}

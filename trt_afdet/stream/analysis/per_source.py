@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError
-from trt_afdet.stream.analysis.filters import DetectionFilter, FilterOptions, outside
+from trt_afdet.stream.analysis.filters import DetectionFilter, FilterOptions
+from trt_afdet.stream.analysis.shapes import Shapes, outside
 from trt_afdet.stream.analysis.tracking import Tracker, TrackOptions
-from trt_afdet.stream.analysis.zones import Shapes, ZoneMonitor, ZoneOptions
+from trt_afdet.stream.analysis.zones import ZoneOptions, Zones
 from trt_afdet.stream.frame import StreamFrame
 
 log = logging.getLogger("trt_afdet.stream")
@@ -66,7 +67,7 @@ class SourceAnalysis:
         self.source = source
         self._class_names = tuple(class_names)
         self._lock = threading.Lock()
-        self._monitor = ZoneMonitor(source, shapes)
+        self._zones = Zones(shapes or Shapes(), source=source)
         self._tracker: Tracker | None = None
         self._first_id = first_id
         self._asked = 0
@@ -86,7 +87,7 @@ class SourceAnalysis:
     @property
     def shapes(self) -> Shapes:
         """The zones and lines."""
-        return self._monitor.shapes
+        return self._zones.shapes
 
     def replace(self, options: AnalysisOptions) -> None:
         """Goes on with other options; tracks live on unless it is their options that change.
@@ -96,10 +97,10 @@ class SourceAnalysis:
         """
         ready = DetectionFilter(options.filters, self._class_names)
         with self._lock:
-            tracker = self._tracker_for(options, self._monitor.shapes)
+            tracker = self._tracker_for(options, self._zones.shapes)
             self._first_id = self.next_id
             self._options, self._filter, self._tracker = options, ready, tracker
-            self._monitor.replace(options=options.zones)
+            self._zones.replace(options=options.zones)
 
     def check(self, options: AnalysisOptions, shapes: Shapes) -> None:
         """Finds out whether :meth:`replace` and :meth:`set_shapes` would take these.
@@ -118,7 +119,7 @@ class SourceAnalysis:
         """
         with self._lock:
             self._tracker = self._tracker_for(self._options, shapes)
-            self._monitor.replace(shapes)
+            self._zones.replace(shapes)
 
     def wants_detector(self, frame: StreamFrame) -> bool:
         with self._lock:
@@ -145,15 +146,18 @@ class SourceAnalysis:
                 kept = found[ready.fitting(found, width, height)]
                 strong = ready.confident(kept)
                 if tracker is not None:
-                    kept = tracker.update(kept, strong, moment)
+                    kept = tracker.update(kept, moment, strong=strong)
                     assert kept.tracker_id is not None
                     strong = strong | (kept.tracker_id >= 0)
                 kept = kept[strong]
-            return kept, self._monitor.update(kept, moment, frame.wall_time, width, height)
+            events = self._zones.update(
+                kept, moment, wall_time=frame.wall_time, size=(width, height)
+            )
+            return kept, events
 
     def _check_places(self, width: int, height: int) -> None:
         """Says once which shapes do not lie in the picture: its size is known by now."""
-        shapes, region = self._monitor.shapes, self._options.filters.region
+        shapes, region = self._zones.shapes, self._options.filters.region
         if self._placed == (shapes, region, width, height):
             return
         self._placed = (shapes, region, width, height)
@@ -172,4 +176,4 @@ class SourceAnalysis:
             return None
         if before is not None and before.options == wanted:
             return before
-        return Tracker(wanted, self.next_id)
+        return Tracker(wanted, first_id=self.next_id)

@@ -7,6 +7,7 @@ rate do no harm.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import time as now
 from typing import Any
 
 import numpy as np
@@ -56,16 +57,26 @@ class TrackOptions:
 class Tracker:
     """Follows the objects of one source. Numbers grow and are never used twice.
 
+    ::
+
+        tracker = Tracker()
+        for frame, found in detector.stream("clip.mp4"):
+            tracked = tracker.update(found)
+
     Args:
         options: How.
+        conf: Less confident objects start no track, but carry on one that exists, 0..1.
         first_id: Number of the first track.
 
     Raises:
         MissingDependencyError: If ``trackers`` is not installed.
     """
 
-    def __init__(self, options: TrackOptions | None = None, first_id: int = 1) -> None:
+    def __init__(
+        self, options: TrackOptions | None = None, *, conf: float = 0.3, first_id: int = 1
+    ) -> None:
         self.options = options or TrackOptions()
+        self.conf = conf
         #: The number that the next track gets.
         self.next_id = first_id
         #: Times that all tracks were ended by a gap.
@@ -77,19 +88,27 @@ class Tracker:
         # Of the tracks seen in the last frame with detections: confidence and class.
         self._seen: dict[int, tuple[float, int]] = {}
 
-    def update(self, found: Detections, strong: npt.NDArray[np.bool_], moment: float) -> Detections:
+    def update(
+        self,
+        found: Detections,
+        time: float | None = None,
+        *,
+        strong: npt.NDArray[np.bool_] | None = None,
+    ) -> Detections:
         """Takes the detections of a frame.
 
         Args:
             found: All of them, weak ones included.
-            strong: bool [N], which ones may start a track.
-            moment: Seconds, on one time base for all frames of the source.
+            time: Seconds, on one time base for all frames; by default the clock's.
+            strong: bool [N], which ones may start a track; by default those of at least ``conf``.
 
         Returns:
             The same detections in the same order with ``tracker_id``; -1 for those not tracked.
         """
         import supervision
 
+        moment = now() if time is None else time
+        strong = found.confidence >= self.conf if strong is None else strong
         self._check_gap(moment)
         if self._moment is not None and moment <= self._moment:
             moment = self._moment + 1e-6  # Two frames of one time: it must go on.
@@ -120,19 +139,19 @@ class Tracker:
         )
 
     def carry(
-        self, moment: float, class_names: tuple[str, ...], width: int, height: int
+        self, time: float, class_names: tuple[str, ...], width: int, height: int
     ) -> Detections:
         """Where the objects seen last should be by now, without a look at the picture.
 
         Args:
-            moment: Seconds, as for :meth:`update`.
+            time: Seconds, as for :meth:`update`.
             class_names: The model's.
             width, height: Of the frame, pixels; boxes are cut at its sides.
 
         Returns:
             With ``tracker_id``, and the confidence and class of the last detection.
         """
-        ahead = 0.0 if self._moment is None else (moment - self._moment) * _RATE
+        ahead = 0.0 if self._moment is None else (time - self._moment) * _RATE
         boxes, ids = [], []
         if -BACK * _RATE <= ahead <= self.options.lost * _RATE:
             ahead = max(0.0, ahead)

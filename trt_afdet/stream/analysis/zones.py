@@ -1,46 +1,19 @@
-"""Zones and lines in the picture, and what tracked objects do there.
-
-A file of them: ``{"camera": {"zones": [{"name": "door", "polygon": [[x, y], ...]}], "lines":
-[{"name": "gate", "points": [[x1, y1], [x2, y2]]}]}}``. :func:`parse_shapes` is the one check of
-them, for this file, the YAML and the web page.
-
-``"units": "shares"`` (of the picture's width and height, 0 to 1) or ``"units": "pixels"`` beside
-"zones" says what all coordinates of a source are in, in a zone or line what its own are. A shape
-that does not say is in shares if no coordinate is above 1.05, and in pixels if one is 8 or above;
-between the two it is refused. Shares up to 0.05 outside the picture are moved to its edge: drawing
-tools overshoot. The web page writes shares.
-
-Whoever crosses a line from left to right, as one sees it who walks from its first point to its
-second, goes ``in``; the other way is ``out``.
-"""
+"""What tracked objects do in zones and at lines."""
 
 from __future__ import annotations
 
-import json
-import math
-import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, get_args
+from time import time as now
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.detections import Detections
-from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError
-from trt_afdet.stream.analysis.filters import (
-    Point,
-    Units,
-    check_points,
-    check_polygon,
-    clamped,
-    outside,
-    to_pixels,
-    units_of,
-)
+from trt_afdet.errors import InvalidValueError
+from trt_afdet.stream.analysis.shapes import Line, Point, Shapes, Zone, parse_shapes, to_pixels
 from trt_afdet.stream.analysis.tracking import BACK
 from trt_afdet.stream.analysis.zone_events import (
     LineCrossed,
@@ -51,7 +24,6 @@ from trt_afdet.stream.analysis.zone_events import (
     ZoneEvent,
 )
 from trt_afdet.support.suggest import nearest
-from trt_afdet.support.text import read_text
 
 #: Which point of a box says where the object is: share of its width and height.
 ANCHORS: dict[str, Point] = {
@@ -63,81 +35,6 @@ ANCHORS: dict[str, Point] = {
 }
 
 
-#: Most zones, and most lines, of one source.
-MOST_SHAPES = 64
-#: Most corners of one zone.
-MOST_CORNERS = 128
-LONGEST_NAME = 100
-#: A shorter line is a slip of the finger: share of the picture, pixels.
-SHORTEST_LINE = {"shares": 0.005, "pixels": 2.0}
-
-
-@dataclass(frozen=True)
-class Zone:
-    """A polygon: three or more corners.
-
-    ``units`` says what they are in; None: shares if none is above 1.05, else pixels.
-    """
-
-    name: str
-    polygon: tuple[Point, ...]
-    units: Units | None = None
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line from one point to another; ``units`` as in :class:`Zone`."""
-
-    name: str
-    points: tuple[Point, Point]
-    units: Units | None = None
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """The zones and lines of a source; their names differ."""
-
-    zones: tuple[Zone, ...] = ()
-    lines: tuple[Line, ...] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.zones or self.lines)
-
-    def to_dict(self) -> dict[str, list[dict[str, Any]]]:
-        """As in the file: each shape in pixels says so."""
-
-        def shape(item: Zone | Line, key: str, points: tuple[Point, ...]) -> dict[str, Any]:
-            units = {"units": "pixels"} if item.units == "pixels" else {}
-            return {"name": item.name, key: [list(point) for point in points], **units}
-
-        return {
-            "zones": [shape(z, "polygon", z.polygon) for z in self.zones],
-            "lines": [shape(line, "points", line.points) for line in self.lines],
-        }
-
-    def in_shares(self, width: int, height: int) -> Shapes:
-        """The same with all coordinates in shares of a picture of this size, in pixels."""
-
-        def shares(item: Zone | Line, points: tuple[Point, ...]) -> Any:
-            if item.units != "pixels":
-                return points
-            return clamped([(x / width, y / height) for x, y in points])
-
-        return Shapes(
-            tuple(Zone(z.name, shares(z, z.polygon), "shares") for z in self.zones),
-            tuple(Line(x.name, shares(x, x.points), "shares") for x in self.lines),
-        )
-
-    def outside(self, width: int, height: int) -> list[str]:
-        """What to tell a user about shapes that do not lie within a picture of this size."""
-        placed = [
-            *((f"zone {z.name}", z.polygon, z.units) for z in self.zones),
-            *((f"line {x.name}", x.points, x.units) for x in self.lines),
-        ]
-        said = [(what, outside(points, width, height, units)) for what, points, units in placed]
-        return [f"{what} {text}" for what, text in said if text is not None]
-
-
 @dataclass(frozen=True)
 class ZoneOptions:
     """When something counts as an event.
@@ -146,8 +43,8 @@ class ZoneOptions:
         anchor: See :data:`ANCHORS`.
         confirm: Frames in a row that must agree before an object is in or out of a zone.
         margin: How far an object must be beyond a zone's edge to have left, and beyond a line to
-            have crossed it; share of the picture's shorter side. Keeps one that stands on the edge
-            from entering and leaving all the time.
+            have crossed it; share of the picture's shorter side. An object that stands on the edge
+            then does not enter and leave all the time.
         grace: An object that is not seen for more seconds has left its zones.
         dwell: Seconds in a zone after which there is a dwell event; None: never.
     """
@@ -184,7 +81,7 @@ class _Stay:
 
 @dataclass
 class _Side:
-    """One object and one line: which side it is on for sure, and where it went since."""
+    """One object and one line: which side it is on for sure, and how often it crossed since."""
 
     side: int = 0
     crossings: int = 0
@@ -192,6 +89,7 @@ class _Side:
 
 @dataclass
 class _Track:
+    id: int
     class_name: str
     anchor: Point
     moment: float
@@ -199,19 +97,55 @@ class _Track:
     stays: dict[Zone, _Stay] = field(default_factory=dict)
     sides: dict[Line, _Side] = field(default_factory=dict)
 
+    def in_zone(self, zone: Zone) -> tuple[str, int, str]:
+        """What every event of an object in a zone says."""
+        return zone.name, self.id, self.class_name
 
-class ZoneMonitor:
+
+class Zones:
     """Watches the tracked objects of one source.
 
-    ``replace`` may be called from any thread, ``update`` from one.
+    ::
+
+        zones = Zones({"left half": [(0, 0), (0.5, 0), (0.5, 1), (0, 1)]}, size=(640, 480))
+        events = zones.update(tracker.update(found))
+
+    Args:
+        zones: Corners of each zone by its name, in shares of the picture (0 to 1) or in pixels; or
+            zones and lines as :class:`Shapes`.
+        lines: The two points of each line by its name.
+        size: Width and height of the picture, pixels; needed for shares.
+        classes: Names of the classes that count; None for all.
+        options: When something counts as an event.
+        source: The camera's name, for the events.
+
+    Raises:
+        InvalidValueError: If a shape is not valid.
     """
 
     def __init__(
-        self, source: str, shapes: Shapes | None = None, options: ZoneOptions | None = None
+        self,
+        zones: Shapes | Mapping[str, Iterable[Point]] | None = None,
+        lines: Mapping[str, Iterable[Point]] | None = None,
+        *,
+        size: tuple[int, int] | None = None,
+        classes: Collection[str] | None = None,
+        options: ZoneOptions | None = None,
+        source: str = "",
     ) -> None:
+        if not isinstance(zones, Shapes):
+            zones = parse_shapes(
+                {
+                    "zones": [{"name": n, "polygon": _plain(p)} for n, p in (zones or {}).items()],
+                    "lines": [{"name": n, "points": _plain(p)} for n, p in (lines or {}).items()],
+                }
+            )
+        elif lines is not None:
+            raise InvalidValueError("Shapes hold their lines", hint="Zones(Shapes(zones, lines))")
         self.source = source
-        self._lock = threading.Lock()
-        self._wanted = (shapes or Shapes(), options or ZoneOptions())
+        self._size = size
+        self._classes = classes
+        self._wanted = (zones, options or ZoneOptions())
         self._shapes, self._options = self._wanted
         self._tracks: dict[int, _Track] = {}
         self._entered: Counter[Zone] = Counter()
@@ -219,79 +153,108 @@ class ZoneMonitor:
 
     @property
     def shapes(self) -> Shapes:
-        """What is watched from the next frame on."""
-        with self._lock:
-            return self._wanted[0]
+        """What is watched."""
+        return self._wanted[0]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Objects in each zone now, by the zone's name."""
+        return {zone.name: self._inside(zone).total() for zone in self._shapes.zones}
+
+    @property
+    def crossings(self) -> dict[str, tuple[int, int]]:
+        """Crossings of each line so far, in and out, by the line's name."""
+        crossed = ((line.name, self._crossed.get(line, (0, 0))) for line in self._shapes.lines)
+        return {name: (into, out) for name, (into, out) in crossed}
 
     def replace(self, shapes: Shapes | None = None, options: ZoneOptions | None = None) -> None:
         """Watches other zones and lines from the next frame on.
 
-        Whoever is in a zone that stays as it is stays in it; one that goes is left by all.
+        An object stays in a zone that does not change; a zone that goes is left by all. May be
+        called from one other thread than :meth:`update`.
         """
-        with self._lock:
-            before_shapes, before_options = self._wanted
-            self._wanted = (
-                before_shapes if shapes is None else shapes,
-                before_options if options is None else options,
-            )
+        before_shapes, before_options = self._wanted
+        self._wanted = (
+            before_shapes if shapes is None else shapes,
+            before_options if options is None else options,
+        )
 
     def update(
         self,
-        found: Detections,
-        moment: float,
-        wall_time: float,
-        width: int,
-        height: int,
+        tracked: Detections,
+        time: float | None = None,
+        *,
+        wall_time: float | None = None,
+        size: tuple[int, int] | None = None,
     ) -> tuple[ZoneEvent, ...]:
         """Takes the objects of a frame.
 
         Args:
-            found: With ``tracker_id``; those without a track are left out.
-            moment: Seconds on one time base for all frames of the source; durations are
-                differences of it.
-            wall_time: The same moment in seconds since 1970, for the events.
-            width, height: Of the frame, pixels.
+            tracked: With ``tracker_id``; objects without a track are left out.
+            time: Seconds on one time base for all frames; durations are differences of it. By
+                default the clock's.
+            wall_time: What the events carry as their time; ``time`` by default.
+            size: Width and height of the frame, pixels; those of the class by default.
 
         Returns:
             What happened, oldest first.
+
+        Raises:
+            InvalidValueError: If the objects are not tracked, or the size is needed and missing.
         """
-        with self._lock:
-            wanted = self._wanted
+        moment = now() if time is None else time
+        wall_time = moment if wall_time is None else wall_time
         events: list[ZoneEvent] = []
         changed: set[Zone] = set()
-        if wanted != (self._shapes, self._options):
+        if (wanted := self._wanted) != (self._shapes, self._options):
             self._adopt(*wanted, moment, wall_time, events)
         if not self._shapes and not self._tracks:
             return ()
-        margin = self._options.margin * min(width, height)
-        polygons = {z: to_pixels(z.polygon, width, height, z.units) for z in self._shapes.zones}
-        lines = {x: to_pixels(x.points, width, height, x.units) for x in self._shapes.lines}
+        if self._shapes and len(tracked) and tracked.tracker_id is None:
+            raise InvalidValueError("zones need tracked objects", hint="Tracker().update(found)")
+        size = size or self._size or self._extent()
+        margin = self._options.margin * min(size)
+        polygons = {z: to_pixels(z.polygon, *size, z.units) for z in self._shapes.zones}
+        lines = {x: to_pixels(x.points, *size, x.units) for x in self._shapes.lines}
         share = np.array(ANCHORS[self._options.anchor], np.float32)
-        anchors = found.xyxy[:, :2] * (1 - share) + found.xyxy[:, 2:] * share
-        for track_id, name, (x, y) in zip(found.tracks, found.names, anchors.tolist(), strict=True):
-            if track_id is None:
+        anchors = tracked.xyxy[:, :2] * (1 - share) + tracked.xyxy[:, 2:] * share
+        objects = zip(tracked.tracks, tracked.names, anchors.tolist(), strict=True)
+        for track_id, name, (x, y) in objects:
+            if track_id is None or (self._classes is not None and name not in self._classes):
                 continue
             here = (x, y)
             track = self._tracks.get(track_id)
             before = track.anchor if track is not None else here
             if track is None:
-                track = self._tracks[track_id] = _Track(name, here, moment, wall_time)
+                track = self._tracks[track_id] = _Track(track_id, name, here, moment, wall_time)
             track.class_name, track.anchor = name, here
             track.moment, track.wall_time = moment, wall_time
             for zone, corners in polygons.items():
-                if self._stay(track_id, track, zone, corners, margin, events):
+                if self._stay(track, zone, corners, margin, events):
                     changed.add(zone)
             for line, ends in lines.items():
-                self._side(track_id, track, line, ends, before, margin, events)
+                self._side(track, line, ends, before, margin, events)
         changed |= self._forget_lost(moment, events)
         for zone in self._shapes.zones:
             if zone in changed:
-                events.append(self._count(zone, wall_time))
+                now_in, entered = self._inside(zone), self._entered[zone]
+                count = (zone.name, now_in.total(), dict(now_in), entered)
+                events.append(ZoneCount(self.source, wall_time, *count))
         return tuple(events)
+
+    def _extent(self) -> tuple[int, int]:
+        """The size of a picture that holds all shapes, for those in pixels."""
+        items = (*self._shapes.zones, *self._shapes.lines)
+        if any(item.units != "pixels" for item in items):
+            raise InvalidValueError(
+                "shapes in shares of the picture need its size", hint="size=(width, height)"
+            )
+        points = np.array([point for item in items for point in item.points] or [(1, 1)])
+        width, height = np.ceil(points.max(axis=0)).astype(int).tolist()
+        return width, height
 
     def _stay(
         self,
-        track_id: int,
         track: _Track,
         zone: Zone,
         corners: npt.NDArray[np.float32],
@@ -302,13 +265,13 @@ class ZoneMonitor:
         stay = track.stays.setdefault(zone, _Stay())
         depth = cv2.pointPolygonTest(corners, track.anchor, measureDist=True)
         inside = depth >= (-margin if stay.inside else 0.0)
+        who = track.in_zone(zone)
         if inside == stay.inside:
             stay.doubts = 0
             dwell = self._options.dwell
             seconds = track.moment - stay.since
             if inside and dwell is not None and seconds >= dwell and not stay.dwelled:
                 stay.dwelled = True
-                who = (zone.name, track_id, track.class_name)
                 events.append(ObjectDwelled(self.source, track.wall_time, *who, seconds))
             return False
         if stay.doubts == 0:
@@ -319,19 +282,14 @@ class ZoneMonitor:
         moment, wall_time = stay.doubted
         if inside:
             self._entered[zone] += 1
-            events.append(
-                ObjectEntered(self.source, wall_time, zone.name, track_id, track.class_name)
-            )
+            events.append(ObjectEntered(self.source, wall_time, *who))
         else:
-            seconds = moment - stay.since
-            who = (zone.name, track_id, track.class_name)
-            events.append(ObjectLeft(self.source, wall_time, *who, seconds))
+            events.append(ObjectLeft(self.source, wall_time, *who, moment - stay.since))
         track.stays[zone] = _Stay(inside=inside, since=moment)
         return True
 
     def _side(
         self,
-        track_id: int,
         track: _Track,
         line: Line,
         ends: npt.NDArray[np.float32],
@@ -343,7 +301,7 @@ class ZoneMonitor:
         state = track.sides.setdefault(line, _Side())
         (x1, y1), (x2, y2) = ends.tolist()
         away = _beside((x1, y1), (x2, y2), track.anchor)
-        # Walking around the end of a line is not crossing it: hence the path, step by step.
+        # An object that walks around the end of a line does not cross it: look at each step.
         state.crossings += _crossing((x1, y1), (x2, y2), before, track.anchor)
         if abs(away) <= margin:
             return
@@ -351,44 +309,30 @@ class ZoneMonitor:
         if state.side == -side and state.crossings * side > 0:
             totals = self._crossed.setdefault(line, [0, 0])
             totals[0 if side > 0 else 1] += 1
-            events.append(
-                LineCrossed(
-                    self.source,
-                    track.wall_time,
-                    line.name,
-                    track_id,
-                    track.class_name,
-                    "in" if side > 0 else "out",
-                    *totals,
-                )
-            )
+            direction = "in" if side > 0 else "out"
+            who = (line.name, track.id, track.class_name)
+            events.append(LineCrossed(self.source, track.wall_time, *who, direction, *totals))
         state.side, state.crossings = side, 0
 
     def _forget_lost(self, moment: float, events: list[ZoneEvent]) -> set[Zone]:
         """Ends the stays of objects that have not been seen for too long."""
         changed: set[Zone] = set()
-        for track_id, track in list(self._tracks.items()):
+        for track in list(self._tracks.values()):
             # A file that starts again is as good as a long absence.
             if -BACK <= moment - track.moment <= self._options.grace:
                 continue
-            del self._tracks[track_id]
+            del self._tracks[track.id]
             for zone, stay in track.stays.items():
                 if stay.inside:
                     changed.add(zone)
-                    seconds = track.moment - stay.since
-                    who = (zone.name, track_id, track.class_name)
+                    seconds, who = track.moment - stay.since, track.in_zone(zone)
                     events.append(ObjectLeft(self.source, track.wall_time, *who, seconds, "lost"))
         return changed
 
-    def _count(self, zone: Zone, wall_time: float) -> ZoneCount:
-        names = Counter(
-            track.class_name
-            for track in self._tracks.values()
-            if (stay := track.stays.get(zone)) is not None and stay.inside
-        )
-        return ZoneCount(
-            self.source, wall_time, zone.name, names.total(), dict(names), self._entered[zone]
-        )
+    def _inside(self, zone: Zone) -> Counter[str]:
+        """Objects in a zone by class."""
+        tracks = self._tracks.values()
+        return Counter(t.class_name for t in tracks if t.stays.get(zone, _Stay()).inside)
 
     def _adopt(
         self,
@@ -399,160 +343,24 @@ class ZoneMonitor:
         events: list[ZoneEvent],
     ) -> None:
         self._shapes, self._options = shapes, options
-        for track_id, track in self._tracks.items():
-            for zone in [z for z in track.stays if z not in shapes.zones]:
+        for track in self._tracks.values():
+            for zone in [zone for zone in track.stays if zone not in shapes.zones]:
                 stay = track.stays.pop(zone)
                 if stay.inside:
-                    who = (zone.name, track_id, track.class_name)
-                    seconds = moment - stay.since
+                    seconds, who = moment - stay.since, track.in_zone(zone)
                     events.append(ObjectLeft(self.source, wall_time, *who, seconds, "zone gone"))
-            for gone in [line for line in track.sides if line not in shapes.lines]:
-                del track.sides[gone]
-        for zone in [z for z in self._entered if z not in shapes.zones]:
-            del self._entered[zone]
-        for gone in [line for line in self._crossed if line not in shapes.lines]:
-            del self._crossed[gone]
+            track.sides = {line: s for line, s in track.sides.items() if line in shapes.lines}
+        self._entered = Counter({z: n for z, n in self._entered.items() if z in shapes.zones})
+        self._crossed = {line: n for line, n in self._crossed.items() if line in shapes.lines}
 
 
-def parse_shapes(value: object, what: str = "the zones") -> Shapes:
-    """Zones and lines of one source: the one check of them, wherever they come from.
-
-    Args:
-        value: The dict described in the module; any key may be missing.
-        what: For the error.
-
-    Raises:
-        InvalidValueError: If anything in it is not as it must be.
-    """
-    table = _table(value, what, ("zones", "lines", "units"))
-    zones = []
-    for item in _list(table.get("zones", []), f"{what}: zones"):
-        name = _name(item, f"{what}: a zone", "polygon")
-        corners = _without_repeats(_points(item.get("polygon"), f"{what}: polygon of {name}"))
-        if len(corners) > MOST_CORNERS:
-            raise InvalidValueError(f"{what}: zone {name} has more than {MOST_CORNERS} corners")
-        units = _units(item, table, corners, f"{what}: zone {name}")
-        check_points(corners, f"{what}: zone {name}", units)
-        if units == "shares":
-            corners = _without_repeats(clamped(corners))
-        check_polygon(corners, f"{what}: zone {name}", units)
-        zones.append(Zone(name, corners, units))
-    lines = []
-    for item in _list(table.get("lines", []), f"{what}: lines"):
-        name = _name(item, f"{what}: a line", "points")
-        points = _points(item.get("points"), f"{what}: points of {name}")
-        units = _units(item, table, points, f"{what}: line {name}")
-        check_points(points, f"{what}: line {name}", units)
-        if units == "shares":
-            points = clamped(points)
-        if len(points) != 2 or points[0] == points[1]:
-            raise InvalidValueError(f"{what}: line {name} needs two different points")
-        if math.dist(*points) < SHORTEST_LINE[units]:
-            raise InvalidValueError(f"{what}: line {name} is too short")
-        lines.append(Line(name, (points[0], points[1]), units))
-    if max(len(zones), len(lines)) > MOST_SHAPES:
-        raise InvalidValueError(
-            f"{what}: a source has at most {MOST_SHAPES} zones and {MOST_SHAPES} lines"
-        )
-    names = Counter([*(zone.name for zone in zones), *(line.name for line in lines)])
-    for name, number in names.items():
-        if number > 1:
-            raise InvalidValueError(f"{what}: two zones or lines have the same name", got=name)
-    return Shapes(tuple(zones), tuple(lines))
-
-
-def read_zones(path: Path) -> dict[str, Shapes]:
-    """Reads a file of zones; a byte-order mark at its start is no part of it.
-
-    Raises:
-        MissingFileError: If there is none.
-        CorruptFileError: If it is not what it must be.
-    """
-    try:
-        table = json.loads(read_text(path), object_pairs_hook=_no_repeats)
-        if not isinstance(table, dict):
-            raise InvalidValueError("a file of zones holds one object with an entry per source")
-        return {source: parse_shapes(value, f"source {source}") for source, value in table.items()}
-    except FileNotFoundError as error:
-        raise MissingFileError("the file of zones does not exist", got=path) from error
-    except (OSError, ValueError, RecursionError) as error:
-        text = getattr(error, "strerror", None) or str(error)
-        raise CorruptFileError(f"{path} is no file of zones: {text}") from error
-
-
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        name = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise InvalidValueError("a key is given twice", got=name)
-    return table
-
-
-def _table(value: object, what: str, keys: tuple[str, ...]) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InvalidValueError(f"{what} must be an object with {' and '.join(keys[:2])}")
-    for key in value:
-        if key not in keys:
-            hint = nearest(str(key), keys) or f"known: {', '.join(keys)}"
-            raise InvalidValueError(f"{what}: unknown key", got=key, hint=hint)
-    return value
-
-
-def _list(value: object, what: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise InvalidValueError(f"{what} must be a list")
-    return value
-
-
-def _name(item: Any, what: str, points: str) -> str:
-    name = _table(item, what, ("name", points, "units")).get("name")
-    if not isinstance(name, str) or not name.strip() or not name.isprintable():
-        raise InvalidValueError(f"{what} needs a name of printable characters", got=repr(name)[:60])
-    if len(name.strip()) > LONGEST_NAME:
-        raise InvalidValueError(
-            f"{what}: a name has at most {LONGEST_NAME} characters", got=f"{name[:20]}..."
-        )
-    return name.strip()
-
-
-def _units(
-    item: dict[str, Any], table: dict[str, Any], points: Sequence[Point], what: str
-) -> Units:
-    """What a shape's points are in: it says so, or its source does, or they themselves do."""
-    units = item.get("units", table.get("units"))
-    if units is None:
-        return units_of([p for p in points if all(map(math.isfinite, p))], what)
-    if units not in get_args(Units):
-        hint = nearest(str(units), get_args(Units)) or f"one of {', '.join(get_args(Units))}"
-        raise InvalidValueError(f"{what}: unknown units", got=str(units)[:60], hint=hint)
-    known: Units = units
-    return known
-
-
-def _points(value: object, what: str) -> tuple[Point, ...]:
-    points: list[Point] = []
-    for point in _list(value, what):
-        if not (
-            isinstance(point, (list, tuple))
-            and len(point) == 2
-            and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in point)
-        ):
-            raise InvalidValueError(f"{what}: a point is [x, y]", got=str(point)[:60])
-        try:
-            points.append((float(point[0]), float(point[1])))
-        except OverflowError as error:
-            raise InvalidValueError(f"{what}: a coordinate is enormous") from error
-    return tuple(points)
-
-
-def _without_repeats(corners: tuple[Point, ...]) -> tuple[Point, ...]:
-    """Other tools close a ring with its first corner again; a double click repeats a corner."""
-    kept = [c for i, c in enumerate(corners) if i == 0 or c != corners[i - 1]]
-    return tuple(kept[:-1] if len(kept) > 1 and kept[0] == kept[-1] else kept)
+def _plain(points: Iterable[Point]) -> list[list[float]]:
+    """Points of a list or an array."""
+    return [[float(value) for value in point] for point in points]
 
 
 def _beside(start: Point, end: Point, point: Point) -> float:
-    """Distance from the line through two points; above 0 on the right of one who walks along."""
+    """Distance from the line through two points; above 0 on its right as seen along it."""
     dx, dy = end[0] - start[0], end[1] - start[1]
     return float((dx * (point[1] - start[1]) - dy * (point[0] - start[0])) / np.hypot(dx, dy))
 

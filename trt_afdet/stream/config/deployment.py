@@ -15,7 +15,7 @@ from trt_afdet.errors import AfdetError, InvalidValueError
 from trt_afdet.stream.addresses import join_options
 from trt_afdet.stream.analysis.filters import check_classes
 from trt_afdet.stream.analysis.per_source import AnalysisOptions, SourceAnalysis
-from trt_afdet.stream.analysis.zones import Shapes, parse_shapes, read_zones
+from trt_afdet.stream.analysis.shapes import Shapes, parse_shapes, read_zones
 from trt_afdet.stream.config.schema import Config, ConfigError, Loaded, SourceConfig
 from trt_afdet.stream.config.yaml_reader import Place
 from trt_afdet.stream.pipeline import DetectorLike, Pipeline, SourcePlan

@@ -21,10 +21,11 @@ from trt_afdet.errors import (
     MissingDependencyError,
     MissingFileError,
 )
-from trt_afdet.stream.analysis.filters import FilterOptions, Point
+from trt_afdet.stream.analysis.filters import FilterOptions
 from trt_afdet.stream.analysis.per_source import AnalysisOptions
+from trt_afdet.stream.analysis.shapes import Point, Shapes, parse_shapes
 from trt_afdet.stream.analysis.tracking import TrackOptions
-from trt_afdet.stream.analysis.zones import Shapes, ZoneOptions, parse_shapes
+from trt_afdet.stream.analysis.zones import ZoneOptions
 from trt_afdet.stream.batcher import Policy
 from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.config.yaml_reader import Document, Place, read_document

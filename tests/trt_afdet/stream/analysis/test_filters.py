@@ -7,12 +7,8 @@ import pytest
 
 from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError
-from trt_afdet.stream.analysis.filters import (
-    DetectionFilter,
-    FilterOptions,
-    check_polygon,
-    to_pixels,
-)
+from trt_afdet.stream.analysis.filters import DetectionFilter, FilterOptions
+from trt_afdet.stream.analysis.shapes import check_polygon, to_pixels
 
 NAMES = ("person", "car", "dog")
 FOUND = Detections(

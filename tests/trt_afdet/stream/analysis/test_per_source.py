@@ -15,8 +15,9 @@ from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.stream.analysis.filters import FilterOptions
 from trt_afdet.stream.analysis.per_source import AnalysisOptions, SourceAnalysis
+from trt_afdet.stream.analysis.shapes import parse_shapes
 from trt_afdet.stream.analysis.tracking import TrackOptions
-from trt_afdet.stream.analysis.zones import ZoneOptions, parse_shapes
+from trt_afdet.stream.analysis.zones import ZoneOptions
 from trt_afdet.stream.frame import StreamFrame, StreamResult
 from trt_afdet.stream.monitoring.status import StatusEvent
 from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourcePlan

@@ -23,7 +23,7 @@ def objects(boxes: object, confidence: float = 0.9, class_id: int = 0) -> Detect
 
 def feed(tracker: Tracker, boxes: object, moment: float, strong: bool = True) -> list[int | None]:
     found = objects(boxes)
-    return tracker.update(found, np.full(len(found), strong), moment).tracks
+    return tracker.update(found, moment, strong=np.full(len(found), strong)).tracks
 
 
 @pytest.mark.parametrize(("fps", "every"), [(30, 1), (30, 3), (10, 1)])
@@ -53,7 +53,7 @@ def test_the_order_of_the_detections_does_not_matter_and_is_kept() -> None:
     for step in range(200):
         order = rng.permutation(6)
         boxes = boxes_at(pattern, step)[order]
-        found = tracker.update(objects(boxes), np.ones(6, bool), step / 30)
+        found = tracker.update(objects(boxes), step / 30)
         assert np.array_equal(found.xyxy, boxes)
         for index, number in zip(order.tolist(), found.tracks, strict=True):
             if number is not None:
@@ -150,7 +150,7 @@ def test_boxes_are_carried_on_at_their_speed() -> None:
     start = np.array([100.0, 100.0, 140.0, 160.0])
     for step in range(30):
         found = objects([start + speed * step / 30], confidence=0.7, class_id=1)
-        tracker.update(found, np.ones(1, bool), step / 30)
+        tracker.update(found, step / 30)
     for ahead in (0.0, 0.1, 0.2):
         moment = 29 / 30 + ahead
         carried = tracker.carry(moment, NAMES, 640, 480)

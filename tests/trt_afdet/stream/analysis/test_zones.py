@@ -12,14 +12,8 @@ import pytest
 
 from trt_afdet.detections import Detections
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError
-from trt_afdet.stream.analysis.zones import (
-    ANCHORS,
-    Shapes,
-    ZoneMonitor,
-    ZoneOptions,
-    parse_shapes,
-    read_zones,
-)
+from trt_afdet.stream.analysis.shapes import Shapes, parse_shapes, read_zones
+from trt_afdet.stream.analysis.zones import ANCHORS, ZoneOptions, Zones
 
 # The middle fifth of a picture of 1000 x 1000, and a line down its middle, drawn upwards.
 ZONE = {"name": "strip", "polygon": [[0.4, 0], [0.6, 0], [0.6, 1], [0.4, 1]]}
@@ -48,13 +42,15 @@ class Walk:
             "zones": [s for s in shapes if "polygon" in s],
             "lines": [s for s in shapes if "points" in s],
         }
-        self.monitor = ZoneMonitor("cam", parse_shapes(value), options)
+        self.monitor = Zones(parse_shapes(value), options=options, source="cam")
         self.step = 0
         self.events: list[dict[str, Any]] = []
 
     def frame(self, *places: tuple[int, float, float], name: str = "car") -> list[dict[str, Any]]:
         moment = self.step / 10
-        new = self.monitor.update(at(*places, name=name), moment, 5000 + moment, 1000, 1000)
+        new = self.monitor.update(
+            at(*places, name=name), moment, wall_time=5000 + moment, size=(1000, 1000)
+        )
         self.step += 1
         self.events += [event.to_json() for event in new]
         return [event.to_json() for event in new]
@@ -195,19 +191,16 @@ def test_who_dances_on_a_line_crosses_it_once() -> None:
 @pytest.mark.parametrize("anchor", ANCHORS)
 def test_the_anchor_decides(anchor: str) -> None:
     share = ANCHORS[anchor]
-    monitor = ZoneMonitor(
-        "cam",
-        parse_shapes(
-            {"zones": [{"name": "z", "polygon": [[90, 90], [110, 90], [110, 110], [90, 110]]}]}
-        ),
-        ZoneOptions(anchor=anchor, confirm=1),
+    monitor = Zones(
+        {"z": [(90, 90), (110, 90), (110, 110), (90, 110)]},
+        options=ZoneOptions(anchor=anchor, confirm=1),
     )
     x1, y1 = 100 - 200 * share[0], 100 - 300 * share[1]
     boxes = np.array([[x1, y1, x1 + 200, y1 + 300]], np.float32)
     found = Detections(boxes, [0.9], [0], ("car",), [1])  # type: ignore[arg-type]
-    assert monitor.update(found, 0, 0, 1000, 1000)
+    assert monitor.update(found, 0, wall_time=0, size=(1000, 1000))
     away = Detections(boxes + 40, [0.9], [0], ("car",), [2])  # type: ignore[arg-type]
-    assert not monitor.update(away, 0.1, 0, 1000, 1000)
+    assert not monitor.update(away, 0.1, wall_time=0, size=(1000, 1000))
 
 
 def test_shares_hold_for_every_size_and_pixels_for_theirs() -> None:
@@ -217,16 +210,14 @@ def test_shares_hold_for_every_size_and_pixels_for_theirs() -> None:
         ([[450, 450], [550, 450], [550, 550]], {(1000, 1000): True, (2000, 1000): True}),
     ):
         for (width, height), inside in sizes.items():
-            monitor = ZoneMonitor(
-                "c", parse_shapes({"zones": [{"name": "z", "polygon": polygon}]}), SHARP
-            )
-            assert bool(monitor.update(found, 0, 0, width, height)) is inside
+            monitor = Zones({"z": polygon}, options=SHARP)
+            assert bool(monitor.update(found, 0, size=(width, height))) is inside
 
 
 def test_objects_without_a_number_make_no_events() -> None:
-    monitor = ZoneMonitor("cam", parse_shapes({"zones": [ZONE], "lines": [LINE]}), SHARP)
+    monitor = Zones(parse_shapes({"zones": [ZONE], "lines": [LINE]}), options=SHARP, source="cam")
     for x in (300, 500, 700):
-        assert monitor.update(at((-1, x, 500)), x / 100, 0, 1000, 1000) == ()
+        assert monitor.update(at((-1, x, 500)), x / 100, wall_time=0, size=(1000, 1000)) == ()
 
 
 def test_zones_are_replaced_while_it_runs() -> None:
@@ -248,7 +239,7 @@ def test_zones_are_replaced_while_it_runs() -> None:
 
 
 def test_zones_are_replaced_from_another_thread_all_the_time() -> None:
-    monitor = ZoneMonitor("cam", parse_shapes({"zones": [ZONE]}), SHARP)
+    monitor = Zones(parse_shapes({"zones": [ZONE]}), options=SHARP, source="cam")
     stop = threading.Event()
 
     def replace() -> None:
@@ -261,7 +252,9 @@ def test_zones_are_replaced_from_another_thread_all_the_time() -> None:
     inside = 0
     try:
         for step in range(500):
-            for event in monitor.update(at((1, 500, 500)), step / 10, 0, 1000, 1000):
+            for event in monitor.update(
+                at((1, 500, 500)), step / 10, wall_time=0, size=(1000, 1000)
+            ):
                 inside += {"enter": 1, "leave": -1}.get(event.kind, 0)
                 assert 0 <= inside <= 1
     finally:
@@ -270,16 +263,16 @@ def test_zones_are_replaced_from_another_thread_all_the_time() -> None:
 
 
 def test_a_file_that_starts_again_ends_all_stays() -> None:
-    monitor = ZoneMonitor("cam", parse_shapes({"zones": [ZONE]}), SHARP)
-    monitor.update(at((1, 500, 500)), 60.0, 0, 1000, 1000)
-    events = monitor.update(at((2, 100, 500)), 0.0, 0, 1000, 1000)
+    monitor = Zones(parse_shapes({"zones": [ZONE]}), options=SHARP, source="cam")
+    monitor.update(at((1, 500, 500)), 60.0, wall_time=0, size=(1000, 1000))
+    events = monitor.update(at((2, 100, 500)), 0.0, wall_time=0, size=(1000, 1000))
     assert [event.kind for event in events] == ["leave", "count"]
 
 
 def test_tracks_are_forgotten() -> None:
-    monitor = ZoneMonitor("cam", parse_shapes({"zones": [ZONE], "lines": [LINE]}), SHARP)
+    monitor = Zones(parse_shapes({"zones": [ZONE], "lines": [LINE]}), options=SHARP, source="cam")
     for step in range(500):
-        monitor.update(at((step, 500, 500)), step / 10, 0, 1000, 1000)
+        monitor.update(at((step, 500, 500)), step / 10, wall_time=0, size=(1000, 1000))
     assert len(monitor._tracks) <= 12
 
 

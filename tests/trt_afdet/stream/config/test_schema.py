@@ -9,8 +9,8 @@ import pytest
 from tests.paths import ROOT
 from trt_afdet.errors import InvalidValueError, MissingFileError
 from trt_afdet.stream.analysis.per_source import AnalysisOptions
+from trt_afdet.stream.analysis.shapes import Zone
 from trt_afdet.stream.analysis.tracking import TrackOptions
-from trt_afdet.stream.analysis.zones import Zone
 from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.config.schema import (
     Config,
