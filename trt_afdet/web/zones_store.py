@@ -14,7 +14,7 @@ from trt_afdet.stream.analysis.shapes import Shapes, parse_shapes, read_zones
 from trt_afdet.support.files import write_text
 
 #: Zones and lines of a source as JSON, see :func:`trt_afdet.stream.analysis.shapes.parse_shapes`.
-Zones = dict[str, list[dict[str, Any]]]
+ShapesJson = dict[str, list[dict[str, Any]]]
 
 
 class ZonesStore:
@@ -31,7 +31,7 @@ class ZonesStore:
     def __init__(
         self,
         path: Path | str | None = None,
-        on_zones: Callable[[str, Zones], None] | None = None,
+        on_zones: Callable[[str, ShapesJson], None] | None = None,
     ) -> None:
         self.path = Path(path) if path is not None else None
         self.on_zones = on_zones
@@ -43,11 +43,11 @@ class ZonesStore:
             with suppress(MissingFileError):
                 self._shapes = read_zones(self.path)
 
-    def get(self, source: str) -> Zones:
+    def get(self, source: str) -> ShapesJson:
         """A source's zones and lines; empty lists if it has none."""
         return self.in_shares(source, None)
 
-    def in_shares(self, source: str, size: tuple[int, int] | None) -> Zones:
+    def in_shares(self, source: str, size: tuple[int, int] | None) -> ShapesJson:
         """A source's zones and lines as shares of the picture, which the page draws.
 
         Args:
@@ -58,12 +58,12 @@ class ZonesStore:
             shapes = self._shapes.get(source, Shapes())
         return (shapes if size is None else shapes.in_shares(*size)).to_dict()
 
-    def all(self) -> dict[str, Zones]:
+    def all(self) -> dict[str, ShapesJson]:
         """Of every source that has any."""
         with self._lock:
             return {source: shapes.to_dict() for source, shapes in self._shapes.items()}
 
-    def put(self, source: str, value: object) -> Zones:
+    def put(self, source: str, value: object) -> ShapesJson:
         """Replaces a source's zones and lines: checked, written, then told to ``on_zones``.
 
         Returns:
