@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import json
+import math
+import os
+import platform
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trt_afdet.support.files import output_file
+from trt_afdet import __version__
+from trt_afdet.cli import ui
+from trt_afdet.cli.demo import ASSETS
+from trt_afdet.errors import InvalidValueError
+from trt_afdet.runtime.times import STAGES, StageTimes, percentile
+from trt_afdet.support.files import check_output, data_on_stdout, output_file, write_text
+from trt_afdet.support.packages import missing
 
 if TYPE_CHECKING:
     from trt_afdet.runtime.detector import Detector, Frame
@@ -65,14 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from contextlib import ExitStack
-
-    from trt_afdet.cli import ui
-    from trt_afdet.support.files import check_output, data_on_stdout
-
     if args.frames < 1:
-        from trt_afdet.errors import InvalidValueError
-
         raise InvalidValueError("--frames must be at least 1", got=args.frames)
     for path in (args.json, args.picture):
         if path is not None:
@@ -96,15 +101,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _tell(results: list[Result], frames: list[Frame], args: argparse.Namespace) -> None:
     """Prints the tables, and writes the files that were asked for."""
-    from trt_afdet.cli import ui
-    from trt_afdet.support.files import write_text
 
     height, width = frames[0].shape[:2]
     ui.table(f"frames of {width}x{height}, milliseconds per batch", *latency_table(results))
     ui.table("milliseconds per batch and stage, p50", *stage_table(results))
     if args.json:
-        import json
-
         write_text(args.json, json.dumps(report(results, frames, args), indent=2) + "\n")
         print(f"wrote {args.json}")
     if args.picture:
@@ -150,26 +151,22 @@ class Result:
     rates: list[float] = field(default_factory=list)
     bare: list[float] = field(default_factory=list)
 
-    def latency_ms(self, share: float) -> float:
-        from trt_afdet.runtime.times import percentile
+    @property
+    def label(self) -> list[str]:
+        return [self.model, self.precision, self.backend, str(self.batch)]
 
+    def latency_ms(self, share: float) -> float:
         return percentile(self.latencies, share) * 1e3
 
     def stage_ms(self) -> dict[str, float]:
-        from trt_afdet.runtime.times import percentile
-
         return {name: percentile(values, 0.5) * 1e3 for name, values in self.stages.items()}
 
     def frames_per_second(self) -> float:
-        from trt_afdet.runtime.times import percentile
-
         if self.rates:
             return percentile(self.rates, 0.5)
         return self.batch * len(self.latencies) / sum(self.latencies)
 
     def bare_frames_per_second(self) -> float | None:
-        from trt_afdet.runtime.times import percentile
-
         return percentile(self.bare, 0.5) if self.bare else None
 
     def as_dict(self) -> dict[str, Any]:
@@ -196,7 +193,6 @@ def parse_batches(text: str) -> list[int]:
     Raises:
         InvalidValueError: If one is no whole number above 0.
     """
-    from trt_afdet.errors import InvalidValueError
 
     sizes = set()
     for word in text.split(","):
@@ -212,7 +208,6 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     Raises:
         InvalidValueError: If it is not of that form.
     """
-    from trt_afdet.errors import InvalidValueError
 
     if text is None:
         return None
@@ -231,8 +226,6 @@ def load_frames(source: str | None, size: tuple[int, int] | None) -> list[Frame]
     import cv2
     import numpy as np
 
-    from trt_afdet.cli.demo import ASSETS
-    from trt_afdet.errors import InvalidValueError
     from trt_afdet.media import open_inputs
 
     frames: list[Frame] = []
@@ -265,6 +258,7 @@ def open_contenders(
         AfdetError: If a model cannot be opened, or a backend is unknown.
     """
     from trt_afdet.runtime.detector import Detector
+    from trt_afdet.trt.sidecar import read
 
     names = [path.name for path in models]
     contenders = []
@@ -277,7 +271,9 @@ def open_contenders(
                 contenders.append(Contender(name, onnx_precision(path), backend, detector))
         else:
             detector = stack.enter_context(Detector.load(path))
-            contenders.append(Contender(name, engine_precision(path), "TensorRT", detector))
+            contenders.append(
+                Contender(name, str(read(path).precision_asked), "TensorRT", detector)
+            )
     return contenders
 
 
@@ -288,8 +284,6 @@ def providers(text: str) -> dict[str, str]:
         InvalidValueError: If this ONNX Runtime does not have one.
         MissingDependencyError: If it is not installed.
     """
-    from trt_afdet.errors import InvalidValueError
-    from trt_afdet.support.packages import missing
 
     try:
         import onnxruntime
@@ -323,19 +317,9 @@ def onnx_precision(path: Path) -> str:
         return "int8"
     sizes: dict[int, int] = {}
     for tensor in model.graph.initializer:
-        count = 1
-        for dim in tensor.dims:
-            count *= dim
-        sizes[tensor.data_type] = sizes.get(tensor.data_type, 0) + count
+        sizes[tensor.data_type] = sizes.get(tensor.data_type, 0) + math.prod(tensor.dims)
     halves = sizes.get(onnx.TensorProto.FLOAT16, 0)
     return "fp16" if halves > sizes.get(onnx.TensorProto.FLOAT, 0) else "fp32"
-
-
-def engine_precision(path: Path) -> str:
-    """What an engine was built for."""
-    from trt_afdet.trt.sidecar import read
-
-    return str(read(path).precision_asked)
 
 
 def measure(
@@ -352,7 +336,6 @@ def measure(
     Returns:
         By batch size, then in the order of the contenders.
     """
-    from trt_afdet.cli import ui
 
     results: list[Result] = []
     plan = []
@@ -378,7 +361,6 @@ def measure(
 
 
 def _fits(contender: Contender, batch: int) -> bool:
-    from trt_afdet.cli import ui
     from trt_afdet.runtime.backend import FrameBackend
 
     backend = contender.detector.backend
@@ -404,7 +386,6 @@ def _warm_up(contender: Contender, group: list[Frame]) -> None:
 
 def _measure_once(contender: Contender, result: Result, group: list[Frame]) -> None:
     from trt_afdet.runtime.runner import Runner
-    from trt_afdet.runtime.times import StageTimes
 
     detector = contender.detector
     detector.times = StageTimes()
@@ -433,10 +414,6 @@ def _pipelined_rate(backend: Any, group: list[Frame]) -> float:
 Table = tuple[list[str], list[list[str]]]
 
 
-def _label(result: Result) -> list[str]:
-    return [result.model, result.precision, result.backend, str(result.batch)]
-
-
 _LABELS = ["model", "precision", "backend", "batch"]
 
 
@@ -447,7 +424,7 @@ def latency_table(results: Sequence[Result]) -> Table:
     columns += ["bare", "share"] if with_bare else []
     rows = []
     for result in results:
-        row = [*_label(result), *(f"{result.latency_ms(s):.2f}" for s in (0.5, 0.95, 0.99))]
+        row = [*result.label, *(f"{result.latency_ms(s):.2f}" for s in (0.5, 0.95, 0.99))]
         row.append(f"{result.frames_per_second():.1f}")
         if with_bare:
             bare = result.bare_frames_per_second()
@@ -458,7 +435,6 @@ def latency_table(results: Sequence[Result]) -> Table:
 
 def stage_names(results: Sequence[Result]) -> list[str]:
     """The stages that any model has, in the order a frame passes them."""
-    from trt_afdet.runtime.times import STAGES
 
     return [name for name in STAGES if any(name in result.stages for result in results)]
 
@@ -470,7 +446,7 @@ def stage_table(results: Sequence[Result]) -> Table:
     for result in results:
         stages = result.stage_ms()
         cells = [f"{stages[name]:.2f}" if name in stages else "" for name in names]
-        rows.append([*_label(result), *cells])
+        rows.append([*result.label, *cells])
     return [*_LABELS, *names], rows
 
 
@@ -478,11 +454,7 @@ def report(
     results: Sequence[Result], frames: Sequence[Frame], args: argparse.Namespace
 ) -> dict[str, Any]:
     """All figures, and what they were measured on."""
-    import os
-    import platform
-    from datetime import datetime, timezone
 
-    from trt_afdet import __version__
     from trt_afdet.doctor import examine
 
     height, width = frames[0].shape[:2]

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
+
+from trt_afdet.cli import ui
+from trt_afdet.errors import InvalidValueError, MissingDependencyError
 
 SUMMARY = "check or convert a dataset; `data doom` films one in Doom"
 
@@ -46,8 +50,6 @@ examples:
 
 
 def _add_training_kinds(kinds: Any) -> None:
-    from importlib.metadata import entry_points
-
     for point in entry_points(group="trt_afdet.commands", name="data"):
         try:
             module = point.load()
@@ -61,8 +63,6 @@ def _add_training_kinds(kinds: Any) -> None:
 
 
 def _no_training(_: argparse.Namespace) -> int:
-    from trt_afdet.errors import MissingDependencyError
-
     raise MissingDependencyError(
         "`data doom` belongs to the training package, which is not installed",
         hint='pip install "trt-afdet[train]"',
@@ -75,7 +75,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from trt_afdet.cli import ui
     from trt_afdet.datasets import dataset_format
     from trt_afdet.datasets.convert import merged_report, open_all
 
@@ -117,14 +116,11 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _check_suffix(path: Path) -> None:
-    from trt_afdet.errors import InvalidValueError
-
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise InvalidValueError("the contact sheet is a picture", got=path, hint="use .png or .jpg")
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from trt_afdet.cli import ui
     from trt_afdet.datasets.convert import convert, merged_report
 
     written = convert(

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from trt_afdet.cli import ui
+from trt_afdet.errors import InvalidValueError
+from trt_afdet.support.files import write_text
+from trt_afdet.support.packages import missing
 
 if TYPE_CHECKING:
     from trt_afdet.datasets import Dataset
@@ -50,8 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from trt_afdet.cli import ui
-    from trt_afdet.errors import InvalidValueError
     from trt_afdet.evaluation import evaluate_coco, evaluate_voc, predict
 
     for option in ("batch", "limit"):
@@ -80,9 +84,7 @@ def open_truth(
     path: str, split: str | None, model: tuple[str, ...], *, strict: bool = False
 ) -> Dataset:
     """The dataset with the model's classes, checked; what was found in it is printed."""
-    from trt_afdet.cli import ui
     from trt_afdet.datasets import open_dataset
-    from trt_afdet.errors import InvalidValueError
 
     truth = open_dataset(path, split, model=model, decode=True, progress=ui.progress, strict=strict)
     for line in truth.report.lines():
@@ -101,10 +103,6 @@ def _open_model(args: argparse.Namespace) -> Any:
         "threads": args.threads,
     }
     if args.model.is_dir() or args.model.suffix == ".safetensors":
-        from importlib.metadata import entry_points
-
-        from trt_afdet.support.packages import missing
-
         for point in entry_points(group="trt_afdet.detectors", name="checkpoint"):
             try:
                 load = point.load()
@@ -121,8 +119,6 @@ def _percent(value: float) -> str:
 
 
 def _print(result: CocoResult, extra: dict[str, float]) -> None:
-    from trt_afdet.cli import ui
-
     rows = [[c.name, str(c.truths), _percent(c.ap), _percent(c.ap50)] for c in result.classes]
     ui.table(f"{result.images} pictures", ["class", "objects", "AP", "AP50"], rows)
     figures = {**result.metrics(), **extra}
@@ -138,7 +134,6 @@ def _write(
 ) -> None:
     from trt_afdet.evaluation import confusion_matrix
     from trt_afdet.evaluation.plots import plot_confusion, plot_precision_recall
-    from trt_afdet.support.files import write_text
 
     plot_precision_recall(result, out / "pr.png")
     plot_confusion(confusion_matrix(truth, found), truth.class_names, out / "confusion.png")

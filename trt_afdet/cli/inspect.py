@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trt_afdet.support.files import output_file
+from trt_afdet.cli import ui
+from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError
+from trt_afdet.support.files import check_output, data_on_stdout, output_file
 
 if TYPE_CHECKING:
     from trt_afdet.spec import ModelSpec
@@ -57,8 +60,6 @@ class Findings:
 
 
 def run(args: argparse.Namespace) -> int:
-    from trt_afdet.support.files import check_output, data_on_stdout
-
     found = examine(args.file)
     if args.picture is not None:
         check_output(args.picture)
@@ -69,7 +70,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _tell(found: Findings, args: argparse.Namespace) -> None:
     """Prints the tables, and draws the picture that was asked for."""
-    from trt_afdet.cli import ui
 
     ui.table(str(args.file), ("what", ""), found.facts)
     ui.table("tensors", ("name", "kind", "type", "shape"), found.tensors)
@@ -95,7 +95,6 @@ def examine(path: Path) -> Findings:
         MissingDependencyError: If it is an ONNX file and onnx is not installed.
     """
     if path.suffix.lower() == ".onnx":
-        from trt_afdet.errors import AfdetError, CorruptFileError
         from trt_afdet.runtime.model_errors import reason
 
         try:
@@ -140,7 +139,6 @@ def _of_onnx(path: Path) -> Findings:
 def _read_onnx(path: Path) -> Any:
     """Any model of ours: canonical, converted, with NMS."""
     from trt_afdet.engine.onnx.model_file import load_canonical
-    from trt_afdet.errors import InvalidValueError
 
     try:
         return load_canonical(path)[0]
@@ -228,8 +226,6 @@ def _shape(batch: str, rest: list[str]) -> str:
 
 
 def _spec_rows(spec: ModelSpec) -> list[list[str]]:
-    import dataclasses
-
     rows = []
     for name, value in dataclasses.asdict(spec).items():
         if name == "class_names":
