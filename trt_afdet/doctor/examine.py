@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from trt_afdet.doctor import gpu, jetson, software, system
 from trt_afdet.doctor.machine import Machine
-from trt_afdet.doctor.row import USES, Row, first_line
+from trt_afdet.doctor.row import ENGINES, USES, Row, first_line
 from trt_afdet.support.threads import Worker
 
 #: Seconds that a probe may take.
@@ -46,9 +46,9 @@ PROBES: tuple[Probe, ...] = (
     Probe("ONNX Runtime", software.onnxruntime, IMPORT_LIMIT),
     Probe("other packages", software.other_packages),
     Probe("native parts", gpu.native_parts, IMPORT_LIMIT),
-    Probe("TensorRT", gpu.tensorrt, IMPORT_LIMIT, gpu.ENGINES),
-    Probe("CUDA packages", gpu.cuda_packages, LIMIT, gpu.ENGINES),
-    Probe("NVIDIA GPU", gpu.driver, LIMIT, gpu.ENGINES),
+    Probe("TensorRT", gpu.tensorrt, IMPORT_LIMIT, ENGINES),
+    Probe("CUDA packages", gpu.cuda_packages, LIMIT, ENGINES),
+    Probe("NVIDIA GPU", gpu.driver, LIMIT, ENGINES),
     Probe("Jetson", jetson.board),
     Probe("JetPack", jetson.jetpack),
     Probe("power mode", jetson.power_mode),

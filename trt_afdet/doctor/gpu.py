@@ -13,11 +13,8 @@ from pathlib import Path
 from trt_afdet import native
 from trt_afdet.doctor.jetson import release_of
 from trt_afdet.doctor.machine import Machine
-from trt_afdet.doctor.row import Row, first_line
+from trt_afdet.doctor.row import ENGINES, Row, first_line
 from trt_afdet.support.packages import install
-
-#: Who needs TensorRT, a GPU and what lies between them.
-ENGINES = ("build-engine",)
 
 #: Bindings by import name, with the file name of the library behind them.
 _FLAVOURS = {"tensorrt": "libnvinfer", "tensorrt_rtx": "libtensorrt_rtx"}

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from trt_afdet.doctor.machine import Machine
-from trt_afdet.doctor.row import Row
+from trt_afdet.doctor.row import ENGINES, Row
 
 #: JetPack by release of Jetson Linux (L4T). No file states it; NVIDIA's release notes do.
 _JETPACK = {
@@ -36,9 +36,6 @@ _JETPACK = {
     (39, 2, 0): "7.2",
     (39, 2, 1): "7.2.1",
 }
-
-#: Who needs what JetPack brings.
-_ENGINES = ("build-engine",)
 
 #: JetPack's first number by the first one of the release.
 _JETPACK_SERIES = {32: "4", 34: "5", 35: "5", 36: "6", 38: "7", 39: "7"}
@@ -77,11 +74,11 @@ def jetpack(machine: Machine) -> Iterator[Row]:
     found = f"{version}, Jetson Linux {'.'.join(map(str, release))}"
     if release[:2] < _OLDEST:
         fix = "flash JetPack 5.1 or newer; until then ONNX Runtime on the CPU"
-        yield Row("fix", "JetPack", f"{found}: TensorRT is older than 8.5", fix, _ENGINES)
+        yield Row("fix", "JetPack", f"{found}: TensorRT is older than 8.5", fix, ENGINES)
     elif package is None and _missing_parts(machine):
         # The image without JetPack's packages has a driver, but neither CUDA nor TensorRT.
         fix = "sudo apt-get update && sudo apt-get install -y nvidia-jetpack"
-        yield Row("fix", "JetPack", f"{found}: CUDA or TensorRT is not installed", fix, _ENGINES)
+        yield Row("fix", "JetPack", f"{found}: CUDA or TensorRT is not installed", fix, ENGINES)
     else:
         yield Row("ok", "JetPack", found)
 

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, field
 
 #: What people do with the package; each row says which of them need it.
 USES = ("detect", "run", "web", "train", "build-engine")
+#: Who needs TensorRT, a GPU and what lies between them.
+ENGINES = ("build-engine",)
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,11 @@ class Row:
 
     def as_dict(self) -> dict[str, object]:
         return {**asdict(self), "uses": list(self.uses)}
+
+
+def judged(good: bool, name: str, detail: str, fix: str, uses: tuple[str, ...] = USES) -> Row:
+    """A row that is "ok", or else has something to fix."""
+    return Row("ok", name, detail) if good else Row("fix", name, detail, fix, uses)
 
 
 def first_line(error: object) -> str:

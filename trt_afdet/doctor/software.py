@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from trt_afdet.doctor.jetson import release_of
 from trt_afdet.doctor.machine import Machine
-from trt_afdet.doctor.row import USES, Row, first_line
+from trt_afdet.doctor.row import USES, Row, first_line, judged
 from trt_afdet.support.packages import HEADLESS, PACKAGES, install, missing
 
 #: Oldest Python that the package installs on.
@@ -45,11 +45,9 @@ _OTHER_PACKAGES: dict[str, tuple[str, tuple[str, ...]]] = {
 
 def python(machine: Machine) -> Iterator[Row]:
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    if sys.version_info >= OLDEST_PYTHON:
-        yield Row("ok", "Python", found)
-    else:
-        wanted = ".".join(map(str, OLDEST_PYTHON))
-        yield Row("fix", "Python", found, f"uv python install {wanted}")
+    wanted = ".".join(map(str, OLDEST_PYTHON))
+    good = sys.version_info >= OLDEST_PYTHON
+    yield judged(good, "Python", found, f"uv python install {wanted}")
 
 
 def packages(machine: Machine) -> Iterator[Row]:
@@ -112,6 +110,8 @@ def opencv_video(machine: Machine) -> Iterator[Row]:
 
 def gstreamer(machine: Machine) -> Iterator[Row]:
     """What plays ``csi://`` and ``gst://``, and reaches a Jetson's decoder."""
+    # Only a Jetson needs it, for csi:// and its decoder.
+    uses = ("run",) if release_of(machine) else ()
     try:
         gi = importlib.import_module("gi")
         gi.require_version("Gst", "1.0")
@@ -121,23 +121,18 @@ def gstreamer(machine: Machine) -> Iterator[Row]:
         elements = gst.ElementFactory
         version = ".".join(map(str, gst.version()[:3]))
     except Exception as error:  # gi raises ValueError for a typelib that is missing.
-        # What csi:// and the decoder of a Jetson need; elsewhere hardly anybody does.
-        uses = ("run",) if release_of(machine) else ()
         yield _gstreamer_of_opencv(first_line(error), uses)
         return
     wanted = ["appsink", "videoconvert"]
-    if release_of(machine):
+    if uses:
         wanted += ["nvarguscamerasrc", "nvvidconv", "nvv4l2decoder"]
-    missing = [name for name in wanted if elements.find(name) is None]
-    if missing:
-        packages = "gstreamer1.0-plugins-base"
-        if release_of(machine):
-            packages += " nvidia-l4t-gstreamer nvidia-l4t-camera"
-        detail = f"{version}, without {', '.join(missing)}"
-        fix = f"sudo apt-get install -y {packages}"
-        yield Row("fix", "GStreamer", detail, fix, ("run",) if release_of(machine) else ())
-    else:
+    absent = [name for name in wanted if elements.find(name) is None]
+    if not absent:
         yield Row("ok", "GStreamer", f"{version}, through PyGObject {gi.__version__}")
+        return
+    more = " nvidia-l4t-gstreamer nvidia-l4t-camera" if uses else ""
+    fix = f"sudo apt-get install -y gstreamer1.0-plugins-base{more}"
+    yield Row("fix", "GStreamer", f"{version}, without {', '.join(absent)}", fix, uses)
 
 
 def _gstreamer_of_opencv(problem: str, uses: tuple[str, ...]) -> Row:
@@ -160,13 +155,12 @@ def opencv_windows(machine: Machine) -> Iterator[Row]:
     information = build_information()
     if not information:
         return
-    toolkit = information.get("GUI", "NONE")
-    if toolkit == "NONE":
-        fix = "pip uninstall -y opencv-python-headless && pip install opencv-python"
-        detail = "a headless build: no window; files, the web page and the rest work"
-        yield Row("not needed", "OpenCV windows", detail, fix)
-    else:
+    if (toolkit := information.get("GUI", "NONE")) != "NONE":
         yield Row("ok", "OpenCV windows", toolkit)
+        return
+    fix = "pip uninstall -y opencv-python-headless && pip install opencv-python"
+    detail = "a headless build: no window; files, the web page and the rest work"
+    yield Row("not needed", "OpenCV windows", detail, fix)
 
 
 def pyav(machine: Machine) -> Iterator[Row]:
@@ -187,15 +181,12 @@ def pyav(machine: Machine) -> Iterator[Row]:
 def onnxruntime(machine: Machine) -> Iterator[Row]:
     try:
         runtime = importlib.import_module("onnxruntime")
-        providers = [name.removesuffix("ExecutionProvider") for name in _providers(runtime)]
+        names: list[str] = runtime.get_available_providers()
     except Exception as error:
         yield _broken("onnxruntime", error, ("detect", "run", "web", "build-engine"))
         return
-    yield Row("ok", "onnxruntime", f"{runtime.__version__}, runs on {', '.join(providers)}")
-
-
-def _providers(runtime: object) -> list[str]:
-    return list(runtime.get_available_providers())  # type: ignore[attr-defined]
+    providers = ", ".join(name.removesuffix("ExecutionProvider") for name in names)
+    yield Row("ok", "onnxruntime", f"{runtime.__version__}, runs on {providers}")
 
 
 def other_packages(machine: Machine) -> Iterator[Row]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from trt_afdet.doctor.jetson import release_of
 from trt_afdet.doctor.machine import Machine
-from trt_afdet.doctor.row import Row
+from trt_afdet.doctor.row import Row, judged
 
 GIB = 2**30
 
@@ -99,11 +99,8 @@ def disk(machine: Machine) -> Iterator[Row]:
     folder = Path.cwd() if machine.is_this_one else machine.root
     usage = shutil.disk_usage(folder)
     found = f"{usage.free / GIB:.1f} of {usage.total / GIB:.0f} GiB free"
-    if usage.free < _LITTLE_DISK:
-        fix = "du -xh --max-depth=2 / | sort -h | tail -20"
-        yield Row("fix", "disk", found, fix, ("run", "train", "build-engine"))
-    else:
-        yield Row("ok", "disk", found)
+    fix = "du -xh --max-depth=2 / | sort -h | tail -20"
+    yield judged(usage.free >= _LITTLE_DISK, "disk", found, fix, ("run", "train", "build-engine"))
 
 
 def _memory_figures(machine: Machine) -> dict[str, int]:
@@ -119,11 +116,10 @@ def memory(machine: Machine) -> Iterator[Row]:
         return
     available = figures.get("MemAvailable", 0)
     found = f"{available / GIB:.1f} of {figures['MemTotal'] / GIB:.1f} GiB available"
-    if available < _LITTLE_MEMORY:
-        fix = "ps -eo rss,comm --sort=-rss | head"
-        yield Row("fix", "memory", found, fix, ("run", "train", "build-engine"))
-    else:
-        yield Row("ok", "memory", found)
+    fix = "ps -eo rss,comm --sort=-rss | head"
+    yield judged(
+        available >= _LITTLE_MEMORY, "memory", found, fix, ("run", "train", "build-engine")
+    )
 
 
 def swap(machine: Machine) -> Iterator[Row]:

@@ -24,14 +24,10 @@ def marked_encoding(data: bytes) -> str | None:
 
 
 def decode_text(data: bytes, name: object) -> str:
-    """UTF-8, or what a byte-order mark says; the mark is removed.
-
-    Args:
-        data: The file's bytes.
-        name: The file, for the error.
+    """Bytes as UTF-8, or as their byte-order mark says; the mark is removed.
 
     Raises:
-        CorruptFileError: If the bytes are no such text.
+        CorruptFileError: If the bytes are no such text; names the file.
     """
     try:
         return data.decode(marked_encoding(data) or "utf-8")
@@ -66,11 +62,7 @@ def read_secret(path: Path) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file's bytes.
-
-    Raises:
-        CorruptFileError: If it cannot be read.
-    """
+    """A file's bytes; raises FileNotFoundError, or CorruptFileError if it cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -106,11 +98,7 @@ def load_yaml(text: str) -> Any:
 
 
 def import_yaml() -> Any:
-    """PyYAML.
-
-    Raises:
-        MissingDependencyError: If it is missing.
-    """
+    """PyYAML; raises MissingDependencyError without it."""
     try:
         import yaml
     except ImportError as error:
