@@ -102,11 +102,11 @@ def bgr(nv12: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(nv12, cv2.COLOR_YUV2BGR_NV12), np.uint8)
 
 
-def describe(case: Case, address: int) -> native.Frame:
+def describe(case: Case, address: int) -> native.FrameDescriptor:
     """A frame without gaps between its rows."""
     box = Letterbox.fit(case.height, case.width, SPEC.height, SPEC.width)
     pixels = case.height * case.width
-    return native.Frame(
+    return native.FrameDescriptor(
         planes=(ctypes.c_void_p * 2)(address, address + pixels),
         pitches=(ctypes.c_int32 * 2)(case.width * (1 if case.nv12 else 3), case.width),
         height=case.height,
@@ -181,7 +181,7 @@ class Bench:
         staging = resources.pinned(size)
         staging[:] = np.random.default_rng(0).integers(0, 256, size, np.uint8)
         stream = resources.stream()
-        each = ctypes.sizeof(native.Frame) * case.batch
+        each = ctypes.sizeof(native.FrameDescriptor) * case.batch
         table = resources.pinned(launches * each)
         outputs = []
         frames = [resources.memory(size) for _ in range(launches)]
@@ -189,7 +189,7 @@ class Bench:
             device.copy_in(memory, staging, stream)
             described = [describe(case, memory + i * case.frame_bytes) for i in range(case.batch)]
             self.library.check_frames(described, SPEC)
-            raw = bytes((native.Frame * case.batch)(*described))
+            raw = bytes((native.FrameDescriptor * case.batch)(*described))
             table[launch * each : (launch + 1) * each] = np.frombuffer(raw, np.uint8)
             outputs.append(resources.memory(case.output_bytes))
         descriptors = resources.memory(len(table))

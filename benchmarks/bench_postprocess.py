@@ -206,7 +206,7 @@ def library_task(heads: Sequence[npt.NDArray[Any]], spec: ModelSpec, threads: in
     outputs = native.Outputs.empty(len(heads[0]), spec)
     addresses = (ctypes.c_void_p * len(heads))(*(head.ctypes.data for head in heads))
     out = native.DetectionsOut(*(array.ctypes.data for array in outputs))
-    params = native.Params.of(spec)
+    params = native.DecodeParams.of(spec)
     dtype, batch = native.DTYPES[heads[0].dtype.name], len(heads[0])
 
     def run() -> object:
@@ -287,8 +287,7 @@ def verdicts(case: str, medians: Mapping[str, float]) -> list[str]:
 
 def real_heads() -> tuple[ModelSpec, Heads]:
     """The shipped detector's, of a frame of the shipped clip, at the threshold of evaluations."""
-    from trt_afdet.cli.demo import ASSETS
-    from trt_afdet.cli.detect import SHIPPED_MODEL
+    from trt_afdet.assets import ASSETS, SHIPPED_MODEL
     from trt_afdet.media import FrameReader
     from trt_afdet.preprocess import preprocess
     from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend

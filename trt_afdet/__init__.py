@@ -5,32 +5,58 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from trt_afdet.api import Detector as Detector
+    from trt_afdet.detections import Detection as Detection
     from trt_afdet.detections import Detections as Detections
-    from trt_afdet.runtime.detector import Detector as Detector
+    from trt_afdet.engine.make import build_engine as build_engine
+    from trt_afdet.errors import AfdetError as AfdetError
+    from trt_afdet.evaluation import evaluate as evaluate
     from trt_afdet.spec import ModelSpec as ModelSpec
+    from trt_afdet.stream.watch import watch as watch
 
 __version__ = "0.1.0"
-__all__ = ["Detections", "Detector", "ModelSpec", "__version__"]
 
+#: Where each public name lives. These are the public API; every other module may change.
 _HOMES = {
+    "AfdetError": "trt_afdet.errors",
+    "Detection": "trt_afdet.detections",
     "Detections": "trt_afdet.detections",
-    "Detector": "trt_afdet.runtime.detector",
+    "Detector": "trt_afdet.api",
     "ModelSpec": "trt_afdet.spec",
+    "build_engine": "trt_afdet.engine.make",
+    "evaluate": "trt_afdet.evaluation",
+    "watch": "trt_afdet.stream.watch",
 }
 
+__all__ = [
+    "AfdetError",
+    "Detection",
+    "Detections",
+    "Detector",
+    "ModelSpec",
+    "__version__",
+    "build_engine",
+    "evaluate",
+    "watch",
+]
 
-def __getattr__(name: str) -> Any:
-    # Loaded on first use: OpenCV alone takes longer to import than `trt-afdet --help` may.
-    if name in _HOMES:
-        import importlib
+if not TYPE_CHECKING:
 
-        from trt_afdet.support.packages import is_ours, missing
+    def __getattr__(name: str) -> Any:
+        # Loaded on first use: OpenCV alone takes longer to import than `trt-afdet --help` may.
+        if name in _HOMES:
+            import importlib
 
-        try:
-            module = importlib.import_module(_HOMES[name])
-        except ImportError as error:
-            if is_ours(error):
-                raise
-            raise missing(error) from error
-        return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            from trt_afdet.support.packages import is_ours, missing
+
+            try:
+                module = importlib.import_module(_HOMES[name])
+            except ImportError as error:
+                if is_ours(error):
+                    raise
+                raise missing(error) from error
+            return getattr(module, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted([*globals(), *_HOMES])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
@@ -136,11 +137,44 @@ class Detections:
         return [self.class_names[i] for i in self.class_id.tolist()]
 
     @property
+    def labels(self) -> list[str]:
+        """A text for each detection: track, class name, confidence."""
+        return [
+            ("" if track is None else f"#{track} ") + f"{name} {confidence:.2f}"
+            for track, name, confidence in zip(
+                self.tracks, self.names, self.confidence.tolist(), strict=True
+            )
+        ]
+
+    @property
     def tracks(self) -> list[int | None]:
         """Number of each detection's track; None for those without one."""
         if self.tracker_id is None:
             return [None] * len(self)
         return [None if number < 0 else number for number in self.tracker_id.tolist()]
+
+    def filter(
+        self,
+        classes: str | int | Iterable[str | int] | None = None,
+        conf: float | None = None,
+    ) -> Detections:
+        """Only the detections of some classes, from a confidence on.
+
+        Args:
+            classes: Names or ids; all by default.
+            conf: Lowest confidence, 0..1.
+
+        Raises:
+            InvalidValueError: If a class is unknown, or ``conf`` is not within 0..1.
+        """
+        from trt_afdet.support.arguments import class_ids, fraction
+
+        wanted = np.ones(len(self), bool)
+        if classes is not None:
+            wanted &= np.isin(self.class_id, class_ids(classes, self.class_names))
+        if conf is not None:
+            wanted &= self.confidence >= np.float32(fraction("conf", conf) or 0.0)
+        return self[wanted]
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """One JSON-able dict per detection: box (x1 y1 x2 y2), confidence, class_id, class.
@@ -211,8 +245,25 @@ class Detections:
             data={"class_name": np.array(self.names, dtype=str)},
         )
 
-    def draw(self, frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """A copy of the frame (BGR uint8 [H, W, 3]) with boxes and labels on it."""
-        from trt_afdet.draw import draw_detections
+    def draw(self, frame: Any, save: str | Path | None = None) -> npt.NDArray[np.uint8]:
+        """A copy of the picture with boxes and labels on it.
 
-        return draw_detections(frame, self)
+        Args:
+            frame: The picture, as a detector takes it: an array, a path, a PIL image ...
+            save: Also writes it to this file; the suffix chooses the format.
+
+        Returns:
+            BGR uint8 [H, W, 3].
+
+        Raises:
+            InvalidValueError: If the picture is not usable, or the suffix is unknown.
+        """
+        from trt_afdet.draw import draw_boxes
+        from trt_afdet.media.image_input import to_frame
+
+        drawn = draw_boxes(to_frame(frame), self.xyxy, self.class_id, self.labels)
+        if save is not None:
+            from trt_afdet.media.writing import write_picture
+
+            write_picture(Path(save), drawn)
+        return drawn

@@ -1,19 +1,15 @@
-"""Drawing detections on a frame."""
+"""Drawing boxes on a frame."""
 
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-
-from trt_afdet.preprocess import check_frame
-
-if TYPE_CHECKING:
-    from trt_afdet.detections import Detection, Detections
 
 Color = tuple[int, int, int]
 
@@ -36,54 +32,56 @@ def text_color(background: Color) -> Color:
     return (0, 0, 0) if 0.114 * blue + 0.587 * green + 0.299 * red > 140 else (255, 255, 255)
 
 
-def draw_detections(frame: npt.NDArray[np.uint8], detections: Detections) -> npt.NDArray[np.uint8]:
+def draw_boxes(
+    frame: npt.NDArray[np.uint8],
+    xyxy: npt.NDArray[np.float32],
+    class_id: npt.NDArray[np.integer[Any]],
+    labels: Sequence[str],
+) -> npt.NDArray[np.uint8]:
     """A copy of a frame with boxes and labels.
 
     Args:
         frame: BGR uint8 [H, W, 3]; not changed.
-        detections: In pixels of the frame.
+        xyxy: float32 [N, 4] in pixels of the frame, the most important first: it is drawn on top.
+        class_id: int [N], chooses the colours.
+        labels: A text for each box.
 
     Returns:
         BGR uint8 [H, W, 3].
-
-    Raises:
-        InvalidValueError: If the frame is not what it must be.
     """
-    canvas = np.array(check_frame(frame), order="C")
+    canvas = np.array(frame, order="C")
     height, width = canvas.shape[:2]
     size = min(height, width)
     line = max(1, round(size / 300))
     scale = max(0.35, size / 1100)
     margin = line + 2
-    # The best come first and are drawn last, on top.
-    for item in reversed(list(detections)):
-        color = class_color(item.class_id)
+    for sides, number, text in reversed(
+        list(zip(xyxy.tolist(), class_id.tolist(), labels, strict=True))
+    ):
+        color = class_color(number)
         # OpenCV takes 32 bits: a side far outside is drawn just outside.
-        x1, x2 = (round(min(max(v, -margin), width + margin)) for v in item.xyxy[0::2])
-        y1, y2 = (round(min(max(v, -margin), height + margin)) for v in item.xyxy[1::2])
+        x1, x2 = (round(min(max(v, -margin), width + margin)) for v in sides[0::2])
+        y1, y2 = (round(min(max(v, -margin), height + margin)) for v in sides[1::2])
         cv2.rectangle(canvas, (x1, y1), (x2, y2), (0, 0, 0), line + 2)
         cv2.rectangle(canvas, (x1, y1), (x2, y2), color, line)
-        _label(canvas, item, (x1, y1, x2, y2), color, scale)
+        _label(canvas, text, (x1, y1), color, scale)
     return canvas
 
 
 def _label(
     canvas: npt.NDArray[np.uint8],
-    item: Detection,
-    box: tuple[int, int, int, int],
+    text: str,
+    corner: tuple[int, int],
     color: Color,
     scale: float,
 ) -> None:
-    """Name and confidence above the box, or inside its top edge where there is no room above."""
-    text = f"{item.name} {item.confidence:.2f}"
-    if item.tracker_id is not None:
-        text = f"#{item.tracker_id} {text}"
+    """A text above the box, or inside its top edge where there is no room above."""
     thickness = max(1, round(scale * 1.6))
     (wide, tall), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
     margin = max(2, round(tall * 0.35))
     wide, tall = wide + 2 * margin, tall + below + 2 * margin
-    left = max(0, min(box[0], canvas.shape[1] - wide))
-    top = box[1] - tall if box[1] >= tall else max(0, box[1])
+    left = max(0, min(corner[0], canvas.shape[1] - wide))
+    top = corner[1] - tall if corner[1] >= tall else max(0, corner[1])
     cv2.rectangle(canvas, (left, top), (left + wide, top + tall), color, cv2.FILLED)
     cv2.putText(
         canvas,

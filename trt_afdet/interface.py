@@ -107,7 +107,7 @@ def check_network(
     inputs: Sequence[tuple[str, Sequence[Any], str]],
     outputs: Sequence[tuple[str, Sequence[Any]]],
     *,
-    finished: bool = False,
+    has_nms: bool = False,
     elements: Collection[str] = ("float32",),
 ) -> int | None:
     """Checks that a network's interface is the one its spec describes.
@@ -117,7 +117,7 @@ def check_network(
         file: For the message.
         inputs: Name, shape and element type of each input; a size that may vary is no int.
         outputs: Name and shape of each output.
-        finished: Whether the network ends in NMS: it gives detections instead of heads.
+        has_nms: Whether the network ends in NMS: it gives detections instead of heads.
         elements: Element types that the input may have.
 
     Returns:
@@ -137,7 +137,7 @@ def check_network(
     _check_shape(file, INPUT_NAME, shape, (3, spec.height, spec.width))
     batch = shape[0] if isinstance(shape[0], int) else None
     shapes = dict(outputs)
-    for name, want in _output_shapes(spec, finished).items():
+    for name, want in _output_shapes(spec, has_nms).items():
         if name not in shapes:
             raise InvalidValueError(
                 f"{file}: output {name!r} of the spec is missing", got=", ".join(shapes)
@@ -146,9 +146,9 @@ def check_network(
     return batch
 
 
-def _output_shapes(spec: ModelSpec, finished: bool) -> dict[str, tuple[int, ...]]:
+def _output_shapes(spec: ModelSpec, has_nms: bool) -> dict[str, tuple[int, ...]]:
     """What follows N in each output's shape."""
-    if finished:
+    if has_nms:
         most = spec.max_detections
         return dict(zip(DETECTION_NAMES, ((1,), (most, 4), (most,), (most,)), strict=True))
     depths = [spec.num_classes] * len(spec.strides) + [4] * len(spec.strides)

@@ -82,7 +82,7 @@ class NativeError(RunError):
     """A native function failed."""
 
 
-class Params(ctypes.Structure):
+class DecodeParams(ctypes.Structure):
     """AfdetParams."""
 
     _fields_ = (
@@ -101,7 +101,7 @@ class Params(ctypes.Structure):
     )
 
     @classmethod
-    def of(cls, spec: ModelSpec) -> Params:
+    def of(cls, spec: ModelSpec) -> DecodeParams:
         """The values of a spec.
 
         Raises:
@@ -140,7 +140,7 @@ class DetectionsOut(ctypes.Structure):
     )
 
 
-class Frame(ctypes.Structure):
+class FrameDescriptor(ctypes.Structure):
     """AfdetFrame: one frame's address, layout and placement."""
 
     _fields_ = (
@@ -242,7 +242,7 @@ class HostLibrary:
         self._detect = library.afdet_host_detect
         self._detect.restype = c_int32
         self._detect.argtypes = (
-            POINTER(Params),
+            POINTER(DecodeParams),
             POINTER(c_void_p),
             c_int32,
             c_int32,
@@ -283,7 +283,7 @@ class HostLibrary:
             for class_id in wanted:
                 mask[class_id] = 1
         status = self._detect(
-            Params.of(spec),
+            DecodeParams.of(spec),
             addresses,
             DTYPES[np.dtype(dtype).name],
             batch,
@@ -311,9 +311,14 @@ class CudaLibrary:
         library.afdet_cuda_build_info.restype = c_char_p
         self.build_info: str = library.afdet_cuda_build_info().decode()
         signatures: dict[str, tuple[Any, ...]] = {
-            "afdet_cuda_detect_workspace": (POINTER(Params), c_int32, c_int32, POINTER(c_size_t)),
+            "afdet_cuda_detect_workspace": (
+                POINTER(DecodeParams),
+                c_int32,
+                c_int32,
+                POINTER(c_size_t),
+            ),
             "afdet_cuda_detect": (
-                POINTER(Params),
+                POINTER(DecodeParams),
                 POINTER(c_void_p),
                 c_int32,
                 c_int32,
@@ -322,8 +327,8 @@ class CudaLibrary:
                 c_size_t,
                 c_void_p,
             ),
-            "afdet_cuda_check_frames": (POINTER(InputParams), POINTER(Frame), c_int32),
-            "afdet_cuda_place_frames": (POINTER(InputParams), POINTER(Frame), c_int32),
+            "afdet_cuda_check_frames": (POINTER(InputParams), POINTER(FrameDescriptor), c_int32),
+            "afdet_cuda_place_frames": (POINTER(InputParams), POINTER(FrameDescriptor), c_int32),
             "afdet_cuda_letterbox": (
                 POINTER(InputParams),
                 c_void_p,
@@ -346,7 +351,7 @@ class CudaLibrary:
         """
         size = c_size_t()
         status = self._library.afdet_cuda_detect_workspace(
-            Params.of(spec), DTYPES[dtype], batch, size
+            DecodeParams.of(spec), DTYPES[dtype], batch, size
         )
         check_status(status, "sizing the decoder's workspace")
         return size.value
@@ -378,7 +383,7 @@ class CudaLibrary:
             InvalidValueError, NativeError: If an argument is refused or a launch fails.
         """
         status = self._library.afdet_cuda_detect(
-            Params.of(spec),
+            DecodeParams.of(spec),
             (c_void_p * len(heads))(*heads),
             DTYPES[dtype],
             batch,
@@ -389,13 +394,13 @@ class CudaLibrary:
         )
         check_status(status, "queueing the decoder")
 
-    def check_frames(self, frames: Sequence[Frame], spec: ModelSpec) -> None:
+    def check_frames(self, frames: Sequence[FrameDescriptor], spec: ModelSpec) -> None:
         """Checks frame descriptors before they go to the device.
 
         Raises:
             NativeError: If one is out of range.
         """
-        array = (Frame * len(frames))(*frames)
+        array = (FrameDescriptor * len(frames))(*frames)
         status = self._library.afdet_cuda_check_frames(InputParams.of(spec), array, len(frames))
         check_status(status, "checking the frames")
 
@@ -405,7 +410,7 @@ class CudaLibrary:
         """Queues the letterbox: frames of any sizes to one network input.
 
         Args:
-            frames: Device address of ``count`` :class:`Frame` descriptors, checked before.
+            frames: Device address of ``count`` :class:`FrameDescriptor`, checked before.
             count: Frames.
             spec: Gives size, padding and normalisation.
             output: Address of [count, 3, spec.height, spec.width], 16-byte aligned.

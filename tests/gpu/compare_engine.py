@@ -10,8 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from trt_afdet.cli.demo import ASSETS
-from trt_afdet.cli.detect import SHIPPED_MODEL
+from trt_afdet.assets import ASSETS, SHIPPED_MODEL
 from trt_afdet.datasets import open_dataset
 from trt_afdet.evaluation import evaluate_coco
 from trt_afdet.media import open_inputs

@@ -12,8 +12,8 @@ import pytest
 from tests.gpu.gpu_rig import why_not
 from tests.skips import skip_test
 from tests.trt_afdet.runtime.rigs import near, shipped
+from trt_afdet.assets import SHIPPED_MODEL
 from trt_afdet.cli import main
-from trt_afdet.cli.detect import SHIPPED_MODEL
 from trt_afdet.runtime.detector import Detector
 from trt_afdet.runtime.runner import Runner
 

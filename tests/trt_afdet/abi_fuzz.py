@@ -36,15 +36,15 @@ MOST_PAIRS, MOST_LIMIT = 2**29, 2**20
 MOST_VALUES, MOST_ROWS = 2**19, 2**21
 
 
-def levels_of(params: native.Params) -> list[int]:
+def levels_of(params: native.DecodeParams) -> list[int]:
     return list(params.strides[: min(max(params.num_levels, 0), native.MAX_LEVELS)])
 
 
-def faults_of(params: native.Params) -> set[int]:
+def faults_of(params: native.DecodeParams) -> set[int]:
     """The statuses that the parameters may be refused with."""
     faults = set()
     strides = levels_of(params)
-    if params.struct_size != ctypes.sizeof(native.Params):
+    if params.struct_size != ctypes.sizeof(native.DecodeParams):
         faults.add(STRUCT)
     if not 1 <= params.num_levels <= native.MAX_LEVELS or strides != sorted(set(strides)):
         faults.add(LEVELS)
@@ -75,7 +75,7 @@ def faults_of(params: native.Params) -> set[int]:
     return faults
 
 
-def fits(params: native.Params, batch: int) -> bool:
+def fits(params: native.DecodeParams, batch: int) -> bool:
     """Whether there is memory for a call that is taken."""
     points = sum((params.height // s) * (params.width // s) for s in levels_of(params))
     values = batch * points * max(params.num_classes, 4)
@@ -107,11 +107,11 @@ class Fuzzer:
     def sometimes(self, share: float) -> bool:
         return self.random.random() < share
 
-    def params(self) -> native.Params:
+    def params(self) -> native.DecodeParams:
         """Sound ones with up to three values changed."""
-        params = native.Params.of(SPEC)
+        params = native.DecodeParams.of(SPEC)
         for _ in range(self.random.choice([0, 1, 1, 1, 2, 3])):
-            name, element = self.random.choice(native.Params._fields_)[:2]
+            name, element = self.random.choice(native.DecodeParams._fields_)[:2]
             if name == "strides":
                 params.strides[self.random.randrange(8)] = self.random.choice(WHOLE)
             elif element is ctypes.c_float:

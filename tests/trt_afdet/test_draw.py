@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from trt_afdet.detections import Detections
-from trt_afdet.draw import class_color, draw_detections, text_color
+from trt_afdet.draw import class_color, text_color
 from trt_afdet.errors import InvalidValueError
 
 NAMES = ("imp", "a class with quite a long name")
@@ -44,7 +44,7 @@ def test_the_frame_stays_and_the_copy_has_box_and_label() -> None:
 
 def test_nothing_found_is_an_equal_copy() -> None:
     image = frame()
-    drawn = draw_detections(image, Detections.empty(NAMES))
+    drawn = Detections.empty(NAMES).draw(image)
     np.testing.assert_array_equal(drawn, image)
     assert not np.shares_memory(drawn, image)
 
@@ -53,7 +53,7 @@ def test_nothing_found_is_an_equal_copy() -> None:
 def test_any_frame_size(size: tuple[int, int]) -> None:
     height, width = size
     boxes = found((0, 0, width, height), (width / 3, height / 3, width / 2, height / 2), class_id=1)
-    drawn = draw_detections(frame(height, width), boxes)
+    drawn = boxes.draw(frame(height, width))
     assert drawn.shape == (height, width, 3)
     assert (drawn != 90).any()
 
@@ -78,7 +78,7 @@ def test_a_label_at_the_border_stays_readable(
     color = class_color(class_id)
 
     def filled(at: tuple[float, float, float, float]) -> int:
-        drawn = draw_detections(frame(), found(at, class_id=class_id))
+        drawn = found(at, class_id=class_id).draw(frame())
         return int((drawn == color).all(axis=2).sum())
 
     label = filled((100, 100, 101, 101))
@@ -88,19 +88,19 @@ def test_a_label_at_the_border_stays_readable(
 def test_views_that_are_not_contiguous() -> None:
     image = frame(240, 320)[::2, ::-1]
     boxes = found((10, 30, 60, 80))
-    plain = draw_detections(np.ascontiguousarray(image), boxes)
-    np.testing.assert_array_equal(draw_detections(image, boxes), plain)
+    plain = boxes.draw(np.ascontiguousarray(image))
+    np.testing.assert_array_equal(boxes.draw(image), plain)
 
 
 def test_the_best_is_on_top() -> None:
     box = (100.0, 80.0, 200.0, 180.0)
     pair = Detections([box, box], [0.9, 0.4], [0, 1], NAMES)  # type: ignore[arg-type]
-    assert draw_detections(frame(), pair)[180, 150].tolist() == list(class_color(0))
+    assert pair.draw(frame())[180, 150].tolist() == list(class_color(0))
 
 
 def test_a_frame_that_is_none() -> None:
     with pytest.raises(InvalidValueError, match="a frame must be BGR uint8"):
-        draw_detections(np.zeros((8, 8), np.uint8), found((0, 0, 4, 4)))
+        found((0, 0, 4, 4)).draw(np.zeros((8, 8, 3), np.float32))
 
 
 def test_colors_of_neighbours_are_apart_and_text_is_readable() -> None:

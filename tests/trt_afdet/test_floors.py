@@ -98,7 +98,7 @@ from pathlib import Path
 from trt_afdet import Detector
 from trt_afdet.media import open_inputs, write_picture
 from trt_afdet.cli import main
-from trt_afdet.cli.detect import SHIPPED_MODEL
+from trt_afdet.assets import SHIPPED_MODEL
 with Detector.load(SHIPPED_MODEL, conf=0.3) as detector, open_inputs({str(clip)!r}) as source:
     frames = [frame.image for frame in islice(source, 4)]
     found = detector(frames)

@@ -172,17 +172,17 @@ def open_machine(kind: Callable[[], Any]) -> Any:
         skip_test(error, "make native-host; for CUDA a GPU and make gpu-check")
 
 
-def as_bytes(frames: ctypes.Array[native.Frame]) -> Image:
+def as_bytes(frames: ctypes.Array[native.FrameDescriptor]) -> Image:
     return np.frombuffer(bytes(frames), np.uint8)
 
 
-def describe(machine: Machine, source: Source, spec: ModelSpec) -> native.Frame:
+def describe(machine: Machine, source: Source, spec: ModelSpec) -> native.FrameDescriptor:
     """Copies a frame to the machine."""
     height, width = source.image.shape[:2]
     box = Letterbox.fit(height, width, spec.height, spec.width)
     addresses = [machine.put(plane.memory) + plane.offset for plane in source.planes]
     pitches = [plane.pitch for plane in source.planes]
-    return native.Frame(
+    return native.FrameDescriptor(
         planes=(ctypes.c_void_p * 2)(*addresses),
         pitches=(ctypes.c_int32 * 2)(*pitches),
         height=height,
@@ -206,7 +206,7 @@ def run(
     try:
         frames = [describe(machine, source, spec) for source in sources]
         machine.library.check_frames(frames, spec)
-        array = (native.Frame * len(frames))(*frames)
+        array = (native.FrameDescriptor * len(frames))(*frames)
         shape = (len(frames), 3, spec.height, spec.width)
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         output = machine.put(np.full(size + 2 * GUARD, 0xA5, np.uint8)) + GUARD
@@ -369,7 +369,7 @@ def test_a_placement_other_than_the_centre_is_followed(machine: Machine) -> None
         frame.top, frame.left, frame.box_height, frame.box_width = top, left, height, width
         machine.library.check_frames([frame], SPEC)
         output = machine.put(np.zeros(3 * SPEC.height * SPEC.width * 4, np.uint8))
-        address = machine.put(as_bytes((native.Frame * 1)(frame)))
+        address = machine.put(as_bytes((native.FrameDescriptor * 1)(frame)))
         machine.library.letterbox(address, 1, SPEC, output, "float32")
         memory = machine.get(output, 3 * SPEC.height * SPEC.width * 4)
         machine.free()
@@ -399,7 +399,7 @@ def test_placement_equals_pythons(
     emulation: Emulation, size: tuple[int, int], side: tuple[int, int]
 ) -> None:
     spec = SPEC.replace(height=side[0] * 128, width=side[1] * 128)
-    frame = native.Frame(height=size[0], width=size[1])
+    frame = native.FrameDescriptor(height=size[0], width=size[1])
     params = native.InputParams.of(spec)
     place = functions(emulation).afdet_cuda_place_frames
     assert place(ctypes.byref(params), ctypes.byref(frame), 1) == 0
@@ -413,7 +413,7 @@ def test_placement_rounds_halves_to_even(emulation: Emulation) -> None:
     params = native.InputParams.of(SPEC.replace(height=128, width=128))
     halves = 0
     for height in range(1, 512):
-        frame = native.Frame(height=height, width=512 if height % 4 == 2 else 256)
+        frame = native.FrameDescriptor(height=height, width=512 if height % 4 == 2 else 256)
         assert place(ctypes.byref(params), ctypes.byref(frame), 1) == 0
         box = Letterbox.fit(height, frame.width, 128, 128)
         assert (frame.box_height, frame.box_width) == (box.height, box.width)
@@ -424,8 +424,8 @@ def test_placement_rounds_halves_to_even(emulation: Emulation) -> None:
 # What is refused
 
 
-def good_frame(format: int = BGR) -> native.Frame:
-    return native.Frame(
+def good_frame(format: int = BGR) -> native.FrameDescriptor:
+    return native.FrameDescriptor(
         planes=(ctypes.c_void_p * 2)(4096, 8192),
         pitches=(ctypes.c_int32 * 2)(300, 100),
         height=80,
@@ -562,7 +562,7 @@ def test_a_size_that_cannot_be_is_not_placed(emulation: Emulation) -> None:
     params = native.InputParams.of(SPEC)
     place = functions(emulation).afdet_cuda_place_frames
     for height, width in [(0, 10), (10, 0), (-5, 10), (65537, 10)]:
-        frame = native.Frame(height=height, width=width)
+        frame = native.FrameDescriptor(height=height, width=width)
         assert place(ctypes.byref(params), ctypes.byref(frame), 1) == FRAME_ERROR
 
 
@@ -600,10 +600,10 @@ def read_between_forbidden_pages() -> None:
                     launch_one(machine, frame, source)
 
 
-def launch_one(machine: Machine, frame: native.Frame, source: Source) -> None:
+def launch_one(machine: Machine, frame: native.FrameDescriptor, source: Source) -> None:
     size = 3 * SPEC.height * SPEC.width * 4
     output = machine.put(np.zeros(size, np.uint8))
-    address = machine.put(as_bytes((native.Frame * 1)(frame)))
+    address = machine.put(as_bytes((native.FrameDescriptor * 1)(frame)))
     machine.library.letterbox(address, 1, SPEC, output, "float32")
     got = machine.get(output, size).view(np.float32).reshape(1, 3, SPEC.height, SPEC.width)
     want, _ = letterbox(source.image, SPEC.height, SPEC.width, SPEC.pad_value)

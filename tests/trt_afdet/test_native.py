@@ -47,20 +47,23 @@ def heads(seed: int = 0, dtype: type = np.float32) -> list[np.ndarray]:
 
 
 def test_the_struct_says_what_the_spec_says() -> None:
-    params = native.Params.of(SPEC.replace(class_agnostic=True, nms_iou=0.25))
-    assert params.struct_size == ctypes.sizeof(native.Params) == 76
+    params = native.DecodeParams.of(SPEC.replace(class_agnostic=True, nms_iou=0.25))
+    assert params.struct_size == ctypes.sizeof(native.DecodeParams) == 76
     assert (params.height, params.width, params.num_classes) == (128, 256, 3)
     assert list(params.strides) == [8, 16, 32, 64, 128, 0, 0, 0]
     assert (params.class_agnostic, params.nms_iou) == (1, 0.25)
     # There are 16 x 32 points of 3 classes: asking for more than all of them is no error.
-    assert native.Params.of(SPEC.replace(candidates_per_level=2**30)).candidates_per_level == 1536
+    assert (
+        native.DecodeParams.of(SPEC.replace(candidates_per_level=2**30)).candidates_per_level
+        == 1536
+    )
 
 
 def test_more_levels_than_the_native_code_takes() -> None:
     strides = tuple(2**i for i in range(9))
     spec = ModelSpec(name="deep", class_names=("a",), height=256, width=256, strides=strides)
     with pytest.raises(InvalidValueError, match="up to 8 levels"):
-        native.Params.of(spec)
+        native.DecodeParams.of(spec)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from tests.paths import ROOT
-from trt_afdet.cli.demo import ASSETS
+from trt_afdet.assets import ASSETS
 from trt_afdet.media import open_inputs, write_picture
 
 README = ROOT / "README.md"

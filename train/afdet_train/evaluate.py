@@ -31,7 +31,7 @@ class TorchBackend:
     """
 
     batch_size: int | None = None
-    finished = False
+    has_nms = False
 
     def __init__(self, module: nn.Module, spec: ModelSpec, device: torch.device) -> None:
         self.module = module

@@ -226,6 +226,7 @@ def load_frames(source: str | None, size: tuple[int, int] | None) -> list[Frame]
     import cv2
     import numpy as np
 
+    from trt_afdet.assets import ASSETS
     from trt_afdet.media import open_inputs
 
     frames: list[Frame] = []

@@ -179,7 +179,7 @@ def _add_other(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from trt_afdet.engine.builder import StillBuildingError
-    from trt_afdet.engine.make import make_engine
+    from trt_afdet.engine.make import BuildResult, make_engine
 
     if args.verbose:
         _show_log()
@@ -194,7 +194,7 @@ def run(args: argparse.Namespace) -> int:
             cause = stop.__context__
             _leave(exit_status(cause if isinstance(cause, KeyboardInterrupt) else stop))
         if sidecar is not None:
-            print("\n".join(summary(options.output, sidecar)))
+            print(BuildResult(options.output, sidecar))
     return 0
 
 
@@ -490,25 +490,6 @@ class Display:
         self._next_line = state.seconds + LINE_EVERY
         done = "" if state.fraction is None else f" {state.fraction:.0%},"
         print(f"building:{done} {state.seconds:.0f} s, {state.doing}", file=sys.stderr)
-
-
-def summary(engine: Path, sidecar: Any) -> list[str]:
-    """What was built, in a few lines."""
-    counts = ", ".join(f"{count} {kind}" for kind, count in sidecar.precision_layers.items())
-    source = sidecar.precision_source
-    memory = f"{sidecar.peak_memory / 2**20:.0f} MiB of memory"
-    if sidecar.peak_device_memory is not None:
-        memory += f", {sidecar.peak_device_memory / 2**20:.0f} MiB on the GPU"
-    lines = [
-        f"wrote {engine} ({engine.stat().st_size / 1e6:.1f} MB) and {engine.name}.json",
-        f"{sidecar.precision_asked}: {counts} layers, read back from the {source}",
-        f"built in {sidecar.build_seconds:.1f} s, at most {memory}",
-    ]
-    if sidecar.fallback:
-        lines.append(f"larger than asked: {'; '.join(sidecar.fallback)}")
-    if sidecar.kept:
-        lines.append(f"kept on purpose: {', '.join(sidecar.kept)}")
-    return lines
 
 
 def main() -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from trt_afdet.assets import ASSETS
+
 SUMMARY = "run the shipped detector on the shipped clip"
 
 EPILOG = """\
@@ -14,7 +16,6 @@ example:
 Leaves annotated.mp4, detections.jsonl and preview.jpg, and prints what it took and how good it was.
 """
 
-ASSETS = Path(__file__).parents[1] / "assets"
 
 #: The clip is scored down to this confidence and drawn from the other one on.
 _SCORE_FROM = 0.05
@@ -44,8 +45,9 @@ def write_preview(video: Path, picture: Path, columns: int = 3, rows: int = 2) -
 
 
 def run(args: argparse.Namespace) -> int:
+    from trt_afdet.assets import SHIPPED_MODEL
     from trt_afdet.cli import ui
-    from trt_afdet.cli.detect import SHIPPED_MODEL, detect, print_result, report_failures
+    from trt_afdet.cli.detect import detect, print_result, report_failures
     from trt_afdet.datasets import open_dataset
     from trt_afdet.evaluation import evaluate_coco
     from trt_afdet.media import open_inputs

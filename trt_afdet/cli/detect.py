@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from trt_afdet import __version__
+from trt_afdet.assets import SHIPPED_MODEL
 from trt_afdet.cli import ui
 from trt_afdet.support.files import output_file
 
@@ -38,9 +39,6 @@ exit status is 1. Output files appear when they are complete. With --resume, wha
 beside the output: the same command goes on after Ctrl-C, a kill or a power cut, and begins the
 annotated copy of an interrupted video anew. Cameras are for trt-afdet run.
 """
-
-#: The detector that ships with the package.
-SHIPPED_MODEL = Path(__file__).parents[1] / "assets" / "model.onnx"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trt_afdet.runtime.detector import Detector
     from trt_afdet.stream.analysis.shapes import Shapes
     from trt_afdet.stream.config.deployment import Deployment, Plan
     from trt_afdet.stream.config.schema import Config, Loaded
@@ -204,7 +203,7 @@ def _run(args: argparse.Namespace) -> int:
     from trt_afdet.cli import ui
     from trt_afdet.cli.live import COLUMNS, View, rows
     from trt_afdet.cli.serve import Server, final_rows
-    from trt_afdet.stream.config.deployment import Deployment, make_plan
+    from trt_afdet.stream.config.deployment import Deployment, make_plan, open_detector
     from trt_afdet.stream.monitoring.metrics_server import MetricsServer
     from trt_afdet.stream.monitoring.systemd import Notifier
 
@@ -244,41 +243,6 @@ def _run(args: argparse.Namespace) -> int:
                 ui.table("cameras", COLUMNS, rows(deployment.pipeline.snapshot()))
                 if sinks := final_rows(deployment.pipeline):
                     ui.table("sinks", ("sink", "results", "dropped"), sinks)
-
-
-def open_detector(loaded: Loaded) -> Detector:
-    """The model of a configuration, with the lowest confidence that any source needs.
-
-    Raises:
-        ConfigError: If the model does not fit what the configuration says.
-        AfdetError: See :meth:`trt_afdet.runtime.detector.Detector.load`.
-    """
-    from trt_afdet.cli.detect import SHIPPED_MODEL
-    from trt_afdet.errors import InvalidValueError
-    from trt_afdet.runtime.detector import Detector, open_backend
-    from trt_afdet.stream.config.deployment import lowest_conf
-    from trt_afdet.stream.config.schema import ConfigError
-
-    config = loaded.config
-    path = Path(config.model) if config.model is not None else SHIPPED_MODEL
-    suffixes = {"onnxruntime": (".onnx",), "tensorrt": (".engine", ".plan")}
-    if config.backend is not None and path.suffix.lower() not in suffixes[config.backend]:
-        wanted = " or ".join(suffixes[config.backend])
-        text = f"runs {wanted} files (got {path.name}) - see trt-afdet build-engine"
-        raise ConfigError([loaded.problem(("backend",), text)])
-    backend = open_backend(path, threads=config.threads, providers=config.providers)
-    try:
-        lowest = min(lowest_conf(config, source) for source in config.sources)
-        if backend.finished:
-            # Such a model reports nothing below its own limit: tracking goes without that.
-            reported = min(
-                source.stage_options(config.conf).filters.lowest for source in config.sources
-            )
-            lowest = min(reported, max(lowest, backend.spec.score_threshold))
-        return Detector(backend, conf=lowest, iou=config.iou, max_detections=config.max_det)
-    except InvalidValueError as error:
-        backend.close()
-        raise ConfigError([loaded.problem(("model",), str(error))]) from error
 
 
 def _web_server(config: Config, shapes: Mapping[str, Shapes]) -> WebServer:
@@ -371,6 +335,8 @@ def _check(args: argparse.Namespace) -> int:
 def _try_model(loaded: Loaded) -> tuple[str, ...]:
     """Runs the model once; its class names."""
     import numpy as np
+
+    from trt_afdet.stream.config.deployment import open_detector
 
     with open_detector(loaded) as detector:
         detector(np.zeros((64, 64, 3), np.uint8))

@@ -83,7 +83,7 @@ def detect(
     backend: Backend, outputs: Heads, letterboxes: list[Letterbox], confidence: float
 ) -> list[Detections]:
     """Outputs to detections in pixels of the pictures."""
-    if backend.finished:
+    if backend.has_nms:
         return from_outputs(outputs, backend.spec, letterboxes)
     return postprocess(outputs, backend.spec.replace(score_threshold=confidence), letterboxes)
 

@@ -3,15 +3,109 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 from trt_afdet.engine import gate
 from trt_afdet.engine.builder import Built, Listener, build, prepare, write
 from trt_afdet.engine.plan import BuildOptions, make_plan
 from trt_afdet.engine.precision.readback import Precisions
+from trt_afdet.engine.progress import BuildState
 from trt_afdet.errors import InvalidValueError, RunError
+from trt_afdet.support.suggest import nearest
 from trt_afdet.trt.gpu import Gpu, find_gpu
 from trt_afdet.trt.sidecar import EngineSidecar
 from trt_afdet.trt.versions import Flavour, load
+
+log = logging.getLogger("trt_afdet")
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildResult:
+    """An engine on disk.
+
+    Attributes:
+        path: The engine; its sidecar lies beside it.
+        sidecar: What it is: precision of every block, TensorRT version, GPUs, verification.
+    """
+
+    path: Path
+    sidecar: EngineSidecar
+
+    def lines(self) -> list[str]:
+        """What was built, in a few lines."""
+        facts = self.sidecar
+        counts = ", ".join(f"{count} {kind}" for kind, count in facts.precision_layers.items())
+        memory = f"{facts.peak_memory / 2**20:.0f} MiB of memory"
+        if facts.peak_device_memory is not None:
+            memory += f", {facts.peak_device_memory / 2**20:.0f} MiB on the GPU"
+        size = self.path.stat().st_size / 1e6
+        lines = [
+            f"wrote {self.path} ({size:.1f} MB) and {self.path.name}.json",
+            f"{facts.precision_asked}: {counts} layers, "
+            f"read back from the {facts.precision_source}",
+            f"built in {facts.build_seconds:.1f} s, at most {memory}",
+        ]
+        if facts.fallback:
+            lines.append(f"larger than asked: {'; '.join(facts.fallback)}")
+        if facts.kept:
+            lines.append(f"kept on purpose: {', '.join(facts.kept)}")
+        return lines
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+
+def build_engine(
+    onnx: str | Path, output: str | Path | None = None, *, flavour: str = "auto", **options: Any
+) -> BuildResult:
+    """Builds a TensorRT engine from an exported model, and checks that it is what was asked for.
+
+    Example: ``build_engine("model.onnx", precision="int8", calib="pictures/")``.
+
+    Args:
+        onnx: The model, as ``trt-afdet export`` writes it.
+        output: The engine; by default the model's name with ``.engine``.
+        flavour: "tensorrt", "rtx", or "auto" for what is installed.
+        options: Any of :class:`~trt_afdet.engine.plan.BuildOptions`: ``precision``, ``nms``,
+            ``batch`` (one number, or smallest, best and largest), ``calib``, ``verify`` ...
+
+    Returns:
+        Where the engine is and what it is.
+
+    Raises:
+        AfdetError: If an option is wrong, a file cannot be read, TensorRT is not installed, or the
+            engine is not what was asked for. Nothing is written then.
+    """
+    known = {field.name for field in dataclasses.fields(BuildOptions)} - {"onnx", "output"}
+    for name in options:
+        if name not in known or name == "dry_run":
+            hint = nearest(name, known)
+            raise InvalidValueError("unknown build option", got=name, hint=hint)
+    batch = options.get("batch")
+    if isinstance(batch, int):
+        options["batch"] = (batch, batch, batch)
+    target = Path(onnx).with_suffix(".engine") if output is None else Path(output)
+    asked = BuildOptions(onnx=Path(onnx), output=target, **options)
+    sidecar = make_engine(asked, _Quiet(), flavour=flavour)
+    assert sidecar is not None
+    return BuildResult(target, sidecar)
+
+
+class _Quiet:
+    """A listener that logs warnings and shows nothing else."""
+
+    def warn(self, text: str) -> None:
+        log.warning("%s", text)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None: ...
+
+    def progress(self, items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
+        return items
+
+    def building(self, state: BuildState) -> None: ...
 
 
 def make_engine(

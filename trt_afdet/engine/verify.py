@@ -137,10 +137,10 @@ def verify(
     for name, candidate in candidates.items():
         if candidate.spec != reference.spec:
             raise InvalidValueError(f"{name} was not made from this model: its spec differs")
-    finished = reference.finished or any(c.finished for c in candidates.values())
-    confidence = reference.spec.score_threshold if finished else AP_CONFIDENCE
-    names = [] if reference.finished else reference.spec.output_names
-    errors = {n: ErrorSum(names) for n, c in candidates.items() if not c.finished and names}
+    has_nms = reference.has_nms or any(c.has_nms for c in candidates.values())
+    confidence = reference.spec.score_threshold if has_nms else AP_CONFIDENCE
+    names = [] if reference.has_nms else reference.spec.output_names
+    errors = {n: ErrorSum(names) for n, c in candidates.items() if not c.has_nms and names}
     found: dict[str, list[Detections]] = {name: [] for name in candidates}
     expected: list[Detections] = []
     used: list[int] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trt_afdet.evaluation.coco import ClassResult, CocoResult, evaluate_coco
 from trt_afdet.evaluation.confusion import confusion_matrix
+from trt_afdet.evaluation.evaluate import evaluate
 from trt_afdet.evaluation.predict import predict
 from trt_afdet.evaluation.voc import VocResult, evaluate_voc
 
@@ -12,6 +13,7 @@ __all__ = [
     "CocoResult",
     "VocResult",
     "confusion_matrix",
+    "evaluate",
     "evaluate_coco",
     "evaluate_voc",
     "predict",

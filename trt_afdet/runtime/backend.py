@@ -22,12 +22,12 @@ class Backend(Protocol):
     Attributes:
         spec: What the network expects and returns.
         batch_size: Images per call if the file fixes it, else None.
-        finished: Whether the network ends in NMS: it gives detections instead of heads.
+        has_nms: Whether the network ends in NMS: it gives detections instead of heads.
     """
 
     spec: ModelSpec
     batch_size: int | None
-    finished: bool
+    has_nms: bool
 
     def infer(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[Any]]:
         """Runs the network.
@@ -36,7 +36,7 @@ class Backend(Protocol):
             images: float32 [N, 3, H, W], normalised.
 
         Returns:
-            Heads in the order of ``spec.output_names``; if :attr:`finished`, detections in the
+            Heads in the order of ``spec.output_names``; if :attr:`has_nms`, detections in the
             order of :data:`trt_afdet.interface.DETECTION_NAMES`. Each with N in front.
 
         Raises:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.geometry import Letterbox
-from trt_afdet.native import Frame
+from trt_afdet.native import FrameDescriptor
 from trt_afdet.runtime.device import Bytes, Device, Resources, aligned
 from trt_afdet.runtime.device_array import byte_size
 from trt_afdet.runtime.network import TensorInfo
@@ -57,8 +57,8 @@ class Slot:
     def __init__(self, resources: Resources, index: int, batch: int, result_bytes: int) -> None:
         self.index = index
         self._device: Device = resources.device
-        self.descriptors_host = resources.pinned(batch * ctypes.sizeof(Frame))
-        self.descriptors = resources.memory(batch * ctypes.sizeof(Frame))
+        self.descriptors_host = resources.pinned(batch * ctypes.sizeof(FrameDescriptor))
+        self.descriptors = resources.memory(batch * ctypes.sizeof(FrameDescriptor))
         self.results_host = resources.pinned(result_bytes)
         self.results = resources.memory(result_bytes)
         self.started = resources.event()
@@ -85,7 +85,7 @@ class Slot:
             self._device.free_pinned(staging)
 
 
-def describe(descriptor: Frame, address: int, box: Letterbox) -> None:
+def describe(descriptor: FrameDescriptor, address: int, box: Letterbox) -> None:
     """Fills in the descriptor of a BGR frame."""
     descriptor.planes[0], descriptor.planes[1] = address, None
     descriptor.pitches[0], descriptor.pitches[1] = box.frame_width * 3, 0

@@ -26,7 +26,7 @@ class Program:
         resources: Gives and later frees what it allocates.
         network: What to run.
         kernels: Without them the input comes letterboxed and the heads go out as they are.
-        finished: Whether the network ends in NMS.
+        has_nms: Whether the network ends in NMS.
         spec: Thresholds and limits of the decode kernel.
         wanted: Ids of the classes to look for; all if None.
         graphs: Whether to capture graphs.
@@ -43,7 +43,7 @@ class Program:
         network: Network,
         kernels: Kernels | None,
         *,
-        finished: bool,
+        has_nms: bool,
         spec: ModelSpec,
         wanted: tuple[int, ...] | None,
         graphs: bool,
@@ -57,7 +57,7 @@ class Program:
         self._graphs: dict[tuple[int, int], int] = {}
         self._warm: set[int] = set()
         self.stream = resources.stream()
-        self.decodes = kernels is not None and not finished
+        self.decodes = kernels is not None and not has_nms
         self.results = tuple(network.outputs)
         most = network.batches[2]
         self.tensors = {

@@ -11,21 +11,23 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, overload
 
 import numpy as np
 
+from trt_afdet.assets import SHIPPED_MODEL
 from trt_afdet.detections import Detections
 from trt_afdet.errors import AfdetError, InvalidValueError, RunError
+from trt_afdet.media.image_input import Frame, is_one, several, to_frame
 from trt_afdet.postprocess import from_outputs, postprocess
 from trt_afdet.preprocess import preprocess
 from trt_afdet.runtime.backend import Backend, FrameBackend, Ticket
-from trt_afdet.runtime.image_input import Frame, is_one, several, to_frame
 from trt_afdet.runtime.model_errors import kind_of
-from trt_afdet.runtime.options import class_ids, count, share
 from trt_afdet.runtime.times import StageTimes
 from trt_afdet.spec import ModelSpec
+from trt_afdet.support.arguments import class_ids, count, fraction
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from typing_extensions import Self
 
-#: What stands for a picture; :mod:`trt_afdet.runtime.image_input` has the whole list.
+#: What stands for a picture; :mod:`trt_afdet.media.image_input` has the whole list.
 Picture: TypeAlias = "Frame | str | Path | bytes | Image"
 
 #: Pictures of a generator that are in memory at a time.
@@ -35,110 +37,108 @@ CHUNK = 16
 class Detector:
     """A detector ready to run.
 
-    ``detector(frame)`` gives :class:`Detections`, ``detector([frame, ...])`` a list of them.
-    Use it as a context manager, or call :meth:`close`.
-
-    A detector may be called from several threads, as ONNX Runtime and engines may;
-    :attr:`times` then mixes their figures.
+    ``detector(picture)`` gives :class:`Detections`, ``detector([picture, ...])`` a list of them.
+    Use it as a context manager, or call :meth:`close`. Several threads may call one detector.
 
     Args:
-        backend: Runs the network.
-        conf, iou, max_detections: Replace the spec's score threshold, NMS IoU and maximum. They
-            are built into a network that ends in NMS: of that only a higher threshold and a lower
-            maximum can be asked for.
-        classes: Names or ids of the classes to look for; all by default. Of a network that ends in
-            NMS the others are left out afterwards.
+        model: A model file, or an open backend; the shipped model by default. ONNX Runtime runs
+            .onnx files, TensorRT runs .engine and .plan files.
+        conf: Lowest confidence, 0..1; the model's own by default, as for the next two.
+        iou: NMS IoU, 0..1.
+        max_detections: Most detections per picture.
+        classes: Names or ids of the classes to look for; all by default.
+        device: Number of the GPU, also as "cuda:1", or "cpu". By default an engine runs on GPU 0
+            and an ONNX file on the CPU.
+        threads: CPU threads of the network; the backend's choice by default.
+        providers: ONNX Runtime execution providers, instead of ``device``.
+        rebuild: Build an engine that does not fit this machine again, from the ONNX file beside it.
+
+    A network that ends in NMS has thresholds built in: only a higher ``conf`` and a lower
+    ``max_detections`` can be asked of it.
 
     Attributes:
-        spec: The network's spec with the replacements.
+        spec: The model's spec with these values.
         times: Milliseconds of every stage.
 
     Raises:
+        MissingFileError, CorruptFileError: If the file is missing or damaged.
         InvalidValueError: If a value is out of range or cannot be changed, or a class is unknown.
+        MissingDependencyError: If the package that runs the model is not installed.
+        RunError: If there is no such GPU.
     """
 
     def __init__(
         self,
-        backend: Backend,
+        model: str | Path | Backend | None = None,
         *,
         conf: float | None = None,
         iou: float | None = None,
         max_detections: int | None = None,
         classes: str | int | Iterable[str | int] | None = None,
-    ) -> None:
-        if isinstance(backend, (str, os.PathLike)):
-            raise InvalidValueError(
-                "a detector is opened from a file by Detector.load",
-                got=os.fspath(backend),
-                hint="Detector.load(path)",
-            )
-        changes = {
-            "score_threshold": share("conf (score_threshold)", conf),
-            "nms_iou": share("iou (nms_iou)", iou),
-            "max_detections": count("max_detections", max_detections),
-        }
-        self.backend = backend
-        self.spec: ModelSpec = backend.spec.replace(
-            **{name: value for name, value in changes.items() if value is not None}
-        )
-        if backend.finished:
-            check_built_in(backend.spec, self.spec)
-        self.classes = None if classes is None else class_ids(classes, self.spec.class_names)
-        self.times = StageTimes()
-        self._closed = False
-        if isinstance(backend, FrameBackend):
-            backend.configure(self.spec, self.classes)
-
-    @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        *,
-        conf: float | None = None,
-        iou: float | None = None,
-        max_detections: int | None = None,
-        classes: str | int | Iterable[str | int] | None = None,
+        device: int | str | None = None,
         threads: int | None = None,
         providers: Sequence[str] | None = None,
         rebuild: bool = False,
-    ) -> Detector:
-        """Opens a model file; its suffix chooses the backend.
-
-        ONNX Runtime runs .onnx files, TensorRT .engine and .plan files.
-
-        Args:
-            path: The file.
-            conf, iou, max_detections, classes: See :class:`Detector`.
-            threads: CPU threads of the network; the backend's choice by default.
-            providers: ONNX Runtime execution providers; the CPU by default.
-            rebuild: Whether to build an engine that does not fit this machine again, from the ONNX
-                file beside it.
-
-        Raises:
-            MissingFileError, CorruptFileError, InvalidValueError, RunError: See the backend.
-            MissingDependencyError: If the backend's package is not installed.
-        """
-        backend = open_backend(path, threads=threads, providers=providers, rebuild=rebuild)
+    ) -> None:
+        changes = {
+            "score_threshold": fraction("conf (score_threshold)", conf),
+            "nms_iou": fraction("iou (nms_iou)", iou),
+            "max_detections": count("max_detections", max_detections),
+        }
+        opened = model is None or not isinstance(model, Backend)
+        if isinstance(model, Backend):
+            backend = model
+        else:
+            backend = open_backend(
+                SHIPPED_MODEL if model is None else model,
+                device=device,
+                threads=threads,
+                providers=providers,
+                rebuild=rebuild,
+            )
+        self.backend = backend
+        self.times = StageTimes()
+        self._closed = False
         try:
-            return cls(backend, conf=conf, iou=iou, max_detections=max_detections, classes=classes)
+            self.spec: ModelSpec = backend.spec.replace(
+                **{name: value for name, value in changes.items() if value is not None}
+            )
+            if backend.has_nms:
+                check_built_in(backend.spec, self.spec)
+            self.classes = None if classes is None else class_ids(classes, self.spec.class_names)
+            if isinstance(backend, FrameBackend):
+                backend.configure(self.spec, self.classes)
         except AfdetError:
-            backend.close()
+            if opened:
+                backend.close()
             raise
 
-    @overload
-    def __call__(self, frames: Picture) -> Detections: ...  # type: ignore[overload-overlap]
+    @classmethod
+    def load(cls, path: str | Path, **options: Any) -> Self:
+        """Opens a model file, with the same options as :class:`Detector`."""
+        check_path(path)
+        return cls(path, **options)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the model's classes."""
+        return self.spec.class_names
 
     @overload
-    def __call__(self, frames: Iterable[Picture]) -> list[Detections]: ...
+    def __call__(self, frames: Picture, *, rgb: bool = ...) -> Detections: ...  # type: ignore[overload-overlap]
 
-    def __call__(self, frames: Any) -> Detections | list[Detections]:
+    @overload
+    def __call__(self, frames: Iterable[Picture], *, rgb: bool = ...) -> list[Detections]: ...
+
+    def __call__(self, frames: Any, *, rgb: bool = False) -> Detections | list[Detections]:
         """Detects objects.
 
         Args:
             frames: One picture: a BGR uint8 [H, W, 3] array, a path, a PIL image and whatever else
-                :mod:`trt_afdet.runtime.image_input` takes. Or several, of any size and kind.
+                :mod:`trt_afdet.media.image_input` takes. Or several, of any size and kind.
                 A list goes through the network as one batch (in pieces if the model file fixes its
                 batch), a generator in pieces of :data:`CHUNK`.
+            rgb: Arrays are RGB instead of BGR. Files and PIL images know their order.
 
         Returns:
             Detections in pixels of each picture: one for one, a list for several.
@@ -150,12 +150,12 @@ class Detector:
         """
         self._check_open()
         if is_one(frames):
-            return self.collect(self.submit([frames]))[0]
-        given = several(frames)
+            return self.collect(self.submit([to_frame(frames, rgb=rgb)]))[0]
+        given = (to_frame(frame, rgb=rgb) for frame in several(frames))
         if isinstance(frames, Sized):
-            return self._batch([to_frame(frame) for frame in given])
+            return self._batch(list(given))
         results: list[Detections] = []
-        while chunk := [to_frame(frame) for frame in islice(given, CHUNK)]:
+        while chunk := list(islice(given, CHUNK)):
             results += self._batch(chunk)
         return results
 
@@ -172,7 +172,7 @@ class Detector:
         return results
 
     @property
-    def overlaps(self) -> bool:
+    def is_async(self) -> bool:
         """Whether :meth:`submit` returns before the work is done."""
         return isinstance(self.backend, FrameBackend)
 
@@ -226,7 +226,7 @@ class Detector:
             outputs = self.backend.infer(images)
         with self.times.measure("postprocess", count):
             outputs = [output[:count] for output in outputs]
-            if not self.backend.finished:
+            if not self.backend.has_nms:
                 return postprocess(outputs, self.spec, letterboxes, self.classes)
             raised = self.spec.score_threshold > self.backend.spec.score_threshold
             above = self.spec.score_threshold if raised else None
@@ -240,12 +240,12 @@ class Detector:
     def __reduce__(self) -> NoReturn:
         raise InvalidValueError(
             "a detector can neither be copied nor sent to another process",
-            hint="open one in each: Detector.load(path)",
+            hint="open one in each: Detector(path)",
         )
 
     def _check_open(self) -> None:
         if self._closed:
-            raise RunError("the detector is closed", hint="open it again with Detector.load")
+            raise RunError("the detector is closed", hint="open it again: Detector(path)")
 
     def __enter__(self) -> Detector:
         self._check_open()
@@ -274,9 +274,37 @@ class _Done:
         return self._found
 
 
+def check_path(path: object) -> None:
+    """Refuses what cannot name a model file.
+
+    Raises:
+        InvalidValueError: If it is neither a text nor a path, or empty.
+    """
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        shown = repr(path) if path is None or path == "" else type(path).__name__
+        raise InvalidValueError("a model is named by its path", got=shown)
+
+
+def device_index(device: int | str | None) -> int | None:
+    """The number of a GPU: 1, "1", "cuda:1", "cuda"; -1 for "cpu"; None stays None.
+
+    Raises:
+        InvalidValueError: If it is none of these.
+    """
+    if device is None:
+        return None
+    text = str(device).strip().lower().removeprefix("cuda").removeprefix(":")
+    if text == "cpu":
+        return -1
+    if isinstance(device, bool) or not (text.isdecimal() or (text == "" and device)):
+        raise InvalidValueError('a device is a number, "cuda:1" or "cpu"', got=repr(device))
+    return int(text or 0)
+
+
 def open_backend(
     path: str | Path,
     *,
+    device: int | str | None = None,
     threads: int | None = None,
     providers: Sequence[str] | None = None,
     rebuild: bool = False,
@@ -286,9 +314,8 @@ def open_backend(
     Raises:
         InvalidValueError: If no backend reads such files.
     """
-    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
-        shown = repr(path) if path is None or path == "" else type(path).__name__
-        raise InvalidValueError("a model is named by its path", got=shown)
+    check_path(path)
+    index = device_index(device)
     threads = count("threads", threads)
     if isinstance(providers, str):
         providers = [providers]
@@ -296,11 +323,15 @@ def open_backend(
     if suffix == ".onnx":
         from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend
 
-        return OnnxRuntimeBackend(path, threads=threads, providers=providers)
+        return OnnxRuntimeBackend(path, threads=threads, providers=providers, device=index)
     if suffix in (".engine", ".plan"):
         from trt_afdet.runtime.engine import open_engine
 
-        return open_engine(path, rebuild=rebuild)
+        if index == -1:
+            raise InvalidValueError(
+                "an engine runs on a GPU", got="device cpu", hint="the .onnx file runs on the CPU"
+            )
+        return open_engine(path, rebuild=rebuild, index=index or 0)
     kind, hint = kind_of(Path(path)) or (None, None)
     raise InvalidValueError(
         "a model is an .onnx or an .engine file",

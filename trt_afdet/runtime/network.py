@@ -8,7 +8,7 @@ from typing import Protocol
 
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.interface import DETECTION_NAMES, check_network
-from trt_afdet.native import Frame
+from trt_afdet.native import FrameDescriptor
 from trt_afdet.spec import ModelSpec
 
 _FLOATS = ("float32", "float16")
@@ -73,7 +73,7 @@ class Kernels(Protocol):
         stream: int = 0,
     ) -> None: ...
 
-    def check_frames(self, frames: Sequence[Frame], spec: ModelSpec) -> None: ...
+    def check_frames(self, frames: Sequence[FrameDescriptor], spec: ModelSpec) -> None: ...
 
     def letterbox(
         self, frames: int, count: int, spec: ModelSpec, output: int, dtype: str, stream: int = 0
@@ -87,20 +87,20 @@ def check_tensors(network: Network, spec: ModelSpec, file: object) -> bool:
         InvalidValueError: Naming the first tensor that is not.
     """
     outputs = {info.name: info for info in network.outputs}
-    finished = set(DETECTION_NAMES) <= set(outputs)
+    has_nms = set(DETECTION_NAMES) <= set(outputs)
     check_network(
         spec,
         file,
         [(info.name, ("N", *info.shape), info.dtype) for info in network.inputs],
         [(info.name, ("N", *info.shape)) for info in network.outputs],
-        finished=finished,
+        has_nms=has_nms,
         elements=_FLOATS,
     )
     heads = {outputs[name].dtype for name in spec.output_names if name in outputs}
-    if not finished and (len(heads) != 1 or not heads <= set(_FLOATS)):
+    if not has_nms and (len(heads) != 1 or not heads <= set(_FLOATS)):
         raise InvalidValueError(
             f"{file}: outputs must be all {' or all '.join(_FLOATS)}",
             got=", ".join(sorted(heads)),
             hint="build the engine again",
         )
-    return finished
+    return has_nms

@@ -44,6 +44,8 @@ class OnnxRuntimeBackend:
         path: The file.
         threads: Threads inside an operator; ONNX Runtime's choice (the physical cores) by default.
         providers: Execution providers in order of preference; the CPU by default.
+        device: Number of the GPU of ONNX Runtime's CUDA provider, or -1 for the CPU; used without
+            ``providers``.
 
     Raises:
         MissingFileError: If there is no such file.
@@ -59,9 +61,10 @@ class OnnxRuntimeBackend:
         *,
         threads: int | None = None,
         providers: Sequence[str] | None = None,
+        device: int | None = None,
     ) -> None:
         self.path = Path(path)
-        self._session: Any = _open(self.path, threads, providers)
+        self._session: Any = _open(self.path, threads, providers, device)
         metadata = self._session.get_modelmeta().custom_metadata_map
         if not metadata.get(METADATA_KEY):
             raise foreign_network(
@@ -70,14 +73,14 @@ class OnnxRuntimeBackend:
                 [(o.name, o.shape) for o in self._session.get_outputs()],
             )
         self.spec = read_spec(metadata.get(METADATA_KEY), self.path)
-        self.finished = read_nms(metadata.get(NMS_KEY), self.path) != "none"
-        self._outputs = DETECTION_NAMES if self.finished else self.spec.output_names
+        self.has_nms = read_nms(metadata.get(NMS_KEY), self.path) != "none"
+        self._outputs = DETECTION_NAMES if self.has_nms else self.spec.output_names
         self.batch_size = check_network(
             self.spec,
             self.path,
             [(i.name, i.shape, _ELEMENTS.get(i.type, i.type)) for i in self._session.get_inputs()],
             [(o.name, o.shape) for o in self._session.get_outputs()],
-            finished=self.finished,
+            has_nms=self.has_nms,
             elements=("float32", "float16"),
         )
         self._element = _ELEMENTS[self._session.get_inputs()[0].type]
@@ -115,7 +118,9 @@ class OnnxRuntimeBackend:
         self.close()
 
 
-def _open(path: Path, threads: int | None, providers: Sequence[str] | None) -> Any:
+def _open(
+    path: Path, threads: int | None, providers: Sequence[str] | None, device: int | None
+) -> Any:
     """An onnxruntime.InferenceSession."""
     if threads is not None and threads < 1:
         raise InvalidValueError("threads must be at least 1", got=threads)
@@ -124,7 +129,11 @@ def _open(path: Path, threads: int | None, providers: Sequence[str] | None) -> A
         import onnxruntime
     except ImportError as error:
         raise missing(error) from error
-    chosen = list(providers) if providers else ["CPUExecutionProvider"]
+    on_gpu = not providers and device is not None and device >= 0
+    chosen = list(providers or ())
+    if on_gpu:
+        chosen.append("CUDAExecutionProvider")
+    chosen = chosen or ["CPUExecutionProvider"]
     unknown = sorted(set(chosen) - set(onnxruntime.get_available_providers()))
     if unknown:
         raise InvalidValueError(
@@ -138,8 +147,11 @@ def _open(path: Path, threads: int | None, providers: Sequence[str] | None) -> A
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     if threads is not None:
         options.intra_op_num_threads = threads
+    settings = [{"device_id": device}] if on_gpu else None
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=chosen)
+        return onnxruntime.InferenceSession(
+            str(path), options, providers=chosen, provider_options=settings
+        )
     except Exception as error:  # ONNX Runtime's exceptions share no base of their own.
         if PLUGIN_OP in str(error):
             raise InvalidValueError(

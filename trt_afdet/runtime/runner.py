@@ -24,7 +24,7 @@ from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.geometry import Letterbox
 from trt_afdet.interface import DETECTION_NAMES
-from trt_afdet.native import Frame as FrameDescriptor
+from trt_afdet.native import FrameDescriptor
 from trt_afdet.postprocess import from_outputs, postprocess
 from trt_afdet.preprocess import check_frame, preprocess
 from trt_afdet.runtime.buffers import Block, Slot, describe
@@ -132,7 +132,7 @@ class Runner:
 
     Attributes:
         spec: With what :meth:`configure` changed.
-        finished: Whether the network ends in NMS.
+        has_nms: Whether the network ends in NMS.
         batch_size: Frames per batch if the network fixes it, else None.
         max_batch: Most frames per batch.
 
@@ -170,7 +170,7 @@ class Runner:
         self._program: Program | None = None
         self._open = True
         try:
-            self.finished = check_tensors(network, spec, file)
+            self.has_nms = check_tensors(network, spec, file)
             with device.active():
                 self._allocate()
         except BaseException:
@@ -183,7 +183,7 @@ class Runner:
             self._resources,
             self.network,
             self._kernels,
-            finished=self.finished,
+            has_nms=self.has_nms,
             spec=self.spec,
             wanted=self._wanted,
             graphs=self._use_graphs,
@@ -356,7 +356,7 @@ class Runner:
             }
         arrays = Block.of(program.results, batch).arrays(slot.results_host, batch)
         arrays = {name: array[: len(boxes)] for name, array in arrays.items()}
-        if not self.finished and not program.decodes:
+        if not self.has_nms and not program.decodes:
             return postprocess(arrays, self.spec, boxes, self._wanted), seconds
         outputs = [arrays[name] for name in DETECTION_NAMES]
         classes, above = self._wanted, None
@@ -364,14 +364,14 @@ class Runner:
             # The kernel numbered the wanted classes only; the -1 of unused rows is not read.
             outputs[-1] = np.asarray(self._wanted, np.int32)[outputs[-1]]
             classes = None
-        if self.finished and self.spec.score_threshold > self._built.score_threshold:
+        if self.has_nms and self.spec.score_threshold > self._built.score_threshold:
             above = self.spec.score_threshold
         return from_outputs(outputs, self.spec, boxes, classes, above=above), seconds
 
     def device_detections(self, ticket: Ticket, slot: Slot, batch: int) -> DeviceDetections:
         """See :meth:`Ticket.on_device`."""
         with self._using() as program:
-            if not self.finished and not program.decodes:
+            if not self.has_nms and not program.decodes:
                 raise RunError(
                     "boxes are found on the CPU here, so none are on the device",
                     hint="install the CUDA library; see `trt-afdet doctor`",
@@ -462,7 +462,7 @@ class Runner:
                 f"images must be float32 [N, {', '.join(map(str, source.shape))}]",
                 got=f"{images.dtype} {list(images.shape)}",
             )
-        names = DETECTION_NAMES if self.finished else self._built.output_names
+        names = DETECTION_NAMES if self.has_nms else self._built.output_names
         least, _, most = self.network.batches
         parts: list[list[npt.NDArray[Any]]] = []
         for start in range(0, len(images), most):

@@ -50,3 +50,13 @@ class StreamResult:
     detected: bool
     finished: float
     events: tuple[object, ...] = field(default=())
+
+    @property
+    def source(self) -> str:
+        """Name of the camera or file."""
+        return self.frame.source
+
+    @property
+    def image(self) -> npt.NDArray[np.uint8]:
+        """BGR uint8 [H, W, 3]."""
+        return self.frame.image

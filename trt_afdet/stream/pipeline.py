@@ -37,7 +37,7 @@ log = logging.getLogger("trt_afdet.stream")
 class DetectorLike(Protocol):
     """Frames in, one result per frame out.
 
-    One that has ``overlaps`` set is used as a :class:`BackgroundDetector` instead; ``max_batch``
+    One that has ``is_async`` set is used as a :class:`BackgroundDetector` instead; ``max_batch``
     bounds its batches. See :class:`trt_afdet.runtime.detector.Detector`.
     """
 
@@ -176,7 +176,7 @@ class Pipeline:
         self.board = StatusBoard(self._tell_status)
         self._detector = detector
         self._background = (
-            cast(BackgroundDetector, detector) if getattr(detector, "overlaps", False) else None
+            cast(BackgroundDetector, detector) if getattr(detector, "is_async", False) else None
         )
         self._batch = min(
             self.options.batch, getattr(detector, "max_batch", None) or self.options.batch

@@ -38,7 +38,7 @@ class Changed:
 
     def __init__(self, path: Path, change: Callable[[list[np.ndarray]], list[np.ndarray]]) -> None:
         self.inner = OnnxRuntimeBackend(path)
-        self.spec, self.batch_size, self.finished = SPEC, self.inner.batch_size, False
+        self.spec, self.batch_size, self.has_nms = SPEC, self.inner.batch_size, False
         self.change = change
 
     def infer(self, images: np.ndarray) -> list[np.ndarray]:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.errors import RunError
-from trt_afdet.native import CudaLibrary, Frame, NativeError
+from trt_afdet.native import CudaLibrary, FrameDescriptor, NativeError
 from trt_afdet.runtime.device import ALIGNMENT, Bytes, cuda_error
 from trt_afdet.runtime.network import TensorInfo
 from trt_afdet.spec import ModelSpec
@@ -375,16 +375,16 @@ class HostKernels:
 
         self._device.enqueue(stream, work)
 
-    def check_frames(self, frames: Sequence[Frame], spec: ModelSpec) -> None:
+    def check_frames(self, frames: Sequence[FrameDescriptor], spec: ModelSpec) -> None:
         self._library.check_frames(frames, spec)
 
     def letterbox(
         self, frames: int, count: int, spec: ModelSpec, output: int, dtype: str, stream: int = 0
     ) -> None:
         def work() -> None:
-            size = ctypes.sizeof(Frame)
+            size = ctypes.sizeof(FrameDescriptor)
             described = self._device.view(frames, count * size)
-            for frame in (Frame * count).from_buffer_copy(described.tobytes()):
+            for frame in (FrameDescriptor * count).from_buffer_copy(described.tobytes()):
                 self._device.view(frame.planes[0], frame.pitches[0] * frame.height)
             self._library.letterbox(frames, count, spec, output, dtype)
 

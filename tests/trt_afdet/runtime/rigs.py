@@ -12,8 +12,7 @@ from tests.skips import skip_test
 from tests.trt_afdet.onnx_models import SPEC, build_model
 from tests.trt_afdet.runtime.host_device import HostDevice, HostKernels, OrtNetwork
 from trt_afdet import native
-from trt_afdet.cli.demo import ASSETS
-from trt_afdet.cli.detect import SHIPPED_MODEL
+from trt_afdet.assets import ASSETS, SHIPPED_MODEL
 from trt_afdet.detections import Detections
 from trt_afdet.media import open_inputs
 from trt_afdet.runtime.detector import Detector

@@ -334,7 +334,7 @@ def test_the_plugin_is_loaded_first(
     plan = add_nms(build_model(), "onnx").SerializeToString()
     runner = machine.open(tmp_path, plan, nms="plugin")
     assert loaded == [(Path("/lib/afdet_plugin.so"), "AfdetDecodeNMS", "1")]
-    assert runner.finished
+    assert runner.has_nms
     assert len(runner(FRAMES)) == 4
     runner.close()
 

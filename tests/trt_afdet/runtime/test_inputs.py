@@ -25,9 +25,9 @@ from PIL import Image
 
 from tests.trt_afdet.onnx_models import save_model
 from trt_afdet.errors import AfdetError, InvalidValueError, RunError
+from trt_afdet.media.image_input import is_one, several, to_frame
 from trt_afdet.runtime.detector import Detector, class_ids
-from trt_afdet.runtime.image_input import is_one, several, to_frame
-from trt_afdet.runtime.options import count, share
+from trt_afdet.support.arguments import count, fraction
 
 BGR = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
 GREY = BGR[:, :, 0].copy()
@@ -360,7 +360,7 @@ def test_a_closed_detector_says_so_once_for_everything(model: Path) -> None:
     ],
 )
 def test_shares(value: Any, want: Any) -> None:
-    assert share("conf", value) == want
+    assert fraction("conf", value) == want
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ def test_shares(value: Any, want: Any) -> None:
 )
 def test_no_shares(value: Any, message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
-        share("conf", value)
+        fraction("conf", value)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from tests.trt_afdet.onnx_models import SPEC, build_model, save_model
-from trt_afdet.cli.detect import SHIPPED_MODEL
+from trt_afdet.assets import SHIPPED_MODEL
 from trt_afdet.detections import Detections
 from trt_afdet.engine.onnx.nms import add_nms
 from trt_afdet.errors import InvalidValueError
@@ -53,7 +53,7 @@ def assert_same(got: Detections, want: Detections) -> None:
 def test_backend_gives_detections_in_order(finished: Path) -> None:
     with OnnxRuntimeBackend(finished) as backend:
         assert isinstance(backend, Backend)
-        assert backend.finished
+        assert backend.has_nms
         assert (backend.spec, backend.batch_size) == (SPEC, None)
         outputs = backend.infer(np.zeros((2, 3, 256, 384), np.float32))
     assert [o.shape for o in outputs] == [(2, 1), (2, 100, 4), (2, 100), (2, 100)]

@@ -16,7 +16,7 @@ import pytest
 from tests.skips import skip_test
 from tests.trt_afdet.onnx_models import SPEC, build_model, save_model
 from tests.trt_afdet.runtime.rigs import equal, near, scene, shipped
-from trt_afdet.cli.detect import SHIPPED_MODEL
+from trt_afdet.assets import SHIPPED_MODEL
 from trt_afdet.detections import Detections
 from trt_afdet.engine.onnx.nms import add_nms
 from trt_afdet.errors import InvalidValueError, RunError
@@ -263,7 +263,7 @@ def finished_model() -> bytes:
 @pytest.mark.parametrize("kernels", [True, False])
 def test_a_network_that_ends_in_nms(rig: Any, canonical: Detector, kernels: bool) -> None:
     runner = rig.runner(finished_model(), kernels=kernels)
-    assert runner.finished
+    assert runner.has_nms
     frames = [exact(i) for i in range(5)]
     for got, want in zip(runner(frames), canonical(frames), strict=True):
         equal(got, want)

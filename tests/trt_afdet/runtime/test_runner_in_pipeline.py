@@ -82,7 +82,7 @@ class Counting(Detector):
 @pytest.mark.parametrize("streams", [1, 3])
 def test_every_frame_gets_its_own_boxes(rig: Any, tmp_path: Any, streams: int) -> None:
     detector = Counting(rig.runner())
-    assert detector.overlaps
+    assert detector.is_async
     assert detector.max_batch == 4
     plans = [SourcePlan(f"s{i}", lambda i=i: Scenes(100 * i), live=False) for i in range(streams)]
     sink = Kept()

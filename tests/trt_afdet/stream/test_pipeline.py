@@ -530,7 +530,7 @@ def test_bad_patterns_are_refused(uri: str, message: str) -> None:
 class InBackground(OneBox):
     """Works as a GPU does: ``submit`` returns at once, ``collect`` waits."""
 
-    overlaps = True
+    is_async = True
     max_batch = 2
 
     def __init__(self) -> None:

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trt_afdet.assets import SHIPPED_MODEL
 from trt_afdet.errors import AfdetError, InvalidValueError
+from trt_afdet.runtime.detector import Detector, open_backend
 from trt_afdet.stream.addresses import join_options
 from trt_afdet.stream.analysis.filters import check_classes
 from trt_afdet.stream.analysis.per_source import AnalysisOptions, SourceAnalysis
@@ -193,6 +195,35 @@ def make_plan(
     if problems:
         raise ConfigError([loaded.problem(*problem) for problem in problems])
     return Plan(loaded, tuple(sources), tuple(planned_sinks), shapes)
+
+
+def open_detector(loaded: Loaded) -> Detector:
+    """The model of a configuration, with the lowest confidence that any source needs.
+
+    Raises:
+        ConfigError: If the model does not fit what the configuration says.
+        AfdetError: See :meth:`trt_afdet.runtime.detector.Detector.load`.
+    """
+    config = loaded.config
+    path = Path(config.model) if config.model is not None else SHIPPED_MODEL
+    suffixes = {"onnxruntime": (".onnx",), "tensorrt": (".engine", ".plan")}
+    if config.backend is not None and path.suffix.lower() not in suffixes[config.backend]:
+        wanted = " or ".join(suffixes[config.backend])
+        text = f"runs {wanted} files (got {path.name}) - see trt-afdet build-engine"
+        raise ConfigError([loaded.problem(("backend",), text)])
+    backend = open_backend(path, threads=config.threads, providers=config.providers)
+    try:
+        lowest = min(lowest_conf(config, source) for source in config.sources)
+        if backend.has_nms:
+            # Such a model reports nothing below its own limit: tracking goes without that.
+            reported = min(
+                source.stage_options(config.conf).filters.lowest for source in config.sources
+            )
+            lowest = min(reported, max(lowest, backend.spec.score_threshold))
+        return Detector(backend, conf=lowest, iou=config.iou, max_detections=config.max_det)
+    except InvalidValueError as error:
+        backend.close()
+        raise ConfigError([loaded.problem(("model",), str(error))]) from error
 
 
 class Deployment:

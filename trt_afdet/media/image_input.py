@@ -67,8 +67,12 @@ def several(given: Any) -> Iterator[Any]:
     return iter(given)
 
 
-def to_frame(given: object) -> Frame:
+def to_frame(given: object, *, rgb: bool = False) -> Frame:
     """One picture as BGR uint8 [H, W, 3], contiguous; see the module.
+
+    Args:
+        given: The picture.
+        rgb: An array is RGB or RGBA, not BGR or BGRA.
 
     Raises:
         InvalidValueError: If it is none, or has more than one meaning.
@@ -87,6 +91,8 @@ def to_frame(given: object) -> Frame:
     if isinstance(given, (bytes, bytearray, memoryview)):
         return _from_bytes(bytes(given), "bytes")
     if isinstance(given, np.ndarray):
+        if rgb and given.ndim == 3 and given.shape[2] in (3, 4):
+            given = given[..., [2, 1, 0]]
         return _from_array(given)
     if _is_file(given):
         return _from_file(given)

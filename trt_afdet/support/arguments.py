@@ -11,7 +11,7 @@ from trt_afdet.errors import InvalidValueError
 from trt_afdet.support.suggest import nearest
 
 
-def share(name: str, given: Any) -> float | None:
+def fraction(name: str, given: Any) -> float | None:
     """A number within 0..1, also as text; None stays None.
 
     Raises:

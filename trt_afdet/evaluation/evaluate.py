@@ -1,0 +1,50 @@
+"""How good a detector is on a dataset, in one call."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from trt_afdet.datasets import Dataset, open_dataset
+from trt_afdet.errors import InvalidValueError
+from trt_afdet.evaluation.coco import CocoResult, evaluate_coco
+from trt_afdet.evaluation.predict import DetectorLike, ProgressLike, predict
+
+log = logging.getLogger("trt_afdet")
+
+
+def evaluate(
+    detector: DetectorLike,
+    data: Dataset | str | Path,
+    split: str | None = None,
+    *,
+    batch: int = 4,
+    progress: ProgressLike | None = None,
+) -> CocoResult:
+    """Measures COCO's average precision.
+
+    AP counts detections of every confidence: open the detector with ``conf=0.01``.
+
+    Args:
+        detector: An open detector.
+        data: COCO, VOC or YOLO data: a folder, its file, or an open dataset. Classes are matched
+            by name; objects of classes that the detector does not know are left out.
+        split: Such as "val" or "test", where the folder holds several.
+        batch: Pictures per step.
+        progress: Passes items on and shows how far it is: (items, total, description) -> items.
+
+    Returns:
+        AP, AP50, AP75 and more, within 0..1, for all classes and for each.
+
+    Raises:
+        MissingFileError, CorruptFileError, InvalidValueError: If the data cannot be used.
+        MissingDependencyError: If faster-coco-eval is not installed.
+    """
+    if not isinstance(data, Dataset):
+        names = getattr(detector, "names", None)
+        data = open_dataset(str(data), split, model=names, decode=True, progress=progress)
+        for line in data.report.lines():
+            log.warning("%s: %s", data.name, line)
+    if not any(len(record.boxes) for record in data.records):
+        raise InvalidValueError("no picture has a label", got=data.name)
+    return evaluate_coco(data, predict(data, detector, batch=batch, progress=progress))
