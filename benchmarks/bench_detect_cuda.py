@@ -21,7 +21,8 @@ from trt_afdet import native
 from trt_afdet.errors import AfdetError
 from trt_afdet.native import Outputs
 from trt_afdet.postprocess import decode_level, logit_threshold, sigmoid
-from trt_afdet.runtime.device import Device, Resources, open_device
+from trt_afdet.runtime.device import Device, Resources
+from trt_afdet.runtime.devices import open_device
 from trt_afdet.spec import ModelSpec
 
 Arrays = list[npt.NDArray[Any]]

@@ -21,7 +21,8 @@ from trt_afdet import native
 from trt_afdet.errors import AfdetError
 from trt_afdet.geometry import Letterbox
 from trt_afdet.preprocess import preprocess
-from trt_afdet.runtime.device import Device, Resources, open_device
+from trt_afdet.runtime.device import Device, Resources
+from trt_afdet.runtime.devices import open_device
 from trt_afdet.spec import ModelSpec
 
 SPEC = ModelSpec(name="bench", class_names=("any",), height=512, width=512)

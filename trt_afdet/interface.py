@@ -26,6 +26,8 @@ NMS_FORMS = ("plugin", "onnx", "none")
 
 #: The TensorRT plugin's op, in the ONNX domain "trt_afdet".
 PLUGIN_OP = "AfdetDecodeNMS"
+PLUGIN_DOMAIN = "trt_afdet"
+PLUGIN_VERSION = "1"
 
 
 def read_spec(text: str | None, file: object) -> ModelSpec:

@@ -19,8 +19,9 @@ from tests.trt_afdet.runtime.rigs import MODEL
 from trt_afdet import native
 from trt_afdet.errors import AfdetError
 from trt_afdet.native import CudaLibrary
-from trt_afdet.runtime.device import Bytes, Device, Resources, open_device
+from trt_afdet.runtime.device import Bytes, Device, Resources
 from trt_afdet.runtime.device_array import DeviceArray, byte_size
+from trt_afdet.runtime.devices import open_device
 from trt_afdet.runtime.network import TensorInfo
 from trt_afdet.runtime.runner import Runner
 from trt_afdet.spec import ModelSpec

@@ -16,7 +16,8 @@ from trt_afdet import native
 from trt_afdet.errors import MissingDependencyError
 from trt_afdet.native import NativeError, NativeMissingError, Outputs
 from trt_afdet.postprocess import decode_and_suppress, sigmoid
-from trt_afdet.runtime.device import Device, Resources, open_device
+from trt_afdet.runtime.device import Device, Resources
+from trt_afdet.runtime.devices import open_device
 from trt_afdet.spec import ModelSpec
 
 Heads = Sequence[npt.NDArray[Any]]

@@ -129,7 +129,8 @@ class Emulation:
 
 class Gpu:
     def __init__(self) -> None:
-        from trt_afdet.runtime.device import Resources, open_device
+        from trt_afdet.runtime.device import Resources
+        from trt_afdet.runtime.devices import open_device
 
         self.library = native.cuda()
         self._device = open_device()

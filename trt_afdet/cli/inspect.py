@@ -111,10 +111,10 @@ def examine(path: Path) -> Findings:
 
 
 def _of_onnx(path: Path) -> Findings:
-    from trt_afdet.engine.onnx.model_file import file_sha256
     from trt_afdet.engine.precision.readback import node_blocks, of_model
     from trt_afdet.interface import NMS_KEY, read_nms, read_spec
     from trt_afdet.spec import METADATA_KEY
+    from trt_afdet.support.files import file_sha256
 
     model = _read_onnx(path)
     metadata = {entry.key: entry.value for entry in model.metadata_props}

@@ -126,7 +126,8 @@ def prepare(plan: Plan, listener: Listener) -> Prepared:
             precision that was asked for.
     """
     from trt_afdet.engine.onnx.model_file import load_canonical
-    from trt_afdet.engine.onnx.nms import PLUGIN_VERSION, add_nms
+    from trt_afdet.engine.onnx.nms import add_nms
+    from trt_afdet.interface import PLUGIN_VERSION
 
     options, flavour = plan.options, plan.flavour
     # What is wrong with the model or the plugin shows before minutes of calibration.
@@ -245,7 +246,7 @@ def _check_nms(plan: Plan, model: onnx.ModelProto) -> None:
     Raises:
         InvalidValueError: If the plugin does not know an attribute, or a TopK is too large.
     """
-    from trt_afdet.engine.onnx.nms import PLUGIN_VERSION
+    from trt_afdet.interface import PLUGIN_VERSION
 
     if plan.options.nms == "plugin":
         node = next(node for node in model.graph.node if node.op_type == PLUGIN_OP)
@@ -514,8 +515,8 @@ def _describe(
     fallback: tuple[str, ...],
     state: BuildState,
 ) -> EngineSidecar:
-    from trt_afdet.engine.onnx.model_file import file_sha256
-    from trt_afdet.engine.onnx.nms import PLUGIN_VERSION
+    from trt_afdet.interface import PLUGIN_VERSION
+    from trt_afdet.support.files import file_sha256
 
     plan, converted = prepared.plan, prepared.converted
     options = plan.options

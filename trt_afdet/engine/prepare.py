@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt_afdet.datasets.index import ProgressLike
-from trt_afdet.engine.onnx.model_file import file_sha256, load_canonical
+from trt_afdet.engine.onnx.model_file import load_canonical
 from trt_afdet.engine.precision.blocks import expand
 from trt_afdet.engine.precision.calibration import (
     FEWEST,
@@ -25,6 +25,7 @@ from trt_afdet.engine.precision.sensitivity import Sensitivity, measure
 from trt_afdet.engine.sample_pictures import open_pictures
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.spec import ModelSpec
+from trt_afdet.support.files import file_sha256
 
 if TYPE_CHECKING:
     import onnx

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from trt_afdet.datasets import Dataset, Report, dataset_splits, open_dataset
 from trt_afdet.datasets.find import split_names, walk_pictures
-from trt_afdet.engine.onnx.model_file import file_sha256
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
 from trt_afdet.media import (
     PICTURE_SUFFIXES,
@@ -22,6 +21,7 @@ from trt_afdet.media import (
     is_video_file,
     read_picture,
 )
+from trt_afdet.support.files import file_sha256
 
 Frame = npt.NDArray[np.uint8]
 

@@ -7,15 +7,18 @@ the process. The sidecar beside the engine tells what it was built with.
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
-from trt_afdet.engine.onnx.nms import PLUGIN_VERSION
 from trt_afdet.errors import InvalidValueError, MissingDependencyError, RunError
-from trt_afdet.interface import PLUGIN_OP
+from trt_afdet.interface import PLUGIN_OP, PLUGIN_VERSION
 from trt_afdet.native import CudaLibrary, NativeMissingError, cuda, find
-from trt_afdet.runtime.device import Device, open_device
+from trt_afdet.runtime.device import Device
+from trt_afdet.runtime.devices import open_device
 from trt_afdet.runtime.engine_network import TensorRTNetwork
 from trt_afdet.runtime.runner import Runner
+from trt_afdet.support.files import file_sha256
 from trt_afdet.trt import sidecar, versions
 from trt_afdet.trt.sidecar import EngineSidecar
 from trt_afdet.trt.versions import Flavour
@@ -180,8 +183,6 @@ def rebuild_command(path: Path, facts: EngineSidecar) -> list[str] | None:
 
     None if the ONNX file that it was built from does not lie beside it.
     """
-    from trt_afdet.engine.onnx.model_file import file_sha256
-
     onnx = path.parent / facts.onnx_file
     if not onnx.is_file() or file_sha256(onnx) != facts.onnx_sha256:
         return None
@@ -197,11 +198,12 @@ def rebuild_hint(path: Path, facts: EngineSidecar) -> str:
 
 
 def _rebuild(path: Path, mismatch: EngineMismatchError) -> None:
-    """Builds an engine again, as the hint says."""
-    from trt_afdet.cli import main
+    """Builds an engine again, as the hint says.
 
+    In a process of its own: what runs engines knows nothing of what builds them.
+    """
     command = rebuild_command(path, sidecar.read(path))
     if command is None:
         raise mismatch
-    if main(command) != 0:
+    if subprocess.call([sys.executable, "-m", "trt_afdet", *command]) != 0:
         raise RunError(f"{path} could not be built again", hint=f"trt-afdet {' '.join(command)}")

@@ -8,6 +8,7 @@ or not at all, and links stay links; everything else is written to as it is.
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import re
@@ -373,3 +374,18 @@ def check_model_path(path: Path) -> None:
         )
     if path.stat().st_size == 0:
         raise CorruptFileError("the model file is empty", got=path)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal.
+
+    Raises:
+        MissingFileError: If there is no such file.
+    """
+    if not path.is_file():
+        raise MissingFileError("no such file", got=path)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

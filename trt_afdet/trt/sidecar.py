@@ -20,7 +20,7 @@ from typing import Any
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError
 from trt_afdet.interface import DETECTION_NAMES, NMS_FORMS
 from trt_afdet.spec import ModelSpec
-from trt_afdet.support.files import write_text
+from trt_afdet.support.files import file_sha256, write_text
 
 #: Version of the JSON layout. A reader refuses anything newer than this.
 SCHEMA_VERSION = 1
@@ -238,11 +238,7 @@ def write(sidecar: EngineSidecar, path: Path) -> None:
 
 
 def _check_engine(sidecar: EngineSidecar, engine: Path) -> None:
-    digest = hashlib.sha256()
-    with engine.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    if digest.hexdigest() != sidecar.engine_sha256:
+    if file_sha256(engine) != sidecar.engine_sha256:
         raise CorruptFileError(
             f"{engine} is not the engine that its sidecar describes, or it is cut off",
             hint="copy both files again, or build the engine again",

@@ -24,8 +24,8 @@ from tests.skips import skip_test
 from tests.trt_afdet.runtime.host_device import HostDevice
 from trt_afdet.errors import InvalidValueError, MissingDependencyError
 from trt_afdet.native import NativeError
-from trt_afdet.runtime import device as device_module
-from trt_afdet.runtime.device import Device, Resources, aligned, open_device
+from trt_afdet.runtime.device import Device, Resources, aligned
+from trt_afdet.runtime.devices import open_device
 
 LIBRARY = os.environ.get("TRT_AFDET_TEST_DEVICE")
 
@@ -214,7 +214,7 @@ def test_unknown_library() -> None:
 
 
 def test_none_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match="pycuda or cuda-python") as caught:
         open_device()
     assert "pip install cuda-python" in str(caught.value)

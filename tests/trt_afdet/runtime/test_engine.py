@@ -23,7 +23,7 @@ from tests.trt_afdet.onnx_models import SPEC, build_model, save_model
 from tests.trt_afdet.runtime.host_device import HostDevice
 from tests.trt_afdet.runtime.rigs import MODEL, HostRig, equal, scene
 from tests.trt_afdet.runtime.tensorrt_double import MEMORY, TensorRT
-from trt_afdet import cli, native
+from trt_afdet import native
 from trt_afdet.engine.onnx.nms import add_nms
 from trt_afdet.errors import (
     CorruptFileError,
@@ -109,7 +109,7 @@ class Machine:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     device = HostDevice()
     made = Machine(device, TensorRT(device))
-    monkeypatch.setattr(engine.flavours, "load", lambda name: Flavour(made.trt))
+    monkeypatch.setattr(engine.versions, "load", lambda name: Flavour(made.trt))
     monkeypatch.setattr(engine, "open_device", lambda index, library: device)
     monkeypatch.setattr(engine, "_kernels", lambda: HostRig().kernels(device))
     yield made
@@ -302,11 +302,11 @@ def test_rebuild_runs_that_command(
     commands: list[list[str]] = []
 
     def build(command: list[str]) -> int:
-        commands.append(command)
+        commands.append(command[3:])
         sidecar.write(facts(), sidecar.sidecar_path(path))
         return status
 
-    monkeypatch.setattr(cli, "main", build)
+    monkeypatch.setattr(engine.subprocess, "call", build)
     caplog.clear()
     status = 0
     with Detector.load(path, rebuild=True) as detector:

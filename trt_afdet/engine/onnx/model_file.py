@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,6 @@ from trt_afdet.errors import (
     AfdetError,
     CorruptFileError,
     InvalidValueError,
-    MissingFileError,
 )
 from trt_afdet.runtime.model_errors import kind_of, reason
 from trt_afdet.spec import ModelSpec
@@ -22,21 +20,6 @@ if TYPE_CHECKING:
     import onnx
 
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger")
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal.
-
-    Raises:
-        MissingFileError: If there is no such file.
-    """
-    if not path.is_file():
-        raise MissingFileError("no such file", got=path)
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def load_canonical(path: str | Path) -> tuple[onnx.ModelProto, ModelSpec]:

@@ -16,7 +16,9 @@ from trt_afdet.interface import (
     DETECTION_NAMES,
     NMS_FORMS,
     NMS_KEY,
+    PLUGIN_DOMAIN,
     PLUGIN_OP,
+    PLUGIN_VERSION,
     check_network,
     read_nms,
     read_spec,
@@ -26,10 +28,6 @@ from trt_afdet.support.packages import missing
 
 if TYPE_CHECKING:
     import onnx
-
-#: The TensorRT plugin's ONNX domain and its version.
-PLUGIN_DOMAIN = "trt_afdet"
-PLUGIN_VERSION = "1"
 
 _FLOATS = ("float32", "float16")
 

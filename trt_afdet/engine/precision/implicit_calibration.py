@@ -13,15 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.datasets.index import ProgressLike
-from trt_afdet.engine.onnx.model_file import file_sha256
 from trt_afdet.engine.plan import Plan
 from trt_afdet.engine.precision.calibration import FEWEST, calibration_key
 from trt_afdet.engine.sample_pictures import Frame, Pictures, open_pictures
 from trt_afdet.errors import AfdetError, InvalidValueError, RunError
 from trt_afdet.preprocess import preprocess
-from trt_afdet.runtime.device import Resources, open_device
+from trt_afdet.runtime.device import Resources
+from trt_afdet.runtime.devices import open_device
 from trt_afdet.spec import ModelSpec
-from trt_afdet.support.files import write_text
+from trt_afdet.support.files import file_sha256, write_text
 
 #: Named in the cache's key in place of a method of ours.
 METHOD = "implicit entropy"

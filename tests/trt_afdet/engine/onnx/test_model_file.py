@@ -12,7 +12,7 @@ from onnx import helper
 
 from tests.trt_afdet import onnx_models
 from tests.trt_afdet.engine.networks import build_network, save
-from trt_afdet.engine.onnx.model_file import file_sha256, load_canonical, save_model
+from trt_afdet.engine.onnx.model_file import load_canonical, save_model
 from trt_afdet.engine.onnx.nms import add_nms
 from trt_afdet.engine.precision.fp16 import to_half
 from trt_afdet.errors import (
@@ -22,6 +22,7 @@ from trt_afdet.errors import (
     MissingFileError,
     WriteError,
 )
+from trt_afdet.support.files import file_sha256
 
 
 def test_a_model_comes_with_spec_shapes_and_a_name_for_each_node(tmp_path: Path) -> None:
