@@ -63,7 +63,7 @@ plugin-matrix:
 	@plugins/tensorrt/matrix.sh "$(HEADERS)"
 
 gpu-check: $(DEV)/.ready
-	$(DEV)/bin/python tests/gpu/check.py
+	$(DEV)/bin/python -m tests.gpu.check
 
 peers:
 	tests/install_peers.sh "$(HEADERS)"

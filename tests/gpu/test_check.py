@@ -100,4 +100,8 @@ def test_every_command_exists(tmp_path: Path) -> None:
     for step in check.steps(sys.executable, tmp_path):
         scripts = [word for word in step.command if word.endswith(".py")]
         assert all(Path(script).is_file() for script in scripts)
-    assert importlib.import_module("compare_engine").MOST_LOST.keys() >= {"fp32", "fp16", "int8"}
+    assert importlib.import_module("tests.gpu.compare_engine").MOST_LOST.keys() >= {
+        "fp32",
+        "fp16",
+        "int8",
+    }

@@ -6,9 +6,10 @@ import logging
 from pathlib import Path
 
 from trt_afdet.datasets import Dataset, open_dataset
+from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.evaluation.coco import CocoResult, evaluate_coco
-from trt_afdet.evaluation.predict import DetectorLike, ProgressLike, predict
+from trt_afdet.evaluation.predict import DetectorLike, predict
 
 log = logging.getLogger("trt_afdet")
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.runtime.detector import Detector
 from trt_afdet.stream.analysis.filters import FilterOptions
-from trt_afdet.stream.analysis.per_source import SourceStage, StageOptions
-from trt_afdet.stream.analysis.tracking import TrackOptions
+from trt_afdet.stream.analysis.per_source import SourceAnalysis, AnalysisOptions
 from trt_afdet.stream.analysis.shapes import Shapes, parse_shapes
+from trt_afdet.stream.analysis.tracking import TrackOptions
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourcePlan
 from trt_afdet.stream.sources.uri import SourceSpec, make_source, parse_source
@@ -198,7 +198,7 @@ def _detector(
     track: bool,
     zones: Mapping[str, Any] | None,
     every: int,
-) -> tuple[Detector, StageOptions]:
+) -> tuple[Detector, AnalysisOptions]:
     """The detector, and what is done with its results."""
     tracking = TrackOptions() if track or zones or every > 1 else None
     if isinstance(model, Detector):
@@ -206,7 +206,7 @@ def _detector(
     else:
         lowest = CONF if conf is None else conf
     filters = FilterOptions(classes=None if classes is None else tuple(classes), conf=lowest)
-    options = StageOptions(filters, tracking, every)
+    options = AnalysisOptions(filters, tracking, every)
     if isinstance(model, Detector):
         return model, options
     needed = lowest if tracking is None else min(lowest, tracking.low)
@@ -216,7 +216,7 @@ def _detector(
 def _from_addresses(
     specs: Sequence[SourceSpec],
     detector: Detector,
-    options: StageOptions,
+    options: AnalysisOptions,
     shapes: Shapes,
     realtime: bool,
     handover: _Handover,
@@ -233,7 +233,7 @@ def _from_addresses(
             make=lambda spec=spec, name=name: make_source(spec, name),  # type: ignore[misc]
             live=spec.live,
             realtime=realtime,
-            stage=SourceStage(name, detector.names, options, shapes),
+            stage=SourceAnalysis(name, detector.names, options, shapes),
         )
         for spec, name in zip(specs, names, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""What is asked for: values, and words to ask for it again. Versions: see test_flavours."""
+"""What is asked for: values, and words to ask for it again. Versions: see test_versions."""
 
 from __future__ import annotations
 

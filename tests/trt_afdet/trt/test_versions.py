@@ -69,7 +69,7 @@ class Use:
 
 
 def uses() -> list[Use]:
-    tree = ast.parse((PACKAGE / "build" / "flavours.py").read_text())
+    tree = ast.parse((PACKAGE / "trt" / "versions.py").read_text())
     flavour = next(
         n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == versions.Flavour.__name__
     )
@@ -125,7 +125,9 @@ def test_the_scan_of_the_source_sees_what_it_should() -> None:
 
 
 def test_every_feature_is_asked_for() -> None:
-    source = "".join(p.read_text() for p in (PACKAGE / "build").glob("*.py"))
+    source = "".join(
+        p.read_text() for room in ("engine", "trt") for p in (PACKAGE / room).rglob("*.py")
+    )
     unused = [name for name in FEATURES if source.count(f'"{name}"') < 2]
     assert unused == []
 
@@ -159,7 +161,7 @@ def test_the_runtime_asks_for_no_name_that_no_version_has(
 ) -> None:
     """A name there may be guarded; one that is misspelt is in no version at all."""
     names = set()
-    for path in (PACKAGE / "runtime").glob("tensorrt*.py"):
+    for path in (PACKAGE / "runtime").glob("engine*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute):
                 root, _, rest = ast.unparse(node).removeprefix("self._").partition(".")
