@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt_afdet import __version__
+from trt_afdet.assets import ASSETS
 from trt_afdet.cli import ui
-from trt_afdet.cli.demo import ASSETS
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.runtime.times import STAGES, StageTimes, percentile
 from trt_afdet.support.files import check_output, data_on_stdout, output_file, write_text
@@ -226,7 +226,6 @@ def load_frames(source: str | None, size: tuple[int, int] | None) -> list[Frame]
     import cv2
     import numpy as np
 
-    from trt_afdet.assets import ASSETS
     from trt_afdet.media import open_inputs
 
     frames: list[Frame] = []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.runtime.detector import Detector
 from trt_afdet.stream.analysis.filters import FilterOptions
-from trt_afdet.stream.analysis.per_source import SourceAnalysis, AnalysisOptions
+from trt_afdet.stream.analysis.per_source import AnalysisOptions, SourceAnalysis
 from trt_afdet.stream.analysis.shapes import Shapes, parse_shapes
 from trt_afdet.stream.analysis.tracking import TrackOptions
 from trt_afdet.stream.frame import StreamResult

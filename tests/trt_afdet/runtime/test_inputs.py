@@ -24,6 +24,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from tests.trt_afdet.onnx_models import save_model
+from tests.trt_afdet.runtime.rigs import scene
 from trt_afdet.errors import AfdetError, InvalidValueError, RunError
 from trt_afdet.media.image_input import is_one, several, to_frame
 from trt_afdet.runtime.detector import Detector, class_ids
@@ -451,8 +452,35 @@ def test_no_path_of_a_model(path: Any) -> None:
 
 
 def test_a_path_in_place_of_a_backend(model: Path) -> None:
-    with pytest.raises(InvalidValueError, match=r"Detector\.load\(path\)"):
-        Detector(str(model))  # type: ignore[arg-type]
+    with Detector(str(model)) as detector, Detector.load(model) as loaded:
+        assert detector.names == loaded.names
+
+
+def test_nothing_opens_the_shipped_model() -> None:
+    with Detector() as detector:
+        assert detector.names[0] == "zombieman"
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", True, 1.5, ""])
+def test_a_device_that_is_none(model: Path, device: Any) -> None:
+    with pytest.raises(InvalidValueError, match='a device is a number, "cuda:1" or "cpu"'):
+        Detector(model, device=device)
+
+
+def test_a_gpu_that_onnx_runtime_cannot_use(model: Path) -> None:
+    with pytest.raises(InvalidValueError, match="no such execution provider"):
+        Detector(model, device=1)
+    with Detector(model, device="cpu") as detector:
+        assert detector.names
+
+
+def test_rgb_by_name(model: Path) -> None:
+    bgr = scene(3)
+    rgb = np.ascontiguousarray(bgr[..., ::-1])
+    with Detector(conf=0.2) as detector:
+        want = detector(bgr)
+        assert detector(rgb, rgb=True).to_json() == want.to_json()
+        assert detector([rgb, rgb], rgb=True)[1].to_json() == want.to_json()
 
 
 ANY_ARRAY = arrays.array_shapes(min_dims=0, max_dims=5, min_side=0, max_side=5).flatmap(
