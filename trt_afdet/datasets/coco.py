@@ -101,10 +101,7 @@ def read_coco(
     raw = _load(file)
     report = Report()
     names, ids, index = _categories(raw, file, class_names, report)
-    for number, image in enumerate(raw["images"]):
-        for key in ("id", "file_name"):
-            if image.get(key) is None or isinstance(image[key], (dict, list)):
-                raise CorruptFileError(f"{file}: images[{number}] has no {key!r}")
+    _check_keys(raw, "images", ("id", "file_name"), file)
     keys = [_key(i["id"]) for i in raw["images"]]
     check_unique(keys, "image id", file)
     check_unique(
@@ -157,12 +154,12 @@ def _load(file: Path) -> dict[str, Any]:
         if isinstance(error, AfdetError):
             raise
         raise CorruptFileError("annotations are not JSON", got=f"{file}: {error}") from error
+    other = foreign.json_format(raw)
+    if other is not None:
+        raise CorruptFileError(f"{file} is {other.what}", hint=other.remedy)
     if not isinstance(raw, dict) or not isinstance(raw.get("images"), list):
-        other = foreign.json_format(raw)
-        if other is not None:
-            raise CorruptFileError(f"{file} is {other.what}", hint=other.remedy)
         raise CorruptFileError(f"{file} is no COCO instances file: it has no list 'images'")
-    for section in ("annotations", "categories"):
+    for section in ("images", "annotations", "categories"):
         # Files of test sets have no annotations.
         if raw.get(section) is None:
             raw[section] = []
@@ -170,14 +167,17 @@ def _load(file: Path) -> dict[str, Any]:
             raise CorruptFileError(
                 f"{file} is no COCO instances file: {section!r} is no list", got=section
             )
-    other = foreign.json_format(raw)
-    if other is not None:
-        raise CorruptFileError(f"{file} is {other.what}", hint=other.remedy)
-    for section in ("images", "annotations", "categories"):
         for number, entry in enumerate(raw[section]):
             if not isinstance(entry, dict):
                 raise CorruptFileError(f"{file}: {section}[{number}] is no object")
     return raw
+
+
+def _check_keys(raw: dict[str, Any], section: str, keys: tuple[str, ...], file: Path) -> None:
+    for number, entry in enumerate(raw[section]):
+        for key in keys:
+            if entry.get(key) is None or isinstance(entry[key], (dict, list)):
+                raise CorruptFileError(f"{file}: {section}[{number}] has no {key!r}")
 
 
 def _key(value: Any) -> Any:
@@ -199,10 +199,7 @@ def _categories(
 ) -> tuple[tuple[str, ...], tuple[int, ...], dict[Any, int]]:
     """Class names, category ids and the class index of each id."""
     entries = raw["categories"]
-    for number, entry in enumerate(entries):
-        for key in ("id", "name"):
-            if entry.get(key) is None or isinstance(entry[key], (dict, list)):
-                raise CorruptFileError(f"{file}: categories[{number}] has no {key!r}")
+    _check_keys(raw, "categories", ("id", "name"), file)
     used = {_key(a.get("category_id")) for a in raw["annotations"]}
     roots = [e for e in entries if str(e.get("supercategory", "")).lower() == "none"]
     if len(roots) == 1 and len(entries) > 1 and _key(roots[0]["id"]) not in used:
@@ -252,13 +249,9 @@ class _Places:
         """The file that a ``file_name`` means: also of Windows, of a server, of another folder."""
         for name in dict.fromkeys((text, _server_name(text))):
             clean = name.replace("\\", "/")
-            for whole in (True, False):
+            for find in (self.names.find, self.names.find_tail):
                 for folder in self.folders:
-                    path = (
-                        self.names.find(folder, clean)
-                        if whole
-                        else self.names.find_tail(folder, clean)
-                    )
+                    path = find(folder, clean)
                     if path is not None and path.is_file():
                         self.folders.remove(folder)
                         self.folders.insert(0, folder)
@@ -312,16 +305,17 @@ def _draft(
             raise CorruptFileError(
                 f"{file}: frame_index of {name} is no number from 0", got=image["frame_index"]
             )
-    boxes, kept = [], []
+    boxes, kept, areas = [], [], []
     for annotation in annotations:
         box = _box(annotation, report, name)
-        if box is not None:
-            boxes.append(box)
-            kept.append(annotation)
-    areas = []
-    for annotation, box in zip(kept, boxes, strict=True):
+        if box is None:
+            continue
+        boxes.append(box)
+        kept.append(annotation)
         area = _number(annotation.get("area"))
-        areas.append(area if math.isfinite(area) and area > 0 else _area(box))
+        if not math.isfinite(area) or area <= 0:
+            area = max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
+        areas.append(area)
     return Draft(
         path=path,
         where=name,
@@ -338,10 +332,6 @@ def _draft(
             "segmentations": [a.get("segmentation") or None for a in kept],
         },
     )
-
-
-def _area(box: list[float]) -> float:
-    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
 
 
 def _box(annotation: Entry, report: Report, where: str) -> list[float] | None:

@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from trt_afdet.datasets import Dataset, Record, Report, dataset_splits, open_dataset
 from trt_afdet.datasets.index import ProgressLike
@@ -104,11 +106,7 @@ def convert(
                 "frames of a video cannot be converted", got=data.name, hint="save them as pictures"
             )
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    write: Callable[[Path, str, Dataset, list[str]], None] = {
-        "coco": _write_coco,
-        "voc": _write_voc,
-        "yolo": _write_yolo,
-    }[form]
+    write = {"coco": _write_coco, "voc": _write_voc, "yolo": _write_yolo}[form]
     try:
         part.mkdir(parents=True)
         taken: set[str] = set()
@@ -143,28 +141,22 @@ def _file_names(records: Sequence[Record], taken: set[str]) -> list[str]:
     """A name for each picture; no two stems are the same, whatever their case."""
     names = []
     for record in records:
-        stem, suffix, number = record.path.stem, record.path.suffix, 1
-        unique = stem
-        while unique.lower() in taken:
+        stem, number = record.path.stem, 1
+        while stem.lower() in taken:
             number += 1
-            unique = f"{stem}_{number}"
-        taken.add(unique.lower())
-        names.append(unique + suffix)
+            stem = f"{record.path.stem}_{number}"
+        taken.add(stem.lower())
+        names.append(stem + record.path.suffix)
     return names
 
 
 def _write_coco(root: Path, split: str, data: Dataset, files: list[str]) -> None:
-    images: list[dict[str, Any]] = []
+    images = [
+        {"id": record.image_id, "file_name": file, "width": record.width, "height": record.height}
+        for record, file in zip(data.records, files, strict=True)
+    ]
     annotations: list[dict[str, Any]] = []
-    for record, file in zip(data.records, files, strict=True):
-        images.append(
-            {
-                "id": record.image_id,
-                "file_name": file,
-                "width": record.width,
-                "height": record.height,
-            }
-        )
+    for record in data.records:
         for i, box in enumerate(record.boxes.tolist()):
             x1, y1, x2, y2 = box
             entry: dict[str, Any] = {
@@ -226,18 +218,15 @@ def _write_yolo(root: Path, split: str, data: Dataset, files: list[str]) -> None
     folder.mkdir(parents=True)
     left_out = 0
     for record, file in zip(data.records, files, strict=True):
-        lines = []
-        for i, (x1, y1, x2, y2) in enumerate(record.boxes.tolist()):
-            if record.ignored[i]:
-                left_out += 1
-                continue
-            values = (
-                (x1 + x2) / 2 / record.width,
-                (y1 + y2) / 2 / record.height,
-                (x2 - x1) / record.width,
-                (y2 - y1) / record.height,
-            )
-            lines.append(f"{int(record.labels[i])} " + " ".join(f"{v:.10f}" for v in values) + "\n")
+        counted = ~record.ignored
+        left_out += int(record.ignored.sum())
+        low, high = np.hsplit(record.boxes[counted].astype(np.float64), 2)
+        sides = (record.width, record.height)
+        table = np.concatenate([(low + high) / 2 / sides, (high - low) / sides], axis=1)
+        lines = [
+            f"{label} {' '.join(f'{v:.10f}' for v in row)}\n"
+            for label, row in zip(record.labels[counted], table, strict=True)
+        ]
         (folder / f"{Path(file).stem}.txt").write_text("".join(lines), encoding="utf-8")
     data.report.add("crowds and difficult objects left out: YOLO cannot mark them", split, left_out)
 

@@ -168,11 +168,8 @@ def _decode_jpeg(path: Path, data: bytes) -> npt.NDArray[np.uint8]:
     progressive = frame in _PROGRESSIVE
     if progressive and not refined:
         raise CorruptFileError("picture is cut off", got=path)
-    whole = end is not None
-    if end is None:
-        # Without an end marker the decoder wants more data; it may have all the same.
-        end = len(data)
-    scans = data[:end]
+    # Without an end marker the decoder wants more data; it may have all the same.
+    scans, whole = data[:end], end is not None
     picture = _open(path, "JPEG", io.BytesIO(scans + b"\xff\xd9"))
     if picture.width * picture.height > _PIXELS_PER_BYTE * len(data):
         raise CorruptFileError("picture is cut off", got=path)
@@ -272,11 +269,7 @@ def _open_file(path: Path) -> IO[bytes]:
 
 
 def _format(path: Path, head: bytes) -> str:
-    """The format of a file's first bytes.
-
-    Raises:
-        CorruptFileError: If they are no picture's.
-    """
+    """The format of a file's first bytes; raises CorruptFileError if they are no picture's."""
     if not head:
         raise CorruptFileError("picture is empty", got=path)
     name = picture_format(head)

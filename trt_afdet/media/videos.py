@@ -204,23 +204,17 @@ class Video:
             return CorruptFileError(
                 "the video cannot be read", got=f"{self.path}: {error.strerror or error}"
             )
+        if like is None and self.cut_off:
+            return self._without_index()
+        hint = "is it damaged, or of a format that is no video's?"
         if like is not None:
-            hint = _HINTS.get(like)
-            text = f"it looks like {like}"
-            return CorruptFileError(
-                "neither a picture nor a video that can be read",
-                got=self.path,
-                hint=f"{text}; {hint}" if hint else text,
-            )
-        if self.cut_off:
-            return CorruptFileError(
-                "the video is cut off and cannot be read", got=self.path, hint="its index is gone"
-            )
-        return CorruptFileError(
-            "neither a picture nor a video that can be read",
-            got=self.path,
-            hint="is it damaged, or of a format that is no video's?",
-        )
+            hint = f"it looks like {like}" + (f"; {_HINTS[like]}" if like in _HINTS else "")
+        what = "neither a picture nor a video that can be read"
+        return CorruptFileError(what, got=self.path, hint=hint)
+
+    def _without_index(self) -> CorruptFileError:
+        what = "the video is cut off and cannot be read"
+        return CorruptFileError(what, got=self.path, hint="its index is gone")
 
     def _choose_stream(self) -> Any:
         """The film: no cover picture, decodable, marked as default, and the largest of those."""
@@ -238,14 +232,11 @@ class Video:
         if found:
             return max(found, key=lambda item: item[:3])[3]
         if self.cut_off and not self._container.streams:
-            raise CorruptFileError(
-                "the video is cut off and cannot be read", got=self.path, hint="its index is gone"
-            )
+            raise self._without_index()
         if self._container.streams.video and not covers:
             raise CorruptFileError("FFmpeg cannot decode the video's codec", got=self.path)
         hint = "it has sound only" if self._container.streams.audio else None
-        if covers:
-            hint = "it has a cover picture only"
+        hint = "it has a cover picture only" if covers else hint
         raise CorruptFileError("the file holds no video", got=self.path, hint=hint)
 
     def _look(self, threads: int) -> VideoInfo:

@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TextIO
 
@@ -248,11 +249,11 @@ def _resolve(path: Path) -> Path | int:
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
+@dataclass(frozen=True)
 class _Special:
     """A target that is written to as it is: a path that is no file, or a descriptor."""
 
-    def __init__(self, place: Path | int | None) -> None:
-        self.place = place
+    place: Path | int | None
 
 
 def _target(path: Path) -> Path | _Special:
