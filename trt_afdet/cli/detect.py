@@ -7,9 +7,10 @@ import hashlib
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -187,7 +188,7 @@ def detect(
         source: What to read.
         detector: An open detector; its ``times`` get all stages.
         out: File or folder of the annotated pictures or video.
-        jsonl: File of one JSON object per frame.
+        jsonl: File of one record per frame.
         batch: Frames per step.
         show: Whether to show a window.
         keep: Whether to keep every frame's detections in the result.
@@ -200,62 +201,38 @@ def detect(
     result = Result()
     start = time.perf_counter()
     go_on = True
-    with ExitStack() as stack:
-        sinks = stack.enter_context(_Sinks(source, out, jsonl, show, journal))
-        source.is_done, source.is_known = sinks.is_done, sinks.is_known
-        frames = _timed(iter(source), detector)
-        for group in _groups(ui.progress(frames, source.total, "detecting"), batch):
+    with _Outputs(source, out, jsonl, show, journal) as outputs:
+        source.is_done, source.is_known = outputs.is_done, outputs.is_known
+        frames = iter(ui.progress(_timed(source, detector), source.total, "detecting"))
+        while go_on and (group := list(islice(frames, batch))):
             found = detector([frame.image for frame in group])
             for frame, everything in zip(group, found, strict=True):
                 detections = everything[everything.confidence >= report_from]
                 with detector.times.measure("write"):
-                    go_on = sinks.write(frame, detections)
+                    go_on = outputs.write(frame, detections)
                 result.frames += 1
                 result.counts.update(detections.names)
                 if keep:
                     result.detections.append(everything)
-            if not go_on:
-                break
-        sinks.finish()
+        outputs.finish()
     if journal is not None and go_on:
         journal.remove()
     result.seconds = time.perf_counter() - start
-    result.written = sinks.written
+    result.written = outputs.written
     return result
 
 
-def _timed(frames: Iterator[InputFrame], detector: Detector) -> Iterator[InputFrame]:
+def _timed(frames: Iterable[InputFrame], detector: Detector) -> Iterator[InputFrame]:
     """Records the time each frame takes to decode."""
-    while True:
-        start = time.perf_counter()
-        frame = next(frames, None)
-        if frame is None:
-            return
+    start = time.perf_counter()
+    for frame in frames:
         detector.times.record("decode", time.perf_counter() - start)
         yield frame
+        start = time.perf_counter()
 
 
-def _groups(frames: Iterator[InputFrame], size: int) -> Iterator[list[InputFrame]]:
-    group: list[InputFrame] = []
-    for frame in frames:
-        group.append(frame)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
-
-
-def _relative_names(paths: list[Path]) -> dict[Path, Path]:
-    """Each file's path below the folder they share: two of one name never meet in --out."""
-    # Thousands of files lie in few folders.
-    folders = {folder: folder.resolve() for folder in {path.parent for path in paths}}
-    shared = Path(os.path.commonpath(list(folders.values())))
-    return {path: folders[path.parent].relative_to(shared) / path.name for path in paths}
-
-
-class _Sinks:
-    """Annotated pictures and videos, JSON lines, window: whatever was asked for."""
+class _Outputs:
+    """Annotated pictures and videos, records, window: whatever was asked for."""
 
     def __init__(
         self,
@@ -266,46 +243,25 @@ class _Sinks:
         journal: Journal | None,
     ) -> None:
         self.source = source
-        self.out = out
         self.jsonl = jsonl
         self.show = show
         self.journal = journal
         self.written: list[Path] = []
-        self._stack = ExitStack()
+        #: Where each source's annotated copy goes.
+        self.targets = {} if out is None else _choose_targets(out, source)
+        self._out = out
+        self._files = ExitStack()
         self._video: Any = None
-        self._videos = ExitStack()
+        self._video_file = ExitStack()
         self._current: Path | None = None
         self._lines: IO[str] | None = None
-        self._is_file = out is not None and _names_a_file(out, source)
-        self._targets = self._choose_targets()
         self._refuse_to_overwrite()
-
-    def _choose_targets(self) -> dict[Path, Path]:
-        """Where each source's annotated copy goes: no two to one place."""
-        if self.out is None:
-            return {}
-        if self._is_file:
-            return {self.source.paths[0]: self.out}
-        from trt_afdet.media.suffixes import WRITABLE_PICTURES
-
-        names = _relative_names(self.source.paths)
-        videos = self.source.videos
-        stems = Counter(names[path].with_suffix("") for path in videos)
-        targets: dict[Path, Path] = {}
-        for path, name in names.items():
-            if path in videos and name.suffix != ".mp4":
-                unique = stems[name.with_suffix("")] == 1
-                name = name.with_suffix(".mp4") if unique else name.with_name(f"{name.name}.mp4")
-            elif path not in videos and name.suffix.lower() not in WRITABLE_PICTURES:
-                name = name.with_name(f"{name.name}.png")
-            targets[path] = self.out / name
-        return targets
 
     def _refuse_to_overwrite(self) -> None:
         """Annotated files must never take the place of the ones they were made from."""
         from trt_afdet.errors import InvalidValueError
 
-        targets = [*self._targets.values(), *([] if self.jsonl is None else [self.jsonl])]
+        targets = [*self.targets.values(), *([] if self.jsonl is None else [self.jsonl])]
         targets = [target for target in targets if os.path.lexists(target)]
         sources = {os.path.realpath(path) for path in self.source.paths} if targets else set()
         for target in targets:
@@ -317,9 +273,7 @@ class _Sinks:
 
     def is_done(self, path: Path) -> bool:
         """Whether an earlier run has done a file; see :class:`Journal`."""
-        if self.journal is None:
-            return False
-        if path in self._targets and not self._targets[path].exists():
+        if self.journal is None or (path in self.targets and not self.targets[path].exists()):
             return False
         name = str(path)
         return name in self.journal.ended or (
@@ -327,86 +281,76 @@ class _Sinks:
         )
 
     def is_known(self, frame: InputFrame) -> bool:
-        """Whether an earlier run has done a frame of a video that nothing is drawn of."""
-        if self.journal is None or frame.path in self._targets or self.show:
+        """Whether an earlier run has done a frame of a video without an annotated copy."""
+        if self.journal is None or frame.path in self.targets or self.show:
             return False
         return frame.index < self.journal.frames[str(frame.path)]
 
-    def __enter__(self) -> _Sinks:
-        from trt_afdet.support.files import open_output
+    def __enter__(self) -> _Outputs:
+        from trt_afdet.media import VideoWriter
+        from trt_afdet.support.files import check_output, open_output
 
         with ExitStack() as stack:  # Closes what is open already if the next cannot be opened.
             if self.jsonl is not None:
                 if self.journal is None:
                     self._lines = stack.enter_context(open_output(self.jsonl))
                 self.written.append(self.jsonl)
-            if self.out is not None and not self.source.is_video:
-                self.written.append(self.out)
-            stack.enter_context(self._videos)
-            if self.source.is_video and self.out is not None:
-                self._open_video(self.source.paths[0], None)
-            self._stack = stack.pop_all()
+            if self._out is not None:
+                one_video = self.source.is_video
+                target = self.targets[self.source.paths[0]] if one_video else self._out
+                self.written.append(target)
+                if one_video:  # Find out now whether it can be written.
+                    VideoWriter(target, 25.0)
+                    check_output(target)
+            stack.enter_context(self._video_file)
+            self._files = stack.pop_all()
         return self
-
-    def _open_video(self, path: Path, rate: float | None) -> None:
-        """Starts the annotated copy of a video; without ``rate`` only finds out if it can be."""
-        from trt_afdet.media import VideoWriter
-        from trt_afdet.support.files import check_output
-
-        target = self._targets[path]
-        writer = VideoWriter(target, rate or 25.0)
-        if rate is None:
-            check_output(target)
-            return
-        self._video = self._videos.enter_context(writer)
-        if self.source.is_video:
-            self.written.append(target)
 
     def write(self, frame: InputFrame, found: Detections) -> bool:
         """Takes one frame; False if the window was closed."""
-        from trt_afdet.media import write_picture
+        from trt_afdet.media import VideoWriter, write_picture
         from trt_afdet.records import dumps
 
-        if frame.path != self._current:
+        path, target = frame.path, self.targets.get(frame.path)
+        is_video = path in self.source.videos
+        if path != self._current:
             self._end_current()
-            self._current = frame.path
-            if frame.path in self.source.videos and frame.path in self._targets:
-                self._open_video(frame.path, self.source.rates[frame.path])
-        line = frame_record(frame, found)
+            self._current = path
+            if is_video and target is not None:
+                writer = VideoWriter(target, self.source.rates[path] or 25.0)
+                self._video = self._video_file.enter_context(writer)
+        record = frame_record(frame, found)
         if self._lines is not None:
-            self._lines.write(f"{dumps(line)}\n")
-        drawn = found.draw(frame.image) if self.out is not None or self.show else frame.image
+            self._lines.write(f"{dumps(record)}\n")
+        drawn = found.draw(frame.image) if target is not None or self.show else frame.image
         if self._video is not None:
             self._video.write(drawn, (frame.timestamp_ms or 0.0) / 1000)
-        elif frame.path in self._targets:
-            write_picture(self._targets[frame.path], drawn)
+        elif target is not None:
+            write_picture(target, drawn)
         if self.journal is not None:
-            before = self.journal.frames[str(frame.path)]
-            is_new = frame.index >= before if frame.path in self.source.videos else not before
-            if is_new:
-                self.journal.frame(frame.path, line)
+            before = self.journal.frames[str(path)]
+            if frame.index >= before if is_video else not before:
+                self.journal.frame(path, record)
         return self._show(drawn) if self.show else True
 
     def _end_current(self) -> None:
         """Everything of a source was written."""
         self._video = None
-        self._videos.close()
+        self._video_file.close()
         if self.journal is not None and self._current in self.source.videos:
             assert self._current is not None
             self.journal.end(self._current)
+        self._current = None
 
     def finish(self) -> None:
         """Ends the last source, and writes what an earlier run and this one have found."""
         from trt_afdet.records import dumps
         from trt_afdet.support.files import open_output
 
-        if self._current is not None:
-            self._end_current()
-            self._current = None
+        self._end_current()
         if self.journal is not None and self.jsonl is not None:
             with open_output(self.jsonl) as file:
-                for line in self.journal.lines():
-                    file.write(f"{dumps(line)}\n")
+                file.writelines(f"{dumps(record)}\n" for record in self.journal.records())
 
     def _show(self, image: Any) -> bool:
         import cv2
@@ -423,7 +367,29 @@ class _Sinks:
         return key not in (ord("q"), 27)
 
     def __exit__(self, *error: Any) -> None:
-        self._stack.__exit__(*error)
+        self._files.__exit__(*error)
+
+
+def _choose_targets(out: Path, source: Inputs) -> dict[Path, Path]:
+    """Where each source's annotated copy goes: no two to one place."""
+    from trt_afdet.media.suffixes import WRITABLE_PICTURES
+
+    if _names_a_file(out, source):
+        return {source.paths[0]: out}
+    # Below the folder that all sources share. Thousands of files lie in few folders.
+    folders = {folder: folder.resolve() for folder in {path.parent for path in source.paths}}
+    shared = Path(os.path.commonpath(list(folders.values())))
+    names = {p: folders[p.parent].relative_to(shared) / p.name for p in source.paths}
+    stems = Counter(names[path].with_suffix("") for path in source.videos)
+    targets: dict[Path, Path] = {}
+    for path, name in names.items():
+        if path in source.videos and name.suffix != ".mp4":
+            unique = stems[name.with_suffix("")] == 1
+            name = name.with_suffix(".mp4") if unique else name.with_name(f"{name.name}.mp4")
+        elif path not in source.videos and name.suffix.lower() not in WRITABLE_PICTURES:
+            name = name.with_name(f"{name.name}.png")
+        targets[path] = out / name
+    return targets
 
 
 def _names_a_file(out: Path, source: Inputs) -> bool:

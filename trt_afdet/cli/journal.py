@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -56,15 +57,15 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def frame(self, path: Path, line: dict[str, Any]) -> None:
-        """A frame is done, its picture written; ``line`` is what JSON lines say of it."""
-        self._write({"frame": str(path), "line": line})
+    def frame(self, path: Path, record: dict[str, Any]) -> None:
+        """A frame is done, and its picture is written."""
+        self._write({"frame": str(path), "line": record})
 
     def end(self, path: Path) -> None:
         """A video is done, its annotated copy in its place."""
         self._write({"end": str(path)})
 
-    def lines(self) -> Any:
+    def records(self) -> Iterator[dict[str, Any]]:
         """The records of all frames, in the order of their frames."""
         from trt_afdet.records import upgraded
 

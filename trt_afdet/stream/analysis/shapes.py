@@ -89,6 +89,11 @@ class Shapes:
     def __bool__(self) -> bool:
         return bool(self.zones or self.lines)
 
+    @property
+    def all(self) -> list[Zone | Line]:
+        """Zones, then lines."""
+        return [*self.zones, *self.lines]
+
     def to_dict(self) -> dict[str, list[dict[str, Any]]]:
         """As in the file: each shape in pixels says so."""
 
@@ -116,10 +121,9 @@ class Shapes:
 
     def outside(self, width: int, height: int) -> list[str]:
         """What to tell a user about shapes that do not lie within a picture of this size."""
-        items = [*(("zone", z) for z in self.zones), *(("line", x) for x in self.lines)]
         return [
-            f"{kind} {item.name} {text}"
-            for kind, item in items
+            f"{type(item).__name__.lower()} {item.name} {text}"
+            for item in self.all
             if (text := outside(item.points, width, height, item.units)) is not None
         ]
 
@@ -265,10 +269,11 @@ def parse_shapes(value: object, what: str = "the zones") -> Shapes:
         raise InvalidValueError(
             f"{what}: a source has at most {MOST_SHAPES} zones and {MOST_SHAPES} lines"
         )
-    for name, number in Counter(item.name for item in (*zones, *lines)).items():
+    shapes = Shapes(tuple(zones), tuple(lines))
+    for name, number in Counter(item.name for item in shapes.all).items():
         if number > 1:
             raise InvalidValueError(f"{what}: two zones or lines have the same name", got=name)
-    return Shapes(tuple(zones), tuple(lines))
+    return shapes
 
 
 def read_zones(path: Path) -> dict[str, Shapes]:
@@ -345,12 +350,11 @@ def _placed(
     points: tuple[Point, ...], item: dict[str, Any], table: dict[str, Any], what: str
 ) -> tuple[tuple[Point, ...], Units]:
     """A shape's points, checked, and their units: its own, its source's, or guessed."""
-    units: Units = item.get("units", table.get("units"))
-    if units is None:
-        units = units_of([p for p in points if all(map(math.isfinite, p))], what)
-    if units not in get_args(Units):
-        hint = nearest(str(units), get_args(Units)) or f"one of {', '.join(get_args(Units))}"
-        raise InvalidValueError(f"{what}: unknown units", got=str(units)[:60], hint=hint)
+    said = item.get("units", table.get("units"))
+    if said not in (None, *get_args(Units)):
+        hint = nearest(str(said), get_args(Units)) or f"one of {', '.join(get_args(Units))}"
+        raise InvalidValueError(f"{what}: unknown units", got=str(said)[:60], hint=hint)
+    units: Units = said or units_of([p for p in points if all(map(math.isfinite, p))], what)
     check_points(points, what, units)
     return (clamped(points) if units == "shares" else points), units
 

@@ -244,7 +244,7 @@ class Zones:
 
     def _extent(self) -> tuple[int, int]:
         """The size of a picture that holds all shapes, for those in pixels."""
-        items = (*self._shapes.zones, *self._shapes.lines)
+        items = self._shapes.all
         if any(item.units != "pixels" for item in items):
             raise InvalidValueError(
                 "shapes in shares of the picture need its size", hint="size=(width, height)"
