@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -60,3 +61,8 @@ class StreamResult:
     def image(self) -> npt.NDArray[np.uint8]:
         """BGR uint8 [H, W, 3]."""
         return self.frame.image
+
+    @cached_property
+    def annotated(self) -> npt.NDArray[np.uint8]:
+        """The image with the detections on it, drawn once for all sinks: do not change it."""
+        return self.detections.draw(self.frame.image)

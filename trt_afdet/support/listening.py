@@ -30,8 +30,8 @@ def parse_address(address: str) -> tuple[str, int]:
     return (match["host"] or "127.0.0.1").strip("[]"), int(match["port"])
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket.
+def bind(host: str, port: int, what: str = "the web page") -> socket.socket:
+    """A listening socket; ``what`` is to listen on it, for the errors.
 
     Raises:
         InvalidValueError: If there is no such host.
@@ -42,7 +42,7 @@ def bind(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, UnicodeError) as error:
-        raise InvalidValueError("the web page's host is unknown", got=host) from error
+        raise InvalidValueError(f"{what}: the host is unknown", got=host) from error
     both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
         listener = socket.create_server(place, family=family, backlog=128, dualstack_ipv6=both)
@@ -53,7 +53,7 @@ def bind(host: str, port: int) -> socket.socket:
             errno.EADDRNOTAVAIL: "this machine has no such address",
         }.get(error.errno or 0)
         raise RunError(
-            "the web page cannot listen",
+            f"{what} cannot listen",
             got=f"{host}:{port}: {os.strerror(error.errno or 0)}",
             hint=hint,
         ) from error

@@ -18,10 +18,10 @@ import math
 import random
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.records import Record, dumps
@@ -70,49 +70,6 @@ class RefusedError(RunError):
         self.broken = broken
 
 
-class Transport(Protocol):
-    """A way to deliver. Used by one thread, except for :meth:`abort`.
-
-    Attributes:
-        name: For people and logs; without credentials.
-    """
-
-    name: str
-
-    def connect(self) -> None:
-        """Connects anew.
-
-        Raises:
-            DeliveryError: If that does not work now.
-        """
-        ...
-
-    def send(self, entries: Sequence[Entry]) -> None:
-        """Delivers; returns when all is acknowledged.
-
-        Raises:
-            DeliveryError: If that does not work now; some may have been delivered.
-            RefusedError: If it never will.
-        """
-        ...
-
-    def check(self) -> None:
-        """Called about every second while there is nothing to send.
-
-        Raises:
-            DeliveryError: If the connection is lost.
-        """
-        ...
-
-    def close(self) -> None:
-        """Says goodbye and disconnects; closing twice is fine."""
-        ...
-
-    def abort(self) -> None:
-        """Makes whatever blocks return soon. From any thread."""
-        ...
-
-
 class _Suspect:
     """Finds out whether the oldest record fails, or the connection; see the module."""
 
@@ -143,15 +100,17 @@ class _Suspect:
         return self._proofs >= PROOFS
 
 
-class SpooledSink:
-    """A sink in front of a transport.
+class SpooledSink(ABC):
+    """A sink that writes to a spool; a thread of its own delivers from there.
+
+    A subclass says how to deliver. The thread calls its methods, but for :meth:`abort`.
 
     Args:
-        transport: How it is delivered.
+        name: For people and logs; without credentials.
         spool: What is not delivered yet.
         send: What is sent.
-        key: Where a record goes (a topic), for the transport.
-        batch: Most records handed to the transport at a time.
+        key: Where a record goes (a topic).
+        batch: Most records delivered at a time.
         linger: Seconds that a record waits for others to fill the batch.
         retry: Pauses between attempts.
     """
@@ -160,7 +119,7 @@ class SpooledSink:
 
     def __init__(
         self,
-        transport: Transport,
+        name: str,
         spool: Spool,
         *,
         send: tuple[Content, ...] = ("results", "status"),
@@ -173,9 +132,8 @@ class SpooledSink:
             raise InvalidValueError("batch must be at least 1", got=batch)
         if not linger >= 0:
             raise InvalidValueError("linger must be at least 0 seconds", got=linger)
-        self.name = transport.name
+        self.name = name
         self.refused = 0
-        self._transport = transport
         self._spool = spool
         self._recorder = Recorder(send)
         self._key = key
@@ -188,6 +146,39 @@ class SpooledSink:
         self._states: dict[str, StatusEvent] = {}
         self._said = (-math.inf, 0)
         self._thread = threading.Thread(target=self._run, name=f"deliver {self.name}", daemon=True)
+
+    @abstractmethod
+    def connect(self) -> None:
+        """Connects anew.
+
+        Raises:
+            DeliveryError: If that does not work now.
+        """
+
+    @abstractmethod
+    def send(self, entries: Sequence[Entry]) -> None:
+        """Delivers; returns when all is acknowledged.
+
+        Raises:
+            DeliveryError: If that does not work now; some may have been delivered.
+            RefusedError: If the other side will never take it.
+        """
+
+    @abstractmethod
+    def check(self) -> None:
+        """Called about every second while there is nothing to send.
+
+        Raises:
+            DeliveryError: If the connection is lost.
+        """
+
+    @abstractmethod
+    def disconnect(self) -> None:
+        """Says goodbye and disconnects; doing so twice is fine."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Makes whatever blocks return soon. From any thread."""
 
     @property
     def path(self) -> Path:
@@ -235,7 +226,7 @@ class SpooledSink:
         if self._thread.ident is not None:
             self._thread.join(FLUSH)
             if self._thread.is_alive():
-                self._transport.abort()
+                self.abort()
                 self._thread.join(0.2)
         left = self._spool.waiting()
         if left:
@@ -260,7 +251,7 @@ class SpooledSink:
             log.error("%s: %s", self.name, error)
             self._crash = error
         finally:
-            self._transport.close()
+            self.disconnect()
 
     def _deliver(self) -> None:
         connected = False
@@ -283,13 +274,13 @@ class SpooledSink:
             sending = False
             try:
                 if not connected:
-                    self._transport.connect()
+                    self.connect()
                     connected = True
                 sending = bool(entries)
                 if not entries:
-                    self._transport.check()
+                    self.check()
                 else:
-                    self._transport.send(entries)
+                    self.send(entries)
                     if other is not None:
                         suspect.other_works = True  # It stays, and is sent again in its turn.
                         continue
@@ -299,7 +290,7 @@ class SpooledSink:
                 failures = 0
             except RefusedError as error:
                 if error.broken:
-                    self._transport.close()
+                    self.disconnect()
                     connected = False
                 if len(entries) > 1:
                     singly_through = entries[-1].id
@@ -308,7 +299,7 @@ class SpooledSink:
                 else:
                     self._drop(entries[0], error)
             except DeliveryError as error:
-                self._transport.close()
+                self.disconnect()
                 connected = False
                 failures += 1
                 if failures == 1 and not self._closing.is_set():

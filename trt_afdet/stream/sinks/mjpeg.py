@@ -26,6 +26,7 @@ import cv2
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.monitoring.status import FINAL, StatusEvent
+from trt_afdet.support.listening import bind, is_loopback
 from trt_afdet.support.slug import slug
 
 log = logging.getLogger("trt_afdet.stream")
@@ -34,6 +35,13 @@ log = logging.getLogger("trt_afdet.stream")
 PATIENCE = 15.0
 SHORTEST_TOKEN = 12
 _BOUNDARY = "trt-afdet-frame"
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Connection": "close",
+}
 
 
 class MjpegSink:
@@ -71,7 +79,7 @@ class MjpegSink:
         self.quality = quality
         self.fps = fps
         self.encoded = 0
-        self.slots = threading.BoundedSemaphore(clients)
+        self.connections = threading.BoundedSemaphore(clients)
         self.closed = threading.Event()
         self._host = host
         self._server: _Server | None = None
@@ -87,23 +95,14 @@ class MjpegSink:
             InvalidValueError: If the host is unknown, or others can reach it and there is no token.
             RunError: If the port is taken.
         """
-        try:
-            family, _, _, _, place = socket.getaddrinfo(
-                self._host, self.port, type=socket.SOCK_STREAM
-            )[0]
-        except (OSError, UnicodeError) as error:
-            raise InvalidValueError("the host is unknown", got=self._host) from error
-        local = ipaddress.ip_address(str(place[0]).partition("%")[0]).is_loopback
+        listener = bind(self._host, self.port, "the MJPEG server")
+        local = is_loopback(listener)
         if not local and self.token is None:
+            listener.close()
             raise InvalidValueError(
                 "others could watch", got=self._host, hint="set a token, or listen at 127.0.0.1"
             )
-        try:
-            self._server = _Server(place, family, self, local=local)
-        except (OSError, OverflowError) as error:
-            raise RunError(
-                "cannot listen", got=f"{self._host}:{self.port}: {error}", hint="another port?"
-            ) from error
+        self._server = _Server(listener, self, local=local)
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name=self.name
@@ -206,10 +205,10 @@ class _Stream:
             return self._jpeg
 
     def _encode(self, result: StreamResult) -> bytes:
-        drawn = result.detections.draw(result.frame.image)
-        done, data = cv2.imencode(".jpg", drawn, [cv2.IMWRITE_JPEG_QUALITY, self._sink.quality])
+        image = result.annotated
+        done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self._sink.quality])
         if not done:
-            raise RunError("a frame cannot be encoded as JPEG", got=list(drawn.shape))
+            raise RunError("a frame cannot be encoded as JPEG", got=list(image.shape))
         self._sink.encoded += 1
         return data.tobytes()
 
@@ -217,26 +216,18 @@ class _Stream:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
-    allow_reuse_address = True
-    request_queue_size = 64
 
-    def __init__(self, place: Any, family: int, sink: MjpegSink, *, local: bool) -> None:
-        self.address_family = family
+    def __init__(self, listener: socket.socket, sink: MjpegSink, *, local: bool) -> None:
         self.sink = sink
         self.local = local
         self._open: set[socket.socket] = set()
         self._guard = threading.Lock()
-        super().__init__(place[:2], _Handler)
-
-    def server_bind(self) -> None:
-        # The parent's would look up the name of this machine, which can take seconds.
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+        super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self.sink.slots.acquire(blocking=False):
+        if not self.sink.connections.acquire(blocking=False):
             self.shutdown_request(request)
             return
         with self._guard:
@@ -249,7 +240,7 @@ class _Server(ThreadingHTTPServer):
         finally:
             with self._guard:
                 self._open.discard(request)
-            self.sink.slots.release()
+            self.sink.connections.release()
 
     def hang_up(self) -> None:
         """Ends all connections."""
@@ -340,12 +331,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _common(self, kind: str) -> None:
-        self.send_header("Content-Type", kind)
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Accel-Buffering", "no")
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
-        self.send_header("Connection", "close")
+        for name, value in {"Content-Type": kind, **_HEADERS}.items():
+            self.send_header(name, value)
 
     def _asks_for_this_machine(self) -> bool:
         """Another site's name that leads here would let that site look."""

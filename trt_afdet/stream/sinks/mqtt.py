@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from trt_afdet.errors import AfdetError, InvalidValueError, MissingDependencyError, MissingFileError
 from trt_afdet.records import Record
 from trt_afdet.stream.sinks.delivery import DeliveryError, RefusedError, SpooledSink
-from trt_afdet.stream.sinks.spool import Entry
+from trt_afdet.stream.sinks.spool import Entry, Spool
 from trt_afdet.support.slug import slug
 
 if TYPE_CHECKING:
@@ -136,11 +136,17 @@ class MqttOptions:
         return _PLACEHOLDER.sub(lambda match: values[match[1]], self.topic)
 
 
-class MqttTransport:
-    """Publishes with QoS 1 and waits for the acknowledgements."""
+class MqttSink(SpooledSink):
+    """Publishes records with QoS 1 and waits for the acknowledgements.
 
-    def __init__(self, options: MqttOptions) -> None:
-        self.name = options.target
+    Args:
+        options: The broker and its topics.
+        spool: What the broker has not acknowledged yet.
+        more: Of :class:`~.delivery.SpooledSink`.
+    """
+
+    def __init__(self, options: MqttOptions, spool: Spool, **more: Any) -> None:
+        super().__init__(options.target, spool, key=options.topic_of, **more)
         self._options = options
         self._client: Client | None = None
         self._version = options.version or VERSIONS[0]
@@ -155,9 +161,26 @@ class MqttTransport:
         self._retains = True
         #: Reason of a DISCONNECT, and of each PUBACK that is a refusal, by the packet's number.
         self._farewell = 0
-        self._refused: dict[int, int] = {}
+        self._refusals: dict[int, int] = {}
         #: The last status of each source that the broker has acknowledged, by topic.
         self._statuses: dict[str, bytes] = {}
+
+    def open(self) -> None:
+        """Begins to deliver; the broker need not be there.
+
+        Raises:
+            MissingDependencyError: If paho-mqtt is not installed.
+            AfdetError: If the spool cannot be opened.
+        """
+        try:
+            import paho.mqtt.client
+
+            paho.mqtt.client.CallbackAPIVersion  # noqa: B018
+        except (ImportError, AttributeError) as error:
+            raise MissingDependencyError(
+                "paho-mqtt 2 cannot be imported", got=error, hint='pip install "trt-afdet[mqtt]"'
+            ) from error
+        super().open()
 
     def connect(self) -> None:
         from paho.mqtt.client import CallbackAPIVersion, Client, MQTTv5, MQTTv311
@@ -178,7 +201,7 @@ class MqttTransport:
         self._connected.clear()
         self._refusal = None
         self._farewell = 0
-        self._refused.clear()
+        self._refusals.clear()
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
@@ -201,7 +224,7 @@ class MqttTransport:
             raise DeliveryError("the broker refuses", got=self._refusal, hint="user and password?")
         if self._takes < client.max_inflight_messages:
             client.disconnect()  # The library sets this before it connects only.
-            self.close()
+            self.disconnect()
             self.connect()
             return
         client.publish(options.availability_topic, "online", qos=1, retain=self._retains)
@@ -249,7 +272,7 @@ class MqttTransport:
             if isinstance(error, AfdetError):
                 raise
             raise DeliveryError("the broker is gone") from error
-        codes = [code for info in sent if (code := self._refused.pop(info.mid, 0))]
+        codes = [code for info in sent if (code := self._refusals.pop(info.mid, 0))]
         for code in codes:
             if code in _HOPELESS:
                 raise RefusedError("the broker will not take it", got=_HOPELESS[code])
@@ -269,7 +292,7 @@ class MqttTransport:
         if self._aborted.is_set() or not self._connected.is_set():
             raise DeliveryError("the broker is gone")
 
-    def close(self) -> None:
+    def disconnect(self) -> None:
         client, self._client = self._client, None
         if client is None:
             return
@@ -316,7 +339,7 @@ class MqttTransport:
 
     def _on_publish(self, client: Client, data: Any, mid: int, reason: Any, more: Any) -> None:
         if reason.is_failure:
-            self._refused[mid] = reason.value
+            self._refusals[mid] = reason.value
 
     def _on_disconnect(self, client: Client, data: Any, flags: Any, reason: Any, more: Any) -> None:
         # mosquitto 2.0 acknowledges what is above its message_size_limit with a code that no PUBACK
@@ -325,41 +348,3 @@ class MqttTransport:
             self._farewell = reason.value
         self._connected.clear()
         self._answered.set()
-
-
-def check_library() -> None:
-    """
-    Raises:
-        MissingDependencyError: If paho-mqtt is not installed.
-    """
-    try:
-        import paho.mqtt.client
-
-        paho.mqtt.client.CallbackAPIVersion  # noqa: B018
-    except (ImportError, AttributeError) as error:
-        raise MissingDependencyError(
-            "paho-mqtt 2 cannot be imported", got=error, hint='pip install "trt-afdet[mqtt]"'
-        ) from error
-
-
-class MqttSink(SpooledSink):
-    """Results, events and changes of state to an MQTT broker.
-
-    Args:
-        options: The broker and its topics.
-        spool: What the broker has not acknowledged yet.
-        more: Of :class:`~.delivery.SpooledSink`.
-    """
-
-    def __init__(self, options: MqttOptions, spool: Any, **more: Any) -> None:
-        super().__init__(MqttTransport(options), spool, key=options.topic_of, **more)
-
-    def open(self) -> None:
-        """Begins to deliver; the broker need not be there.
-
-        Raises:
-            MissingDependencyError: If paho-mqtt is not installed.
-            AfdetError: If the spool cannot be opened.
-        """
-        check_library()
-        super().open()

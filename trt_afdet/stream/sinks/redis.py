@@ -15,7 +15,7 @@ from typing import Any
 
 from trt_afdet.errors import InvalidValueError, MissingDependencyError, MissingFileError
 from trt_afdet.stream.sinks.delivery import DeliveryError, RefusedError, SpooledSink
-from trt_afdet.stream.sinks.spool import Entry
+from trt_afdet.stream.sinks.spool import Entry, Spool
 
 #: What a server says of a record longer than its ``proto-max-bulk-len``, or than a string may be.
 HOPELESS = ("invalid bulk length", "invalid multibulk length", "too big", "exceeds maximum allowed")
@@ -64,13 +64,34 @@ class RedisOptions:
         return f"{scheme}://{self.host}:{self.port or 6379}/{self.stream}"
 
 
-class RedisTransport:
-    """Adds entries in pipelines."""
+class RedisSink(SpooledSink):
+    """Adds records to a Redis stream, in pipelines.
 
-    def __init__(self, options: RedisOptions) -> None:
-        self.name = options.target
+    Args:
+        options: The server and the stream.
+        spool: What the server has not taken yet.
+        more: Of :class:`~.delivery.SpooledSink`.
+    """
+
+    def __init__(self, options: RedisOptions, spool: Spool, **more: Any) -> None:
+        super().__init__(options.target, spool, **more)
         self._options = options
         self._client: Any = None
+
+    def open(self) -> None:
+        """Begins to deliver; the server need not be there.
+
+        Raises:
+            MissingDependencyError: If redis is not installed.
+            AfdetError: If the spool cannot be opened.
+        """
+        try:
+            import redis  # noqa: F401
+        except ImportError as error:
+            raise MissingDependencyError(
+                "redis cannot be imported", got=error, hint='pip install "trt-afdet[redis]"'
+            ) from error
+        super().open()
 
     def connect(self) -> None:
         import redis
@@ -124,7 +145,7 @@ class RedisTransport:
         except (redis.RedisError, OSError) as error:
             raise DeliveryError("the server does not answer", got=_text(error)) from error
 
-    def close(self) -> None:
+    def disconnect(self) -> None:
         if self._client is not None:
             self._client.close()
 
@@ -138,31 +159,3 @@ def _text(error: Exception) -> str:
     return (
         str(error).partition("Command #")[0].strip() or str(error).rpartition("caused error: ")[2]
     )
-
-
-class RedisSink(SpooledSink):
-    """Results, events and changes of state to a Redis stream.
-
-    Args:
-        options: The server and the stream.
-        spool: What the server has not taken yet.
-        more: Of :class:`~.delivery.SpooledSink`.
-    """
-
-    def __init__(self, options: RedisOptions, spool: Any, **more: Any) -> None:
-        super().__init__(RedisTransport(options), spool, **more)
-
-    def open(self) -> None:
-        """Begins to deliver; the server need not be there.
-
-        Raises:
-            MissingDependencyError: If redis is not installed.
-            AfdetError: If the spool cannot be opened.
-        """
-        try:
-            import redis  # noqa: F401
-        except ImportError as error:
-            raise MissingDependencyError(
-                "redis cannot be imported", got=error, hint='pip install "trt-afdet[redis]"'
-            ) from error
-        super().open()

@@ -151,7 +151,7 @@ class _Output:
             return False
         try:
             encoder = self._encoder or self._connect(result)
-            encoder.encode(result.detections.draw(frame.image), frame.captured - self._began)
+            encoder.encode(result.annotated, frame.captured - self._began)
         except OSError as error:
             self._drop()
             self._failures += 1

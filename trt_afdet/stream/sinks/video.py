@@ -12,17 +12,17 @@ import logging
 import os
 import re
 import shutil
+import struct
 import time
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.media.encoding import Encoder, choose_codec
 from trt_afdet.media.pyav import load_av
 from trt_afdet.stream.frame import StreamFrame, StreamResult
 from trt_afdet.stream.monitoring.status import FINAL, StatusEvent
-from trt_afdet.stream.sinks.fragments import repair
 from trt_afdet.support.files import write_error
 from trt_afdet.support.slug import slug
 
@@ -31,6 +31,8 @@ log = logging.getLogger("trt_afdet.stream")
 #: What this sink has written, and nothing else, is called so.
 _OWN = re.compile(r"[A-Za-z0-9_-]+_(\d{8}T\d{6}\.\d{3}Z)(?:-\d+)?\.afdet\.mp4")
 
+#: The last box of a file that was closed, and its size in bytes.
+_LAST_BOX = (b"mfro", 16)
 #: Seconds between looks at the free space.
 LOOK = 2.0
 #: A pause longer than so many seconds begins a new file.
@@ -121,7 +123,6 @@ class VideoSink:
             self.skipped += 1
             return
         frame = result.frame
-        image = result.detections.draw(frame.image)
         segment = self._open.get(frame.source)
         if segment is not None and not segment.takes(frame, self._segment):
             self._end(frame.source)
@@ -130,7 +131,7 @@ class VideoSink:
             path = self._new_path(frame)
             segment = self._open[frame.source] = _Segment(path, frame, self._codec, self._quality)
             log.info("%s: %s", self.name, path.name)
-        segment.add(image, frame)
+        segment.add(result.annotated, frame)
 
     def status(self, event: StatusEvent) -> None:
         """Closes the file of a source that has ended."""
@@ -307,3 +308,40 @@ class _WholeWrites:
 
     def close(self) -> None:
         self._file.close()
+
+
+def repair(path: Path) -> None:
+    """Cuts a torn fragment off a recording, so that every reader likes the file.
+
+    A recording that then holds no frame is deleted; one that was closed is left as it is.
+
+    Raises:
+        OSError: If it cannot be read or changed.
+    """
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size >= _LAST_BOX[1]:
+            file.seek(size - _LAST_BOX[1] + 4)
+            if file.read(4) == _LAST_BOX[0]:
+                return
+        whole = _whole_fragments(file, size)
+        if whole:
+            file.truncate(whole)
+    if not whole:
+        path.unlink()
+
+
+def _whole_fragments(file: BinaryIO, size: int) -> int:
+    """Bytes up to the end of the last fragment that is complete; 0 if there is none."""
+    end, place, after_moof = 0, 0, False
+    while place + 8 <= size:
+        file.seek(place)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        # Longer boxes and boxes "to the end" are not written by this program: damage.
+        if length < 8 or place + length > size:
+            break
+        place += length
+        if kind == b"mdat" and after_moof:
+            end = place
+        after_moof = kind == b"moof"
+    return end

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from trt_afdet.errors import InvalidValueError, MissingFileError
 from trt_afdet.stream.sinks.delivery import DeliveryError, RefusedError, SpooledSink
-from trt_afdet.stream.sinks.spool import Entry
+from trt_afdet.stream.sinks.spool import Entry, Spool
 
 #: Answers that trying again cannot change.
 HOPELESS = frozenset({400, 413, 415, 422, 431})
@@ -70,11 +70,17 @@ class WebhookOptions:
         return f"webhook+{parts.scheme}://{parts.hostname}{port}{parts.path}"
 
 
-class WebhookTransport:
-    """Posts over one connection that is kept."""
+class WebhookSink(SpooledSink):
+    """Posts records to an HTTP server over one connection that is kept.
 
-    def __init__(self, options: WebhookOptions) -> None:
-        self.name = options.target
+    Args:
+        options: The server.
+        spool: What the server has not taken yet.
+        more: Of :class:`~.delivery.SpooledSink`.
+    """
+
+    def __init__(self, options: WebhookOptions, spool: Spool, **more: Any) -> None:
+        super().__init__(options.target, spool, **more)
         self._options = options
         self._connection: http.client.HTTPConnection | None = None
         parts = urlsplit(options.url)
@@ -87,20 +93,15 @@ class WebhookTransport:
 
     def connect(self) -> None:
         parts = urlsplit(self._options.url)
-        assert parts.hostname is not None
-        timeout = self._options.timeout
-        if parts.scheme == "https":
-            try:
+        place: Any = {"host": parts.hostname, "port": parts.port, "timeout": self._options.timeout}
+        try:
+            if parts.scheme == "https":
                 context = ssl.create_default_context(cafile=self._options.ca)
-            except ssl.SSLError as error:
-                raise DeliveryError("the certificate cannot be used", got=error.reason) from error
-            self._connection = http.client.HTTPSConnection(
-                parts.hostname, parts.port, timeout=timeout, context=context
-            )
-        else:
-            self._connection = http.client.HTTPConnection(
-                parts.hostname, parts.port, timeout=timeout
-            )
+                self._connection = http.client.HTTPSConnection(**place, context=context)
+            else:
+                self._connection = http.client.HTTPConnection(**place)
+        except ssl.SSLError as error:
+            raise DeliveryError("the certificate cannot be used", got=error.reason) from error
         try:
             self._connection.connect()
         except OSError as error:
@@ -151,9 +152,9 @@ class WebhookTransport:
 
     def check(self) -> None:
         # Servers close an idle connection sooner or later; that must not look like a failure.
-        self.close()
+        self.disconnect()
 
-    def close(self) -> None:
+    def disconnect(self) -> None:
         if self._connection is not None:
             self._connection.close()
 
@@ -174,16 +175,3 @@ def _basic(user: str, password: str) -> str:
     from urllib.parse import unquote
 
     return "Basic " + b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
-
-
-class WebhookSink(SpooledSink):
-    """Results, events and changes of state to an HTTP server.
-
-    Args:
-        options: The server.
-        spool: What it has not taken yet.
-        more: Of :class:`~.delivery.SpooledSink`.
-    """
-
-    def __init__(self, options: WebhookOptions, spool: Any, **more: Any) -> None:
-        super().__init__(WebhookTransport(options), spool, **more)

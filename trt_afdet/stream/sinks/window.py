@@ -86,7 +86,7 @@ class WindowSink:
                 with self._lock:
                     results = [self._latest[name] for name in sorted(self._latest)]
                 if results and [id(r) for r in results] != [id(r) for r in shown]:
-                    cv2.imshow(title, grid([r.detections.draw(r.frame.image) for r in results]))
+                    cv2.imshow(title, grid([result.annotated for result in results]))
                     shown = results
                 left = INTERVAL - (time.monotonic() - began)
                 key = cv2.waitKey(max(1, round(1000 * left))) & 0xFF

@@ -111,7 +111,7 @@ def test_credentials_are_used_and_never_shown(
     server.start()
     for password in ("not-the-word", None, "s3cr3t-word"):
         sink = sink_for(server, tmp_path, password=password)
-        assert "word" not in sink.name + repr(sink_for(server, tmp_path)._transport.__dict__)
+        assert "word" not in sink.name + repr(vars(sink_for(server, tmp_path)))
         caplog.clear()
         sink.open()
         sink.write(result(0))

@@ -55,7 +55,7 @@ def test_options_reach_the_sinks(tmp_path: Path) -> None:
     assert vars(sink)["_keep_free"] == 1 << 30
     assert sink.durable is False
     hook = make_sink(f"webhook+https://host/in?their=1&mine=a%26b&batch=7&spool={tmp_path}/s")
-    assert vars(hook)["_transport"]._options.url == "https://host/in?their=1&mine=a%26b"
+    assert vars(hook)["_options"].url == "https://host/in?their=1&mine=a%26b"
     assert (vars(hook)["_batch"], vars(hook)["_linger"]) == (7, 1.0)
     assert vars(hook)["_spool"].path == tmp_path / "s"
 
@@ -64,14 +64,14 @@ def test_secrets_can_be_read_from_files(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("s3cr:t@/ word\n")
     mqtt = make_sink(f"mqtt://me@host?password_file={secret}")
-    assert vars(mqtt)["_transport"]._options.password == "s3cr:t@/ word"
-    assert vars(mqtt)["_transport"]._options.user == "me"
+    assert vars(mqtt)["_options"].password == "s3cr:t@/ word"
+    assert vars(mqtt)["_options"].user == "me"
     hook = make_sink(f"webhook+https://host/?secret_file={secret}")
-    assert vars(hook)["_transport"]._options.secret == "s3cr:t@/ word"
+    assert vars(hook)["_options"].secret == "s3cr:t@/ word"
     with pytest.raises(MissingFileError, match="no secret"):
         make_sink(f"redis://host/x?password_file={tmp_path}/none")
     quoted = make_sink("mqtt://m%40e:p%3A%2Fw@host")
-    assert vars(quoted)["_transport"]._options.password == "p:/w"
+    assert vars(quoted)["_options"].password == "p:/w"
 
 
 @pytest.mark.parametrize(
