@@ -24,10 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trt_afdet.errors import AfdetError, InvalidValueError, MissingDependencyError, MissingFileError
+from trt_afdet.errors import AfdetError, InvalidValueError, MissingFileError
 from trt_afdet.records import Record
 from trt_afdet.stream.sinks.delivery import DeliveryError, RefusedError, SpooledSink
 from trt_afdet.stream.sinks.spool import Entry, Spool
+from trt_afdet.support.packages import missing
 from trt_afdet.support.slug import slug
 
 if TYPE_CHECKING:
@@ -169,17 +170,13 @@ class MqttSink(SpooledSink):
         """Begins to deliver; the broker need not be there.
 
         Raises:
-            MissingDependencyError: If paho-mqtt is not installed.
+            MissingDependencyError: If paho-mqtt 2 is not installed.
             AfdetError: If the spool cannot be opened.
         """
         try:
-            import paho.mqtt.client
-
-            paho.mqtt.client.CallbackAPIVersion  # noqa: B018
-        except (ImportError, AttributeError) as error:
-            raise MissingDependencyError(
-                "paho-mqtt 2 cannot be imported", got=error, hint='pip install "trt-afdet[mqtt]"'
-            ) from error
+            from paho.mqtt.client import CallbackAPIVersion  # noqa: F401
+        except ImportError as error:
+            raise missing(error) from error
         super().open()
 
     def connect(self) -> None:
@@ -199,9 +196,8 @@ class MqttSink(SpooledSink):
             client.username_pw_set(options.user, options.password)
         self._answered.clear()
         self._connected.clear()
-        self._refusal = None
-        self._farewell = 0
         self._refusals.clear()
+        self._refusal, self._farewell = None, 0
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish

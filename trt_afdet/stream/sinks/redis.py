@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trt_afdet.errors import InvalidValueError, MissingDependencyError, MissingFileError
+from trt_afdet.errors import InvalidValueError, MissingFileError
 from trt_afdet.stream.sinks.delivery import DeliveryError, RefusedError, SpooledSink
 from trt_afdet.stream.sinks.spool import Entry, Spool
+from trt_afdet.support.packages import missing
 
 #: What a server says of a record longer than its ``proto-max-bulk-len``, or than a string may be.
 HOPELESS = ("invalid bulk length", "invalid multibulk length", "too big", "exceeds maximum allowed")
@@ -88,9 +89,7 @@ class RedisSink(SpooledSink):
         try:
             import redis  # noqa: F401
         except ImportError as error:
-            raise MissingDependencyError(
-                "redis cannot be imported", got=error, hint='pip install "trt-afdet[redis]"'
-            ) from error
+            raise missing(error) from error
         super().open()
 
     def connect(self) -> None:

@@ -1,9 +1,7 @@
 """Results in files: JSON lines and CSV.
 
-A run writes every detection of a processed frame once, also if it is killed: what a kill left of an
-incomplete frame is removed by the next start. A restart appends to the file, and reads a video from
-its beginning again; ``reading.py`` has the rule, and the function, that gives every frame once over
-all runs.
+Every detection of a processed frame is written once; the next start removes what a kill has left of
+an incomplete frame. :func:`trt_afdet.records.read_records` reads what several runs have appended.
 """
 
 from __future__ import annotations
@@ -21,43 +19,51 @@ from trt_afdet.stream.sinks.recorder import Content, Recorder
 from trt_afdet.support.files import TEXT_ERRORS
 
 
-class JsonLinesSink:
-    """One JSON object per processed frame and per change of state.
-
-    Args:
-        path: The file, or a device such as ``/dev/stdout``.
-        fsync: When data is forced onto the disk; see :data:`~.appending.Fsync`.
-        send: What is written.
-    """
+class _TextFileSink:
+    """A sink that appends to a file, or writes to a device such as ``/dev/stdout``."""
 
     durable = True
 
-    def __init__(
-        self, path: Path, fsync: Fsync = "second", send: tuple[Content, ...] = ("results", "status")
-    ) -> None:
-        self.name = f"jsonl {path}"
+    def __init__(self, kind: str, path: Path, file: AppendingFile, recorder: Recorder) -> None:
+        self.name = f"{kind} {path}"
         self.path = path
-        self._recorder = Recorder(send)
-        self._file = AppendingFile(path, start=START, complete=_is_json, fsync=fsync)
+        self._file = file
+        self._recorder = recorder
 
     def open(self) -> None:
         """Opens the file.
 
         Raises:
             WriteError: If it cannot be opened.
-            CorruptFileError: If it holds something else.
+            CorruptFileError: If it holds something else, or has other columns.
             RunError: If another process writes to it.
         """
         self._file.open()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class JsonLinesSink(_TextFileSink):
+    """One record as a line of JSON per processed frame and per change of state.
+
+    Args:
+        path: The file or device.
+        fsync: When data is forced onto the disk; see :data:`~.appending.Fsync`.
+        send: What is written.
+    """
+
+    def __init__(
+        self, path: Path, fsync: Fsync = "second", send: tuple[Content, ...] = ("results", "status")
+    ) -> None:
+        file = AppendingFile(path, start=START, complete=_is_json, fsync=fsync)
+        super().__init__("jsonl", path, file, Recorder(send))
 
     def write(self, result: StreamResult) -> None:
         self._append(self._recorder.result(result))
 
     def status(self, event: StatusEvent) -> None:
         self._append(self._recorder.status(event))
-
-    def close(self) -> None:
-        self._file.close()
 
     def _append(self, records: list[Record]) -> None:
         if records:
@@ -73,34 +79,18 @@ COLUMNS = (
 _COUNT, _INDEX = COLUMNS.index("count"), COLUMNS.index("index")
 
 
-class CsvSink:
+class CsvSink(_TextFileSink):
     """One row per detection, with the columns :data:`COLUMNS`.
 
     Args:
-        path: The file, or a device such as ``/dev/stdout``.
+        path: The file or device.
         fsync: When data is forced onto the disk; see :data:`~.appending.Fsync`.
     """
 
-    durable = True
-
     def __init__(self, path: Path, fsync: Fsync = "second") -> None:
-        self.name = f"csv {path}"
-        self.path = path
-        self._recorder = Recorder(("results",))
         header = f"{','.join(COLUMNS)}\n".encode()
-        self._file = AppendingFile(
-            path, start=header, complete=_ends_frame, header=header, fsync=fsync
-        )
-
-    def open(self) -> None:
-        """Opens the file.
-
-        Raises:
-            WriteError: If it cannot be opened.
-            CorruptFileError: If it holds something else, or has other columns.
-            RunError: If another process writes to it.
-        """
-        self._file.open()
+        file = AppendingFile(path, start=header, complete=_ends_frame, header=header, fsync=fsync)
+        super().__init__("csv", path, file, Recorder(("results",)))
 
     def write(self, result: StreamResult) -> None:
         for record in self._recorder.result(result):
@@ -110,29 +100,19 @@ class CsvSink:
                 self._file.append(text.getvalue().encode("utf-8", TEXT_ERRORS))
 
     def status(self, event: StatusEvent) -> None:
-        """A change of state is no detection."""
-
-    def close(self) -> None:
-        self._file.close()
+        """Changes of state are not written."""
 
 
 def _rows(record: Record) -> list[list[object]]:
     found = record["detections"]
-    frame = [record[c] for c in COLUMNS[:_COUNT] if c != "source"]
-    frame.insert(2, _one_line(record["source"]))
-    return [
-        [
-            *frame,
-            len(found),
-            index,
-            item["class_id"],
-            _one_line(item["class"]),
-            item["confidence"],
-            *item["box"],
-            item.get("tracker_id"),
-        ]
-        for index, item in enumerate(found)
-    ]
+    frame = {**record, "source": _one_line(record["source"]), "count": len(found)}
+    rows = []
+    for index, item in enumerate(found):
+        sides = dict(zip(("x1", "y1", "x2", "y2"), item["box"], strict=True))
+        name = _one_line(item["class"])
+        row = {**frame, **item, **sides, "index": index, "class": name}
+        rows.append([row.get(column) for column in COLUMNS])
+    return rows
 
 
 def _one_line(text: str) -> str:
