@@ -148,6 +148,8 @@ class Manager:
         raise AssertionError(f"no {message} within {seconds} s")
 
     def reload(self) -> None:
+        if not Path("/bin/kill").exists():
+            skip_test("/bin/kill is not installed", "apt-get install procps")
         command = self._unit["ExecReload"].replace("$MAINPID", str(self.process.pid))
         subprocess.run(["sh", "-c", command], check=True)
 

@@ -1,4 +1,4 @@
-"""What the pictures of a dataset are: looked at once, remembered by file size and time."""
+"""What the pictures of a dataset are: looked at once, remembered by file size, time and mode."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trt_afdet.media import probe_picture, read_picture
 #: Passes items on and shows how far it is: (items, total, description) -> items.
 ProgressLike = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def look_at(path: Path, decode: bool) -> Look:
 def look_at_all(
     paths: list[Path], name: str, *, decode: bool, progress: ProgressLike | None = None
 ) -> dict[Path, Look]:
-    """Looks at every picture; what a file of the same size and time showed before is kept.
+    """Looks at every picture; what a file of the same size, time and mode showed before is kept.
 
     Args:
         paths: The pictures.
@@ -76,7 +76,7 @@ def look_at_all(
         except OSError:
             result[path] = Look(fault="no such picture")
             continue
-        stamps[path] = [stat.st_size, stat.st_mtime_ns]
+        stamps[path] = [stat.st_size, stat.st_mtime_ns, stat.st_mode]
         old = known.get(str(path.absolute()))
         if old is not None and old[0] == stamps[path] and (old[1].decoded or not decode):
             result[path] = old[1]

@@ -252,7 +252,8 @@ class Pipeline:
             self._intake.add(plan.name, policy, queue)
             self._captures[plan.name] = capture
             self._stages[plan.name] = plan.stage or PassThrough()
-        capture.start()
+            # Before anybody can remove it, who waits for its end.
+            capture.start()
 
     def remove(self, name: str) -> None:
         """Stops a source and forgets it; the others go on."""

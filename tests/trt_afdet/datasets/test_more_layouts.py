@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -363,14 +364,17 @@ def test_many_labels_are_read_in_linear_time(tmp_path: Path) -> None:
     def seconds(count: int) -> float:
         lines = (f"0 0.5 0.5 {0.1 + i * 1e-6:.6f} 0.5\n" for i in range(count))
         lay(tmp_path, {"labels/train/a.txt": "".join(lines)})
-        begin = time.process_time()
-        assert len(open_dataset(tmp_path).records[0].boxes) == count
-        return time.process_time() - begin
+        taken = []
+        for _ in range(3):  # Another program's load slows some of them down.
+            begin = time.process_time()
+            assert len(open_dataset(tmp_path).records[0].boxes) == count
+            taken.append(time.process_time() - begin)
+        return min(taken)
 
     lay(tmp_path, {"images/train/a.jpg": None, "data.yaml": YAML})
     seconds(10)
     # Ten times as many took a hundred times as long.
-    assert seconds(50_000) < 40 * max(seconds(5_000), 0.02)
+    assert seconds(50_000) < 60 * max(seconds(5_000), 0.02)
 
 
 @pytest.fixture
@@ -417,6 +421,17 @@ def test_what_may_not_be_read_is_said(open_to_all: Path, closed: str, message: s
     finally:
         (open_to_all / closed).chmod(0o755)
     assert message in found
+
+
+def test_a_picture_that_may_be_read_again_is_used(open_to_all: Path) -> None:
+    """What was seen while it was closed is not remembered."""
+    lay(open_to_all, {"images/train/a.jpg": None, "labels/train/a.txt": LABEL, "data.yaml": YAML})
+    picture = open_to_all / "images/train/a.jpg"
+    picture.chmod(0)
+    with contextlib.suppress(AfdetError):  # There is no other picture.
+        as_ordinary_user(lambda: open_dataset(open_to_all, need_labels=False))
+    picture.chmod(0o644)
+    assert len(as_ordinary_user(lambda: open_dataset(open_to_all)).records) == 1
 
 
 def test_a_folder_where_a_text_should_be_is_one_line(tmp_path: Path) -> None:
