@@ -24,8 +24,8 @@ from tests.paths import ROOT
 from tests.skips import skip_test
 from tests.waiting import wait_until
 from trt_afdet.detections import Detections
-from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourcePlan
+from trt_afdet.stream.retry import Retry
 from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo
 from trt_afdet.stream.sources.test_pattern import TestPatternSource
 

@@ -21,11 +21,12 @@ import numpy.typing as npt
 from trt_afdet.detections import Detections
 from trt_afdet.errors import AfdetError, InvalidValueError, RunError
 from trt_afdet.stream.batcher import Intake, Policy
-from trt_afdet.stream.capture import Capture, Retry
+from trt_afdet.stream.capture import Capture
 from trt_afdet.stream.frame import StreamFrame, StreamResult
 from trt_afdet.stream.monitoring.metrics import Metrics
 from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot, SinkCount
 from trt_afdet.stream.monitoring.status import FINAL, StatusBoard, StatusEvent
+from trt_afdet.stream.retry import Retry
 from trt_afdet.stream.sinks.base import Sink, SinkRunner
 from trt_afdet.stream.sources.base import Source
 from trt_afdet.support.redact import redact

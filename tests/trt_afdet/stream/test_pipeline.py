@@ -17,11 +17,11 @@ from tests.waiting import LIMIT, wait_until
 from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.stream.batcher import Intake
-from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.frame import StreamFrame, StreamResult
 from trt_afdet.stream.monitoring.metrics import Histogram
 from trt_afdet.stream.monitoring.status import StatusEvent
 from trt_afdet.stream.pipeline import Pipeline, PipelineError, PipelineOptions, SourcePlan
+from trt_afdet.stream.retry import Retry
 from trt_afdet.stream.sources.base import (
     LoginRefusedError,
     Picture,

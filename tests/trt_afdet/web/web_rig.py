@@ -14,9 +14,9 @@ import numpy.typing as npt
 from tests.waiting import wait_until as wait_for
 from trt_afdet.detections import Detections
 from trt_afdet.stream.analysis.zone_events import LineCrossed, ObjectEntered, ZoneCount
-from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.frame import StreamFrame, StreamResult
 from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourcePlan
+from trt_afdet.stream.retry import Retry
 from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo
 from trt_afdet.stream.sources.test_pattern import TestPatternSource, boxes_at
 from trt_afdet.web.server import WebServer

@@ -27,9 +27,9 @@ from trt_afdet.stream.analysis.shapes import Point, Shapes, parse_shapes
 from trt_afdet.stream.analysis.tracking import TrackOptions
 from trt_afdet.stream.analysis.zones import ZoneOptions
 from trt_afdet.stream.batcher import Policy
-from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.config.yaml_reader import Document, Place, read_document
 from trt_afdet.stream.pipeline import PipelineOptions
+from trt_afdet.stream.retry import Retry
 from trt_afdet.support.suggest import nearest
 from trt_afdet.support.text import marked_encoding, read_secret
 

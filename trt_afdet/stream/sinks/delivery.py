@@ -25,9 +25,9 @@ from pathlib import Path
 
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.records import Record, dumps
-from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.monitoring.status import FINAL, StatusEvent
+from trt_afdet.stream.retry import Retry
 from trt_afdet.stream.sinks.recorder import Content, Recorder
 from trt_afdet.stream.sinks.spool import Entry, Spool, SpoolClosedError
 

@@ -20,9 +20,9 @@ from trt_afdet.errors import InvalidValueError
 from trt_afdet.media.encoding import Encoder, choose_codec
 from trt_afdet.media.pyav import load_av
 from trt_afdet.stream.addresses import parse_address
-from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.monitoring.status import FINAL, StatusEvent
+from trt_afdet.stream.retry import Retry
 from trt_afdet.support.slug import slug
 from trt_afdet.support.threads import interrupted
 

@@ -11,7 +11,6 @@ from trt_afdet.errors import InvalidValueError, MissingFileError
 from trt_afdet.stream.analysis.per_source import AnalysisOptions
 from trt_afdet.stream.analysis.shapes import Zone
 from trt_afdet.stream.analysis.tracking import TrackOptions
-from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.config.schema import (
     Config,
     ConfigError,
@@ -22,6 +21,7 @@ from trt_afdet.stream.config.schema import (
     load_config,
 )
 from trt_afdet.stream.pipeline import PipelineOptions
+from trt_afdet.stream.retry import Retry
 
 FULL = """\
 model: model.onnx

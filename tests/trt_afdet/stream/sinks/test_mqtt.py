@@ -24,7 +24,7 @@ from tests.skips import skip_test
 from tests.trt_afdet.stream.sinks.sink_makers import result, status, wait_until
 from tests.trt_afdet.stream.sinks.sink_peers import Process, free_port, mosquitto
 from trt_afdet.errors import InvalidValueError, MissingFileError
-from trt_afdet.stream.capture import Retry
+from trt_afdet.stream.retry import Retry
 from trt_afdet.stream.sinks.mqtt import MqttOptions, MqttSink
 from trt_afdet.stream.sinks.spool import Spool
 from trt_afdet.support.slug import slug

@@ -15,7 +15,7 @@ import redis
 from tests.trt_afdet.stream.sinks.sink_makers import result, status, wait_until
 from tests.trt_afdet.stream.sinks.sink_peers import Process, redis_server
 from trt_afdet.errors import InvalidValueError
-from trt_afdet.stream.capture import Retry
+from trt_afdet.stream.retry import Retry
 from trt_afdet.stream.sinks.redis import RedisOptions, RedisSink
 from trt_afdet.stream.sinks.spool import Spool
 

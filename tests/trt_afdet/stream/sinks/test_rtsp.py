@@ -16,8 +16,8 @@ import pytest
 from tests.trt_afdet.stream.sinks.sink_makers import result, status, wait_until
 from tests.trt_afdet.stream.sinks.sink_peers import Process
 from trt_afdet.errors import InvalidValueError
-from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.frame import StreamResult
+from trt_afdet.stream.retry import Retry
 from trt_afdet.stream.sinks.rtsp import RtspSink
 
 FAST = Retry(first=0.05, longest=0.2)

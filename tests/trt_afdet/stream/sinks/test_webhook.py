@@ -17,7 +17,7 @@ import pytest
 from tests.trt_afdet.stream.sinks.sink_makers import result, status, wait_until
 from tests.trt_afdet.stream.sinks.sink_peers import Hook, free_port
 from trt_afdet.errors import InvalidValueError, MissingFileError
-from trt_afdet.stream.capture import Retry
+from trt_afdet.stream.retry import Retry
 from trt_afdet.stream.sinks.spool import Spool
 from trt_afdet.stream.sinks.webhook import WebhookOptions, WebhookSink
 

@@ -25,8 +25,8 @@ from tests.trt_afdet.stream.sources.source_rig import (
     wait_for,
 )
 from tests.trt_afdet.stream.test_pipeline import Memory, OneBox
-from trt_afdet.stream.capture import Retry
 from trt_afdet.stream.pipeline import Pipeline, PipelineError, SourcePlan
+from trt_afdet.stream.retry import Retry
 from trt_afdet.stream.sources.base import (
     LoginRefusedError,
     Source,
