@@ -11,7 +11,6 @@ from trt_afdet.media.videos import (
     VideoInfo,
     count_frames,
     is_video_file,
-    open_video,
 )
 from trt_afdet.media.writing import VideoWriter, write_picture
 
@@ -29,7 +28,6 @@ __all__ = [
     "decode_picture",
     "is_video_file",
     "open_inputs",
-    "open_video",
     "probe_picture",
     "read_picture",
     "write_picture",

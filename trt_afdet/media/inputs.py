@@ -17,7 +17,7 @@ import numpy.typing as npt
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
 from trt_afdet.media.pictures import read_picture
 from trt_afdet.media.suffixes import PICTURE_SUFFIXES, VIDEO_SUFFIXES
-from trt_afdet.media.videos import Video, is_video_file, open_video
+from trt_afdet.media.videos import Video, is_video_file
 from trt_afdet.support.redact import redact
 
 
@@ -119,21 +119,12 @@ class Inputs:
             self._video = None
         if self.is_video:
             self.total = count
-        if video.cut_off:
-            self.failed.append(
-                CorruptFileError(
-                    f"{path} is cut off",
-                    got=f"{count} frames could be read",
-                    hint="the end of the file is missing",
-                )
-            )
-        elif video.damaged:
-            places = "1 place" if video.damaged == 1 else f"{video.damaged} places"
-            got = f"{places} could not be decoded, {count} frames could"
-            self.failed.append(CorruptFileError(f"{path} is damaged", got=got))
+        if video.fault:
+            got = f"{count} frames could be read"
+            self.failed.append(CorruptFileError(f"{path} {video.fault}", got=got))
 
     def _open(self, path: Path) -> Video:
-        video = self._video = open_video(path)
+        video = self._video = Video(path)
         self.rates[path] = video.info.fastest or 25.0
         if self.is_video:
             self.total = video.info.total
@@ -178,7 +169,7 @@ def open_inputs(
 def _items(word: str) -> list[Item]:
     path = _path_of(word)
     if path.is_dir():
-        return _sorted(sorted(path.iterdir()), f"folder {path}")
+        return _sorted(path, f"folder {path}")
     if path.exists():
         mode = path.stat().st_mode
         if stat.S_ISREG(mode):
@@ -191,9 +182,7 @@ def _items(word: str) -> list[Item]:
             "neither a file nor a folder", got=path, hint="write it to a file first"
         )
     if glob.has_magic(str(path)):
-        # pathlib's glob wants the pattern apart from its folder; a shell user does not.
-        found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
-        return _sorted([Path(name) for name in found], f"pattern {path}")
+        return _sorted(path, f"pattern {path}")
     raise MissingFileError(
         "no such picture, folder or video", got=word, hint="check the path and its spelling"
     )
@@ -234,9 +223,17 @@ def _is_for_run(word: str, got: str | None = None) -> AfdetError:
     )
 
 
-def _sorted(paths: list[Path], where: str) -> list[Item]:
-    """The pictures among files as one item, each video as one; hidden files are left out."""
-    files = [p for p in paths if not p.name.startswith(".") and p.is_file()]
+def list_files(place: str | Path) -> list[Path]:
+    """The files of a folder or a glob, sorted; hidden ones are left out."""
+    path = Path(place)
+    # pathlib's glob wants the pattern apart from its folder; a shell user does not.
+    found = path.iterdir() if path.is_dir() else map(Path, glob.glob(str(place), recursive=True))  # noqa: PTH207
+    return sorted(p for p in found if not p.name.startswith(".") and p.is_file())
+
+
+def _sorted(place: Path, where: str) -> list[Item]:
+    """The pictures of a folder or glob as one item, each video as one."""
+    files = list_files(place)
     pictures = [p for p in files if p.suffix.lower() in PICTURE_SUFFIXES]
     videos = [p for p in files if p.suffix.lower() in VIDEO_SUFFIXES]
     if not pictures and not videos:

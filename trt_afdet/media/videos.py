@@ -376,6 +376,14 @@ class Video:
             return max(lost, entries[self._entry].timestamp - packet.dts)
         return lost
 
+    @property
+    def fault(self) -> str:
+        """At the end: what is wrong with the file, such as "is cut off: ..."; empty if nothing."""
+        if self.cut_off:
+            return "is cut off: the end of the file is missing"
+        places = "1 place" if self.damaged == 1 else f"{self.damaged} places"
+        return f"is damaged: {places} could not be decoded" if self.damaged else ""
+
     def close(self) -> None:
         """Closes the file; closing twice is fine."""
         container, self._container = self._container, None
@@ -406,21 +414,6 @@ _HINTS = {
 }
 
 
-def open_video(
-    path: str | Path,
-    *,
-    threads: int = 0,
-    hwaccel: Any = None,
-    interrupted: threading.Event | None = None,
-) -> Video:
-    """Opens a video file; see :class:`Video`.
-
-    Raises:
-        MissingFileError, CorruptFileError: See there.
-    """
-    return Video(path, threads=threads, hwaccel=hwaccel, interrupted=interrupted)
-
-
 class FrameReader:
     """Frames of videos by number; cheap as long as the numbers rise."""
 
@@ -437,7 +430,7 @@ class FrameReader:
         path = Path(path)
         if self._video is None or path != self._video.path or number < self._next:
             self.close()
-            self._video, self._next = open_video(path), 0
+            self._video, self._next = Video(path), 0
         while self._next < number and self._video.skip():
             self._next += 1
         found = self._video.read() if self._next == number else None
@@ -467,7 +460,7 @@ def count_frames(path: str | Path) -> int:
     Raises:
         MissingFileError, CorruptFileError: See :class:`Video`; if there is none.
     """
-    with open_video(path) as video:
+    with Video(path) as video:
         count = 0
         while video.skip():
             count += 1

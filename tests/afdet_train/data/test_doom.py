@@ -14,7 +14,7 @@ from afdet_train.cli import data as data_cli
 from afdet_train.data.doom import classes, clip, dataset, film, maps, rules, world
 
 from trt_afdet.errors import InvalidValueError
-from trt_afdet.media import count_frames, open_video
+from trt_afdet.media import Video, count_frames
 
 FRAMES = 30  # Two chunks, the second one short.
 
@@ -203,7 +203,7 @@ def test_clip_has_one_truth_image_per_frame(tmp_path: Path) -> None:
     video = tmp_path / "clip.mp4"
     truth = clip.film_clip(video, "test", 12, 1, resolution="640x480", scale=0.5)
     assert count_frames(video) == 12
-    with open_video(video) as opened:
+    with Video(video) as opened:
         assert (opened.info.width, opened.info.height) == (320, 240)
     assert [i["frame_index"] for i in truth["images"]] == list(range(12))
     assert json.loads(video.with_suffix(".json").read_text()) == truth

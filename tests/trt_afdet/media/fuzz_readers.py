@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.trt_afdet.media import odd_pictures, odd_videos
 from trt_afdet.errors import AfdetError
-from trt_afdet.media import open_inputs, open_video, probe_picture, read_picture
+from trt_afdet.media import Video, open_inputs, probe_picture, read_picture
 
 #: Pixels of a picture whose decoding takes long, and says the same.
 LARGE = 1 << 24
@@ -94,7 +94,7 @@ def look_at_picture(path: Path) -> None:
 
 def look_at_video(path: Path) -> None:
     """The first frames, whose positions rise; by both ways that commands read."""
-    with open_video(path) as video:
+    with Video(path) as video:
         if video.info.width * video.info.height > LARGE:
             return
         last = -1.0

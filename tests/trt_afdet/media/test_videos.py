@@ -14,7 +14,7 @@ from tests.trt_afdet.media import odd_videos as odd
 from tests.trt_afdet.media.fuzz_readers import fuzz_apart
 from trt_afdet.engine.sample_pictures import open_pictures
 from trt_afdet.errors import CorruptFileError
-from trt_afdet.media import VideoWriter, count_frames, open_inputs, open_video
+from trt_afdet.media import Video, VideoWriter, count_frames, open_inputs
 from trt_afdet.media.videos import Converter
 from trt_afdet.stream.sources.base import SourceRefusedError
 from trt_afdet.stream.sources.uri import make_source, parse_source
@@ -80,7 +80,7 @@ def test_display_matrices(
     shown: Callable[[np.ndarray], np.ndarray],
 ) -> None:
     path = odd.turned(odd.make(tmp_path / "a.mp4", range(30, 33)), tmp_path / "b.mp4", matrix)
-    with open_video(path) as video:
+    with Video(path) as video:
         found = [image for image, _ in video]
     wanted = shown(odd.image(2))
     assert found[2].shape == wanted.shape

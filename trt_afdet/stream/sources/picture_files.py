@@ -10,6 +10,7 @@ from pathlib import Path
 from trt_afdet.errors import AfdetError, CorruptFileError, MissingFileError
 from trt_afdet.media import PICTURE_SUFFIXES, read_picture
 from trt_afdet.media.content import check_is_file
+from trt_afdet.media.inputs import list_files
 from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo, SourceRefusedError
 
 log = logging.getLogger("trt_afdet.stream")
@@ -98,9 +99,4 @@ def _pictures(where: str) -> list[Path]:
     path = Path(where)
     if path.is_file():
         return [path]
-    if path.is_dir():
-        found = list(path.iterdir())
-    else:
-        # pathlib's glob wants the pattern apart from its folder; a shell user does not.
-        found = [Path(p) for p in glob.glob(where, recursive=True)]  # noqa: PTH207
-    return sorted(p for p in found if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+    return [p for p in list_files(where) if p.suffix.lower() in PICTURE_SUFFIXES]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trt_afdet.errors import AfdetError, CorruptFileError, MissingFileError
-from trt_afdet.media.videos import Video, open_video
+from trt_afdet.media.videos import Video
 from trt_afdet.stream.sources.av_reader import AvInput, no_nvdec, nvdec
 from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo, SourceRefusedError
 from trt_afdet.stream.sources.options import option
@@ -65,7 +65,7 @@ class VideoFileSource:
         gpu = self._options.device if self._options.decoder == "nvdec" else None
         what = AvInput(str(self._path), self.name, gpu=gpu)
         try:
-            video = self._video = open_video(
+            video = self._video = Video(
                 self._path,
                 threads=self._options.threads,
                 hwaccel=None if gpu is None else nvdec(what),
@@ -92,12 +92,7 @@ class VideoFileSource:
         if self._interrupted.is_set():
             raise SourceError(f"{self.name}: reading was interrupted")
         if not self.incomplete:
-            damaged = self._video.damaged
-            if self._video.cut_off:
-                self.incomplete = "is cut off: the end of the file is missing"
-            elif damaged:
-                places = "1 place" if damaged == 1 else f"{damaged} places"
-                self.incomplete = f"is damaged: {places} could not be decoded"
+            self.incomplete = self._video.fault
             if self.incomplete:
                 log.warning("%s: %s", self.name, self.incomplete)
         return None

@@ -11,7 +11,7 @@ import numpy as np
 
 from afdet_train.data.doom.dataset import write_json
 from afdet_train.data.doom.rules import MIN_BRIGHTNESS, MIN_SIDE, MIN_VISIBLE
-from trt_afdet.errors import CorruptFileError
+from trt_afdet.media import read_picture
 from trt_afdet.support.figures import new_figure, save_figure
 
 #: Edges of the size histogram: square root of the box area, in pixels.
@@ -55,9 +55,7 @@ def mosaic(images: Path, coco: dict[str, Any], count: int = _MOSAIC) -> np.ndarr
     chosen = [filled[i] for i in np.linspace(0, len(filled) - 1, count).astype(int)]
     tiles = []
     for item in chosen:
-        image = cv2.imread(str(images / item["file_name"]))
-        if image is None:
-            raise CorruptFileError("cannot read picture", got=images / item["file_name"])
+        image = read_picture(images / item["file_name"])
         for a in by_image.get(item["id"], []):
             x, y, w, h = a["bbox"]
             cv2.rectangle(image, (x, y), (x + w - 1, y + h - 1), (80, 255, 80), 2)
