@@ -13,6 +13,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from trt_afdet.detections import Detections
 from trt_afdet.errors import CorruptFileError, MissingFileError
 from trt_afdet.support.files import TEXT_ERRORS
@@ -35,22 +38,21 @@ def make_record(kind: str, fields: Record) -> Record:
 
 def result_fields(
     found: Detections,
-    *,
+    image: npt.NDArray[np.uint8],
     source: str,
     sequence: int,
     position: float | None,
-    width: int,
-    height: int,
 ) -> Record:
     """What every "result" says.
 
     Args:
         found: In pixels of the frame.
+        image: The frame, BGR uint8 [H, W, 3].
         source: The camera's name, or the path of the file.
         sequence: Number of the frame in its source, from 0.
         position: Seconds into the video; None for pictures and live sources.
-        width, height: Of the frame, pixels.
     """
+    height, width = image.shape[:2]
     return {
         "source": source,
         "sequence": sequence,

@@ -428,19 +428,9 @@ def frame_record(frame: InputFrame, found: Detections) -> dict[str, Any]:
     """What JSON lines say of one frame."""
     from trt_afdet.records import make_record, result_fields
 
-    height, width = frame.image.shape[:2]
     seconds = None if frame.timestamp_ms is None else frame.timestamp_ms / 1000
-    return make_record(
-        "result",
-        result_fields(
-            found,
-            source=str(frame.path),
-            sequence=frame.index,
-            position=seconds,
-            width=width,
-            height=height,
-        ),
-    )
+    fields = result_fields(found, frame.image, str(frame.path), frame.index, seconds)
+    return make_record("result", fields)
 
 
 def print_result(result: Result, detector: Detector) -> None:

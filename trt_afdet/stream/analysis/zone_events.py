@@ -32,18 +32,21 @@ class _Event:
 
 
 @dataclass(frozen=True)
-class ObjectEntered(_Event):
-    """An object is in a zone."""
-
-    kind: ClassVar[str] = "enter"
-
+class _InZone(_Event):
     zone: str
     track_id: int
     class_name: str
 
 
 @dataclass(frozen=True)
-class ObjectLeft(_Event):
+class ObjectEntered(_InZone):
+    """An object is in a zone."""
+
+    kind: ClassVar[str] = "enter"
+
+
+@dataclass(frozen=True)
+class ObjectLeft(_InZone):
     """An object is no longer in a zone.
 
     Attributes:
@@ -54,26 +57,16 @@ class ObjectLeft(_Event):
 
     kind: ClassVar[str] = "leave"
 
-    zone: str
-    track_id: int
-    class_name: str
     seconds: float
     reason: str = "moved"
 
 
 @dataclass(frozen=True)
-class ObjectDwelled(_Event):
-    """An object has been in a zone for the dwell time; once per stay.
-
-    Attributes:
-        seconds: How long it has been there.
-    """
+class ObjectDwelled(_InZone):
+    """An object has been in a zone for the dwell time, ``seconds``; once per stay."""
 
     kind: ClassVar[str] = "dwell"
 
-    zone: str
-    track_id: int
-    class_name: str
     seconds: float
 
 

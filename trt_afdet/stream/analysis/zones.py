@@ -150,6 +150,7 @@ class Zones:
         self._tracks: dict[int, _Track] = {}
         self._entered: Counter[Zone] = Counter()
         self._crossed: dict[Line, list[int]] = {}
+        self._events: list[ZoneEvent] = []  # Of the frame at hand.
 
     @property
     def shapes(self) -> Shapes:
@@ -204,10 +205,10 @@ class Zones:
         """
         moment = now() if time is None else time
         wall_time = moment if wall_time is None else wall_time
-        events: list[ZoneEvent] = []
+        self._events = []
         changed: set[Zone] = set()
         if (wanted := self._wanted) != (self._shapes, self._options):
-            self._adopt(*wanted, moment, wall_time, events)
+            self._adopt(*wanted, moment, wall_time)
         if not self._shapes and not self._tracks:
             return ()
         if self._shapes and len(tracked) and tracked.tracker_id is None:
@@ -230,17 +231,17 @@ class Zones:
             track.class_name, track.anchor = name, here
             track.moment, track.wall_time = moment, wall_time
             for zone, corners in polygons.items():
-                if self._stay(track, zone, corners, margin, events):
+                if self._stay(track, zone, corners, margin):
                     changed.add(zone)
             for line, ends in lines.items():
-                self._side(track, line, ends, before, margin, events)
-        changed |= self._forget_lost(moment, events)
+                self._side(track, line, ends, before, margin)
+        changed |= self._forget_lost(moment)
         for zone in self._shapes.zones:
             if zone in changed:
                 now_in, entered = self._inside(zone), self._entered[zone]
                 count = (zone.name, now_in.total(), dict(now_in), entered)
-                events.append(ZoneCount(self.source, wall_time, *count))
-        return tuple(events)
+                self._events.append(ZoneCount(self.source, wall_time, *count))
+        return tuple(self._events)
 
     def _extent(self) -> tuple[int, int]:
         """The size of a picture that holds all shapes, for those in pixels."""
@@ -254,12 +255,7 @@ class Zones:
         return width, height
 
     def _stay(
-        self,
-        track: _Track,
-        zone: Zone,
-        corners: npt.NDArray[np.float32],
-        margin: float,
-        events: list[ZoneEvent],
+        self, track: _Track, zone: Zone, corners: npt.NDArray[np.float32], margin: float
     ) -> bool:
         """One object and one zone; True if it has entered or left."""
         stay = track.stays.setdefault(zone, _Stay())
@@ -272,7 +268,7 @@ class Zones:
             seconds = track.moment - stay.since
             if inside and dwell is not None and seconds >= dwell and not stay.dwelled:
                 stay.dwelled = True
-                events.append(ObjectDwelled(self.source, track.wall_time, *who, seconds))
+                self._events.append(ObjectDwelled(self.source, track.wall_time, *who, seconds))
             return False
         if stay.doubts == 0:
             stay.doubted = (track.moment, track.wall_time)
@@ -282,9 +278,9 @@ class Zones:
         moment, wall_time = stay.doubted
         if inside:
             self._entered[zone] += 1
-            events.append(ObjectEntered(self.source, wall_time, *who))
+            self._events.append(ObjectEntered(self.source, wall_time, *who))
         else:
-            events.append(ObjectLeft(self.source, wall_time, *who, moment - stay.since))
+            self._events.append(ObjectLeft(self.source, wall_time, *who, moment - stay.since))
         track.stays[zone] = _Stay(inside=inside, since=moment)
         return True
 
@@ -295,7 +291,6 @@ class Zones:
         ends: npt.NDArray[np.float32],
         before: Point,
         margin: float,
-        events: list[ZoneEvent],
     ) -> None:
         """One object and one line."""
         state = track.sides.setdefault(line, _Side())
@@ -311,10 +306,10 @@ class Zones:
             totals[0 if side > 0 else 1] += 1
             direction = "in" if side > 0 else "out"
             who = (line.name, track.id, track.class_name)
-            events.append(LineCrossed(self.source, track.wall_time, *who, direction, *totals))
+            self._events.append(LineCrossed(self.source, track.wall_time, *who, direction, *totals))
         state.side, state.crossings = side, 0
 
-    def _forget_lost(self, moment: float, events: list[ZoneEvent]) -> set[Zone]:
+    def _forget_lost(self, moment: float) -> set[Zone]:
         """Ends the stays of objects that have not been seen for too long."""
         changed: set[Zone] = set()
         for track in list(self._tracks.values()):
@@ -326,7 +321,9 @@ class Zones:
                 if stay.inside:
                     changed.add(zone)
                     seconds, who = track.moment - stay.since, track.in_zone(zone)
-                    events.append(ObjectLeft(self.source, track.wall_time, *who, seconds, "lost"))
+                    self._events.append(
+                        ObjectLeft(self.source, track.wall_time, *who, seconds, "lost")
+                    )
         return changed
 
     def _inside(self, zone: Zone) -> Counter[str]:
@@ -334,21 +331,16 @@ class Zones:
         tracks = self._tracks.values()
         return Counter(t.class_name for t in tracks if t.stays.get(zone, _Stay()).inside)
 
-    def _adopt(
-        self,
-        shapes: Shapes,
-        options: ZoneOptions,
-        moment: float,
-        wall_time: float,
-        events: list[ZoneEvent],
-    ) -> None:
+    def _adopt(self, shapes: Shapes, options: ZoneOptions, moment: float, wall_time: float) -> None:
         self._shapes, self._options = shapes, options
         for track in self._tracks.values():
             for zone in [zone for zone in track.stays if zone not in shapes.zones]:
                 stay = track.stays.pop(zone)
                 if stay.inside:
                     seconds, who = moment - stay.since, track.in_zone(zone)
-                    events.append(ObjectLeft(self.source, wall_time, *who, seconds, "zone gone"))
+                    self._events.append(
+                        ObjectLeft(self.source, wall_time, *who, seconds, "zone gone")
+                    )
             track.sides = {line: s for line, s in track.sides.items() if line in shapes.lines}
         self._entered = Counter({z: n for z, n in self._entered.items() if z in shapes.zones})
         self._crossed = {line: n for line, n in self._crossed.items() if line in shapes.lines}

@@ -80,7 +80,7 @@ Positive = Annotated[float, Bound(above=0)]
 
 @dataclass(frozen=True, kw_only=True)
 class RetryConfig:
-    """See :class:`~trt_afdet.stream.capture.Retry`."""
+    """See :class:`~trt_afdet.stream.retry.Retry`."""
 
     first: Positive = Retry.first
     factor: Annotated[float, Bound(least=1)] = Retry.factor

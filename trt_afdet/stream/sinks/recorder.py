@@ -54,15 +54,9 @@ class Recorder:
     def result(self, result: StreamResult) -> list[Record]:
         """The records of a processed frame."""
         frame = result.frame
-        height, width = frame.image.shape[:2]
         events = [_event_fields(event) for event in result.events]
         fields = result_fields(
-            result.detections,
-            source=frame.source,
-            sequence=frame.sequence,
-            position=frame.position,
-            width=width,
-            height=height,
+            result.detections, frame.image, frame.source, frame.sequence, frame.position
         )
         records: list[Record] = []
         if "results" in self._contents or (
