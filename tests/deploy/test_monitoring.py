@@ -66,7 +66,6 @@ def detector(frames: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
 def server() -> Iterator[str]:
     """``host:port`` of a page with a camera that runs, one that is dead, and a token."""
     from trt_afdet.web.server import WebServer
-    from trt_afdet.web.sink import WebSink
 
     web = WebServer("127.0.0.1:0", TOKEN, announce=lambda line: None)
     source = TestPatternSource("test://?width=160&height=120&fps=20")
@@ -74,7 +73,7 @@ def server() -> Iterator[str]:
         SourcePlan("door", lambda: source),
         SourcePlan("dead", Dead, retry=Retry(first=0.2, longest=0.2)),
     ]
-    pipeline = Pipeline(detector, plans, [WebSink(web)], PipelineOptions(batch=2))
+    pipeline = Pipeline(detector, plans, [web], PipelineOptions(batch=2))
     web.attach(pipeline)
     thread = threading.Thread(target=pipeline.run)
     thread.start()

@@ -216,7 +216,7 @@ def _run(args: argparse.Namespace) -> int:
         names = detector.spec.class_names
         plan = make_plan(loaded, names, zones_needed=config.web is None)
         server = _web_server(config, plan.shapes) if config.web is not None else None
-        deployment = Deployment(plan, detector, names, _web_sinks(server))
+        deployment = Deployment(plan, detector, names, [] if server is None else [server])
         if server is not None:
             server.attach(deployment.pipeline)
             _join_zones(server, deployment)
@@ -261,14 +261,6 @@ def _web_server(config: Config, shapes: Mapping[str, Shapes]) -> WebServer:
         trusted_proxies=web.trusted_proxies,
         root_path=web.root_path,
     )
-
-
-def _web_sinks(server: WebServer | None) -> list[Any]:
-    if server is None:
-        return []
-    from trt_afdet.web.sink import WebSink
-
-    return [WebSink(server)]
 
 
 def _join_zones(server: WebServer, deployment: Deployment) -> None:

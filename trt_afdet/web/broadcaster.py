@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trt_afdet.web")
 
+#: What a message that is malformed in any way raises.
+MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+
 #: Pictures of a camera sent to a browser that it has not confirmed as shown.
 MAX_UNCONFIRMED = 2
 #: Seconds after which a browser that receives nothing is disconnected.
@@ -186,7 +189,7 @@ class ViewerConnection:
             while not sending.done():
                 try:
                     self._receive(json.loads(await self._socket.receive_text()))
-                except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                except MALFORMED:
                     await self._socket.close(VIOLATION, "not understood")
                     return
         except (WebSocketDisconnect, RuntimeError):
@@ -215,6 +218,8 @@ class ViewerConnection:
         self.changed.set()
 
     async def _send_all(self) -> None:
+        # Not asyncio.wait_for, which can swallow the cancellation before Python 3.12.
+        from anyio import fail_after
         from starlette.websockets import WebSocketDisconnect
 
         loop = asyncio.get_running_loop()
@@ -223,7 +228,8 @@ class ViewerConnection:
                 await self.changed.wait()
                 self.changed.clear()
                 started = loop.time()
-                await asyncio.wait_for(self._send_texts(), SEND_TIMEOUT)
+                with fail_after(SEND_TIMEOUT):
+                    await self._send_texts()
                 for camera, width in list(self.watched.items()):
                     if self._unconfirmed[camera] >= MAX_UNCONFIRMED:
                         continue
@@ -231,10 +237,11 @@ class ViewerConnection:
                     if frame is not None and camera in self.watched:
                         self._sent[camera] = frame.serial
                         self._unconfirmed[camera] += 1
-                        await asyncio.wait_for(self._socket.send_bytes(frame.data), SEND_TIMEOUT)
+                        with fail_after(SEND_TIMEOUT):
+                            await self._socket.send_bytes(frame.data)
                 pause = self._broadcaster.interval - (loop.time() - started)
                 await asyncio.sleep(max(0.0, pause))
-        except (asyncio.TimeoutError, WebSocketDisconnect, RuntimeError) as error:
+        except (TimeoutError, WebSocketDisconnect, RuntimeError) as error:
             log.debug("a browser has disconnected: %r", error)
         except Exception:
             log.exception("a browser cannot be served")

@@ -8,6 +8,7 @@ not refuse them; its limit of bodies is missing in the oldest Starlette that is 
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote
 
@@ -99,6 +100,11 @@ class Guard:
             if refusal is None:
                 await self._app(scope, limited, with_headers)
                 return
+            if scope["type"] == "http" and refusal[0] != 413:
+                # Closing the connection before the body has arrived would lose the answer.
+                with suppress(HTTPException):
+                    while (await limited()).get("more_body"):
+                        pass
         except ClientDisconnect:
             return
         except Exception:
@@ -178,7 +184,7 @@ async def _refuse(
         # Before it was accepted this becomes a plain 403.
         await WebSocketClose(1008)(scope, receive, send)
         return
-    # What is left of a body that was refused is not read.
+    # The rest of a body that is too long is not read.
     headers = {"connection": "close", **(headers or {})}
     if status == 401:
         headers["www-authenticate"] = "Bearer"

@@ -12,10 +12,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from trt_afdet.errors import InvalidValueError, RunError
+from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.monitoring.health import Health, HealthCheck
 from trt_afdet.stream.monitoring.metrics import Metrics
 from trt_afdet.stream.monitoring.prometheus import Exposition
 from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot
+from trt_afdet.stream.monitoring.status import StatusEvent
 from trt_afdet.support.listening import LOCAL_NAMES, bind, is_loopback, outward_host, parse_address
 from trt_afdet.support.packages import missing
 from trt_afdet.support.threads import Worker
@@ -46,6 +48,9 @@ def _print(line: str) -> None:
 class WebServer:
     """Serves the page, ``/metrics`` and ``/healthz`` from :meth:`start` to :meth:`stop`.
 
+    It is a sink of a pipeline, too: the pipeline's results appear on the page, and the server runs
+    while the pipeline does.
+
     Args:
         address: ``HOST:PORT``, ``[IPv6]:PORT`` or ``PORT``; port 0 takes a free one. Without a
             host, and by default, only this machine can reach it.
@@ -65,6 +70,9 @@ class WebServer:
         InvalidValueError: If the address, the token or a number is not acceptable.
         MissingDependencyError: If FastAPI, uvicorn, websockets or prometheus_client is missing.
     """
+
+    name = "web page"
+    durable = False
 
     def __init__(
         self,
@@ -120,6 +128,7 @@ class WebServer:
         self._uvicorn: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._opened = False
 
     @property
     def running(self) -> bool:
@@ -185,6 +194,28 @@ class WebServer:
         server.force_exit = True
         thread.join(timeout / 2)
         self._uvicorn = self._thread = None
+
+    def open(self) -> None:
+        """Starts unless it runs already, in which case :meth:`close` leaves it running.
+
+        Raises:
+            RunError: If the port is taken.
+        """
+        self._opened = not self.running
+        if self._opened:
+            self.start()
+
+    def write(self, result: StreamResult) -> None:
+        """Shows a result."""
+        self.results.add_result(result)
+
+    def status(self, event: StatusEvent) -> None:
+        """Shows a change of a source's state."""
+        self.results.add_status(event)
+
+    def close(self) -> None:
+        if self._opened:
+            self.stop()
 
     def state(self) -> dict[str, Any]:
         """What the page shows, as JSON."""

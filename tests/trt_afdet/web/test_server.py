@@ -656,12 +656,11 @@ def test_it_stops_while_people_watch_and_starts_again() -> None:
 def test_a_taken_port_ends_the_pipeline_with_one_line() -> None:
     from tests.trt_afdet.web.web_rig import no_detector
     from trt_afdet.stream.pipeline import Pipeline
-    from trt_afdet.web.sink import WebSink
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         server = WebServer(f"127.0.0.1:{port}", announce=lambda line: None)
-        pipeline = Pipeline(no_detector, [camera("yard")], [WebSink(server)])
+        pipeline = Pipeline(no_detector, [camera("yard")], [server])
         with pytest.raises(RunError, match=f"cannot listen .*:{port}.*another program"):
             pipeline.run()
         assert not server.running

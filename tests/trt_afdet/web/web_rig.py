@@ -20,7 +20,6 @@ from trt_afdet.stream.retry import Retry
 from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo
 from trt_afdet.stream.sources.test_pattern import TestPatternSource, boxes_at
 from trt_afdet.web.server import WebServer
-from trt_afdet.web.sink import WebSink
 
 CLASSES = ("person", "car", "dog")
 
@@ -117,7 +116,7 @@ def serving(plans: Sequence[SourcePlan] = (), **options: Any) -> Iterator[WebSer
         finally:
             server.stop()
         return
-    pipeline = Pipeline(no_detector, plans, [WebSink(server)], PipelineOptions(batch=2))
+    pipeline = Pipeline(no_detector, plans, [server], PipelineOptions(batch=2))
     server.attach(pipeline)
     thread = threading.Thread(target=pipeline.run)
     thread.start()

@@ -23,7 +23,6 @@ from trt_afdet.errors import AfdetError
 from trt_afdet.stream.config.deployment import Deployment, make_plan
 from trt_afdet.stream.config.schema import load_config
 from trt_afdet.web.server import WebServer
-from trt_afdet.web.sink import WebSink
 from trt_afdet.web.zones_store import ZonesStore
 
 NAMES = ("a", "b")
@@ -120,7 +119,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
     store = ZonesStore()
     store.adopt(None, plan.shapes)
     server = WebServer("127.0.0.1:0", zones=store, announce=lambda line: None)
-    deployment = Deployment(plan, OneBox(), NAMES, [WebSink(server)])
+    deployment = Deployment(plan, OneBox(), NAMES, [server])
     server.attach(deployment.pipeline)
     server.zones.on_zones = deployment.set_zones
     thread = threading.Thread(target=deployment.pipeline.run)
