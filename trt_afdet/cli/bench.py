@@ -101,7 +101,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _tell(results: list[Result], frames: list[Frame], args: argparse.Namespace) -> None:
     """Prints the tables, and writes the files that were asked for."""
-
     height, width = frames[0].shape[:2]
     ui.table(f"frames of {width}x{height}, milliseconds per batch", *latency_table(results))
     ui.table("milliseconds per batch and stage, p50", *stage_table(results))
@@ -435,7 +434,6 @@ def latency_table(results: Sequence[Result]) -> Table:
 
 def stage_names(results: Sequence[Result]) -> list[str]:
     """The stages that any model has, in the order a frame passes them."""
-
     return [name for name in STAGES if any(name in result.stages for result in results)]
 
 
@@ -454,7 +452,6 @@ def report(
     results: Sequence[Result], frames: Sequence[Frame], args: argparse.Namespace
 ) -> dict[str, Any]:
     """All figures, and what they were measured on."""
-
     from trt_afdet.doctor import examine
 
     height, width = frames[0].shape[:2]

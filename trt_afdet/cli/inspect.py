@@ -70,7 +70,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _tell(found: Findings, args: argparse.Namespace) -> None:
     """Prints the tables, and draws the picture that was asked for."""
-
     ui.table(str(args.file), ("what", ""), found.facts)
     ui.table("tensors", ("name", "kind", "type", "shape"), found.tensors)
     ui.table("spec", ("what", ""), _spec_rows(found.spec))

@@ -124,26 +124,22 @@ def find_items(root: Path, split: str | None, report: Report, folders: Folders) 
     if lists is not None:
         return _listed(root, lists, split, report, folders)
     every = _xml_files(root)
-    wanted = split_names(split) if split else ()
-    by_folder = {
-        name: [p for p in every if name in (x.lower() for x in p.relative_to(root).parts[:-1])]
-        for group in ("train", "val", "test")
-        for name in split_names(group)
-    }
-    if split and split not in by_folder:
-        by_folder[split] = [p for p in every if split in p.relative_to(root).parts[:-1]]
-    if split is None or split == "trainval":
+    places = {p: {x.lower() for x in p.relative_to(root).parts[:-1]} for p in every}
+
+    def inside(*names: str) -> list[Path]:
+        return [p for p in every if places[p] & {name.lower() for name in names}]
+
+    splits = [name for group in ("train", "val", "test") for name in split_names(group)]
+    wanted = split_names(split or "trainval")
+    if wanted == ("trainval",) and (split is None or not inside(*splits)):
         chosen = every
-        if split == "trainval" and any(by_folder.values()):
-            chosen = [p for n in (*split_names("train"), *split_names("val")) for p in by_folder[n]]
-            chosen = sorted(set(chosen))
-    elif any(by_folder.get(name.lower()) or by_folder.get(name) for name in wanted):
-        chosen = sorted({p for n in wanted for p in by_folder.get(n.lower(), by_folder.get(n, []))})
-    elif any(by_folder.values()) or not {"train", "val"} & set(wanted):
-        have = ", ".join(name for name, files in by_folder.items() if files)
-        raise MissingFileError(
-            f"VOC root {root} has no split {split!r}", hint=f"it has {have or 'no lists of splits'}"
-        )
+    elif split == "trainval":
+        chosen = inside(*split_names("train"), *split_names("val"))
+    elif inside(*wanted):
+        chosen = inside(*wanted)
+    elif inside(*splits) or not {"train", "val"} & set(wanted):
+        have = ", ".join(name for name in splits if inside(name)) or "no lists of splits"
+        raise MissingFileError(f"VOC root {root} has no split {split!r}", hint=f"it has {have}")
     else:
         order = np.random.default_rng(SPLIT_SEED).permutation(len(every))
         held = set(order[: max(1, round(VAL_SHARE * len(every)))].tolist())
