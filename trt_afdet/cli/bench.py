@@ -114,14 +114,7 @@ def _tell(results: list[Result], frames: list[Frame], args: argparse.Namespace) 
 
 @dataclass(frozen=True)
 class Contender:
-    """One model on one backend.
-
-    Attributes:
-        name: Its file's name.
-        precision: ``"fp32"``, ``"fp16"``, ``"int8"``; ``"?"`` if the file does not tell.
-        backend: What runs it: an execution provider of ONNX Runtime, or TensorRT.
-        detector: Open.
-    """
+    """One model on one backend; its precision is "?" if the file does not tell."""
 
     name: str
     precision: str
@@ -187,11 +180,7 @@ class Result:
 
 
 def parse_batches(text: str) -> list[int]:
-    """Batch sizes from a list with commas, ascending.
-
-    Raises:
-        InvalidValueError: If one is no whole number above 0.
-    """
+    """Batch sizes from a list with commas, ascending."""
 
     sizes = set()
     for word in text.split(","):
@@ -202,11 +191,7 @@ def parse_batches(text: str) -> list[int]:
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
-    """Width and height from "1920x1080".
-
-    Raises:
-        InvalidValueError: If it is not of that form.
-    """
+    """Width and height from "1920x1080"."""
 
     if text is None:
         return None
@@ -217,11 +202,7 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 
 def load_frames(source: str | None, size: tuple[int, int] | None) -> list[Frame]:
-    """Frames spread over a source, or over the shipped clip, in memory.
-
-    Raises:
-        AfdetError: See :func:`trt_afdet.media.open_inputs`.
-    """
+    """Frames spread over a source, or over the shipped clip, in memory."""
     import cv2
     import numpy as np
 
@@ -245,17 +226,7 @@ def load_frames(source: str | None, size: tuple[int, int] | None) -> list[Frame]
 def open_contenders(
     stack: Any, models: Sequence[Path], backends: str, threads: int | None
 ) -> list[Contender]:
-    """Opens every model, .onnx files once for each backend.
-
-    Args:
-        stack: An ExitStack that closes them.
-        models: Files.
-        backends: Names of execution providers, with commas.
-        threads: CPU threads of ONNX Runtime.
-
-    Raises:
-        AfdetError: If a model cannot be opened, or a backend is unknown.
-    """
+    """Opens every model, .onnx files once for each backend; the stack closes them."""
     from trt_afdet.runtime.detector import Detector
     from trt_afdet.trt.sidecar import read
 
@@ -277,12 +248,7 @@ def open_contenders(
 
 
 def providers(text: str) -> dict[str, str]:
-    """ONNX Runtime's execution providers by the names asked for.
-
-    Raises:
-        InvalidValueError: If this ONNX Runtime does not have one.
-        MissingDependencyError: If it is not installed.
-    """
+    """ONNX Runtime's execution providers by the names asked for, such as "cpu,cuda"."""
 
     try:
         import onnxruntime
@@ -324,17 +290,7 @@ def onnx_precision(path: Path) -> str:
 def measure(
     contenders: Sequence[Contender], frames: Sequence[Frame], batches: Sequence[int], count: int
 ) -> list[Result]:
-    """Measures every contender at every batch size that it takes.
-
-    Args:
-        contenders: Open.
-        frames: BGR uint8 frames to choose from.
-        batches: Batch sizes.
-        count: Frames per contender and batch size, at least.
-
-    Returns:
-        By batch size, then in the order of the contenders.
-    """
+    """Measures every contender with at least ``count`` frames at every batch size that it takes."""
 
     results: list[Result] = []
     plan = []
@@ -471,12 +427,7 @@ def report(
 
 
 def draw(results: Sequence[Result], path: Path) -> None:
-    """Bars: frames a second, and the stages of a batch.
-
-    Raises:
-        MissingDependencyError: Without matplotlib.
-        WriteError: If the file cannot be written.
-    """
+    """Bars: frames a second, and the stages of a batch."""
     from trt_afdet.support.figures import new_figure, save_figure
 
     figure = new_figure(11, 1.6 + 0.45 * len(results))

@@ -196,13 +196,11 @@ def _of_sidecar(sidecar: EngineSidecar) -> Findings:
         "detection_scores": [most],
         "detection_classes": [most],
     }
+    shapes[INPUT_NAME] = ["3", str(spec.height), str(spec.width)]
     batch = str(low) if low == high else "N"
-    image = ["3", str(spec.height), str(spec.width)]
-    tensors = [[INPUT_NAME, "input", sidecar.input_dtype, _shape(batch, image)]]
-    tensors += [
-        [name, "output", dtype, _shape(batch, shapes[name])]
-        for name, dtype in sidecar.output_dtypes.items()
-    ]
+    kinds = [(INPUT_NAME, "input", sidecar.input_dtype)]
+    kinds += [(name, "output", dtype) for name, dtype in sidecar.output_dtypes.items()]
+    tensors = [[*kind, f"[{', '.join([batch, *shapes[kind[0]]])}]"] for kind in kinds]
     return Findings(facts, tensors, spec, sidecar.precision_groups, sidecar.layer_types)
 
 
@@ -220,10 +218,6 @@ def _head_shapes(spec: ModelSpec) -> list[list[str]]:
     return [[str(d), str(h), str(w)] for d, (h, w) in zip(depths, sizes, strict=True)]
 
 
-def _shape(batch: str, rest: list[str]) -> str:
-    return f"[{', '.join([batch, *rest])}]"
-
-
 def _spec_rows(spec: ModelSpec) -> list[list[str]]:
     rows = []
     for name, value in dataclasses.asdict(spec).items():
@@ -236,12 +230,7 @@ def _spec_rows(spec: ModelSpec) -> list[list[str]]:
 
 
 def save_picture(groups: Mapping[str, Mapping[str, int]], title: str, path: Path) -> None:
-    """Layers of each block as bars, coloured by type, as PNG.
-
-    Raises:
-        MissingDependencyError: Without matplotlib.
-        WriteError: If it cannot be written.
-    """
+    """Layers of each block as bars, coloured by type, as PNG."""
     from trt_afdet.support.figures import new_figure, save_figure
 
     figure = new_figure(7, 1.2 + 0.3 * len(groups))

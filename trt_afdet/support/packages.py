@@ -169,16 +169,13 @@ def absent_libraries(module: str) -> list[str]:
 
 def _missing_library(module: str, distribution: str, library: str) -> MissingDependencyError:
     absent = sorted({library, *absent_libraries(module)})
-    command = debian_packages(absent)
-    if not command:
-        command = f"install the system package that brings {library} (apt-file search {library})"
+    unknown = f"install the system package that brings {library} (apt-file search {library})"
+    hint = debian_packages(absent) or unknown
     if module == "cv2":
-        return MissingDependencyError(
-            f"OpenCV (cv2) cannot be loaded: this system has no {', '.join(absent)}",
-            hint=f"{command}; or, without root, use the build that needs none of them: {HEADLESS}",
-        )
+        distribution = "OpenCV (cv2)"
+        hint += f"; or, without root, use the build that needs none of them: {HEADLESS}"
     return MissingDependencyError(
-        f"{distribution} cannot be loaded: this system has no {', '.join(absent)}", hint=command
+        f"{distribution} cannot be loaded: this system has no {', '.join(absent)}", hint=hint
     )
 
 

@@ -46,10 +46,16 @@ class _AtWork:
         if (stop := self._stop) is not None:
             stop()
 
-    def forget(self) -> None:
+    def enter(self) -> None:
+        with _lock:
+            _at_work.add(self)
+
+    def exit(self) -> None:
         """It has ended: it holds nothing any more."""
         self.done.set()
         self._stop = None
+        with _lock:
+            _at_work.discard(self)
 
 
 class Worker(threading.Thread):
@@ -80,11 +86,11 @@ class Worker(threading.Thread):
         self._entry = _AtWork(name, self._end)
 
     def start(self) -> None:
-        _enter(self._entry)
+        self._entry.enter()
         try:
             super().start()
         except BaseException:
-            _exit(self._entry)
+            self._entry.exit()
             raise
 
     def interrupt(self) -> None:
@@ -101,7 +107,7 @@ class Worker(threading.Thread):
         try:
             self.work()
         finally:
-            _exit(self._entry)
+            self._entry.exit()
             self._on_exit = None  # A connection must not wait for the garbage collector.
 
     def work(self) -> None:
@@ -125,22 +131,11 @@ def at_work(name: str, stop: Callable[[], object]) -> Iterator[None]:
         yield
         return
     entry = _AtWork(name, stop)
-    _enter(entry)
+    entry.enter()
     try:
         yield
     finally:
-        _exit(entry)
-
-
-def _enter(entry: _AtWork) -> None:
-    with _lock:
-        _at_work.add(entry)
-
-
-def _exit(entry: _AtWork) -> None:
-    entry.forget()
-    with _lock:
-        _at_work.discard(entry)
+        entry.exit()
 
 
 def leave(within: float) -> list[str]:
