@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 import re
@@ -14,17 +13,17 @@ import jsonschema
 import pytest
 
 from tests.paths import ASSETS, ROOT
+from tests.trt_afdet.record_schema import DEFINITION, VALIDATOR, check
 from tests.trt_afdet.stream.sinks.sink_makers import result, status
 from trt_afdet.cli import main
 from trt_afdet.errors import CorruptFileError
 from trt_afdet.media import VideoWriter, open_inputs, write_picture
-from trt_afdet.records import SCHEMA, SCHEMA_FILE, read_records, upgraded
+from trt_afdet.records import SCHEMA, read_records, upgraded
 from trt_afdet.stream.analysis import zone_events
 from trt_afdet.stream.monitoring.status import State
 from trt_afdet.stream.sinks.recorder import Recorder
 from trt_afdet.stream.sinks.text_files import COLUMNS, CsvSink, JsonLinesSink
 
-DEFINITION: dict[str, Any] = json.loads(SCHEMA_FILE.read_text())
 PAGE = ROOT / "docs" / "records.md"
 WHO = ("cam", 1769903999.25, "door")
 EVENTS = (
@@ -35,29 +34,6 @@ EVENTS = (
     zone_events.ZoneCount(*WHO, 1, {"person": 1}, 4),
     "an event of somebody's own",
 )
-
-
-def closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema without room for fields that it does not define."""
-    schema = copy.deepcopy(schema)
-    for item in schema["$defs"].values():
-        if "properties" in item:
-            item["additionalProperties"] = False
-    return schema
-
-
-VALIDATOR = jsonschema.Draft202012Validator(closed(DEFINITION))
-
-
-def check(record: object) -> None:
-    """Fails if the schema refuses a record, or does not define one of its fields."""
-    kind = record.get("type") if isinstance(record, dict) else None
-    name = {"event": "event_record"}.get(str(kind), str(kind))
-    if name in DEFINITION["$defs"]:  # Says what is wrong; oneOf would only say that all are.
-        VALIDATOR.evolve(
-            schema={**VALIDATOR.schema, "oneOf": [{"$ref": f"#/$defs/{name}"}]}
-        ).validate(record)
-    VALIDATOR.validate(record)
 
 
 def test_it_is_a_schema() -> None:

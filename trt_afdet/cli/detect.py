@@ -231,36 +231,27 @@ def _timed(frames: Iterable[InputFrame], detector: Detector) -> Iterator[InputFr
         start = time.perf_counter()
 
 
+@dataclass
 class _Outputs:
     """Annotated pictures and videos, records, window: whatever was asked for."""
 
-    def __init__(
-        self,
-        source: Inputs,
-        out: Path | None,
-        jsonl: Path | None,
-        show: bool,
-        journal: Journal | None,
-    ) -> None:
-        self.source = source
-        self.jsonl = jsonl
-        self.show = show
-        self.journal = journal
-        self.written: list[Path] = []
-        #: Where each source's annotated copy goes.
-        self.targets = {} if out is None else _choose_targets(out, source)
-        self._out = out
-        self._files = ExitStack()
-        self._video: Any = None
-        self._video_file = ExitStack()
-        self._current: Path | None = None
-        self._lines: IO[str] | None = None
-        self._refuse_to_overwrite()
+    source: Inputs
+    out: Path | None
+    jsonl: Path | None
+    show: bool
+    journal: Journal | None
+    written: list[Path] = field(default_factory=list)
+    _files: ExitStack = field(default_factory=ExitStack)
+    _video: Any = None
+    _video_file: ExitStack = field(default_factory=ExitStack)
+    _current: Path | None = None
+    _lines: IO[str] | None = None
 
-    def _refuse_to_overwrite(self) -> None:
-        """Annotated files must never take the place of the ones they were made from."""
+    def __post_init__(self) -> None:
+        """Finds a place for each annotated copy, but never that of a source."""
         from trt_afdet.errors import InvalidValueError
 
+        self.targets = {} if self.out is None else _choose_targets(self.out, self.source)
         targets = [*self.targets.values(), *([] if self.jsonl is None else [self.jsonl])]
         targets = [target for target in targets if os.path.lexists(target)]
         sources = {os.path.realpath(path) for path in self.source.paths} if targets else set()
@@ -295,9 +286,9 @@ class _Outputs:
                 if self.journal is None:
                     self._lines = stack.enter_context(open_output(self.jsonl))
                 self.written.append(self.jsonl)
-            if self._out is not None:
+            if self.out is not None:
                 one_video = self.source.is_video
-                target = self.targets[self.source.paths[0]] if one_video else self._out
+                target = self.targets[self.source.paths[0]] if one_video else self.out
                 self.written.append(target)
                 if one_video:  # Find out now whether it can be written.
                     VideoWriter(target, 25.0)

@@ -268,7 +268,7 @@ def test_demo_leaves_its_files_and_scores_the_clip(
                 truth["annotations"].append({**entry, "iscrowd": 0})
     (assets / "clip.json").write_text(json.dumps(truth))
     monkeypatch.setattr(demo, "ASSETS", assets)
-    monkeypatch.setattr(command, "SHIPPED_MODEL", model)
+    monkeypatch.setattr("trt_afdet.assets.SHIPPED_MODEL", model)
     assert main(["demo", "--out", str(tmp_path / "demo")]) == 0
     assert files(tmp_path / "demo") == ["annotated.mp4", "detections.jsonl", "preview.jpg"]
     assert len(lines(tmp_path / "demo" / "detections.jsonl")) == 7

@@ -19,7 +19,7 @@ log = logging.getLogger("trt_afdet.stream")
 
 @dataclass(frozen=True)
 class AnalysisOptions:
-    """What a source's stage does.
+    """What happens to a source's detections.
 
     Attributes:
         filters: Which detections count.
@@ -90,10 +90,9 @@ class SourceAnalysis:
         return self._zones.shapes
 
     def replace(self, options: AnalysisOptions) -> None:
-        """Goes on with other options; tracks live on unless it is their options that change.
+        """Goes on with other options, or raises as the class does and changes nothing.
 
-        Raises:
-            InvalidValueError, MissingDependencyError: See the class; nothing was changed.
+        Tracks live on unless their own options change.
         """
         ready = DetectionFilter(options.filters, self._class_names)
         with self._lock:
@@ -103,20 +102,12 @@ class SourceAnalysis:
             self._zones.replace(options=options.zones)
 
     def check(self, options: AnalysisOptions, shapes: Shapes) -> None:
-        """Finds out whether :meth:`replace` and :meth:`set_shapes` would take these.
-
-        Raises:
-            InvalidValueError, MissingDependencyError: If not.
-        """
+        """Raises what :meth:`replace` and :meth:`set_shapes` would raise for these."""
         DetectionFilter(options.filters, self._class_names)
         self._tracker_for(options, shapes)
 
     def set_shapes(self, shapes: Shapes) -> None:
-        """Watches other zones and lines from the next frame on; starts to track if need be.
-
-        Raises:
-            MissingDependencyError: If the tracker is needed and not installed.
-        """
+        """Watches other zones and lines from the next frame on; starts to track if need be."""
         with self._lock:
             self._tracker = self._tracker_for(self._options, shapes)
             self._zones.replace(shapes)

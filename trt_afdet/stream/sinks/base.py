@@ -38,7 +38,12 @@ class Sink(Protocol):
     durable: bool
 
     def open(self) -> None:
-        """Called once, before anything else."""
+        """Called once, before anything else.
+
+        Raises:
+            AfdetError: If it cannot work: a package, host, encoder or right is missing, a file
+                holds something else, or another process uses it.
+        """
         ...
 
     def write(self, result: StreamResult) -> None:

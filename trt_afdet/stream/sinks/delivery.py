@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from trt_afdet.errors import InvalidValueError, RunError
+from trt_afdet.errors import InvalidValueError, MissingFileError, RunError
 from trt_afdet.records import Record, dumps
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.monitoring.status import FINAL, StatusEvent
@@ -68,6 +68,21 @@ class RefusedError(RunError):
     ) -> None:
         super().__init__(what, got=got, hint=hint)
         self.broken = broken
+
+
+def check_certificates(tls: bool, scheme: str, *paths: Path | None) -> None:
+    """Checks the files of certificates and keys of a sink's options.
+
+    Raises:
+        InvalidValueError: If there are some without TLS; ``scheme`` is the address with it.
+        MissingFileError: If one is not there.
+    """
+    given = [path for path in paths if path is not None]
+    if given and not tls:
+        raise InvalidValueError("certificates need TLS", hint=f"write {scheme}")
+    for path in given:
+        if not path.is_file():
+            raise MissingFileError("no such certificate or key", got=path)
 
 
 class _Suspect:
@@ -195,11 +210,7 @@ class SpooledSink(ABC):
         return self._spool.waiting()
 
     def open(self) -> None:
-        """Opens the spool and begins to deliver; the other side need not be there.
-
-        Raises:
-            AfdetError: If the spool cannot be opened.
-        """
+        """Opens the spool and begins to deliver; the other side need not be there."""
         self._spool.open()
         self._thread.start()
 

@@ -89,12 +89,7 @@ class MjpegSink:
         self._lock = threading.Lock()
 
     def open(self) -> None:
-        """Begins to listen.
-
-        Raises:
-            InvalidValueError: If the host is unknown, or others can reach it and there is no token.
-            RunError: If the port is taken.
-        """
+        """Begins to listen."""
         listener = bind(self._host, self.port, "the MJPEG server")
         local = is_loopback(listener)
         if not local and self.token is None:
@@ -105,9 +100,8 @@ class MjpegSink:
         self._server = _Server(listener, self, local=local)
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name=self.name
+            target=self._server.serve_forever, args=(0.1,), name=self.name, daemon=True
         )
-        self._thread.daemon = True
         self._thread.start()
 
     def write(self, result: StreamResult) -> None:

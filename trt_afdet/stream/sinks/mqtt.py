@@ -24,9 +24,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trt_afdet.errors import AfdetError, InvalidValueError, MissingFileError
+from trt_afdet.errors import AfdetError, InvalidValueError
 from trt_afdet.records import Record
-from trt_afdet.stream.sinks.delivery import DeliveryError, RefusedError, SpooledSink
+from trt_afdet.stream.sinks.delivery import (
+    DeliveryError,
+    RefusedError,
+    SpooledSink,
+    check_certificates,
+)
 from trt_afdet.stream.sinks.spool import Entry, Spool
 from trt_afdet.support.packages import missing
 from trt_afdet.support.slug import slug
@@ -109,13 +114,9 @@ class MqttOptions:
                 )
             if len(topic.encode()) + 80 * topic.count("{") > LONGEST_TOPIC:
                 raise InvalidValueError("the topic is too long", got=f"{topic[:40]}...")
-        if (self.ca or self.cert or self.key) and not self.tls:
-            raise InvalidValueError("certificates need TLS", hint="write mqtts:// for mqtt://")
+        check_certificates(self.tls, "mqtts:// for mqtt://", self.ca, self.cert, self.key)
         if (self.cert is None) != (self.key is None):
             raise InvalidValueError("a client certificate needs cert and key")
-        for path in (self.ca, self.cert, self.key):
-            if path is not None and not path.is_file():
-                raise MissingFileError("no such certificate or key", got=path)
 
     @property
     def target(self) -> str:
@@ -167,12 +168,7 @@ class MqttSink(SpooledSink):
         self._statuses: dict[str, bytes] = {}
 
     def open(self) -> None:
-        """Begins to deliver; the broker need not be there.
-
-        Raises:
-            MissingDependencyError: If paho-mqtt 2 is not installed.
-            AfdetError: If the spool cannot be opened.
-        """
+        """Begins to deliver; the broker need not be there."""
         try:
             from paho.mqtt.client import CallbackAPIVersion  # noqa: F401
         except ImportError as error:

@@ -13,8 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trt_afdet.errors import InvalidValueError, MissingFileError
-from trt_afdet.stream.sinks.delivery import DeliveryError, RefusedError, SpooledSink
+from trt_afdet.errors import InvalidValueError
+from trt_afdet.stream.sinks.delivery import (
+    DeliveryError,
+    RefusedError,
+    SpooledSink,
+    check_certificates,
+)
 from trt_afdet.stream.sinks.spool import Entry, Spool
 from trt_afdet.support.packages import missing
 
@@ -53,10 +58,7 @@ class RedisOptions:
             raise InvalidValueError("the stream has no name", hint="redis://host/STREAM")
         if self.maxlen < 1:
             raise InvalidValueError("maxlen must be at least 1", got=self.maxlen)
-        if self.ca is not None and not self.tls:
-            raise InvalidValueError("certificates need TLS", hint="write rediss:// for redis://")
-        if self.ca is not None and not self.ca.is_file():
-            raise MissingFileError("no such certificate", got=self.ca)
+        check_certificates(self.tls, "rediss:// for redis://", self.ca)
 
     @property
     def target(self) -> str:
@@ -80,12 +82,7 @@ class RedisSink(SpooledSink):
         self._client: Any = None
 
     def open(self) -> None:
-        """Begins to deliver; the server need not be there.
-
-        Raises:
-            MissingDependencyError: If redis is not installed.
-            AfdetError: If the spool cannot be opened.
-        """
+        """Begins to deliver; the server need not be there."""
         try:
             import redis  # noqa: F401
         except ImportError as error:

@@ -59,20 +59,15 @@ class RtspSink:
         self.name = f"rtsp {place}{parts.path}"
         self.dropped = 0
         self._url = url
-        self._bitrate = bitrate
+        self.bitrate = bitrate
+        self.codec = ""
+        self.retry = retry or Retry()
         self._wanted = codec
-        self._codec = ""
-        self._retry = retry or Retry()
         self._outputs: dict[str, _Output] = {}
 
     def open(self) -> None:
-        """Looks for the encoder; the server need not be there.
-
-        Raises:
-            MissingDependencyError: If PyAV is not installed.
-            InvalidValueError: If there is no such encoder.
-        """
-        self._codec = choose_codec(self._wanted)
+        """Looks for the encoder; the server need not be there."""
+        self.codec = choose_codec(self._wanted)
 
     def write(self, result: StreamResult) -> None:
         source = result.frame.source
@@ -83,8 +78,7 @@ class RtspSink:
                     "several sources cannot share one address", hint="write {source} into its path"
                 )
             url = self._url.replace("{source}", quote(slug(source)))
-            output = _Output(self.name, source, url, self._codec, self._bitrate, self._retry)
-            self._outputs[source] = output
+            output = self._outputs[source] = _Output(self, source, url)
         if not output.send(result):
             self.dropped += 1
 
@@ -127,14 +121,10 @@ def _greet(url: str) -> None:
 class _Output:
     """One stream at the server."""
 
-    def __init__(
-        self, sink: str, source: str, url: str, codec: str, bitrate: int, retry: Retry
-    ) -> None:
-        self._label = f"{sink}, {source}"
+    def __init__(self, sink: RtspSink, source: str, url: str) -> None:
+        self._label = f"{sink.name}, {source}"
+        self._sink = sink
         self._url = url
-        self._codec = codec
-        self._bitrate = bitrate
-        self._retry = retry
         self._container: Any = None
         self._encoder: Encoder | None = None
         self._shape: tuple[int, ...] = ()
@@ -158,7 +148,7 @@ class _Output:
             # FFmpeg's text holds the address, and that the password.
             if self._failures == 1:
                 log.warning("%s: %s; trying again", self._label, error.strerror)
-            pause = self._retry.pause(self._failures, random.random())
+            pause = self._sink.retry.pause(self._failures, random.random())
             self._not_before = time.monotonic() + pause
             return False
         if self._failures:
@@ -178,17 +168,11 @@ class _Output:
     def _connect(self, result: StreamResult) -> Encoder:
         av = load_av()
         _greet(self._url)
-        self._container = av.open(
-            self._url,
-            "w",
-            format="rtsp",
-            options={"rtsp_transport": "tcp"},
-            timeout=TIMEOUT,
-        )
+        options = {"rtsp_transport": "tcp"}
+        self._container = av.open(self._url, "w", format="rtsp", options=options, timeout=TIMEOUT)
         height, width = result.frame.image.shape[:2]
-        self._encoder = Encoder(
-            self._container, self._codec, (width, height), bitrate=self._bitrate
-        )
+        size = width, height
+        self._encoder = Encoder(self._container, self._sink.codec, size, bitrate=self._sink.bitrate)
         self._shape = result.frame.image.shape
         self._began = result.frame.captured
         return self._encoder

@@ -10,13 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from trt_afdet.errors import (
-    AfdetError,
-    CorruptFileError,
-    InvalidValueError,
-    RunError,
-    WriteError,
-)
+from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, RunError, WriteError
 from trt_afdet.support.files import write_error
 
 #: What an entry takes beside its text, bytes, roughly.
@@ -148,10 +142,9 @@ class Spool:
             self._changed.notify_all()
 
     def head(self, most: int, *, wait: float = 0.0, full: float = 0.0) -> list[Entry]:
-        """The oldest entries; they stay until they are removed.
+        """The oldest entries, at most ``most``; they stay until they are removed.
 
         Args:
-            most: Entries.
             wait: Seconds to wait for the first.
             full: Seconds to wait for more once there is one.
 
@@ -174,16 +167,11 @@ class Spool:
         After a kill right then, the last ones may be there again.
         """
         with self._changed:
-            row = (
-                self._open_database()
-                .execute(
-                    "SELECT count(*), total(size) FROM entries WHERE id > ? AND id <= ?",
-                    (self._removed, through),
-                )
-                .fetchone()
-            )
-            self._count -= int(row[0])
-            self._bytes -= int(row[1])
+            query = "SELECT count(*), total(size) FROM entries WHERE id > ? AND id <= ?"
+            found = self._open_database().execute(query, (self._removed, through))
+            count, size = found.fetchone()
+            self._count -= int(count)
+            self._bytes -= int(size)
             self._removed = max(self._removed, through)
 
     def hurry(self) -> None:
@@ -220,15 +208,11 @@ class Spool:
     def _translated(self, error: sqlite3.Error) -> AfdetError:
         text = str(error)
         if "locked" in text:
-            return RunError(
-                "another process uses this spool",
-                got=self.path,
-                hint="give each its own by spool=FILE",
-            )
+            hint = "give each its own by spool=FILE"
+            return RunError("another process uses this spool", got=self.path, hint=hint)
         if "not a database" in text or "malformed" in text or "no such column" in text:
-            return CorruptFileError(
-                "the file is no spool, or damaged", got=self.path, hint="move it away"
-            )
+            what = "the file is no spool, or damaged"
+            return CorruptFileError(what, got=self.path, hint="move it away")
         hint = "the disk is full" if "full" in text or "disk I/O" in text else None
         return WriteError("the spool cannot be written", got=f"{self.path}: {text}", hint=hint)
 

@@ -31,13 +31,7 @@ class _TextFileSink:
         self._recorder = recorder
 
     def open(self) -> None:
-        """Opens the file.
-
-        Raises:
-            WriteError: If it cannot be opened.
-            CorruptFileError: If it holds something else, or has other columns.
-            RunError: If another process writes to it.
-        """
+        """Opens the file."""
         self._file.open()
 
     def close(self) -> None:

@@ -89,14 +89,7 @@ class VideoSink:
         return self.skipped
 
     def open(self) -> None:
-        """Makes the folder, looks for the encoder, and repairs what a kill has left.
-
-        Raises:
-            MissingDependencyError: If PyAV is not installed.
-            InvalidValueError: If there is no such encoder.
-            WriteError: If the folder cannot be written to.
-            RunError: If another one records into it.
-        """
+        """Makes the folder, looks for the encoder, and repairs what a kill has left."""
         self._codec = choose_codec(self._wanted)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

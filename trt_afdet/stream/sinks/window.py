@@ -48,12 +48,7 @@ class WindowSink:
         self._thread = threading.Thread(target=self._show, name="window", daemon=True)
 
     def open(self) -> None:
-        """Opens the window.
-
-        Raises:
-            MissingDependencyError: If this OpenCV has no windows.
-            RunError: If there is no screen.
-        """
+        """Opens the window."""
         check_screen("use another output, such as mjpeg://127.0.0.1:8081")
         self._thread.start()
 

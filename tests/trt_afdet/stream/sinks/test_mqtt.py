@@ -21,6 +21,7 @@ import paho.mqtt.client as paho
 import pytest
 
 from tests.skips import skip_test
+from tests.trt_afdet.record_schema import check
 from tests.trt_afdet.stream.sinks.sink_makers import result, status, wait_until
 from tests.trt_afdet.stream.sinks.sink_peers import Process, free_port, mosquitto
 from trt_afdet.errors import InvalidValueError, MissingFileError
@@ -131,6 +132,9 @@ def test_records_arrive_under_their_topics(
         f"trt-afdet/{source}/result": 1,
         f"trt-afdet/{source}/event": 1,
     }
+    for kind in ("result", "event", "status"):
+        for record in subscriber.records(kind):
+            check(record)
     assert subscriber.records()[0]["detections"] == result(5).detections.to_dicts()
     assert subscriber.records("event")[0]["event"] == {"kind": "other", "text": "gate"}
     # The last status says that nobody looks at the camera any more.

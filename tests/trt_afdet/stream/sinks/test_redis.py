@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 
+from tests.trt_afdet.record_schema import check
 from tests.trt_afdet.stream.sinks.sink_makers import result, status, wait_until
 from tests.trt_afdet.stream.sinks.sink_peers import Process, redis_server
 from trt_afdet.errors import InvalidValueError
@@ -48,6 +49,8 @@ def test_records_are_entries(server: Process, tmp_path: Path) -> None:
     wait_until(lambda: sink.waiting() == 0)
     sink.close()
     first, second, last = entries(server)
+    for entry in (first, second, last):
+        check(json.loads(entry["record"]))
     assert json.loads(last["record"])["state"] == "ended"
     assert (first["type"], second["type"], second["source"]) == ("status", "result", "cam")
     record = json.loads(second["record"])

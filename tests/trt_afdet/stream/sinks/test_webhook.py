@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.trt_afdet.record_schema import check
 from tests.trt_afdet.stream.sinks.sink_makers import result, status, wait_until
 from tests.trt_afdet.stream.sinks.sink_peers import Hook, free_port
 from trt_afdet.errors import InvalidValueError, MissingFileError
@@ -53,6 +54,9 @@ def test_records_are_posted_in_batches(hook: Hook, tmp_path: Path) -> None:
     assert sequences(hook) == list(range(25))
     # The first connection does not wait for a full batch.
     assert max(len(json.loads(body)["records"]) for _, _, body in hook.posts) == 10
+    for _, _, body in hook.posts:
+        for record in json.loads(body)["records"]:
+            check(record)
     path, headers, _ = hook.posts[0]
     assert path == "/in?key=1"
     assert headers["Content-Type"] == "application/json"
