@@ -275,7 +275,7 @@ def cameras(frames: Sequence[Image], rates: Sequence[float]) -> Iterator[list[st
 
 def beside_lockstep(detector: Detector, frames: list[Image], seconds: float) -> None:
     """Three cameras of 8 frames/s and one of a frame per second, over HTTP; the same detector."""
-    from trt_afdet.stream.sources.uri import make_source, parse_source
+    from trt_afdet.stream.config.addresses import make_source, parse_source
 
     rates = (8.0, 8.0, 8.0, 1.0)
     lines = []

@@ -16,9 +16,9 @@ from trt_afdet.stream.analysis.filters import FilterOptions
 from trt_afdet.stream.analysis.per_source import AnalysisOptions, SourceAnalysis
 from trt_afdet.stream.analysis.shapes import Shapes, parse_shapes
 from trt_afdet.stream.analysis.tracking import TrackOptions
+from trt_afdet.stream.config.addresses import SourceSpec, make_source, parse_source
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourcePlan
-from trt_afdet.stream.sources.uri import SourceSpec, make_source, parse_source
 from trt_afdet.support.threads import Worker
 
 if TYPE_CHECKING:

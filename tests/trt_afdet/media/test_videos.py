@@ -16,8 +16,8 @@ from trt_afdet.engine.sample_pictures import open_pictures
 from trt_afdet.errors import CorruptFileError
 from trt_afdet.media import Video, VideoWriter, count_frames, open_inputs
 from trt_afdet.media.videos import Converter
+from trt_afdet.stream.config.addresses import make_source, parse_source
 from trt_afdet.stream.sources.base import SourceRefusedError
-from trt_afdet.stream.sources.uri import make_source, parse_source
 
 Frames = list[tuple[float, float]]
 

@@ -20,11 +20,11 @@ from trt_afdet.datasets import open_dataset
 from trt_afdet.detections import Detections
 from trt_afdet.evaluation import evaluate_coco
 from trt_afdet.runtime.detector import Detector
+from trt_afdet.stream.config.addresses import make_source, parse_source
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.monitoring.status import StatusEvent
 from trt_afdet.stream.pipeline import Pipeline, SourcePlan
 from trt_afdet.stream.retry import Retry
-from trt_afdet.stream.sources.uri import make_source, parse_source
 
 ASSETS = Path(trt_afdet.__file__).parent / "assets"
 CLIP = ASSETS / "clip.mp4"

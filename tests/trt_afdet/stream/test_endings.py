@@ -55,8 +55,8 @@ import os, signal, sys, threading, time
 import numpy as np
 from trt_afdet.detections import Detections
 from trt_afdet.stream.pipeline import Pipeline, SourcePlan
-from trt_afdet.stream.sinks.uri import make_sink
-from trt_afdet.stream.sources.uri import make_source, parse_source
+from trt_afdet.stream.config.addresses import make_sink
+from trt_afdet.stream.config.addresses import make_source, parse_source
 
 def detect(frames):
     return [

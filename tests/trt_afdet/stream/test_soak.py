@@ -16,9 +16,8 @@ import numpy.typing as npt
 import pytest
 
 from trt_afdet.detections import Detections
+from trt_afdet.stream.config.addresses import make_sink, make_source, parse_source
 from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourcePlan
-from trt_afdet.stream.sinks.uri import make_sink
-from trt_afdet.stream.sources.uri import make_source, parse_source
 
 FRAMES = 100_000
 STREAMS = 8

@@ -9,23 +9,20 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from trt_afdet.assets import SHIPPED_MODEL
 from trt_afdet.errors import AfdetError, InvalidValueError
 from trt_afdet.runtime.detector import Detector, open_backend
-from trt_afdet.stream.addresses import join_options
 from trt_afdet.stream.analysis.filters import check_classes
 from trt_afdet.stream.analysis.per_source import AnalysisOptions, SourceAnalysis
 from trt_afdet.stream.analysis.shapes import Shapes, parse_shapes, read_zones
+from trt_afdet.stream.config.addresses import SourceSpec, make_sink, make_source, parse_source
 from trt_afdet.stream.config.schema import Config, ConfigError, Loaded, SourceConfig
 from trt_afdet.stream.config.yaml_reader import Place
+from trt_afdet.stream.options import join_options
 from trt_afdet.stream.pipeline import DetectorLike, Pipeline, SourcePlan
 from trt_afdet.stream.sinks.base import Sink, SinkRunner
 from trt_afdet.support.suggest import nearest
-
-if TYPE_CHECKING:
-    from trt_afdet.stream.sources.uri import SourceSpec
 
 log = logging.getLogger("trt_afdet.stream")
 
@@ -399,8 +396,6 @@ class Deployment:
 
     def _open_again(self, planned: PlannedSink) -> None:
         """A sink is opened once only: a closed one comes back as a new one."""
-        from trt_afdet.stream.sinks.uri import make_sink
-
         again = PlannedSink(planned.uri, make_sink(planned.uri))
         self.pipeline.add_sink(again.sink)
         sinks = tuple(again if p is planned else p for p in self.plan.sinks)
@@ -419,8 +414,6 @@ class Deployment:
         )
 
     def _source_plan(self, source: PlannedSource, stage: SourceAnalysis) -> SourcePlan:
-        from trt_afdet.stream.sources.uri import make_source
-
         config, spec = source.config, source.spec
         return SourcePlan(
             name=source.name,
@@ -462,8 +455,6 @@ def _stage_options(plan: Plan, source: PlannedSource) -> AnalysisOptions:
 
 
 def _sources(config: Config, problems: list[tuple[Place, str]]) -> list[PlannedSource]:
-    from trt_afdet.stream.sources.uri import parse_source
-
     planned: list[PlannedSource] = []
     taken = Counter(source.name for source in config.sources if source.name is not None)
     for index, source in enumerate(config.sources):
@@ -485,8 +476,6 @@ def _sources(config: Config, problems: list[tuple[Place, str]]) -> list[PlannedS
 def _sinks(
     config: Config, known: Mapping[str, Sink], problems: list[tuple[Place, str]]
 ) -> list[PlannedSink]:
-    from trt_afdet.stream.sinks.uri import make_sink
-
     planned: list[PlannedSink] = []
     places: set[str] = set()
     for index, sink in enumerate(config.sinks):

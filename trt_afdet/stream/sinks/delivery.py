@@ -27,8 +27,9 @@ from trt_afdet.errors import InvalidValueError, MissingFileError, RunError
 from trt_afdet.records import Record, dumps
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.monitoring.status import FINAL, StatusEvent
+from trt_afdet.stream.options import Seconds
 from trt_afdet.stream.retry import Retry
-from trt_afdet.stream.sinks.recorder import Content, Recorder
+from trt_afdet.stream.sinks.recorder import Contents, Recorder
 from trt_afdet.stream.sinks.spool import Entry, Spool, SpoolClosedError
 
 log = logging.getLogger("trt_afdet.stream")
@@ -137,10 +138,10 @@ class SpooledSink(ABC):
         name: str,
         spool: Spool,
         *,
-        send: tuple[Content, ...] = ("results", "status"),
+        send: Contents = ("results", "status"),
         key: Callable[[Record], str] = lambda record: "",
         batch: int = 100,
-        linger: float = 0.0,
+        linger: Seconds = 0.0,
         retry: Retry | None = None,
     ) -> None:
         if batch < 1:

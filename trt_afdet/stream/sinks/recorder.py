@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.records import Record, iso_time, make_record, result_fields
@@ -23,13 +23,13 @@ def new_run() -> str:
     return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(4)}"
 
 
-def parse_contents(text: str) -> tuple[Content, ...]:
+def parse_contents(text: object) -> tuple[Content, ...]:
     """``results,status`` as the contents they name.
 
     Raises:
         InvalidValueError: If one is unknown, or there is none.
     """
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    names = [name.strip() for name in str(text).split(",") if name.strip()]
     for name in names:
         if name not in get_args(Content):
             hint = nearest(name, get_args(Content)) or f"known: {', '.join(get_args(Content))}"
@@ -37,6 +37,10 @@ def parse_contents(text: str) -> tuple[Content, ...]:
     if not names:
         raise InvalidValueError("a sink needs something to send", hint=", ".join(get_args(Content)))
     return tuple(names)  # type: ignore[arg-type]
+
+
+#: The annotation of such an option.
+Contents = Annotated[tuple[Content, ...], parse_contents]
 
 
 class Recorder:

@@ -15,7 +15,7 @@ from trt_afdet.records import START, Record, dumps
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.monitoring.status import StatusEvent
 from trt_afdet.stream.sinks.appending import AppendingFile, Fsync
-from trt_afdet.stream.sinks.recorder import Content, Recorder
+from trt_afdet.stream.sinks.recorder import Contents, Recorder
 from trt_afdet.support.files import TEXT_ERRORS
 
 
@@ -48,7 +48,7 @@ class JsonLinesSink(_TextFileSink):
     """
 
     def __init__(
-        self, path: Path, fsync: Fsync = "second", send: tuple[Content, ...] = ("results", "status")
+        self, path: Path, fsync: Fsync = "second", send: Contents = ("results", "status")
     ) -> None:
         file = AppendingFile(path, start=START, complete=_is_json, fsync=fsync)
         super().__init__("jsonl", path, file, Recorder(send))

@@ -23,6 +23,7 @@ from trt_afdet.media.encoding import Encoder, choose_codec
 from trt_afdet.media.pyav import load_av
 from trt_afdet.stream.frame import StreamFrame, StreamResult
 from trt_afdet.stream.monitoring.status import FINAL, StatusEvent
+from trt_afdet.stream.options import Seconds, Size
 from trt_afdet.support.files import write_error
 from trt_afdet.support.slug import slug
 
@@ -58,8 +59,8 @@ class VideoSink:
     def __init__(
         self,
         folder: Path,
-        segment: float = 600.0,
-        keep_free: int = 1_000_000_000,
+        segment: Seconds = 600.0,
+        keep_free: Size = 1_000_000_000,
         codec: str | None = None,
         quality: int = 26,
         wait: bool = True,

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.errors import MissingDependencyError
+from trt_afdet.stream.options import Seconds, option
 from trt_afdet.stream.sources.base import (
     LoginRefusedError,
     Picture,
@@ -25,7 +26,6 @@ from trt_afdet.stream.sources.base import (
     UnusableSourceError,
 )
 from trt_afdet.stream.sources.feed import FeedSource, Pending, Reader
-from trt_afdet.stream.sources.options import option
 from trt_afdet.support.redact import redact
 from trt_afdet.support.threads import interrupted
 
@@ -44,8 +44,8 @@ class GstOptions:
     """
 
     live: bool = option(True)
-    connect_timeout: float = option(10.0, least=0.1, seconds=True)
-    timeout: float = option(5.0, least=0.1, seconds=True)
+    connect_timeout: Seconds = option(10.0, least=0.1)
+    timeout: Seconds = option(5.0, least=0.1)
     backend: str = option("auto", choices=("auto", "gi", "opencv"))
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trt_afdet.stream.options import Seconds, option
 from trt_afdet.stream.sources.feed import FeedSource
 from trt_afdet.stream.sources.gstreamer import GstOptions, gst_source
-from trt_afdet.stream.sources.options import option
 
 FLIPS = (
     "none", "counterclockwise", "rotate-180", "clockwise", "horizontal-flip",
@@ -34,8 +34,8 @@ class CsiOptions:
     out_height: int = option(0, least=0)
     flip: str = option("none", choices=FLIPS)
     sensor_mode: int = option(-1, least=-1)
-    connect_timeout: float = option(15.0, least=0.1, seconds=True)
-    timeout: float = option(5.0, least=0.1, seconds=True)
+    connect_timeout: Seconds = option(15.0, least=0.1)
+    timeout: Seconds = option(5.0, least=0.1)
     backend: str = option("auto", choices=("auto", "gi", "opencv"))
 
 

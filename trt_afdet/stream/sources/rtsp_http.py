@@ -11,12 +11,12 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from trt_afdet.media.pyav import load_av
 from trt_afdet.media.videos import Converter
+from trt_afdet.stream.options import Seconds, option
 from trt_afdet.stream.sources.av_reader import AvInput, AvReader
 from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo
 from trt_afdet.stream.sources.feed import FeedSource, Pending
 from trt_afdet.stream.sources.http_camera import HttpCamera
 from trt_afdet.stream.sources.lag import Clockwork, Lag
-from trt_afdet.stream.sources.options import option
 from trt_afdet.support.threads import interrupted, resolve
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ class RtspOptions:
     transport: str = option("tcp", choices=("tcp", "udp", "multicast", "http"))
     user: str = option("", secret=True)
     password: str = option("", secret=True)
-    connect_timeout: float = option(10.0, least=0.1, seconds=True)
-    timeout: float = option(5.0, least=0.1, seconds=True)
-    max_lag: float = option(1.0, least=0.1, seconds=True)
+    connect_timeout: Seconds = option(10.0, least=0.1)
+    timeout: Seconds = option(5.0, least=0.1)
+    max_lag: Seconds = option(1.0, least=0.1)
     verify: bool = option(False)
     decoder: str = option("cpu", choices=("cpu", "nvdec"))
     device: int = option(0, least=0)
@@ -72,9 +72,9 @@ class HttpOptions:
 
     user: str = option("", secret=True)
     password: str = option("", secret=True)
-    connect_timeout: float = option(10.0, least=0.1, seconds=True)
-    timeout: float = option(5.0, least=0.1, seconds=True)
-    max_lag: float = option(1.0, least=0.1, seconds=True)
+    connect_timeout: Seconds = option(10.0, least=0.1)
+    timeout: Seconds = option(5.0, least=0.1)
+    max_lag: Seconds = option(1.0, least=0.1)
     verify: bool = option(True)
     live: str = option("auto", choices=("auto", "yes", "no"))
     snapshot: float = option(2.0, least=0.001)
@@ -93,9 +93,9 @@ class StreamOptions:
     """
 
     format: str = option("")
-    connect_timeout: float = option(10.0, least=0.1, seconds=True)
-    timeout: float = option(5.0, least=0.1, seconds=True)
-    max_lag: float = option(1.0, least=0.1, seconds=True)
+    connect_timeout: Seconds = option(10.0, least=0.1)
+    timeout: Seconds = option(5.0, least=0.1)
+    max_lag: Seconds = option(1.0, least=0.1)
     threads: int = option(0, least=0)
 
 

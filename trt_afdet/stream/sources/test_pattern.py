@@ -14,9 +14,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from trt_afdet.stream.addresses import split_options
+from trt_afdet.stream.options import option, read_options, split_options
 from trt_afdet.stream.sources.base import Picture, SourceInfo
-from trt_afdet.stream.sources.options import option, read_options
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.errors import InvalidValueError
+from trt_afdet.stream.options import Seconds, option
 from trt_afdet.stream.sources import v4l2_abi as abi
 from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo, SourceRefusedError
-from trt_afdet.stream.sources.options import option
 from trt_afdet.stream.sources.v4l2_cameras import Mode, can_capture, list_cameras, modes
 
 log = logging.getLogger("trt_afdet.stream")
@@ -47,7 +47,7 @@ class V4l2Options:
     width: int = option(0, least=0)
     height: int = option(0, least=0)
     fps: float = option(0.0, least=0)
-    timeout: float = option(5.0, least=0.1, seconds=True)
+    timeout: Seconds = option(5.0, least=0.1)
 
     def __post_init__(self) -> None:
         if self.format and self.format.upper() not in DECODERS:

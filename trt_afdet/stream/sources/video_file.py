@@ -9,9 +9,9 @@ from pathlib import Path
 
 from trt_afdet.errors import AfdetError, CorruptFileError, MissingFileError
 from trt_afdet.media.videos import Video
+from trt_afdet.stream.options import option
 from trt_afdet.stream.sources.av_reader import AvInput, no_nvdec, nvdec
 from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo, SourceRefusedError
-from trt_afdet.stream.sources.options import option
 
 log = logging.getLogger("trt_afdet.stream")
 

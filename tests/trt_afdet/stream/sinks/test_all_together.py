@@ -18,10 +18,10 @@ from tests.skips import skip_test
 from tests.trt_afdet.stream.sinks.sink_makers import detections, wait_until
 from tests.trt_afdet.stream.sinks.sink_peers import free_port
 from trt_afdet.detections import Detections
+from trt_afdet.stream.config.addresses import make_sink
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.monitoring.status import StatusEvent
 from trt_afdet.stream.pipeline import Pipeline, PipelineError, PipelineOptions, SourcePlan
-from trt_afdet.stream.sinks.uri import make_sink
 from trt_afdet.stream.sources.test_pattern import TestPatternSource
 
 

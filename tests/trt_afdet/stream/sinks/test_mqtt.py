@@ -379,7 +379,7 @@ def test_the_broker_says_so_when_the_program_vanishes(
     script = f"""
 import time
 from pathlib import Path
-from trt_afdet.stream.sinks.uri import make_sink
+from trt_afdet.stream.config.addresses import make_sink
 sink = make_sink("mqtt://127.0.0.1:{broker.port}/site/{{source}}?spool={tmp_path}/s.sqlite")
 sink.open()
 time.sleep(60)

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tests.waiting import wait_until as wait_for  # noqa: F401
+from trt_afdet.stream.config.addresses import make_source, parse_source
 from trt_afdet.stream.sources.base import Picture, Source
-from trt_afdet.stream.sources.uri import make_source, parse_source
 
 Image = npt.NDArray[np.uint8]
 

@@ -41,7 +41,7 @@ def with_gst(body: str) -> Any:
     head = f"""
 import json, sys, threading, time
 sys.path.append({SYSTEM!r})
-from trt_afdet.stream.sources.uri import make_source, parse_source
+from trt_afdet.stream.config.addresses import make_source, parse_source
 def source(text, **options):
     return make_source(parse_source(text, **options))
 def fails(made):

@@ -25,6 +25,7 @@ from tests.trt_afdet.stream.sources.source_rig import (
     wait_for,
 )
 from tests.trt_afdet.stream.test_pipeline import Memory, OneBox
+from trt_afdet.stream.config.addresses import make_source, parse_source
 from trt_afdet.stream.pipeline import Pipeline, PipelineError, SourcePlan
 from trt_afdet.stream.retry import Retry
 from trt_afdet.stream.sources.base import (
@@ -34,7 +35,6 @@ from trt_afdet.stream.sources.base import (
     SourceRefusedError,
 )
 from trt_afdet.stream.sources.feed import FeedSource
-from trt_afdet.stream.sources.uri import make_source, parse_source
 from trt_afdet.support.redact import redact
 
 #: Short times; a loaded machine may take seconds to connect.

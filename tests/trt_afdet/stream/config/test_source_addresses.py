@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trt_afdet.errors import AfdetError, InvalidValueError
-from trt_afdet.stream.addresses import SOURCE_SCHEMES
+from trt_afdet.stream.config.addresses import SOURCES, make_source, parse_source
 from trt_afdet.stream.sources.jetson_csi import CsiOptions, csi_pipeline
 from trt_afdet.stream.sources.jetson_nvdec import file_pipeline, rtsp_pipeline
 from trt_afdet.stream.sources.rtsp_http import RtspOptions
-from trt_afdet.stream.sources.uri import make_source, parse_source
 
 
 @pytest.mark.parametrize(
@@ -89,7 +88,7 @@ def test_options_in_an_address_and_beside_it() -> None:
 @pytest.mark.parametrize(
     ("text", "options", "said"),
     [
-        ("rstp://cam/1", {}, r"unknown kind of source \(got rstp://\) - did you mean 'rtsp'"),
+        ("rstp://cam/1", {}, r"unknown source type \(got rstp://\) - did you mean 'rtsp'"),
         ("ftp4711://cam", {}, "one of v4l2, csi"),
         ("rtsp://cam/1", {"transprot": "udp"}, "did you mean 'transport'"),
         ("rtsp://cam/1#timeout=soon", {}, r"timeout must be a number like 10min \(got soon\)"),
@@ -103,7 +102,7 @@ def test_options_in_an_address_and_beside_it() -> None:
         ("v4l2://0?format=H264", {}, "none that can be decoded"),
         ("v4l2://front", {}, "takes a number or a device"),
         ("csi://front", {}, "takes the number"),
-        ("csi://0?flip=upside", {}, "csi://: flip has no such choice"),
+        ("csi://0?flip=upside", {}, "csi: flip has no such choice"),
         ("rtsp:///1", {}, "needs a host"),
         ("rtsp://cam:port/1", {}, "cannot be read"),
         ("file://clip.mp4", {}, "takes an absolute path"),
@@ -148,7 +147,7 @@ def test_passwords_stay_inside(password: str, encoded: bool) -> None:
     assert f"'{password}'" not in repr(spec)
 
 
-@given(st.text(), st.sampled_from(["", *(f"{scheme}://" for scheme in SOURCE_SCHEMES)]))
+@given(st.text(), st.sampled_from(["", *(f"{scheme}://" for scheme in SOURCES)]))
 def test_any_text_is_an_address_or_a_mistake(text: str, scheme: str) -> None:
     try:
         spec = parse_source(scheme + text)

@@ -9,10 +9,10 @@ import pytest
 from tests.trt_afdet.stream.sinks.sink_makers import WALL, result
 from trt_afdet.errors import InvalidValueError, MissingFileError
 from trt_afdet.records import dumps, iso_time
-from trt_afdet.stream.addresses import read_seconds, read_size
+from trt_afdet.stream.config.addresses import make_sink
+from trt_afdet.stream.options import read_seconds, read_size
 from trt_afdet.stream.sinks.recorder import Recorder, new_run, parse_contents
 from trt_afdet.stream.sinks.text_files import JsonLinesSink
-from trt_afdet.stream.sinks.uri import make_sink
 
 SCHEMES = {
     "video:clips": "video clips",
@@ -78,22 +78,22 @@ def test_secrets_can_be_read_from_files(tmp_path: Path) -> None:
     ("uri", "message"),
     [
         ("jsnol:x", "did you mean 'jsonl'"),
-        ("out.jsonl", "unknown kind of sink .*known: video:FOLDER"),
-        ("", "unknown kind of sink"),
+        ("out.jsonl", "unknown sink type .*one of video:FOLDER"),
+        ("", "unknown sink type"),
         ("jsonl:", "names no file"),
         ("jsonl:x?fsnyc=always", "no such option .*did you mean 'fsync'"),
         ("jsonl:x?fsync=often", "never, second, always"),
         ("jsonl:x?send=everything", "cannot send that"),
         ("jsonl:x?send=event", "did you mean 'events'"),
         ("csv:x?send=results", "no such option .*fsync"),
-        ("video:x?keep_free=2PB", "keep_free: must be a number like 2GB"),
-        ("video:x?segment=soon", "segment: .*10min"),
+        ("video:x?keep_free=2PB", "keep_free must be a number like 2GB"),
+        ("video:x?segment=soon", "segment must .*10min"),
         ("video:x?wait=maybe", "yes or no"),
         ("mqtt:///topic", "names no host"),
         ("mqtt://host:port/x", "cannot be read"),
         ("mqtt://host/a/{camera}", "unknown placeholder"),
         ("redis://host", "redis://host/STREAM"),
-        ("redis://host/x?maxlen=many", "maxlen: must be a whole number"),
+        ("redis://host/x?maxlen=many", "maxlen must be a whole number"),
         ("webhook+https://host/?tokn=abc", "did you mean 'token'"),
         ("webhook+https:///x", "names no host"),
         ("webhook://host/x", "did you mean 'webhook"),

@@ -13,13 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trt_afdet.errors import AfdetError, InvalidValueError
-from trt_afdet.stream.addresses import (
-    ENCODE,
-    SINK_FORMS,
-    SOURCE_FRAGMENT,
-    SOURCE_SCHEMES,
+from trt_afdet.stream.addresses import ENCODE, parse_address
+from trt_afdet.stream.config.addresses import SINKS, SOURCES, make_sink, make_source, parse_source
+from trt_afdet.stream.options import (
     join_options,
-    parse_address,
     read_number,
     read_seconds,
     read_size,
@@ -27,12 +24,11 @@ from trt_afdet.stream.addresses import (
     read_whole,
     split_options,
 )
-from trt_afdet.stream.sinks.uri import make_sink
-from trt_afdet.stream.sources.uri import make_source, parse_source
 from trt_afdet.support.redact import redact
 
+SOURCE_FRAGMENT = [name for name, scheme in SOURCES.items() if scheme.peers_query]
 AWKWARD = "#@:/?%+&; \"'[]äß日|\\^`{}<>$!*(),=~"
-NETWORK_SINKS = [name for name, form in SINK_FORMS.items() if "://" in form and name != "mjpeg"]
+NETWORK_SINKS = [name for name, s in SINKS.items() if "://" in s.example and name != "mjpeg"]
 #: Both halves are looked for: what an awkward character cuts off is secret too.
 HALVES = ("hUnTe1", "r2SwoRd")
 
@@ -91,7 +87,7 @@ def test_no_secret_is_shown_whatever_is_in_it(scheme: str, place: Path) -> None:
                     makers = []
                     if scheme in SOURCE_FRAGMENT:
                         makers.append(parse_source)
-                    if scheme in SINK_FORMS:
+                    if scheme in SINKS:
                         makers.append(make_sink)
                     for make in makers:
                         shown = outputs(make, text)
@@ -161,12 +157,16 @@ def test_one_set_of_types_for_sources_and_sinks(place: Path) -> None:
 
 
 def test_every_scheme_is_known_in_any_case(place: Path) -> None:
-    for scheme in SOURCE_SCHEMES:
+    for scheme in SOURCES:
         rest = {"gst": "videotestsrc", "test": "", "file": "/a.mp4", "v4l2": "0", "csi": "0"}
         text = f"://{rest.get(scheme, 'host:1/x')}"
         assert parse_source(scheme.upper() + text).kind == parse_source(scheme + text).kind
-    for scheme, form in SINK_FORMS.items():
-        text = form.partition(":")[2].replace("HOST:PORT", "127.0.0.1:1").replace("HOST", "host")
+    for scheme, kind in SINKS.items():
+        text = (
+            kind.example.partition(":")[2]
+            .replace("HOST:PORT", "127.0.0.1:1")
+            .replace("HOST", "host")
+        )
         assert make_sink(f"{scheme.upper()}:{text}").name == make_sink(f"{scheme}:{text}").name
 
 
@@ -197,7 +197,7 @@ _FUZZ = settings(
 )
 
 
-@given(st.sampled_from(["", *(f"{s}://" for s in SOURCE_SCHEMES)]), _PIECES, st.booleans())
+@given(st.sampled_from(["", *(f"{s}://" for s in SOURCES)]), _PIECES, st.booleans())
 @_FUZZ
 def test_any_text_is_a_source_or_a_mistake(scheme: str, rest: str, secret: bool) -> None:
     text = f"{scheme}u:{''.join(HALVES)}{rest}@h/x" if secret and scheme else scheme + rest
@@ -212,7 +212,7 @@ def test_any_text_is_a_source_or_a_mistake(scheme: str, rest: str, secret: bool)
         assert "".join(HALVES) not in shown
 
 
-@given(st.sampled_from(["", *SINK_FORMS]), _PIECES, st.booleans())
+@given(st.sampled_from(["", *SINKS]), _PIECES, st.booleans())
 @_FUZZ
 def test_any_text_is_a_sink_or_a_mistake(scheme: str, rest: str, secret: bool) -> None:
     network = scheme in NETWORK_SINKS

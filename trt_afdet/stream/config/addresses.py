@@ -1,0 +1,529 @@
+"""Every address of a source or sink that there is, what it means, and the object behind it.
+
+:data:`SOURCES` and :data:`SINKS` are the one table: parsing, ``run --help``, hints of errors and
+docs/cameras.md go by it. Options stand in the query of an address. Where the query belongs to a
+camera or stream of the network they stand behind a ``#``, which is never sent:
+``rtsp://host/1?subtype=1#transport=udp&timeout=3``.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from trt_afdet.errors import InvalidValueError
+from trt_afdet.media import PICTURE_SUFFIXES, VIDEO_SUFFIXES, is_video_file
+from trt_afdet.stream.addresses import ENCODE, Address, parse_address, scheme_of
+from trt_afdet.stream.options import (
+    Option,
+    Size,
+    join_options,
+    options_of,
+    read_options,
+    read_values,
+    split_options,
+)
+from trt_afdet.stream.sinks.base import Sink
+from trt_afdet.stream.sinks.delivery import SpooledSink
+from trt_afdet.stream.sinks.mjpeg import MjpegSink
+from trt_afdet.stream.sinks.mqtt import DEFAULT_TOPIC, MqttOptions, MqttSink
+from trt_afdet.stream.sinks.redis import RedisOptions, RedisSink
+from trt_afdet.stream.sinks.rtsp import RtspSink
+from trt_afdet.stream.sinks.spool import Spool, default_spool
+from trt_afdet.stream.sinks.text_files import CsvSink, JsonLinesSink
+from trt_afdet.stream.sinks.video import VideoSink
+from trt_afdet.stream.sinks.webhook import WebhookOptions, WebhookSink
+from trt_afdet.stream.sinks.window import WindowSink
+from trt_afdet.stream.sources.base import Source
+from trt_afdet.stream.sources.gstreamer import GstOptions, gst_source
+from trt_afdet.stream.sources.jetson_csi import CsiOptions, csi_source
+from trt_afdet.stream.sources.jetson_nvdec import (
+    is_jetson,
+    jetson_file_source,
+    jetson_rtsp_source,
+)
+from trt_afdet.stream.sources.picture_files import PicturesSource
+from trt_afdet.stream.sources.rtsp_http import (
+    HttpOptions,
+    RtspOptions,
+    StreamOptions,
+    http_source,
+    rtsp_source,
+    stream_source,
+)
+from trt_afdet.stream.sources.test_pattern import Pattern, TestPatternSource
+from trt_afdet.stream.sources.v4l2 import V4l2Options, V4l2Source
+from trt_afdet.stream.sources.video_file import FileOptions, VideoFileSource
+from trt_afdet.support.redact import redact
+from trt_afdet.support.suggest import nearest
+
+_DEVICE = re.compile(r"/dev/video(\d+)")
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A kind of address.
+
+    Attributes:
+        example: How it is written.
+        what: What it is, in a few words.
+        options: Its options.
+        make: For a source: takes what follows ``://`` and the options as given, and returns a
+            :class:`SourceSpec`. For a sink: takes the address without its query and the options
+            as read, and returns the sink.
+        peers_query: Whether the query belongs to the camera and options stand behind a ``#``.
+    """
+
+    example: str
+    what: str
+    options: Mapping[str, Option]
+    make: Callable[..., Any]
+    peers_query: bool = False
+
+
+@dataclass(frozen=True)
+class SourceSpec:
+    """What the address of a source means.
+
+    Attributes:
+        uri: What is opened; may hold credentials.
+        kind: ``v4l2``, ``csi``, ``gst``, ``rtsp``, ``http``, ``stream``, ``file``, ``pictures`` or
+            ``test``.
+        name: For people and logs; without credentials.
+        live: See :class:`Source`.
+        options: As its kind has them.
+    """
+
+    uri: str = field(repr=False)
+    kind: str
+    name: str
+    live: bool
+    options: Any
+
+
+def listed() -> str:
+    """The addresses there are, one a line, for ``--help``."""
+    lines = []
+    for title, schemes in (("sources", SOURCES), ("sinks", SINKS)):
+        lines += ["", f"{title}:"]
+        shown = {scheme.example: scheme.what for scheme in schemes.values()}
+        lines += [f"  {example:<38} {what}" for example, what in shown.items()]
+    return "\n".join(lines[1:])
+
+
+# ---- Sources.
+
+
+def parse_source(text: str, **options: object) -> SourceSpec:
+    """Reads the address of a source.
+
+    Nothing is opened; of paths it is looked up what is there.
+
+    Args:
+        text: A path, or an address of :data:`SOURCES`.
+        options: Of the source; they have precedence over those in the address.
+
+    Raises:
+        InvalidValueError: If the scheme, an option or the address itself is not acceptable; the
+            text names the nearest one and holds no credentials.
+    """
+    text = text.strip()
+    if not text or "\0" in text:
+        raise InvalidValueError("a source has no address")
+    name = scheme_of(text)
+    if name is None:
+        return _path(text, options)
+    scheme = SOURCES.get(name)
+    if scheme is None:
+        raise _unknown("source", name, SOURCES, ", ".join(SOURCES))
+    if scheme.peers_query:
+        return _network_source(text, options)
+    rest = text.partition("://")[2]
+    if name == "gst":  # A pipeline may hold any character.
+        return _gst(rest, options)
+    where, _, query = rest.partition("?")
+    spec: SourceSpec = scheme.make(unquote(where), {**dict(split_options(query)), **options})
+    return spec
+
+
+def _unknown(what: str, name: str | None, known: Iterable[str], listing: str) -> InvalidValueError:
+    # What stands before a colon may be half a password.
+    got = name if name is not None and re.fullmatch(r"[a-z][a-z0-9+.-]{0,19}", name) else None
+    hint = (nearest(got, known) if got else None) or f"one of {listing}"
+    got = f"{got}://" if got and what == "source" else got
+    return InvalidValueError(f"unknown {what} type", got=got, hint=hint)
+
+
+def make_source(spec: SourceSpec, name: str | None = None) -> Source:
+    """The source behind an address, not yet opened.
+
+    Args:
+        spec: From :func:`parse_source`.
+        name: For people, instead of its own.
+    """
+    return _SOURCE_MAKERS[spec.kind](spec, name or spec.name)
+
+
+def _rtsp_source(spec: SourceSpec, name: str) -> Source:
+    if spec.options.decoder == "nvdec" and is_jetson():
+        return jetson_rtsp_source(spec.uri, name, spec.options)
+    return rtsp_source(spec.uri, name, spec.options)
+
+
+def _file_source(spec: SourceSpec, name: str) -> Source:
+    if spec.options.decoder == "nvdec" and is_jetson():
+        return jetson_file_source(spec.uri, name)
+    return VideoFileSource(spec.uri, name, spec.options)
+
+
+_SOURCE_MAKERS: dict[str, Callable[[SourceSpec, str], Source]] = {
+    "v4l2": lambda spec, name: V4l2Source(spec.uri, name, spec.options),
+    "csi": lambda spec, name: csi_source(int(spec.uri), name, spec.options),
+    "gst": lambda spec, name: gst_source(spec.uri, name, spec.options),
+    "rtsp": _rtsp_source,
+    "http": lambda spec, name: http_source(spec.uri, name, spec.options, live=spec.live),
+    "stream": lambda spec, name: stream_source(spec.uri, name, spec.options),
+    "test": lambda spec, name: TestPatternSource(spec.uri, name),
+    "pictures": lambda spec, name: PicturesSource(spec.uri, name),
+    "file": _file_source,
+}
+
+
+def _path(text: str, options: dict[str, Any]) -> SourceSpec:
+    if match := _DEVICE.fullmatch(text):
+        return _v4l2(match[1], options)
+    # pathlib's own would raise for an unknown user.
+    path = Path(os.path.expanduser(text))  # noqa: PTH111
+    try:
+        path.exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise InvalidValueError(
+                "a path that is too long", got=f"{len(text)} characters"
+            ) from None
+        raise InvalidValueError(
+            "cannot be read", got=f"{_shown(text) or 'a path'}: {error.strerror}"
+        ) from None
+    suffix = path.suffix.lower()
+    pattern = glob.has_magic(text) and not path.exists()
+    if suffix == ".sdp" and path.is_file():
+        stream = read_options(StreamOptions, "a session description", options)
+        return SourceSpec(str(path), "stream", text, True, stream)
+    if path.is_file() and path.stat().st_size:
+        picture = not is_video_file(path)
+    else:
+        picture = suffix in PICTURE_SUFFIXES
+    if path.is_dir() or pattern or picture:
+        read_values({}, "a source of pictures", options)
+        return SourceSpec(str(path), "pictures", text, False, None)
+    if not path.exists() and suffix not in VIDEO_SUFFIXES:
+        hint = f"did you mean /dev/video{text}?" if text.isdecimal() else None
+        raise InvalidValueError("no such file, and no address either", got=_shown(text), hint=hint)
+    return SourceSpec(str(path), "file", text, False, read_options(FileOptions, "a video", options))
+
+
+def _shown(text: str) -> str | None:
+    """A text for an error; nothing of one that may be an address with a password."""
+    return None if "@" in text else redact(text)
+
+
+def _file(where: str, options: dict[str, Any]) -> SourceSpec:
+    where = where.removeprefix("localhost")
+    if not where.startswith("/") or "\0" in where:
+        raise InvalidValueError(
+            "file:// takes an absolute path", got=_shown(where), hint="file:///data/clip.mp4"
+        )
+    return _path(where, options)
+
+
+def _v4l2(where: str, options: dict[str, Any]) -> SourceSpec:
+    if where.isdecimal():
+        where = f"/dev/video{int(where)}"
+    elif not where.startswith("/dev/"):
+        raise InvalidValueError(
+            "v4l2:// takes a number or a device", got=_shown(where), hint="v4l2://0"
+        )
+    return SourceSpec(where, "v4l2", where, True, read_options(V4l2Options, "v4l2", options))
+
+
+def _csi(where: str, options: dict[str, Any]) -> SourceSpec:
+    if not where.isdecimal():
+        raise InvalidValueError(
+            "csi:// takes the number of a camera", got=_shown(where), hint="csi://0"
+        )
+    number = str(int(where))
+    read = read_options(CsiOptions, "csi", options)
+    return SourceSpec(number, "csi", f"csi://{number}", True, read)
+
+
+def _gst(pipeline: str, options: dict[str, Any]) -> SourceSpec:
+    if not pipeline.strip():
+        raise InvalidValueError("gst:// needs a pipeline", hint="gst://videotestsrc ! videoconvert")
+    read = read_options(GstOptions, "gst", options)
+    return SourceSpec(pipeline, "gst", redact(f"gst://{pipeline}"), read.live, read)
+
+
+def _test(where: str, options: dict[str, Any]) -> SourceSpec:
+    if where:
+        raise InvalidValueError(
+            "test:// has options only", got=_shown(where), hint="test://?fps=30"
+        )
+    uri = f"test://?{join_options(options)}" if options else "test://"
+    pattern = Pattern.parse(uri)
+    return SourceSpec(uri, "test", uri, TestPatternSource(uri).live, pattern)
+
+
+def _network_source(text: str, options: dict[str, Any]) -> SourceSpec:
+    address = parse_address(text)
+    scheme = address.scheme
+    if not address.host and scheme not in ("udp", "rtp"):
+        raise InvalidValueError(f"{scheme}:// needs a host", hint=f"{scheme}://HOST/path")
+    given = {**dict(split_options(address.fragment)), **options}
+    try:
+        spec: SourceSpec = SOURCES[scheme].make(address, given)
+    except InvalidValueError as error:
+        if "@" in address.fragment and address.user is None:
+            # What looks like an option may be a piece of a password that has a "#".
+            raise InvalidValueError(error.what, hint=ENCODE) from None
+        raise
+    return spec
+
+
+def _rtsp(address: Address, given: dict[str, Any]) -> SourceSpec:
+    read = read_options(RtspOptions, address.scheme, given)
+    return SourceSpec(address.url(), "rtsp", address.shown, True, read)
+
+
+def _http(address: Address, given: dict[str, Any]) -> SourceSpec:
+    read = read_options(HttpOptions, address.scheme, given)
+    suffix = Path(address.path).suffix.lower()
+    live = read.live == "yes" or (read.live == "auto" and suffix not in VIDEO_SUFFIXES)
+    return SourceSpec(address.url(), "http", address.shown, live, read)
+
+
+def _stream(address: Address, given: dict[str, Any]) -> SourceSpec:
+    scheme = address.scheme
+    read = read_options(StreamOptions, scheme, given)
+    if address.port is None and not scheme.startswith("rtmp"):
+        raise InvalidValueError(f"{scheme}:// needs a port", hint=f"{scheme}://HOST:PORT")
+    url = address.url()
+    if scheme == "udp" and address.user is None and address.password is None:
+        # udp://@239.0.0.1:1234, as VLC and FFmpeg write "receive there".
+        url = url.replace("://", "://@", 1)
+    return SourceSpec(url, "stream", address.shown, True, read)
+
+
+def _source(example: str, what: str, options: Any, make: Any, network: bool = False) -> Scheme:
+    return Scheme(example, what, options_of(options), make, network)
+
+
+_RTSP = _source(
+    "rtsp://USER:PASSWORD@HOST/PATH, rtsps://",
+    "a camera in the network, over TCP",
+    RtspOptions,
+    _rtsp,
+    True,
+)
+_HTTP = _source(
+    "http://HOST/PATH, https://", "MJPEG, HLS, videos on a web server", HttpOptions, _http, True
+)
+
+
+def _protocol(example: str, what: str) -> Scheme:
+    return _source(example, what, StreamOptions, _stream, True)
+
+
+_RTMP = _protocol("rtmp://HOST/APP/KEY, rtmps://", "RTMP")
+
+#: Sources by the scheme of their address; what has none is a path or a device.
+SOURCES: dict[str, Scheme] = {
+    "v4l2": _source("/dev/video0, v4l2://0", "a camera of this machine", V4l2Options, _v4l2),
+    "csi": _source("csi://0", "a camera of a Jetson", CsiOptions, _csi),
+    "rtsp": _RTSP,
+    "rtsps": _RTSP,
+    "http": _HTTP,
+    "https": _HTTP,
+    "udp": _protocol("udp://@239.0.0.1:1234", "MPEG-TS and more"),
+    "tcp": _protocol("tcp://HOST:PORT", "MPEG-TS and more"),
+    "rtp": _protocol("rtp://:5004, FILE.sdp", "RTP; what is in it says an SDP file"),
+    "rtmp": _RTMP,
+    "rtmps": _RTMP,
+    "srt": _protocol("srt://HOST:PORT", "where PyAV's FFmpeg has SRT"),
+    "file": _source("clip.mp4, file:///data/clip.mp4", "a video or pictures", FileOptions, _file),
+    "gst": _source("gst://PIPELINE", "a GStreamer pipeline", GstOptions, _gst),
+    "test": _source("test://?fps=30", "a moving pattern with known boxes", Pattern, _test),
+}
+
+# ---- Sinks.
+
+
+def make_sink(text: str) -> Sink:
+    """The sink behind an address; nothing is opened yet.
+
+    Raises:
+        InvalidValueError: If the scheme or an option is unknown or wrong; without credentials.
+        MissingFileError: If a file of secrets or certificates is missing.
+    """
+    name, colon, _ = text.partition(":")
+    name = name.lower()
+    scheme = SINKS.get(name) if colon else None
+    if scheme is None:
+        examples = ", ".join(scheme.example for scheme in SINKS.values())
+        raise _unknown("sink", name if colon else None, SINKS, examples)
+    place, _, query = text.partition("?")
+    try:
+        if "://" in scheme.example:
+            _network(place)
+        if name.startswith("webhook+"):
+            query, rest = _split_foreign(query, scheme.options)
+            place += f"?{rest}" if rest else ""
+        options = read_values(scheme.options, name, dict(split_options(query)))
+        sink: Sink = scheme.make(place, options)
+    except InvalidValueError as error:
+        what = error.what if error.what.startswith(name) else f"{name}: {error.what}"
+        if "@" in query:
+            # What looks like an option may be a piece of a password that has a "?".
+            raise InvalidValueError(what, hint=ENCODE) from None
+        raise InvalidValueError(what, got=error.got, hint=error.hint or scheme.example) from None
+    return sink
+
+
+def _split_foreign(query: str, known: Iterable[str]) -> tuple[str, str]:
+    """A webhook's options that are ours, and those of its server: they resemble none of ours."""
+    ours, others = [], []
+    for part in filter(None, query.split("&")):
+        key = unquote(part.partition("=")[0])
+        is_ours = "=" in part and get_close_matches(key, known, cutoff=0.8)
+        (ours if is_ours else others).append(part)
+    return "&".join(ours), "&".join(others)
+
+
+def _network(place: str) -> Address:
+    """The parts of an address that names a host."""
+    address = parse_address(place)
+    if not address.host:
+        raise InvalidValueError("it names no host")
+    if "#" in place or "@" in address.path + address.query:
+        raise InvalidValueError("an address with a '#' or '@' behind its host", hint=ENCODE)
+    return address
+
+
+def _file_sink(cls: Callable[..., Sink]) -> Callable[[str, dict[str, Any]], Sink]:
+    """The sink of ``jsonl:FILE`` or ``jsonl:///FILE``."""
+
+    def make(place: str, options: dict[str, Any]) -> Sink:
+        text = unquote(place.partition(":")[2])
+        if text.startswith("//"):
+            text = "/" + text.lstrip("/")
+        if not text:
+            raise InvalidValueError("it names no file or folder")
+        return cls(Path(text).expanduser(), **options)
+
+    return make
+
+
+@dataclass(frozen=True)
+class _SpoolOptions:
+    """Options that say where records wait for a server."""
+
+    spool: Path | None = None
+    spool_size: Size | None = None
+
+
+def _spooled(
+    cls: Callable[..., Sink], settings: Callable[..., Any], options: dict[str, Any], **parts: Any
+) -> Sink:
+    """A sink with a spool.
+
+    Args:
+        cls: The sink.
+        settings: The class of its own options.
+        options: Of the settings, the spool and the delivery.
+        parts: What the address says.
+    """
+    own = {key: options.pop(key) for key in options_of(settings) if key in options}
+    made = settings(**{**parts, **own})
+    path = options.pop("spool", None) or default_spool(made.target)
+    size = {"limit": options.pop("spool_size")} if "spool_size" in options else {}
+    return cls(made, spool=Spool(path, **size), **options)
+
+
+def _broker(address: Address) -> dict[str, Any]:
+    tls = address.scheme in ("mqtts", "rediss")
+    return {
+        "host": address.host, "port": address.port, "tls": tls,
+        "user": address.user, "password": address.password,
+    }  # fmt: skip
+
+
+def _mqtt(place: str, options: dict[str, Any]) -> Sink:
+    address = _network(place)
+    topic = unquote(address.path).lstrip("/") or DEFAULT_TOPIC
+    return _spooled(MqttSink, MqttOptions, options, topic=topic, **_broker(address))
+
+
+def _redis(place: str, options: dict[str, Any]) -> Sink:
+    address = _network(place)
+    stream = unquote(address.path).lstrip("/")
+    return _spooled(RedisSink, RedisOptions, options, stream=stream, **_broker(address))
+
+
+def _webhook(place: str, options: dict[str, Any]) -> Sink:
+    address = _network(place)
+    url = address.url(address.scheme.removeprefix("webhook+"))
+    # A post for every frame would be a burden to most servers.
+    return _spooled(WebhookSink, WebhookOptions, {"linger": 1.0, **options}, url=url)
+
+
+def _mjpeg(place: str, options: dict[str, Any]) -> Sink:
+    address = _network(place)
+    port = {} if address.port is None else {"port": address.port}
+    return MjpegSink(address.host, **port, **options)
+
+
+def _rtsp_sink(place: str, options: dict[str, Any]) -> Sink:
+    return RtspSink(_network(place).url(), **options)
+
+
+def _sink(example: str, what: str, make: Any, *options: Any) -> Scheme:
+    #: What the address itself says.
+    without = ("host", "port", "tls", "topic")
+    found = {n: o for cls in options for n, o in options_of(cls, without).items()}
+    return Scheme(example, what, found, make)
+
+
+def _server(example: str, what: str, make: Any, options: Any) -> Scheme:
+    return _sink(example, what, make, options, _SpoolOptions, SpooledSink)
+
+
+#: Sinks by the scheme of their address.
+SINKS: dict[str, Scheme] = {
+    "video": _sink("video:FOLDER", "annotated MP4 per camera", _file_sink(VideoSink), VideoSink),
+    "jsonl": _sink(
+        "jsonl:FILE", "a line of JSON per frame", _file_sink(JsonLinesSink), JsonLinesSink
+    ),
+    "csv": _sink("csv:FILE", "a line per detection", _file_sink(CsvSink), CsvSink),
+    "mqtt": _server("mqtt://HOST/TOPIC", "an MQTT broker", _mqtt, MqttOptions),
+    "mqtts": _server("mqtts://HOST/TOPIC", "the same, encrypted", _mqtt, MqttOptions),
+    "redis": _server("redis://HOST/STREAM", "a Redis stream", _redis, RedisOptions),
+    "rediss": _server("rediss://HOST/STREAM", "the same, encrypted", _redis, RedisOptions),
+    "webhook+http": _server(
+        "webhook+http://HOST/PATH", "POSTs with retries", _webhook, WebhookOptions
+    ),
+    "webhook+https": _server(
+        "webhook+https://HOST/PATH", "the same, encrypted", _webhook, WebhookOptions
+    ),
+    "mjpeg": _sink(
+        "mjpeg://HOST:PORT", "a stream per camera for browsers and VLC", _mjpeg, MjpegSink
+    ),
+    "rtsp": _sink("rtsp://HOST/PATH", "pushed to an RTSP server", _rtsp_sink, RtspSink),
+    "window": _sink("window:", "on the screen", lambda place, options: WindowSink()),
+}

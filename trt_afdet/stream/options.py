@@ -1,0 +1,277 @@
+"""Options of sources and sinks: ``name=value`` pairs, and what their values may be.
+
+The parameters of a class are its options; their annotations say how a value is read. Texts of an
+address and values of a YAML file are read alike, for sources and for sinks.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache, partial
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import quote, unquote
+
+from trt_afdet.errors import InvalidValueError
+from trt_afdet.support.suggest import nearest
+from trt_afdet.support.text import read_secret
+
+T = TypeVar("T")
+
+#: Options whose values are never shown. ``NAME_file`` reads each of them from a file.
+SECRETS = ("user", "password", "token", "secret")
+
+
+def split_options(text: str) -> list[tuple[str, str]]:
+    """``name=value&...`` as pairs, decoded; ``+`` is a plus.
+
+    Raises:
+        InvalidValueError: If one has no ``=``.
+    """
+    pairs = [part.partition("=") for part in text.split("&") if part]
+    if not all(equals for _, equals, _ in pairs):
+        # Without it: it may be the rest of a password.
+        raise InvalidValueError("an option has no '='", hint="in a value write & as %26")
+    return [(unquote(name), unquote(value)) for name, _, value in pairs]
+
+
+def join_options(values: Mapping[str, object]) -> str:
+    """The opposite of :func:`split_options`; yes and no for booleans."""
+    return "&".join(
+        f"{quote(name, safe='')}={quote(_text(value), safe='')}" for name, value in values.items()
+    )
+
+
+# ---- What values may be.
+
+_TRUTH = {"1": True, "true": True, "yes": True, "on": True}
+_TRUTH |= {"0": False, "false": False, "no": False, "off": False}
+_SIZES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_SIZES |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+_TIMES = {
+    "": 1.0, "ms": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0,
+}  # fmt: skip
+_QUANTITY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)", re.IGNORECASE | re.ASCII)
+
+
+def _text(value: object) -> str:
+    """YAML reads yes, no, on and off as booleans."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def read_truth(value: object) -> bool:
+    """``yes`` ``no`` ``on`` ``off`` ``true`` ``false`` ``1`` ``0``.
+
+    Raises:
+        InvalidValueError: If it is none of these.
+    """
+    truth = _TRUTH.get(str(value).strip().lower())
+    if truth is None:
+        raise InvalidValueError("must be yes or no", got=value)
+    return truth
+
+
+def read_whole(value: object) -> int:
+    """A whole number.
+
+    Raises:
+        InvalidValueError: If it is none.
+    """
+    text = str(value).strip()
+    # "3.0" is how YAML and JSON may write it.
+    if isinstance(value, bool) or not re.fullmatch(r"[+-]?\d{1,18}(\.0+)?", text, re.ASCII):
+        raise InvalidValueError("must be a whole number", got=value)
+    return int(text.partition(".")[0])
+
+
+def read_number(value: object) -> float:
+    """A number.
+
+    Raises:
+        InvalidValueError: If it is none, or not finite.
+    """
+    try:
+        text = str(value)
+        number = float(text) if text.isascii() and not isinstance(value, bool) else math.nan
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InvalidValueError("must be a number like 12.5", got=value)
+    return number
+
+
+def read_seconds(value: object) -> float:
+    """``10min``, ``1.5h``, ``250ms`` or a number of seconds, as seconds.
+
+    Raises:
+        InvalidValueError: If it is none of these.
+    """
+    return _quantity(value, _TIMES, "10min")
+
+
+def read_size(value: object) -> int:
+    """``2GB``, ``500 MiB`` or a number of bytes, as bytes.
+
+    Raises:
+        InvalidValueError: If it is none of these.
+    """
+    return int(_quantity(value, _SIZES, "2GB"))
+
+
+def _quantity(value: object, units: Mapping[str, float], example: str) -> float:
+    match = None if isinstance(value, bool) else _QUANTITY.fullmatch(str(value).strip())
+    amount = math.inf
+    if match is not None and match[2].lower() in units:
+        amount = float(match[1]) * units[match[2].lower()]
+    if not math.isfinite(amount):
+        known = ", ".join(unit for unit in units if unit)
+        raise InvalidValueError(
+            f"must be a number like {example}", got=value, hint=f"units: {known}"
+        )
+    return amount
+
+
+def _choose(choices: tuple[str, ...], value: object) -> str:
+    text = _text(value)
+    if text not in choices:
+        listed = ", ".join(c for c in choices if c)
+        hint = nearest(text, choices) or f"one of {listed}"
+        raise InvalidValueError("has no such choice", got=value, hint=hint)
+    return text
+
+
+#: Annotations of options that are times and sizes.
+Seconds = Annotated[float, read_seconds]
+Size = Annotated[int, read_size]
+
+_READERS: dict[Any, Callable[[object], Any]] = {
+    bool: read_truth,
+    int: read_whole,
+    float: read_number,
+    str: _text,
+    Path: lambda value: Path(_text(value)),
+}
+
+
+# ---- The options of a class.
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option: how its value is read, and the least that a number may be."""
+
+    read: Callable[[object], Any]
+    least: float | None = None
+
+
+def option(
+    default: Any,
+    *,
+    least: float | None = None,
+    choices: tuple[str, ...] = (),
+    secret: bool = False,
+) -> Any:
+    """A field of a dataclass of options.
+
+    Args:
+        default: Its value when it is not given.
+        least: Smallest number.
+        choices: Texts that are allowed.
+        secret: Keeps it out of the ``repr``.
+    """
+    metadata = {"least": least, "choices": choices}
+    return field(default=default, repr=not secret, metadata=metadata)
+
+
+@cache
+def options_of(make: Callable[..., Any], without: tuple[str, ...] = ()) -> Mapping[str, Option]:
+    """The options of a class: its parameters that have a default and can be read from a text.
+
+    Args:
+        make: The class.
+        without: Parameters that are no options.
+    """
+    holder = make if is_dataclass(make) else vars(make)["__init__"]
+    hints = typing.get_type_hints(holder, include_extras=True)
+    more = {f.name: f.metadata for f in fields(make)} if is_dataclass(make) else {}
+    options: dict[str, Option] = {}
+    for name, parameter in inspect.signature(make).parameters.items():
+        limits = more.get(name, {})
+        choices = limits.get("choices")
+        read = partial(_choose, choices) if choices else _reader(hints.get(name))
+        if read is None or name in without or parameter.default is parameter.empty:
+            continue
+        options[name] = Option(read, limits.get("least"))
+        if name in SECRETS:
+            options[f"{name}_file"] = Option(lambda value: read_secret(Path(_text(value))))
+    return options
+
+
+def _reader(hint: Any) -> Callable[[object], Any] | None:
+    """How a value of a type is read; None if it cannot be written in a text."""
+    kinds = [kind for kind in typing.get_args(hint) if kind is not NoneType]
+    if typing.get_origin(hint) is Annotated:
+        return next(kind for kind in kinds[1:] if callable(kind))
+    if typing.get_origin(hint) is Literal:
+        return partial(_choose, tuple(kinds))
+    if len(kinds) == 1:  # X | None
+        return _reader(kinds[0])
+    return _READERS.get(hint)
+
+
+def read_values(
+    known: Mapping[str, Option], scheme: str, values: Mapping[str, object]
+) -> dict[str, Any]:
+    """The values of options, read.
+
+    Raises:
+        InvalidValueError: If an option is unknown, of the wrong type, or out of range; the text
+            names the nearest one and never the value of a secret.
+        MissingFileError: If the file of a secret cannot be read.
+    """
+    read: dict[str, Any] = {}
+    for name, value in values.items():
+        plain = name.removesuffix("_file")
+        if name not in known:
+            # It may be a piece of a password that has a "&" in it.
+            guarded = any(other in known and _is_secret(other) for other in values)
+            got = name if name.isidentifier() and len(name) <= 20 and not guarded else None
+            hint = (nearest(name, known) if got else None) or f"it has {_listed(known)}"
+            raise InvalidValueError(f"{scheme}: no such option", got=got, hint=hint)
+        try:
+            found = known[name].read(value)
+            least = known[name].least
+            if least is not None and found < least:
+                raise InvalidValueError(f"must be at least {least:g}", got=value)
+        except InvalidValueError as error:
+            got = None if _is_secret(name) else error.got
+            raise InvalidValueError(
+                f"{scheme}: {name} {error.what}", got=got, hint=error.hint
+            ) from None
+        read[plain if plain in SECRETS else name] = found
+    return read
+
+
+def read_options(cls: Callable[..., T], scheme: str, values: Mapping[str, object]) -> T:
+    """An instance of a dataclass of options.
+
+    Raises:
+        InvalidValueError, MissingFileError: See :func:`read_values`.
+    """
+    return cls(**read_values(options_of(cls), scheme, values))
+
+
+def _is_secret(name: str) -> bool:
+    return name.removesuffix("_file") in SECRETS
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"
