@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -86,22 +87,19 @@ def _check(args: argparse.Namespace) -> int:
         objects = sum(len(r.boxes) for r in data.records)
         without = sum(not len(r.boxes) for r in data.records)
         ignored = sum(int(r.ignored.sum()) for r in data.records)
-        counts = (len(data.records), without, objects, ignored)
-        rows.append([split or "all", *map(str, counts)])
+        figures = (len(data.records), without, objects, ignored)
+        rows.append([split or "all", *map(str, figures)])
     form = dataset_format(args.path)
     columns = ["split", "pictures", "without labels", "objects", "of them ignored"]
     ui.table(f"{args.path} ({form})", columns, rows)
     names = next(iter(opened.values())).class_names
-    counts_by_class = [0] * len(names)
-    for data in opened.values():
-        for record in data.records:
-            for label in record.labels.tolist():
-                counts_by_class[label] += 1
-    pairs = zip(names, map(str, counts_by_class), strict=True)
-    ui.table("classes", ["class", "objects"], [list(pair) for pair in pairs])
+    records = [record for data in opened.values() for record in data.records]
+    counts = Counter(label for record in records for label in record.labels.tolist())
+    rows = [[name, str(counts[label])] for label, name in enumerate(names)]
+    ui.table("classes", ["class", "objects"], rows)
     report = merged_report(opened.values())
-    if not sum(counts_by_class):
-        report.add("pictures and no label at all", str(args.path), sum(map(len, opened.values())))
+    if not counts:
+        report.add("pictures and no label at all", str(args.path), len(records))
     for line in report.lines():
         print(line)
     if not report.lines():

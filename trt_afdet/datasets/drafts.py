@@ -181,15 +181,12 @@ def _record(
 
 def turn_boxes(boxes: npt.NDArray[np.float64], look: Look) -> npt.NDArray[np.float64]:
     """Boxes of the picture as stored, on the picture as shown (orientations 2 to 8)."""
-    first = turn_points(boxes[:, :2], look)
-    second = turn_points(boxes[:, 2:], look)
+    turned = np.concatenate([turn_points(half, look) for half in np.hsplit(boxes, 2)], axis=1)
     # An inverted box must stay one: only what the turn itself swaps is swapped back.
-    flip_x, flip_y = look.orientation in (2, 3, 6, 7), look.orientation in (3, 4, 7, 8)
-    turned = np.concatenate([first, second], axis=1)
-    if flip_x:
-        turned[:, [0, 2]] = turned[:, [2, 0]]
-    if flip_y:
-        turned[:, [1, 3]] = turned[:, [3, 1]]
+    if look.orientation in (2, 3, 6, 7):
+        turned = turned[:, [2, 1, 0, 3]]
+    if look.orientation in (3, 4, 7, 8):
+        turned = turned[:, [0, 3, 2, 1]]
     return turned
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.datasets.record import Dataset
+from trt_afdet.draw import class_color
 from trt_afdet.errors import AfdetError
 
 #: Pixels of a tile's sides, and the most tiles.
@@ -20,8 +22,6 @@ def contact_sheet(datasets: Sequence[Dataset], most: int = MOST) -> npt.NDArray[
 
     Boxes have a colour per class; objects that are ignored (crowds, difficult) are grey.
     """
-    import cv2
-
     tiles = []
     for data in datasets:
         for record in data.head(max(1, most // len(datasets))).records:
@@ -39,7 +39,7 @@ def contact_sheet(datasets: Sequence[Dataset], most: int = MOST) -> npt.NDArray[
                 record.boxes, record.labels, record.ignored, strict=True
             ):
                 corners = [round(float(v) * scale) for v in box]
-                colour = (140, 140, 140) if ignored else _colour(int(label))
+                colour = (140, 140, 140) if ignored else class_color(int(label))
                 cv2.rectangle(tile, corners[:2], corners[2:], colour, 1)
                 name = data.class_names[int(label)]
                 place = (corners[0] + 2, max(10, corners[1] + 10))
@@ -53,13 +53,3 @@ def contact_sheet(datasets: Sequence[Dataset], most: int = MOST) -> npt.NDArray[
     tiles += [np.full_like(tiles[0], 32)] * (-len(tiles) % columns)
     rows = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
     return np.asarray(np.vstack(rows), np.uint8)
-
-
-def _colour(label: int) -> tuple[int, int, int]:
-    """Distinct hues: steps of the golden angle."""
-    hue = label * 137.508 % 360
-    values = []
-    for offset in (240, 120, 0):  # B, G, R
-        distance = abs((hue - offset + 180) % 360 - 180)
-        values.append(int(60 + 195 * max(0.0, min(1.0, 2 - distance / 60))))
-    return values[0], values[1], values[2]
