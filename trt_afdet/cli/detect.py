@@ -17,10 +17,19 @@ from typing import IO, TYPE_CHECKING, Any
 from trt_afdet import __version__
 from trt_afdet.assets import SHIPPED_MODEL
 from trt_afdet.cli import ui
-from trt_afdet.support.files import output_file
+from trt_afdet.cli.journal import Journal
+from trt_afdet.errors import InvalidValueError, RunError
+from trt_afdet.support.files import (
+    STDOUT,
+    check_model_path,
+    check_output,
+    data_on_stdout,
+    is_file_target,
+    open_output,
+    output_file,
+)
 
 if TYPE_CHECKING:
-    from trt_afdet.cli.journal import Journal
     from trt_afdet.detections import Detections
     from trt_afdet.media import InputFrame, Inputs
     from trt_afdet.runtime.detector import Detector
@@ -71,10 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from trt_afdet.errors import InvalidValueError
     from trt_afdet.media import open_inputs
     from trt_afdet.runtime.detector import Detector
-    from trt_afdet.support.files import check_output, data_on_stdout
 
     if args.batch < 1:
         raise InvalidValueError("--batch must be at least 1", got=args.batch)
@@ -120,9 +127,6 @@ def _journal(args: argparse.Namespace, source: Inputs) -> Iterator[Journal | Non
     Raises:
         InvalidValueError: If there is no place to keep it, or the settings have changed.
     """
-    from trt_afdet.cli.journal import Journal
-    from trt_afdet.errors import InvalidValueError
-    from trt_afdet.support.files import check_model_path, is_file_target
 
     if not args.resume:
         yield None
@@ -249,8 +253,6 @@ class _Outputs:
 
     def __post_init__(self) -> None:
         """Finds a place for each annotated copy, but never that of a source."""
-        from trt_afdet.errors import InvalidValueError
-
         self.targets = {} if self.out is None else _choose_targets(self.out, self.source)
         targets = [*self.targets.values(), *([] if self.jsonl is None else [self.jsonl])]
         targets = [target for target in targets if os.path.lexists(target)]
@@ -279,7 +281,6 @@ class _Outputs:
 
     def __enter__(self) -> _Outputs:
         from trt_afdet.media import VideoWriter
-        from trt_afdet.support.files import check_output, open_output
 
         with ExitStack() as stack:  # Closes what is open already if the next cannot be opened.
             if self.jsonl is not None:
@@ -336,7 +337,6 @@ class _Outputs:
     def finish(self) -> None:
         """Ends the last source, and writes what an earlier run and this one have found."""
         from trt_afdet.records import dumps
-        from trt_afdet.support.files import open_output
 
         self._end_current()
         if self.journal is not None and self.jsonl is not None:
@@ -345,8 +345,6 @@ class _Outputs:
 
     def _show(self, image: Any) -> bool:
         import cv2
-
-        from trt_afdet.errors import RunError
 
         try:
             cv2.imshow("trt-afdet", image)
@@ -389,9 +387,7 @@ def _names_a_file(out: Path, source: Inputs) -> bool:
     Raises:
         InvalidValueError: If it does not fit the source.
     """
-    from trt_afdet.errors import InvalidValueError
     from trt_afdet.media.suffixes import WRITABLE_PICTURES, WRITABLE_VIDEOS
-    from trt_afdet.support.files import STDOUT
 
     if out.is_dir():
         return False

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from trt_afdet.errors import InvalidValueError, RunError
+from trt_afdet.support.files import TEXT_ERRORS, write_error, write_whole
+
 
 class Journal:
     """A file that says what is done: its settings, then a line per frame, then ends of videos.
@@ -34,8 +37,6 @@ class Journal:
         self._file: IO[bytes]
 
     def __enter__(self) -> Journal:
-        from trt_afdet.errors import RunError
-        from trt_afdet.support.files import write_error
 
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +101,6 @@ class Journal:
             self._write(self._settings)
 
     def _compare(self, before: dict[str, Any]) -> None:
-        from trt_afdet.errors import InvalidValueError
 
         names = [n for n in {**before, **self._settings} if before.get(n) != self._settings.get(n)]
         if names:
@@ -112,12 +112,9 @@ class Journal:
             )
 
     def _write(self, entry: dict[str, Any]) -> None:
-        from trt_afdet.support.files import TEXT_ERRORS, write_error
 
         data = (json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8", TEXT_ERRORS)
         try:
-            written = 0
-            while written < len(data):
-                written += self._file.write(data[written:]) or 0
+            write_whole(self._file.fileno(), data)
         except OSError as error:
             raise write_error(self.path, error) from error

@@ -65,6 +65,23 @@ def write_error(path: Path, error: OSError) -> WriteError:
     )
 
 
+def write_whole(file: int, data: bytes) -> None:
+    """Writes all of ``data`` to the end of an open file, or nothing.
+
+    Raises:
+        OSError: If it cannot be written; what was written of it is cut off again.
+    """
+    written = 0
+    try:
+        while written < len(data):
+            written += os.write(file, memoryview(data)[written:])
+    except OSError:
+        about = os.fstat(file)
+        if written and stat.S_ISREG(about.st_mode):
+            os.ftruncate(file, about.st_size - written)
+        raise
+
+
 def output_file(text: str) -> Path:
     """The argparse type of an option that names an output file; ``-`` is standard output.
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, RunError
-from trt_afdet.support.files import write_error
+from trt_afdet.support.files import write_error, write_whole
 
 #: When data is forced onto the disk. never: the kernel decides (a power cut may cost half a
 #: minute). second: at most a second later. always: before ``append`` returns. A kill of the process
@@ -189,13 +189,9 @@ class AppendingFile:
         return (about.st_dev, about.st_ino) != self._identity
 
     def _write(self, record: bytes) -> None:
-        written = 0
         try:
-            while written < len(record):
-                written += os.write(self._file, memoryview(record)[written:])
+            write_whole(self._file, record)
         except OSError as error:
-            if written and self._identity is not None:
-                os.ftruncate(self._file, os.fstat(self._file).st_size - written)
             raise write_error(self.path, error) from error
 
     def _sync(self) -> None:

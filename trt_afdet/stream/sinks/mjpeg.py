@@ -147,10 +147,9 @@ class MjpegSink:
     def _stream_of(self, source: str) -> _Stream:
         name = self._names.setdefault(source, slug(source))
         with self._lock:
-            stream = self._streams.get(name)
-            if stream is None:
-                stream = self._streams[name] = _Stream(self)
-            return stream
+            if name not in self._streams:
+                self._streams[name] = _Stream(self)
+            return self._streams[name]
 
 
 class _Stream:

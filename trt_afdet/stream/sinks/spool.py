@@ -208,8 +208,8 @@ class Spool:
     def _translated(self, error: sqlite3.Error) -> AfdetError:
         text = str(error)
         if "locked" in text:
-            hint = "give each its own by spool=FILE"
-            return RunError("another process uses this spool", got=self.path, hint=hint)
+            what = "another process uses this spool"
+            return RunError(what, got=self.path, hint="give each its own by spool=FILE")
         if "not a database" in text or "malformed" in text or "no such column" in text:
             what = "the file is no spool, or damaged"
             return CorruptFileError(what, got=self.path, hint="move it away")

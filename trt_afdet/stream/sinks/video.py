@@ -24,7 +24,7 @@ from trt_afdet.media.pyav import load_av
 from trt_afdet.stream.frame import StreamFrame, StreamResult
 from trt_afdet.stream.monitoring.status import FINAL, StatusEvent
 from trt_afdet.stream.options import Seconds, Size
-from trt_afdet.support.files import write_error
+from trt_afdet.support.files import write_error, write_whole
 from trt_afdet.support.slug import slug
 
 log = logging.getLogger("trt_afdet.stream")
@@ -72,7 +72,8 @@ class VideoSink:
         self.name = f"video {folder}"
         self.path = folder / ".afdet.lock"
         self.durable = wait
-        self.skipped = 0
+        #: Frames that were not recorded because the disk was full.
+        self.dropped = 0
         self._folder = folder
         self._segment = segment
         self._keep_free = keep_free
@@ -84,11 +85,6 @@ class VideoSink:
         self._looked = float("-inf")
         self._paused = False
 
-    @property
-    def dropped(self) -> int:
-        """Frames that were not recorded because the disk was full."""
-        return self.skipped
-
     def open(self) -> None:
         """Makes the folder, looks for the encoder, and repairs what a kill has left."""
         self._codec = choose_codec(self._wanted)
@@ -99,11 +95,8 @@ class VideoSink:
         except BlockingIOError as error:
             os.close(self._lock)
             self._lock = -1
-            raise RunError(
-                "another process records into this folder",
-                got=self._folder,
-                hint="give each its own",
-            ) from error
+            what = "another process records into this folder"
+            raise RunError(what, got=self._folder, hint="give each its own") from error
         except OSError as error:
             raise write_error(self._folder, error) from error
         for path, _ in self._own_files():
@@ -114,7 +107,7 @@ class VideoSink:
 
     def write(self, result: StreamResult) -> None:
         if not self._has_space():
-            self.skipped += 1
+            self.dropped += 1
             return
         frame = result.frame
         segment = self._open.get(frame.source)
@@ -290,13 +283,10 @@ class _WholeWrites:
     def write(self, data: bytes) -> int:
         if self.error is not None:  # FFmpeg goes on after an error; the file must not.
             raise self.error
-        begin, written = self._file.tell(), 0
         try:
-            while written < len(data):
-                written += self._file.write(memoryview(data)[written:])
+            write_whole(self._file.fileno(), data)
         except OSError as error:
             self.error = error
-            self._file.truncate(begin)
             raise
         return len(data)
 
