@@ -14,7 +14,7 @@ import numpy.typing as npt
 from trt_afdet.datasets.checks import NAMES_SHOWN, Report
 from trt_afdet.datasets.find import same_name
 from trt_afdet.errors import CorruptFileError, InvalidValueError
-from trt_afdet.media import FrameReader, read_picture
+from trt_afdet.media import FrameReader
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,15 @@ class Record:
     def ignored(self) -> npt.NDArray[np.bool_]:
         """bool [N]: objects that are neither training targets nor missed if not found."""
         return self.difficult | self.crowd
+
+    def check_size(self, frame: npt.NDArray[np.uint8]) -> None:
+        """Raises CorruptFileError if boxes were drawn on a picture of another size."""
+        if frame.shape[:2] != (self.height, self.width):
+            raise CorruptFileError(
+                f"{self.path} is {frame.shape[1]}x{frame.shape[0]}, its annotations say "
+                f"{self.width}x{self.height}",
+                hint="was the picture changed after it was annotated?",
+            )
 
     @classmethod
     def build(
@@ -218,16 +227,8 @@ class Dataset:
             MissingFileError, CorruptFileError: If it cannot be read, or has another size than the
                 annotations say.
         """
-        if record.frame_index is None:
-            frame = read_picture(record.path)
-        else:
-            frame = (videos or FrameReader()).read(record.path, record.frame_index)
-        if frame.shape[:2] != (record.height, record.width):
-            raise CorruptFileError(
-                f"{record.path} is {frame.shape[1]}x{frame.shape[0]}, its annotations say "
-                f"{record.width}x{record.height}",
-                hint="was the picture changed after it was annotated?",
-            )
+        frame = (videos or FrameReader()).read(record.path, record.frame_index)
+        record.check_size(frame)
         return frame
 
     def frames(self) -> Iterator[tuple[Record, npt.NDArray[np.uint8]]]:

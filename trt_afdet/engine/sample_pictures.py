@@ -19,7 +19,6 @@ from trt_afdet.media import (
     FrameReader,
     count_frames,
     is_video_file,
-    read_picture,
 )
 from trt_afdet.support.files import file_sha256
 
@@ -52,19 +51,13 @@ class Pictures:
         with FrameReader() as videos:
             for index, (path, number) in enumerate(zip(self.files, self.frames, strict=True)):
                 try:
-                    frame = read_picture(path) if number is None else videos.read(path, number)
-                    self._check_size(index, frame)
+                    frame = videos.read(path, number)
+                    if self.truth is not None:
+                        self.truth.records[index].check_size(frame)
                 except (CorruptFileError, MissingFileError) as error:
                     self.skipped[index] = error
                     continue
                 yield index, frame
-
-    def _check_size(self, index: int, frame: Frame) -> None:
-        """Boxes are of use only on a picture of the size they were drawn on."""
-        if self.truth is not None:
-            record = self.truth.records[index]
-            if frame.shape[:2] != (record.height, record.width):
-                raise CorruptFileError(f"{record.path} is not of the size its annotations say")
 
     def truth_for(self, names: tuple[str, ...]) -> Dataset | None:
         """The truth with a model's classes; see :meth:`Dataset.for_model`."""

@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from trt_afdet.errors import CorruptFileError
 from trt_afdet.media.content import HEAD, check_is_file, looks_like, picture_format
+from trt_afdet.media.pictures import read_picture
 from trt_afdet.media.pyav import load_av, open_input
 
 if TYPE_CHECKING:
@@ -415,19 +416,21 @@ _HINTS = {
 
 
 class FrameReader:
-    """Frames of videos by number; cheap as long as the numbers rise."""
+    """Pictures, and frames of videos by number; cheap as long as the numbers rise."""
 
     def __init__(self) -> None:
         self._video: Video | None = None
         self._next = 0
 
-    def read(self, path: str | Path, number: int) -> Image:
-        """A frame as BGR uint8 [H, W, 3].
+    def read(self, path: str | Path, number: int | None) -> Image:
+        """A frame of a video, or with None a picture, as BGR uint8 [H, W, 3].
 
         Raises:
-            MissingFileError, CorruptFileError: If the video cannot be read that far.
+            MissingFileError, CorruptFileError: If it cannot be read, or the video not that far.
         """
         path = Path(path)
+        if number is None:
+            return read_picture(path)
         if self._video is None or path != self._video.path or number < self._next:
             self.close()
             self._video, self._next = Video(path), 0
