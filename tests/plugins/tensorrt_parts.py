@@ -70,6 +70,13 @@ class TensorRT:
     python: str
     environment: dict[str, str]
 
+    @property
+    def env(self) -> dict[str, str]:
+        """Of a process that imports TensorRT and this checkout."""
+        paths = [self.environment.get("PYTHONPATH", ""), str(ROOT)]
+        joined = os.pathsep.join(filter(None, paths))
+        return {**os.environ, **self.environment, "PYTHONPATH": joined}
+
     def run(self, code: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         """Runs a program; a crash shows as a negative exit status."""
         return subprocess.run(
@@ -77,7 +84,7 @@ class TensorRT:
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, **self.environment},
+            env=self.env,
         )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trt_afdet.support.files import check_output, data_on_stdout, is_file_target, output_file
 
 if TYPE_CHECKING:
-    from trt_afdet.engine.plan import BuildOptions
+    from trt_afdet.engine.options import BuildOptions, Option
 
 SUMMARY = "build a TensorRT engine from a model.onnx, and check that it is what was asked for"
 
@@ -35,6 +35,8 @@ _UNITS = {"": 2**20, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from trt_afdet.engine.options import options
+
     parser.epilog = EPILOG
     parser.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="an exported .onnx")
     parser.add_argument(
@@ -45,132 +47,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the engine to write",
     )
-    _add_precision(parser.add_argument_group("precision"))
-    _add_network(parser.add_argument_group("network"))
-    _add_builder(parser.add_argument_group("builder"))
-    _add_other(parser)
-
-
-def _add_precision(group: Any) -> None:
-    add = group.add_argument
-    add(
-        "--precision",
-        choices=("fp32", "fp16", "int8", "best"),
-        help="fp16 by default; int8 has fp16 for the rest; best: whichever of the two is measured "
-        "to be faster",
+    groups = {"run": parser}
+    for option in options():
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)  # type: ignore[assignment]
+        _add(groups[option.group], option)
+    parser.add_argument(
+        "--flavour", choices=("auto", "tensorrt", "rtx"), default="auto", help="which TensorRT"
     )
+    parser.add_argument("-v", "--verbose", action="store_true", help="show what TensorRT says")
+    _add_trtexec(parser)
+
+
+def _add(parser: Any, option: Option) -> None:
+    """An option as the table describes it; without it on the command line, args hold None."""
+    more: dict[str, Any] = {"dest": option.name, "help": option.help_line, "default": None}
+    if option.is_switch:
+        more |= {"action": "store_const", "const": not option.switch_off}
+    else:
+        more |= {"metavar": option.metavar, "choices": option.choices or None}
+        more["type"] = _TYPES.get(option.name, type(option.default))
+        if option.default is None or isinstance(option.default, tuple):
+            more["type"] = _TYPES.get(option.name, str)
+    parser.add_argument(*option.flags, **more)
+
+
+#: How the text of an option is read where its default does not say it.
+_TYPES: dict[str, Any] = {
+    "calib_cache": output_file,
+    "picture": output_file,
+    "timing_cache": output_file,
+    "plugin": Path,
+    "verify_images": int,
+    "optimization_level": int,
+    "dla_core": int,
+}
+
+
+def _add_trtexec(parser: argparse.ArgumentParser) -> None:
+    """trtexec's own words, where they are more than another name."""
+    add = parser.add_argument
     for name in ("fp16", "int8", "best"):
         add(f"--{name}", dest="flags", action="append_const", const=name, help=argparse.SUPPRESS)
-    add("--io", choices=("float32", "float16"), help="type of input and heads (default: float32)")
-    add("--keep", metavar="BLOCKS", help="blocks or nodes of higher precision: stem,head/reg")
-    add("--calib", metavar="DATA", help="INT8 calibration pictures: folder, dataset or video")
-    add("--calib-images", type=int, default=512, metavar="N", help="of them (default: 512)")
-    add(
-        "--calib-method",
-        choices=("minmax", "percentile", "entropy"),
-        help="how ranges are found (default: minmax)",
-    )
-    add(
-        "--calib-cache",
-        type=output_file,
-        metavar="FILE",
-        help="ranges (default: beside the engine)",
-    )
-    add(
-        "--int8-mode",
-        choices=("explicit", "implicit"),
-        default="explicit",
-        help="Q/DQ in the network, or TensorRT's own calibrator (8.x and 10.x)",
-    )
-    add(
-        "--held-out",
-        type=int,
-        default=128,
-        metavar="N",
-        help="pictures on which each block's damage by INT8 is measured; 0: none (default: 128)",
-    )
-    add(
-        "--max-ap-drop",
-        type=float,
-        default=0.5,
-        metavar="POINTS",
-        help="AP that INT8 may lose; blocks stay FP16 until it is less (default: 0.5)",
-    )
-    add("--picture", type=output_file, metavar="PNG", help="draw what INT8 does to each block")
-    add("--no-tf32", "--noTF32", action="store_true", help="FP32 layers compute in full FP32")
-    add("--verify", metavar="DATA", help="compare model and engine on these: dataset or folder")
-    add("--verify-images", type=int, metavar="N", help="of them (default: all)")
-    add(
-        "--verify-limits",
-        metavar="NAME=VALUE,...",
-        help="of the comparison: output_error, matched, ap_drop (defaults go by precision)",
-    )
-    add("--allow-fallback", action="store_true", help="take an engine of larger types than asked")
-
-
-def _add_network(group: Any) -> None:
-    add = group.add_argument
-    add("--nms", choices=("plugin", "onnx", "none"), default="none", help="default: none")
-    add("--plugin", "--dynamicPlugins", "--plugins", type=Path, metavar="FILE", help="its library")
-    add("--batch", metavar="MIN,OPT,MAX", help="or one number (default: 1)")
-    for name in ("shapes", "minShapes", "optShapes", "maxShapes"):
+    for name in ("shapes", "minShapes", "optShapes", "maxShapes", "memPoolSize", "tacticSources"):
         add(f"--{name}", help=argparse.SUPPRESS)
-
-
-def _add_builder(group: Any) -> None:
-    add = group.add_argument
-    add("--flavour", choices=("auto", "tensorrt", "rtx"), default="auto", help="which TensorRT")
-    add(
-        "--compute-capability",
-        metavar="LIST",
-        help="for these GPUs, TensorRT-RTX only: 8.6,8.9 (default: this one's, else from 8.0 on)",
-    )
-    add("--workspace", metavar="SIZE", help="MiB, or 2G, 512M (default: half of what is free)")
-    add("--memPoolSize", help=argparse.SUPPRESS)
-    add(
-        "--timing-cache",
-        "--timingCacheFile",
-        type=output_file,
-        metavar="FILE",
-        help="default: beside the engine",
-    )
-    add("--no-timing-cache", "--noTimingCache", action="store_true", help="measure all anew")
-    add(
-        "--optimization-level", "--builderOptimizationLevel", type=int, metavar="0-5", help="effort"
-    )
-    add(
-        "--version-compatible",
-        "--versionCompatible",
-        "--vc",
-        action="store_true",
-        help="for newer versions of TensorRT too",
-    )
-    add(
-        "--hardware-compatible",
-        "--hardwareCompatibilityLevel",
-        metavar="LEVEL",
-        default="none",
-        help="ampere_plus or same_compute_capability: for other GPUs too",
-    )
-    add("--strip-weights", "--stripWeights", action="store_true", help="leave the weights out")
-    add("--dla-core", "--useDLACore", type=int, metavar="N", help="run on this DLA core")
-    add(
-        "--gpu-fallback",
-        "--allowGPUFallback",
-        action="store_true",
-        help="what the DLA cannot run runs on the GPU",
-    )
-    add("--without-tactics", metavar="LIST", help="sources of kernels to leave out: CUDNN,CUBLAS")
-    add("--tacticSources", help=argparse.SUPPRESS)
-
-
-def _add_other(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--dry-run", action="store_true", help="convert, parse, check, show the plan; no build")
-    add("--force", action="store_true", help="replace a file that is no engine of trt-afdet")
-    add("-v", "--verbose", action="store_true", help="show what TensorRT says")
     add("--onnx", type=Path, dest="onnx", help=argparse.SUPPRESS)
-    # What trtexec needs to be told and this command does anyway.
+    # This command always does these.
     for name in ("stronglyTyped", "buildOnly", "skipInference", "explicitBatch"):
         add(f"--{name}", action="store_true", help=argparse.SUPPRESS)
     for name in ("profilingVerbosity", "precisionConstraints"):
@@ -222,7 +144,7 @@ def options_of(args: argparse.Namespace) -> BuildOptions:
     Raises:
         InvalidValueError: If two of its words contradict each other, or one cannot be read.
     """
-    from trt_afdet.engine.plan import BuildOptions
+    from trt_afdet.engine.options import BuildOptions, options
     from trt_afdet.errors import InvalidValueError
 
     onnx = _either(args.model, args.onnx, "MODEL", "--onnx")
@@ -238,44 +160,22 @@ def options_of(args: argparse.Namespace) -> BuildOptions:
             "an engine needs a file, with its sidecar beside it", got=args.output
         )
     batch, image = _shapes(args)
-    without = _words(args.without_tactics) + _tactics(args.tacticSources)
-    return BuildOptions(
-        onnx=onnx,
-        output=args.output,
-        precision=_precision(args),
-        io=args.io or "float32",
-        nms=args.nms,
-        batch=batch,
-        image=image,
-        keep=_words(args.keep),
-        calib=args.calib,
-        calib_images=args.calib_images,
-        calib_method=args.calib_method,
-        calib_cache=args.calib_cache,
-        int8_mode=args.int8_mode,
-        held_out=args.held_out,
-        max_ap_drop=args.max_ap_drop,
-        picture=args.picture,
-        verify=args.verify,
-        verify_images=args.verify_images,
-        verify_limits=_limits(args.verify_limits),
-        tf32=not args.no_tf32,
-        workspace=_workspace(args),
-        timing_cache=_timing_cache(args),
-        use_timing_cache=not args.no_timing_cache,
-        optimization_level=args.optimization_level,
-        version_compatible=args.version_compatible,
-        hardware_compatible=_compatibility(args.hardware_compatible),
-        strip_weights=args.strip_weights,
-        dla_core=args.dla_core,
-        gpu_fallback=args.gpu_fallback,
-        allow_fallback=args.allow_fallback,
-        compute_capability=tuple(map(_capability, _words(args.compute_capability))),
-        plugin=args.plugin,
-        without_tactics=without,
-        force=args.force,
-        dry_run=args.dry_run,
-    )
+    read: dict[str, Any] = {
+        "precision": _precision(args),
+        "batch": batch,
+        "keep": _words(args.keep),
+        "verify_limits": _limits(args.verify_limits),
+        "workspace": _workspace(args),
+        "timing_cache": _timing_cache(args),
+        "hardware_compatible": _compatibility(args.hardware_compatible),
+        "compute_capability": tuple(map(_capability, _words(args.compute_capability))),
+        "without_tactics": _words(args.without_tactics) + _tactics(args.tacticSources),
+    }
+    for option in options():
+        value = getattr(args, option.name)
+        if option.name not in read and value is not None:
+            read[option.name] = value
+    return BuildOptions(onnx=onnx, output=args.output, image=image, **read)
 
 
 def _either(first: Any, second: Any, name: str, alias: str) -> Any:
@@ -363,7 +263,7 @@ def _timing_cache(args: argparse.Namespace) -> Path | None:
     from trt_afdet.errors import InvalidValueError
 
     path: Path | None = args.timing_cache
-    if path is not None and args.no_timing_cache:
+    if path is not None and args.use_timing_cache is False:
         raise InvalidValueError("--timing-cache and --no-timing-cache contradict", got=path)
     return path
 
@@ -392,8 +292,10 @@ def _capability(text: str) -> str:
     return f"{digits[:-1]}.{digits[-1]}" if re.fullmatch(r"\d{2,3}", digits) else digits
 
 
-def _compatibility(text: str) -> str:
+def _compatibility(text: str | None) -> str:
     """Also as trtexec writes it: "ampere+", "sameComputeCapability"."""
+    if text is None:
+        return "none"
     snake = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text).lower()
     return snake.replace("ampere+", "ampere_plus")
 

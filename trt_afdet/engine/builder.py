@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from trt_afdet.engine.plan import Plan
+from trt_afdet.engine.plan import BuildPlan
 from trt_afdet.engine.precision.readback import (
     LEAST_SHARE,
     Precisions,
@@ -30,6 +30,7 @@ from trt_afdet.trt.sidecar import EngineSidecar, sidecar_path
 if TYPE_CHECKING:
     import onnx
 
+    from trt_afdet.engine.onnx.model_file import Canonical
     from trt_afdet.engine.precision.implicit_calibration import ImplicitCalibration
     from trt_afdet.engine.precision.sensitivity import Sensitivity
     from trt_afdet.engine.prepare import Converted
@@ -81,6 +82,7 @@ class Prepared:
 
     Attributes:
         plan: What to do.
+        source: The canonical model.
         converted: The model in its precision, without NMS.
         model: What was parsed.
         builder, network, config, logger: TensorRT's.
@@ -91,7 +93,8 @@ class Prepared:
         calibration: Pictures of implicit INT8, else None.
     """
 
-    plan: Plan
+    plan: BuildPlan
+    source: Canonical
     converted: Converted
     model: onnx.ModelProto
     builder: Any
@@ -107,31 +110,32 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Built:
-    """A plan in memory, with all that is known of it.
+    """An engine in memory, with all that is known of it.
 
     Attributes:
-        plan: The engine's bytes.
+        engine_bytes: What the file will hold.
         sidecar: What will lie beside it.
     """
 
-    plan: memoryview
+    engine_bytes: memoryview
     sidecar: EngineSidecar
 
 
-def prepare(plan: Plan, listener: Listener) -> Prepared:
+def prepare(plan: BuildPlan, listener: Listener) -> Prepared:
     """Converts, parses, reads precision back and configures.
 
     Raises:
         AfdetError: See the modules that do it; FallbackError if the parsed network is not of the
             precision that was asked for.
     """
-    from trt_afdet.engine.onnx.model_file import load_canonical
+    from trt_afdet.engine.onnx.model_file import Canonical
     from trt_afdet.engine.onnx.nms import add_nms
     from trt_afdet.interface import PLUGIN_VERSION
 
     options, flavour = plan.options, plan.flavour
     # What is wrong with the model or the plugin shows before minutes of calibration.
-    canonical, spec = load_canonical(options.onnx)
+    source = Canonical.load(options.onnx)
+    canonical, spec = source.model, source.spec
     _check_batch(canonical, options.batch)
     _check_image(spec, options.image)
     logger = flavour.make_logger()
@@ -151,7 +155,7 @@ def prepare(plan: Plan, listener: Listener) -> Prepared:
 
     if options.precision == "int8":
         parsed(canonical)
-    converted = _convert(plan, listener)
+    converted = _convert(plan, source, listener)
     model, network, parser = parsed(converted.model)
     planned: Mapping[str, str] = of_model(converted.model, block).types
     config = flavour.make_config(builder)
@@ -170,7 +174,7 @@ def prepare(plan: Plan, listener: Listener) -> Prepared:
         check_precision(plan, types, planned, listener)
     _configure(plan, config, listener)
     prepared = Prepared(
-        plan, converted, model, builder, network, config, logger, planned, types,
+        plan, source, converted, model, builder, network, config, logger, planned, types,
         flavour.io(network), alive,
     )  # fmt: skip
     if options.dla_core is not None:
@@ -182,7 +186,7 @@ def prepare(plan: Plan, listener: Listener) -> Prepared:
     return prepared
 
 
-def _convert(plan: Plan, listener: Listener) -> Converted:
+def _convert(plan: BuildPlan, source: Canonical, listener: Listener) -> Converted:
     """Precision into the ONNX, as far as it is not left to flags."""
     from trt_afdet.engine.precision.calibration import FEWEST
     from trt_afdet.engine.precision.sensitivity import save_picture
@@ -217,7 +221,7 @@ def _convert(plan: Plan, listener: Listener) -> Converted:
             wanted["method"] = options.calib_method
         if options.dry_run:  # Only the graph matters.
             wanted |= {"calibration_images": FEWEST, "held_out": 0, "cache": None}
-    return convert(options.onnx, precision, ConvertOptions(**wanted))
+    return convert(source, precision, ConvertOptions(**wanted))
 
 
 def _check_batch(model: onnx.ModelProto, batch: tuple[int, int, int]) -> None:
@@ -240,7 +244,7 @@ def _check_image(spec: ModelSpec, image: tuple[int, ...] | None) -> None:
         )
 
 
-def _check_nms(plan: Plan, model: onnx.ModelProto) -> None:
+def _check_nms(plan: BuildPlan, model: onnx.ModelProto) -> None:
     """What TensorRT's parsers take without a word, or refuse without a reason.
 
     Raises:
@@ -285,7 +289,7 @@ def _top_k(graph: onnx.GraphProto) -> list[tuple[str, int]]:
 
 
 def _keep_float(
-    plan: Plan, canonical: onnx.ModelProto, converted: onnx.ModelProto, model: onnx.ModelProto
+    plan: BuildPlan, canonical: onnx.ModelProto, converted: onnx.ModelProto, model: onnx.ModelProto
 ) -> set[str]:
     """Nodes that flags must not turn into FP16: what it breaks, what was asked for, and NMS."""
     from trt_afdet.engine.precision.blocks import expand
@@ -299,7 +303,7 @@ def _keep_float(
     return names | {node.name for node in model.graph.node if node.name not in before}
 
 
-def _untyped(plan: Plan, planned: Mapping[str, str], floats: set[str]) -> dict[str, str]:
+def _untyped(plan: BuildPlan, planned: Mapping[str, str], floats: set[str]) -> dict[str, str]:
     """The plan of a network that is typed by flags, of which the ONNX tells only Q/DQ."""
     rest = "INT8" if plan.implicit else "FLOAT" if plan.options.precision == "fp32" else "HALF"
     return {
@@ -309,7 +313,7 @@ def _untyped(plan: Plan, planned: Mapping[str, str], floats: set[str]) -> dict[s
 
 
 def check_precision(
-    plan: Plan, types: Precisions, planned: Mapping[str, str], listener: Listener
+    plan: BuildPlan, types: Precisions, planned: Mapping[str, str], listener: Listener
 ) -> tuple[str, ...]:
     """What fell back to a larger type, by block.
 
@@ -334,7 +338,7 @@ def check_precision(
     return fallback
 
 
-def _configure(plan: Plan, config: Any, listener: Listener) -> None:
+def _configure(plan: BuildPlan, config: Any, listener: Listener) -> None:
     options, flavour = plan.options, plan.flavour
     if not options.tf32:
         flavour.forbid_tf32(config)
@@ -362,7 +366,7 @@ def _configure(plan: Plan, config: Any, listener: Listener) -> None:
             listener.warn(f"{plan.timing_cache} is of another GPU or TensorRT; timing anew")
 
 
-def _check_dla(plan: Plan, builder: Any) -> None:
+def _check_dla(plan: BuildPlan, builder: Any) -> None:
     core = plan.options.dla_core
     if core is None:
         return
@@ -399,7 +403,7 @@ def _calibrate(prepared: Prepared, profile: Any, listener: Listener) -> None:
     from trt_afdet.engine.precision.implicit_calibration import ImplicitCalibration
 
     plan = prepared.plan
-    batches = ImplicitCalibration(plan, prepared.converted.spec, listener.progress)
+    batches = ImplicitCalibration(plan, prepared.source, listener.progress)
     prepared.calibration = batches
     prepared.alive.append(plan.flavour.set_calibrator(prepared.config, profile, batches))
 
@@ -516,7 +520,6 @@ def _describe(
     state: BuildState,
 ) -> EngineSidecar:
     from trt_afdet.interface import PLUGIN_VERSION
-    from trt_afdet.support.files import file_sha256
 
     plan, converted = prepared.plan, prepared.converted
     options = plan.options
@@ -540,7 +543,7 @@ def _describe(
         nms=options.nms,
         plugin_version=PLUGIN_VERSION if options.nms == "plugin" else None,
         onnx_file=options.onnx.name,
-        onnx_sha256=file_sha256(options.onnx),
+        onnx_sha256=prepared.source.sha256,
         engine_sha256=hashlib.sha256(data).hexdigest(),
         calibration_key=key,
         batch=options.batch,
@@ -579,5 +582,5 @@ def write(built: Built, engine: Path) -> None:
     # The sidecar takes its place first: beside an older engine it is refused, never believed.
     with atomic_path(engine) as plan, atomic_path(sidecar_path(engine)) as beside:
         with plan.open("wb") as file:
-            file.write(built.plan)
+            file.write(built.engine_bytes)
         beside.write_text(built.sidecar.to_json(), encoding="utf-8")

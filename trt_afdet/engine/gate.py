@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trt_afdet.engine.builder import Built, Listener, write
-from trt_afdet.engine.plan import BuildOptions
+from trt_afdet.engine.options import BuildOptions
 from trt_afdet.errors import AfdetError, WriteError
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import Any
 
 from trt_afdet.engine import gate
 from trt_afdet.engine.builder import Built, Listener, build, prepare, write
-from trt_afdet.engine.plan import BuildOptions, make_plan
+from trt_afdet.engine.options import BuildOptions
+from trt_afdet.engine.plan import make_plan
 from trt_afdet.engine.precision.readback import Precisions
 from trt_afdet.engine.progress import BuildState
 from trt_afdet.errors import InvalidValueError, RunError

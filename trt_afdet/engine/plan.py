@@ -1,230 +1,28 @@
-"""What a build is asked for, and what this machine makes of it, known before it starts."""
+"""What this machine makes of the options of a build, known before it starts."""
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from trt_afdet.engine.options import BuildOptions
 from trt_afdet.errors import AfdetError, InvalidValueError, RunError, WriteError
-from trt_afdet.interface import NMS_FORMS
 from trt_afdet.trt.gpu import Gpu
-from trt_afdet.trt.sidecar import COMPATIBILITIES, PRECISIONS, sidecar_path
+from trt_afdet.trt.sidecar import sidecar_path
 from trt_afdet.trt.versions import Flavour
-
-#: How INT8 gets its ranges: Q/DQ in the network, or TensorRT's own calibrator.
-INT8_MODES = ("explicit", "implicit")
-
-#: What the verification gate can be told to allow; see :class:`trt_afdet.engine.verify.Limits`.
-LIMIT_NAMES = ("output_error", "matched", "ap_drop")
 
 #: Share of the GPU's free memory that a kernel's scratch memory may take; the rest is for weights,
 #: activations and what else runs on a small board.
 _WORKSPACE_SHARE = 0.5
 _LEAST_WORKSPACE = 16 * 2**20
 
-_LEVELS = range(6)
-
-#: What TensorRT's dimensions and sizes hold.
-_LARGEST_BATCH = 2**15
-_LARGEST_SIZE = 2**50
-
 #: Names that readers take for something else than an engine.
 _NOT_ENGINES = (".onnx", ".json")
 
 
-@dataclass(frozen=True, kw_only=True)
-class BuildOptions:
-    """What to build. The command line's help says more of each.
-
-    Attributes:
-        onnx: The canonical model.
-        output: The engine file.
-        precision: One of :data:`trt_afdet.trt.sidecar.PRECISIONS`, or "best".
-        io: Type of input and float heads: "float32" or "float16".
-        nms: One of :data:`trt_afdet.interface.NMS_FORMS`.
-        batch: Smallest, best and largest batch.
-        image: Channels, height and width that the input is meant to have; the model's by default.
-        keep: Blocks or nodes of higher precision.
-        calib: Calibration pictures: folder, COCO .json or video.
-        calib_images: How many to use.
-        calib_method: Of :data:`trt_afdet.engine.precision.calibration.METHODS`; "minmax" if None.
-        calib_cache: File of the ranges; beside the engine by default.
-        int8_mode: One of :data:`INT8_MODES`.
-        held_out: Pictures that sensitivity is measured on; 0 leaves it out.
-        max_ap_drop: Points of AP that INT8 may lose.
-        picture: PNG of each block's damage by INT8, or None.
-        verify: Pictures of the verification gate, or None.
-        verify_images: How many of them; None for all.
-        verify_limits: Limits of the gate by name, of :data:`LIMIT_NAMES`; the precision's own by
-            default.
-        tf32: Whether tensor cores may compute FP32 layers in TF32, as TensorRT does by default.
-        workspace: Bytes; by default half of the memory that is free.
-        timing_cache: File; beside the engine by default.
-        use_timing_cache: Whether to keep timings at all.
-        optimization_level: 0 to 5; TensorRT's default by default.
-        version_compatible: Whether newer versions may load the engine.
-        hardware_compatible: One of :data:`trt_afdet.trt.sidecar.COMPATIBILITIES`.
-        strip_weights: Whether to leave the weights out.
-        dla_core: To run on, or None.
-        gpu_fallback: Whether layers that the DLA cannot run may run on the GPU.
-        allow_fallback: Whether an engine of larger types than asked is fine.
-        compute_capability: GPUs to build for, such as ("8.9",); this machine's by default.
-        plugin: The plugin's library; the installed one by default.
-        without_tactics: Tactic sources to leave out.
-        force: Whether to replace a file that is no engine of ours.
-        dry_run: Whether to stop before the build.
-
-    Raises:
-        InvalidValueError: If a value is out of range, or two do not go together.
-    """
-
-    onnx: Path
-    output: Path
-    precision: str = "fp16"
-    io: str = "float32"
-    nms: str = "none"
-    batch: tuple[int, int, int] = (1, 1, 1)
-    image: tuple[int, ...] | None = None
-    keep: tuple[str, ...] = ()
-    calib: str | None = None
-    calib_images: int = 512
-    calib_method: str | None = None
-    calib_cache: Path | None = None
-    int8_mode: str = "explicit"
-    held_out: int = 128
-    max_ap_drop: float = 0.5
-    picture: Path | None = None
-    verify: str | None = None
-    verify_images: int | None = None
-    verify_limits: tuple[tuple[str, float], ...] = ()
-    tf32: bool = True
-    workspace: int | None = None
-    timing_cache: Path | None = None
-    use_timing_cache: bool = True
-    optimization_level: int | None = None
-    version_compatible: bool = False
-    hardware_compatible: str = "none"
-    strip_weights: bool = False
-    dla_core: int | None = None
-    gpu_fallback: bool = False
-    allow_fallback: bool = False
-    compute_capability: tuple[str, ...] = ()
-    plugin: Path | None = None
-    without_tactics: tuple[str, ...] = ()
-    force: bool = False
-    dry_run: bool = False
-
-    def __post_init__(self) -> None:
-        _one_of("precision", self.precision, (*PRECISIONS, "best"))
-        _one_of("io", self.io, ("float32", "float16"))
-        _one_of("nms", self.nms, NMS_FORMS)
-        _one_of("int8-mode", self.int8_mode, INT8_MODES)
-        _one_of("hardware-compatible", self.hardware_compatible, COMPATIBILITIES)
-        least, best, most = self.batch
-        if not 1 <= least <= best <= most:
-            raise InvalidValueError(
-                "the batch range must ascend from 1 on: MIN,OPT,MAX",
-                got=",".join(map(str, self.batch)),
-            )
-        if most > _LARGEST_BATCH:
-            raise InvalidValueError(f"a batch is at most {_LARGEST_BATCH}", got=most)
-        if self.io == "float16" and self.precision == "fp32":
-            raise InvalidValueError("FP16 input and outputs go with fp16 and int8", got="fp32")
-        if self.optimization_level is not None and self.optimization_level not in _LEVELS:
-            raise InvalidValueError("the optimization level is 0 to 5", got=self.optimization_level)
-        if self.workspace is not None and not 1 <= self.workspace <= _LARGEST_SIZE:
-            raise InvalidValueError(
-                f"the workspace must be above 0 and at most {_LARGEST_SIZE >> 20} MiB",
-                got=f"{self.workspace} bytes",
-            )
-        if self.plugin is not None and self.nms != "plugin":
-            raise InvalidValueError("a plugin goes with --nms plugin", got=f"--nms {self.nms}")
-        self._check_int8()
-        self._check_verify()
-        self._check_dla()
-
-    def _check_int8(self) -> None:
-        if self.precision == "int8" and self.calib is None:
-            raise InvalidValueError(
-                "INT8 needs calibration pictures", hint="--calib FOLDER, COCO.json or VIDEO"
-            )
-        if self.precision in ("fp32", "fp16") and self.calib is not None:
-            raise InvalidValueError(
-                "calibration pictures go with --precision int8 or best", got=self.precision
-            )
-        if self.int8_mode == "implicit" and self.calib_method not in (None, "entropy"):
-            raise InvalidValueError(
-                "TensorRT's own calibrator has the method entropy only", got=self.calib_method
-            )
-        if self.picture is not None and (self.calib is None or self.int8_mode == "implicit"):
-            raise InvalidValueError(
-                "the picture of what INT8 hurts goes with explicit INT8", got=self.picture
-            )
-
-    def _check_verify(self) -> None:
-        for name, value in self.verify_limits:
-            _one_of("verify-limits", name, LIMIT_NAMES)
-            if not (math.isfinite(value) and value >= 0):
-                raise InvalidValueError(f"the limit {name} must be 0 or more", got=value)
-        if self.verify is None and (self.verify_limits or self.verify_images is not None):
-            raise InvalidValueError("there is nothing to verify on", hint="--verify COCO.json")
-        if self.verify_images is not None and self.verify_images < 1:
-            raise InvalidValueError("the gate needs at least 1 picture", got=self.verify_images)
-
-    def _check_dla(self) -> None:
-        if self.dla_core is None:
-            if self.gpu_fallback:
-                raise InvalidValueError("--gpu-fallback goes with --dla-core")
-            return
-        if self.precision not in ("fp16", "int8"):
-            raise InvalidValueError("the DLA computes in fp16 or int8", got=self.precision)
-        if len(set(self.batch)) > 1:
-            raise InvalidValueError(
-                "the DLA takes one batch size", got=",".join(map(str, self.batch))
-            )
-
-    def words(self) -> tuple[str, ...]:
-        """The command line of all that is not in the sidecar elsewhere, to build this again."""
-        valued: dict[str, object] = {
-            "--io": self.io if self.io != "float32" else None,
-            "--keep": ",".join(self.keep) or None,
-            "--workspace": None if self.workspace is None else f"{self.workspace}B",
-            "--optimization-level": self.optimization_level,
-            "--dla-core": self.dla_core,
-            "--without-tactics": ",".join(self.without_tactics) or None,
-            "--plugin": None if self.plugin is None else self.plugin.resolve(),
-        }
-        if self.hardware_compatible != "none":
-            valued["--hardware-compatible"] = self.hardware_compatible
-        if self.precision == "int8":
-            valued |= {
-                "--calib": None if self.calib is None else Path(self.calib).resolve(),
-                "--calib-images": self.calib_images,
-                "--calib-method": self.calib_method,
-                "--int8-mode": self.int8_mode,
-                "--held-out": self.held_out,
-                "--max-ap-drop": self.max_ap_drop,
-            }
-        switches = {
-            "--version-compatible": self.version_compatible,
-            "--strip-weights": self.strip_weights,
-            "--gpu-fallback": self.gpu_fallback,
-            "--allow-fallback": self.allow_fallback,
-            "--no-tf32": not self.tf32,
-        }
-        words = [word for k, v in valued.items() if v is not None for word in (k, str(v))]
-        return (*words, *(k for k, chosen in switches.items() if chosen))
-
-
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InvalidValueError(f"{name} must be one of {', '.join(choices)}", got=value)
-
-
 @dataclass(frozen=True)
-class Plan:
+class BuildPlan:
     """What will be done.
 
     Attributes:
@@ -280,7 +78,7 @@ class Plan:
         return [*rows, ["options", " ".join(chosen.words()) or "none"]]
 
 
-def make_plan(options: BuildOptions, flavour: Flavour, gpu: Gpu | None) -> Plan:
+def make_plan(options: BuildOptions, flavour: Flavour, gpu: Gpu | None) -> BuildPlan:
     """Fits the options to a TensorRT and a GPU.
 
     Raises:
@@ -302,7 +100,7 @@ def make_plan(options: BuildOptions, flavour: Flavour, gpu: Gpu | None) -> Plan:
             "GPUs without one",
         )
     timings, ranges = _caches(options)
-    return Plan(
+    return BuildPlan(
         options=options,
         flavour=flavour,
         gpu=gpu,

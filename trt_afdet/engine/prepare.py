@@ -9,28 +9,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt_afdet.datasets.index import ProgressLike
-from trt_afdet.engine.onnx.model_file import load_canonical
+from trt_afdet.engine.onnx.model_file import Canonical
+from trt_afdet.engine.options import (
+    CALIBRATION_IMAGES,
+    CALIBRATION_METHODS,
+    HELD_OUT,
+    IO_TYPES,
+    MAX_AP_DROP,
+)
 from trt_afdet.engine.precision.blocks import expand
 from trt_afdet.engine.precision.calibration import (
     FEWEST,
-    METHODS,
     Ranges,
     Warn,
     calibrate,
 )
-from trt_afdet.engine.precision.fp16 import IO_TYPES, emulate_half, out_of_range, to_half
+from trt_afdet.engine.precision.fp16 import emulate_half, out_of_range, to_half
 from trt_afdet.engine.precision.placement import place
 from trt_afdet.engine.precision.quantize import quantize
 from trt_afdet.engine.precision.sensitivity import Sensitivity, measure
 from trt_afdet.engine.sample_pictures import open_pictures
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.spec import ModelSpec
-from trt_afdet.support.files import file_sha256
+from trt_afdet.trt.sidecar import PRECISIONS
 
 if TYPE_CHECKING:
     import onnx
-
-PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +49,7 @@ class ConvertOptions:
             TensorRT 10 and newer). TensorRT 8.x wants False and types the rest by a flag.
         calibration: Folder, COCO .json or video; needed for INT8.
         calibration_images: How many to use.
-        method: One of :data:`trt_afdet.engine.precision.calibration.METHODS`.
+        method: One of :data:`~trt_afdet.engine.options.CALIBRATION_METHODS`.
         cache: Where to keep the ranges; nowhere by default.
         held_out: Pictures of the same source, not used for calibration, that sensitivity is
             measured on; 0 leaves it out, and then only ``keep`` is kept.
@@ -62,11 +66,11 @@ class ConvertOptions:
     keep: tuple[str, ...] = ()
     half: bool = True
     calibration: str | Path | None = None
-    calibration_images: int = 512
+    calibration_images: int = CALIBRATION_IMAGES
     method: str = "minmax"
     cache: Path | None = None
-    held_out: int = 128
-    max_ap_drop: float = 0.5
+    held_out: int = HELD_OUT
+    max_ap_drop: float = MAX_AP_DROP
     progress: ProgressLike | None = None
     warn: Warn | None = None
     measured: Callable[[Sensitivity], None] | None = None
@@ -74,9 +78,9 @@ class ConvertOptions:
     def __post_init__(self) -> None:
         if self.io not in IO_TYPES:
             raise InvalidValueError(f"io must be {' or '.join(IO_TYPES)}", got=self.io)
-        if self.method not in METHODS:
+        if self.method not in CALIBRATION_METHODS:
             raise InvalidValueError(
-                f"the method must be one of {', '.join(METHODS)}", got=self.method
+                f"the method must be one of {', '.join(CALIBRATION_METHODS)}", got=self.method
             )
         if self.calibration_images < FEWEST:
             raise InvalidValueError(
@@ -118,11 +122,13 @@ class Converted:
         return emulate_half(self.model)
 
 
-def convert(path: str | Path, precision: str, options: ConvertOptions | None = None) -> Converted:
-    """Reads a canonical model and writes the precision into it.
+def convert(
+    source: str | Path | Canonical, precision: str, options: ConvertOptions | None = None
+) -> Converted:
+    """Writes the precision into a canonical model.
 
     Args:
-        path: The exported model.onnx.
+        source: The exported model.onnx, or what was read from it.
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.
         options: How.
 
@@ -137,7 +143,8 @@ def convert(path: str | Path, precision: str, options: ConvertOptions | None = N
         raise InvalidValueError(f"precision must be one of {', '.join(PRECISIONS)}", got=precision)
     if precision == "int8" and options.calibration is None:
         raise InvalidValueError("INT8 needs calibration pictures", hint="--calib FOLDER")
-    model, spec = load_canonical(path)
+    canonical = source if isinstance(source, Canonical) else Canonical.load(source)
+    model, spec = canonical.model, canonical.spec
     asked = expand(model, options.keep)
     if precision == "fp32":
         return Converted(model, spec, precision, (), report={"operators": _operators(model)})
@@ -146,12 +153,11 @@ def convert(path: str | Path, precision: str, options: ConvertOptions | None = N
         half = to_half(model, asked | too_large, options.io)
         report = {"operators": _operators(half), "out_of_fp16_range": sorted(too_large)}
         return Converted(half, spec, precision, (*options.keep, *sorted(too_large)), report=report)
-    return _to_int8(model, spec, Path(path), asked, options)
+    return _to_int8(canonical, asked, options)
 
 
-def _to_int8(
-    model: onnx.ModelProto, spec: ModelSpec, path: Path, asked: set[str], options: ConvertOptions
-) -> Converted:
+def _to_int8(canonical: Canonical, asked: set[str], options: ConvertOptions) -> Converted:
+    model, spec = canonical.model, canonical.spec
     too_large = _too_large(model, options.warn) if options.half else set()
     fixed = asked | too_large
     assert options.calibration is not None
@@ -169,7 +175,7 @@ def _to_int8(
         # All that could be quantized: the ranges then serve every choice of what is kept.
         place(model).tensors,
         method=options.method,
-        model_sha256=file_sha256(path),
+        model_sha256=canonical.sha256,
         cache=options.cache,
         progress=options.progress,
         warn=options.warn,

@@ -24,6 +24,7 @@ from trt_afdet.engine.compare import (
     infer,
     matched_share,
 )
+from trt_afdet.engine.options import MAX_AP_DROP
 from trt_afdet.engine.sample_pictures import Pictures
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.runtime.backend import Backend
@@ -52,7 +53,7 @@ class Limits:
 LIMITS = {
     "fp32": Limits(output_error=1e-3, matched=0.999, ap_drop=0.05),
     "fp16": Limits(output_error=0.01, matched=0.99, ap_drop=0.1),
-    "int8": Limits(output_error=0.3, matched=0.9, ap_drop=0.5),
+    "int8": Limits(output_error=0.3, matched=0.9, ap_drop=MAX_AP_DROP),
 }
 
 

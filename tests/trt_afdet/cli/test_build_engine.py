@@ -18,6 +18,7 @@ import onnx
 import pytest
 from onnx import helper
 
+from tests.paths import ROOT
 from tests.plugins.tensorrt_parts import (
     PartMissingError,
     TensorRT,
@@ -26,15 +27,15 @@ from tests.plugins.tensorrt_parts import (
     version_key,
 )
 from tests.skips import skip_test
-from tests.trt_afdet.engine.engine_commands import ROOT, SMS, only, run
+from tests.trt_afdet.engine.engine_commands import SMS, only, run
 from tests.trt_afdet.engine.networks import SPEC, build_network, save, write_pictures
 from trt_afdet.cli import build_parser, main
 from trt_afdet.cli.build_engine import options_of
-from trt_afdet.engine.plan import BuildOptions
+from trt_afdet.engine.options import BuildOptions
 from trt_afdet.trt.sidecar import EngineSidecar, read
 
 SHIPPED = ROOT / "trt_afdet" / "assets" / "model.onnx"
-GUIDE = ROOT / "docs" / "build-builder.md"
+GUIDE = ROOT / "docs" / "build-engine.md"
 SM89 = ["--compute-capability", "8.9"]
 
 
@@ -401,7 +402,6 @@ def test_files_that_would_replace_one_another_are_refused(
 
 UNWRITABLE = """
 import os, sys
-sys.path.insert(0, sys.argv[1])
 from trt_afdet.engine import builder
 from trt_afdet.cli import main
 
@@ -410,8 +410,8 @@ def prepare(*arguments):
 
 builder.prepare = prepare
 access = os.access
-os.access = lambda path, mode: str(path) != sys.argv[4] and access(path, mode)
-words = ["build-engine", sys.argv[2], "-o", sys.argv[3], "--compute-capability", "8.9"]
+os.access = lambda path, mode: str(path) != sys.argv[3] and access(path, mode)
+words = ["build-engine", sys.argv[1], "-o", sys.argv[2], "--compute-capability", "8.9"]
 print("status", main(words))
 """
 
@@ -427,7 +427,7 @@ def test_a_folder_that_cannot_be_written_shows_before_the_build(
     rtx: TensorRT, model: Path, tmp_path: Path
 ) -> None:
     """Whoever runs the tests may be root, whom no folder refuses; so the answer is put in."""
-    result = rtx.run(UNWRITABLE, ROOT, model, tmp_path / "a" / "m.engine", tmp_path)
+    result = rtx.run(UNWRITABLE, model, tmp_path / "a" / "m.engine", tmp_path)
     assert result.stdout == "status 2\n"
     assert f"the folder {tmp_path} is not writable" in result.stderr
     assert only(tmp_path) == set()
@@ -435,10 +435,9 @@ def test_a_folder_that_cannot_be_written_shows_before_the_build(
 
 ON_A_SMALL_DISK = """
 import os, sys
-sys.path.insert(0, sys.argv[1])
 from trt_afdet.cli import main
-folder = sys.argv[3]
-words = ["build-engine", sys.argv[2], "-o", folder + "/m.engine", "--compute-capability", "8.9"]
+folder = sys.argv[2]
+words = ["build-engine", sys.argv[1], "-o", folder + "/m.engine", "--compute-capability", "8.9"]
 print("status", main(words), os.listdir(folder))
 """
 
@@ -462,13 +461,13 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(
             "the right to mount a disk (unshare -rm)", "a run as root, or with user namespaces"
         )
     script = f"{mount} '{tmp_path}' && exec \"$@\""
-    command = [rtx.python, "-c", ON_A_SMALL_DISK, str(ROOT), str(model), str(tmp_path)]
+    command = [rtx.python, "-c", ON_A_SMALL_DISK, str(model), str(tmp_path)]
     result = subprocess.run(
         ["unshare", "-rm", "sh", "-c", script, "sh", *command],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, **rtx.environment},
+        env=rtx.env,
     )
     assert result.stdout == "status 2 []\n", result.stderr
     assert result.stderr.count("\n") == 1
@@ -536,13 +535,13 @@ def test_unreadable_pictures_are_counted(rtx: TensorRT, model: Path, tmp_path: P
 def test_a_terminal_gets_a_bar_with_phases(rtx: TensorRT, tmp_path: Path) -> None:
     master, slave = pty.openpty()
     words = [str(SHIPPED), "-o", str(tmp_path / "m.engine"), "--precision", "fp32", *SM89]
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from trt_afdet.cli import main; "
-    code += "sys.exit(main(['build-engine', *sys.argv[2:]]))"
+    code = "import sys; from trt_afdet.cli import main; "
+    code += "sys.exit(main(['build-engine', *sys.argv[1:]]))"
     process = subprocess.Popen(
-        [rtx.python, "-c", code, str(ROOT), *words],
+        [rtx.python, "-c", code, *words],
         stdout=subprocess.DEVNULL,
         stderr=slave,
-        env={**os.environ, **rtx.environment, "TERM": "xterm", "COLUMNS": "120"},
+        env={**rtx.env, "TERM": "xterm", "COLUMNS": "120"},
     )
     os.close(slave)
     said = b""
@@ -600,7 +599,6 @@ def test_every_precision_with_the_plugin(
 #: Builds with a node that names its attributes otherwise.
 ODD_NODE = """
 import sys
-sys.path.insert(0, sys.argv[1])
 from trt_afdet.engine.onnx import nms
 from trt_afdet.cli import main
 
@@ -609,7 +607,7 @@ append = nms._append_plugin
 def odd(model, spec):
     append(model, spec)
     node = model.graph.node[-1]
-    change = sys.argv[5]
+    change = sys.argv[4]
     for attribute in list(node.attribute):
         if attribute.name == "nms_iou" and change == "rename":
             attribute.name = "nms_threshold"
@@ -617,8 +615,8 @@ def odd(model, spec):
             node.attribute.remove(attribute)
 
 nms._append_plugin = odd
-words = ["build-engine", sys.argv[2], "-o", sys.argv[3], "--compute-capability", "8.9"]
-print("status", main([*words, "--nms", "plugin", "--plugin", sys.argv[4]]))
+words = ["build-engine", sys.argv[1], "-o", sys.argv[2], "--compute-capability", "8.9"]
+print("status", main([*words, "--nms", "plugin", "--plugin", sys.argv[3]]))
 """
 
 
@@ -630,7 +628,7 @@ def test_attributes_that_the_plugin_does_not_have_are_refused(
     rtx: TensorRT, model: Path, plugin: Path, tmp_path: Path, change: str, differ: str
 ) -> None:
     """RTX's parser drops them without a word."""
-    result = rtx.run(ODD_NODE, ROOT, model, tmp_path / "m.engine", plugin, change)
+    result = rtx.run(ODD_NODE, model, tmp_path / "m.engine", plugin, change)
     assert result.stdout == "status 2\n", result.stderr
     assert f"its attributes differ (got {differ})" in result.stderr
     assert only(tmp_path) == set()

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.paths import ROOT
 from tests.plugins.tensorrt_parts import PartMissingError, TensorRT, tensorrt_rtx
 from tests.skips import skip_test
 
@@ -26,10 +25,9 @@ def find_rtx() -> TensorRT:
 #: Runs command lines one after the other; a line of JSON each.
 COMMANDS = """
 import contextlib, io, json, sys
-sys.path.insert(0, sys.argv[1])
 from trt_afdet.cli import main
 
-for words in json.loads(sys.argv[2]):
+for words in json.loads(sys.argv[1]):
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = main(words)
@@ -53,7 +51,7 @@ class Outcome:
 
 def run(rtx: TensorRT, *commands: list[Any]) -> list[Outcome]:
     words = [["build-engine", *map(str, command)] for command in commands]
-    result = rtx.run(COMMANDS, str(ROOT), json.dumps(words))
+    result = rtx.run(COMMANDS, json.dumps(words))
     assert result.returncode == 0, result.stdout + result.stderr
     lines = [line for line in result.stdout.splitlines() if line.startswith("[")]
     return [Outcome(*json.loads(line)) for line in lines]

@@ -10,10 +10,11 @@ import onnx
 import pytest
 from onnx import helper
 
+from tests.paths import ROOT
 from tests.plugins.tensorrt_parts import (
     TensorRT,
 )
-from tests.trt_afdet.engine.engine_commands import ROOT, SMS, only, run
+from tests.trt_afdet.engine.engine_commands import SMS, only, run
 from tests.trt_afdet.engine.networks import build_network, save, write_pictures
 from trt_afdet.interface import DETECTION_NAMES
 from trt_afdet.trt.sidecar import read, sidecar_path
@@ -137,27 +138,55 @@ def test_the_gate_writes_its_result_into_the_sidecar(
     assert [c["name"] for c in verification["candidates"]] == ["the converted model"]
 
 
+#: Counts how often the model's file is parsed.
+COUNTING = """
+import sys
+import onnx
+from trt_afdet import build_engine
+read = onnx.load
+count = []
+def load(path, *arguments, **options):
+    count.append(str(path))
+    return read(path, *arguments, **options)
+onnx.load = load
+made = build_engine(sys.argv[1], precision=sys.argv[2], compute_capability=("8.9",),
+                    **({"calib": sys.argv[3], "held_out": 0} if sys.argv[2] == "int8" else {}))
+print(count.count(sys.argv[1]), made.path.exists(), made.sidecar.precision_asked)
+print(made)
+"""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_the_model_is_read_once_and_python_needs_no_listener(
+    rtx: TensorRT, model: Path, precision: str
+) -> None:
+    result = rtx.run(COUNTING, model, precision, CLIP)
+    assert result.returncode == 0, result.stderr
+    first, *summary = result.stdout.splitlines()
+    assert first == f"1 True {precision}"
+    assert "layers, read back from the network" in "\n".join(summary)
+
+
 #: Builds with a converter that forgets to convert.
 FORGETFUL = """
 import sys
-sys.path.insert(0, sys.argv[1])
 import dataclasses
 from trt_afdet.engine import builder
 from trt_afdet.engine.prepare import convert
 from trt_afdet.cli import main
 
-def forgetful(plan, listener):
+def forgetful(plan, source, listener):
     return convert(plan.options.onnx, "fp32")
 
 builder._convert = forgetful
-words = ["build-engine", sys.argv[2], "-o", sys.argv[3], "--compute-capability", "8.9"]
+words = ["build-engine", sys.argv[1], "-o", sys.argv[2], "--compute-capability", "8.9"]
 print("refused:", main(words), flush=True)
 print("allowed:", main([*words, "--allow-fallback"]))
 """
 
 
 def test_a_silent_fp32_engine_is_refused(rtx: TensorRT, model: Path, tmp_path: Path) -> None:
-    result = rtx.run(FORGETFUL, str(ROOT), model, tmp_path / "m.engine")
+    result = rtx.run(FORGETFUL, model, tmp_path / "m.engine")
     assert "refused: 1" in result.stdout
     assert "allowed: 0" in result.stdout
     refusal, *warned = result.stderr.splitlines()
@@ -170,19 +199,19 @@ def test_a_silent_fp32_engine_is_refused(rtx: TensorRT, model: Path, tmp_path: P
 #: A network that RTX parsed; only the answer of a DLA, which no machine here has, is put in.
 DLA = """
 import dataclasses, sys
-sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from trt_afdet.engine import builder
 from trt_afdet.trt.versions import Flavour, load
-from trt_afdet.engine.plan import BuildOptions, make_plan
+from trt_afdet.engine.options import BuildOptions
+from trt_afdet.engine.plan import make_plan
 from trt_afdet.cli.build_engine import Display
 from trt_afdet.errors import AfdetError
 
-options = BuildOptions(onnx=Path(sys.argv[2]), output=Path(sys.argv[3]))
+options = BuildOptions(onnx=Path(sys.argv[1]), output=Path(sys.argv[2]))
 flavour = load("rtx")
 display = Display()
 prepared = builder.prepare(make_plan(options, flavour, None), display)
-Flavour.runs_on_dla = lambda self, config, layer: self.kind(layer) != sys.argv[4]
+Flavour.runs_on_dla = lambda self, config, layer: self.kind(layer) != sys.argv[3]
 for fallback in (False, True):
     chosen = dataclasses.replace(options, dla_core=0, gpu_fallback=fallback)
     prepared.plan = dataclasses.replace(prepared.plan, options=chosen)
@@ -197,13 +226,13 @@ for fallback in (False, True):
 def test_what_a_dla_cannot_run_is_listed_before_the_build(
     rtx: TensorRT, model: Path, tmp_path: Path
 ) -> None:
-    result = rtx.run(DLA, ROOT, model, tmp_path / "m.engine", "DECONVOLUTION")
+    result = rtx.run(DLA, model, tmp_path / "m.engine", "DECONVOLUTION")
     said = " ".join(result.stdout.split())
     assert said.count("on the GPU, not the DLA: 1 layer") == 2, result.stderr
     assert result.stdout.count("neck2") == 2
     assert "refused: the DLA cannot run 1 layer (got n_up (DECONVOLUTION)) - --gpu" in result.stdout
     assert result.stdout.endswith("goes on\n")
-    nothing = rtx.run(DLA, ROOT, model, tmp_path / "m.engine", "NOTHING").stdout
+    nothing = rtx.run(DLA, model, tmp_path / "m.engine", "NOTHING").stdout
     assert nothing == "goes on\ngoes on\n"
 
 
@@ -301,9 +330,8 @@ def test_outputs_that_are_in_the_way(rtx: TensorRT, model: Path, tmp_path: Path)
 
 LIMITED = """
 import resource, signal, sys
-sys.path.insert(0, sys.argv[1])
 from trt_afdet.cli import main
-words = ["build-engine", sys.argv[2], "-o", sys.argv[3], "--compute-capability", "8.9"]
+words = ["build-engine", sys.argv[1], "-o", sys.argv[2], "--compute-capability", "8.9"]
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 print("status", main(words))
 """
@@ -314,20 +342,19 @@ def test_no_room_on_the_disk_is_one_line_and_leaves_the_old_engine(
 ) -> None:
     """A limit on the size of files stands for a full disk: writing fails in the middle."""
     engine = tmp_path / "m.engine"
-    result = rtx.run(LIMITED, str(ROOT), model, engine)
+    result = rtx.run(LIMITED, model, engine)
     assert result.stdout == "status 2\n"
     assert result.stderr.count("\n") == 1
     assert "cannot write (got" in result.stderr
     assert only(tmp_path) == set()
     assert run(rtx, [model, "-o", engine, "--compute-capability", "8.9"])[0].status == 0
     before = engine.read_bytes(), sidecar_path(engine).read_bytes()
-    assert rtx.run(LIMITED, str(ROOT), model, engine).stdout == "status 2\n"
+    assert rtx.run(LIMITED, model, engine).stdout == "status 2\n"
     assert (engine.read_bytes(), sidecar_path(engine).read_bytes()) == before
 
 
 INTERRUPTED = """
 import os, signal, sys, threading
-sys.path.insert(0, sys.argv[1])
 from trt_afdet.engine.progress import BuildState
 from trt_afdet.cli import main
 
@@ -341,7 +368,7 @@ def interrupt(self, name, index):
     return step(self, name, index)
 
 BuildState.step = interrupt
-words = ["build-engine", sys.argv[2], "-o", sys.argv[3], "--compute-capability", "8.9"]
+words = ["build-engine", sys.argv[1], "-o", sys.argv[2], "--compute-capability", "8.9"]
 print("status", main(words), len(sent))
 print("threads", [t.name for t in threading.enumerate()])
 """
@@ -350,7 +377,7 @@ print("threads", [t.name for t in threading.enumerate()])
 def test_ctrl_c_stops_tensorrt_and_leaves_nothing(
     rtx: TensorRT, model: Path, tmp_path: Path
 ) -> None:
-    result = rtx.run(INTERRUPTED, str(ROOT), model, tmp_path / "m.engine")
+    result = rtx.run(INTERRUPTED, model, tmp_path / "m.engine")
     assert result.stdout.splitlines() == ["status 130 1", "threads ['MainThread']"], result.stderr
     assert result.stderr.splitlines()[-1] == "trt-afdet: error: stopped"
     assert only(tmp_path) == set()
@@ -358,7 +385,6 @@ def test_ctrl_c_stops_tensorrt_and_leaves_nothing(
 
 UNSTOPPABLE = """
 import os, signal, sys, time
-sys.path.insert(0, sys.argv[1])
 from trt_afdet.trt.versions import Flavour
 from trt_afdet.cli import main
 
@@ -370,7 +396,7 @@ def slow(self, *parts):
 
 Flavour.build = slow
 Flavour.has = lambda self, feature: feature != "progress" and has(self, feature)
-print("status", main(["build-engine", sys.argv[2], "-o", sys.argv[3]]))
+print("status", main(["build-engine", sys.argv[1], "-o", sys.argv[2]]))
 """
 
 
@@ -378,7 +404,7 @@ def test_ctrl_c_leaves_a_build_that_cannot_be_stopped(
     rtx: TensorRT, model: Path, tmp_path: Path
 ) -> None:
     """TensorRT 8.5 asks nobody whether to go on: the process ends around it."""
-    result = rtx.run(UNSTOPPABLE, str(ROOT), model, tmp_path / "m.engine")
+    result = rtx.run(UNSTOPPABLE, model, tmp_path / "m.engine")
     assert result.returncode == 130
     assert result.stderr.splitlines()[-1] == "trt-afdet: error: stopped"
     assert result.stdout == ""

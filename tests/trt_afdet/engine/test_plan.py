@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from trt_afdet.engine.plan import LIMIT_NAMES, BuildOptions
+from tests.paths import ROOT
+from trt_afdet.cli import build_parser
+from trt_afdet.engine.options import LIMIT_NAMES, BuildOptions, Option
+from trt_afdet.engine.options import options as options_table
 from trt_afdet.engine.verify import Limits
 from trt_afdet.errors import InvalidValueError
 
@@ -66,7 +69,6 @@ def test_bad_values_take_one_line(changes: dict[str, Any], message: str) -> None
 
 
 def test_the_words_that_repeat_a_build_are_the_commands_own() -> None:
-    from trt_afdet.cli import build_parser
     from trt_afdet.cli.build_engine import options_of
 
     asked = options(
@@ -98,6 +100,27 @@ def test_the_words_that_repeat_a_build_are_the_commands_own() -> None:
     assert again.calib == str(Path("pictures").resolve())
     assert "--no-tf32" in words
     assert options().words() == ()
+
+
+PAGE = (ROOT / "docs" / "build-engine.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("option", options_table(), ids=lambda option: option.name)
+def test_the_page_tells_of_every_option_and_its_default(option: Option) -> None:
+    """What the table of the code says and what the page says cannot drift apart."""
+    rows = [line for line in PAGE.splitlines() if f"`{option.flags[0]}" in line]
+    assert rows, f"docs/build-engine.md does not name {option.flags[0]}"
+    for choice in option.choices:
+        assert any(f"`{choice}`" in row or f" {choice}`" in row for row in rows) or choice in PAGE
+    if isinstance(option.default, (int, float)) and not option.is_switch:
+        assert any(f"({option.default:g})" in row for row in rows), option.flags[0]
+    for alias in option.aliases:
+        assert alias in PAGE, alias
+
+
+def test_every_field_but_the_files_is_an_option() -> None:
+    fields = {field.name for field in dataclasses.fields(BuildOptions)}
+    assert fields - {option.name for option in options_table()} == {"onnx", "output", "image"}
 
 
 def test_the_limits_have_the_names_of_the_gates_own() -> None:

@@ -140,7 +140,7 @@ def test_a_limit_that_int8_cannot_keep_is_an_error(model: Path, pictures: Path) 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"io": "int8"}, "io must be float16 or float32"),
+        ({"io": "int8"}, "io must be float32 or float16"),
         ({"method": "kl"}, "method must be one of entropy, minmax, percentile"),
         ({"calibration_images": 15}, r"at least 16 pictures \(got 15\)"),
         ({"held_out": -1}, "held_out must not be below 0"),

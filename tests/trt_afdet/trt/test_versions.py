@@ -174,7 +174,6 @@ def test_the_runtime_asks_for_no_name_that_no_version_has(
 
 ACT = """
 import sys
-sys.path.insert(0, sys.argv[1])
 import json, types, warnings
 warnings.simplefilter("ignore")
 from trt_afdet.trt import versions
@@ -227,7 +226,7 @@ except AfdetError as error:
 
 def test_classes_derived_from_tensorrts_are_taken(any_tensorrt: tuple[str, TensorRT]) -> None:
     version, tensorrt = any_tensorrt
-    result = tensorrt.run(ACT, ROOT)
+    result = tensorrt.run(ACT)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     is_rtx = version.startswith("RTX")
@@ -249,7 +248,7 @@ def test_without_a_gpu_only_rtx_makes_a_builder(any_tensorrt: tuple[str, TensorR
     version, tensorrt = any_tensorrt
     if version == "8.5" and Path("/dev/nvidia0").exists():
         skip_test("this machine has a GPU", "a run without one")
-    result = tensorrt.run(ACT, ROOT)
+    result = tensorrt.run(ACT)
     last = result.stdout.splitlines()[-1]
     if version.startswith("RTX"):
         assert last == "builder"
@@ -260,13 +259,13 @@ def test_without_a_gpu_only_rtx_makes_a_builder(any_tensorrt: tuple[str, TensorR
 
 PLAN = """
 import sys
-sys.path.insert(0, sys.argv[1])
 import json, warnings
 from pathlib import Path
 warnings.simplefilter("ignore")
 from trt_afdet.trt import versions
 from trt_afdet.trt.gpu import Gpu
-from trt_afdet.engine.plan import BuildOptions, make_plan
+from trt_afdet.engine.options import BuildOptions
+from trt_afdet.engine.plan import make_plan
 from trt_afdet.errors import AfdetError
 
 class Orin(Gpu):
@@ -275,7 +274,7 @@ class Orin(Gpu):
 
 flavour = versions.load()
 gpu = Orin("Orin", "8.7" if not flavour.is_rtx else "8.9", 8 * 2**30, True)
-for words in json.loads(sys.argv[2]):
+for words in json.loads(sys.argv[1]):
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in words.items()}
     here = given.pop("gpu", True)
     try:
@@ -289,7 +288,7 @@ for words in json.loads(sys.argv[2]):
 
 
 def plans(tensorrt: TensorRT, *options: dict[str, object]) -> list[list[object]]:
-    result = tensorrt.run(PLAN, ROOT, json.dumps(options))
+    result = tensorrt.run(PLAN, json.dumps(options))
     assert result.returncode == 0, result.stderr
     return [json.loads(line) for line in result.stdout.splitlines()]
 
@@ -357,7 +356,6 @@ const char* afdet_plugin_build_info(void) { return "@, the rest"; }
 
 LOAD = """
 import sys
-sys.path.insert(0, sys.argv[1])
 import warnings
 warnings.simplefilter("ignore")
 from pathlib import Path
@@ -365,7 +363,7 @@ from trt_afdet.trt import versions
 from trt_afdet.errors import AfdetError
 
 flavour = versions.load()
-for path in sys.argv[2:]:
+for path in sys.argv[1:]:
     try:
         flavour.load_plugin(Path(path), "AfdetDecodeNMS", "1")
     except AfdetError as error:
@@ -401,7 +399,7 @@ def test_a_plugin_of_another_major_version_is_refused_before_it_is_loaded(
     strange = tmp_path / "strange.so"
     empty = [compiler, "-shared", "-fPIC", "-x", "c", "-o", str(strange), "-"]
     subprocess.run(empty, input="int nothing;\n", text=True, check=True)
-    result = tensorrt.run(LOAD, ROOT, *paths, strange, tmp_path / "none.so")
+    result = tensorrt.run(LOAD, *paths, strange, tmp_path / "none.so")
     *lines, foreign, missing = result.stdout.splitlines()
     assert len(lines) == len(others), result.stdout + result.stderr
     for line, built in zip(lines, others, strict=True):

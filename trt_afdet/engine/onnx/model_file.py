@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,28 @@ from trt_afdet.errors import (
 )
 from trt_afdet.runtime.model_errors import kind_of, reason
 from trt_afdet.spec import ModelSpec
-from trt_afdet.support.files import atomic_path, check_model_path
+from trt_afdet.support.files import atomic_path, check_model_path, file_sha256
 from trt_afdet.support.packages import missing
 
 if TYPE_CHECKING:
     import onnx
 
 _QUANTIZERS = ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger")
+
+
+@dataclass(frozen=True)
+class Canonical:
+    """An exported model, read once for a whole build; see :func:`load_canonical`."""
+
+    model: onnx.ModelProto
+    spec: ModelSpec
+    sha256: str
+
+    @classmethod
+    def load(cls, path: str | Path) -> Canonical:
+        """Raises what :func:`load_canonical` raises."""
+        model, spec = load_canonical(path)
+        return cls(model, spec, file_sha256(Path(path)))
 
 
 def load_canonical(path: str | Path) -> tuple[onnx.ModelProto, ModelSpec]:

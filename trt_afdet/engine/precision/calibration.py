@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trt_afdet.datasets.index import ProgressLike
+from trt_afdet.engine.options import CALIBRATION_METHODS
 from trt_afdet.engine.sample_pictures import Frame, Pictures
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.interface import INPUT_NAME
@@ -32,7 +33,6 @@ from trt_afdet.support.packages import missing
 if TYPE_CHECKING:
     import onnx
 
-METHODS = ("entropy", "minmax", "percentile")
 
 #: Fewer pictures than this say nothing about a network's activations.
 FEWEST = 16
@@ -55,7 +55,7 @@ class Ranges:
 
     Attributes:
         key: SHA-256 of all it depends on.
-        method: One of :data:`METHODS`.
+        method: One of :data:`~trt_afdet.engine.options.CALIBRATION_METHODS`.
         tensors: Tensor name -> lowest and highest value to represent.
         pictures: How many were used.
         skipped: How many could not be read.
@@ -117,8 +117,10 @@ def calibrate(
         WriteError: If the cache cannot be written.
         MissingDependencyError: If onnx or onnxruntime is not installed.
     """
-    if method not in METHODS:
-        raise InvalidValueError(f"the method must be one of {', '.join(METHODS)}", got=method)
+    if method not in CALIBRATION_METHODS:
+        raise InvalidValueError(
+            f"the method must be one of {', '.join(CALIBRATION_METHODS)}", got=method
+        )
     digest = model_sha256 or hashlib.sha256(model.SerializeToString()).hexdigest()
     key = calibration_key(digest, pictures, spec, method, tensors)
     found = read_cache(cache, key, warn) if cache is not None else None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trt_afdet.engine.options import IO_TYPES
 from trt_afdet.engine.precision.blocks import WEIGHTED, Wiring
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.support.packages import missing
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import onnx
 
 #: Element types of a converted network's input and heads.
-IO_TYPES = ("float16", "float32")
 
 #: The largest finite FP16 number, and the smallest above zero.
 LARGEST = 65504.0

@@ -13,15 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.datasets.index import ProgressLike
-from trt_afdet.engine.plan import Plan
+from trt_afdet.engine.onnx.model_file import Canonical
+from trt_afdet.engine.plan import BuildPlan
 from trt_afdet.engine.precision.calibration import FEWEST, calibration_key
 from trt_afdet.engine.sample_pictures import Frame, Pictures, open_pictures
 from trt_afdet.errors import AfdetError, InvalidValueError, RunError
 from trt_afdet.preprocess import preprocess
 from trt_afdet.runtime.device import Resources
 from trt_afdet.runtime.devices import open_device
-from trt_afdet.spec import ModelSpec
-from trt_afdet.support.files import file_sha256, write_text
+from trt_afdet.support.files import write_text
 
 #: Named in the cache's key in place of a method of ours.
 METHOD = "implicit entropy"
@@ -66,7 +66,7 @@ class ImplicitCalibration:
 
     Args:
         plan: Names pictures, batch and cache.
-        spec: The model's.
+        source: The model.
         progress: Shows how far it is.
 
     Attributes:
@@ -78,17 +78,18 @@ class ImplicitCalibration:
         MissingDependencyError: If neither pycuda nor cuda-python is installed.
     """
 
-    def __init__(self, plan: Plan, spec: ModelSpec, progress: ProgressLike) -> None:
+    def __init__(self, plan: BuildPlan, source: Canonical, progress: ProgressLike) -> None:
         options = plan.options
         assert options.calib is not None
         pictures = open_pictures(options.calib).spread(options.calib_images)
-        digest = file_sha256(options.onnx)
         method = f"{METHOD} {plan.flavour}"
-        self.calibration_key = calibration_key(digest, pictures, spec, method, options.keep)
+        self.calibration_key = calibration_key(
+            source.sha256, pictures, source.spec, method, options.keep
+        )
         # TensorRT calibrates with the profile's best batch.
         self.size = options.batch[1]
         self._cache = CalibrationCache(plan.calib_cache, self.calibration_key)
-        self._spec = spec
+        self._spec = spec = source.spec
         self._pictures = pictures
         self._failure: Exception | None = None
         self._unkept: AfdetError | None = None

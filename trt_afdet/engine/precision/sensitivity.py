@@ -27,6 +27,7 @@ from trt_afdet.engine.compare import (
     infer,
 )
 from trt_afdet.engine.onnx.model_file import save_model
+from trt_afdet.engine.options import MAX_AP_DROP
 from trt_afdet.engine.precision.blocks import blocks
 from trt_afdet.engine.precision.calibration import Ranges
 from trt_afdet.engine.precision.placement import place
@@ -200,7 +201,7 @@ def measure(
     ranges: Ranges,
     held_out: Pictures,
     *,
-    max_ap_drop: float = 0.5,
+    max_ap_drop: float = MAX_AP_DROP,
     keep: Collection[str] = (),
     progress: ProgressLike | None = None,
 ) -> Sensitivity:

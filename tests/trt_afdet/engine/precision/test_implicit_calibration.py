@@ -11,7 +11,9 @@ import pytest
 
 from tests.trt_afdet.engine.networks import SPEC, picture, save, write_pictures
 from tests.trt_afdet.runtime.host_device import HostDevice
-from trt_afdet.engine.plan import BuildOptions, Plan
+from trt_afdet.engine.onnx.model_file import Canonical
+from trt_afdet.engine.options import BuildOptions
+from trt_afdet.engine.plan import BuildPlan
 from trt_afdet.engine.precision import implicit_calibration
 from trt_afdet.engine.precision.implicit_calibration import ImplicitCalibration
 from trt_afdet.errors import InvalidValueError, RunError, WriteError
@@ -48,8 +50,9 @@ def make(
     )
     flavour: Any = Flavour()
     cache = tmp_path / "m.engine.calibration.json"
-    plan = Plan(options, flavour, None, False, ("8.7",), None, None, cache, None)
-    return ImplicitCalibration(plan, SPEC, progress or (lambda items, total, description: items))
+    plan = BuildPlan(options, flavour, None, False, ("8.7",), None, None, cache, None)
+    source = Canonical.load(model)
+    return ImplicitCalibration(plan, source, progress or (lambda items, total, description: items))
 
 
 def images(calibration: ImplicitCalibration, device: HostDevice) -> Iterator[np.ndarray]:
