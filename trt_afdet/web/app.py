@@ -38,7 +38,6 @@ def make_app(
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     # Some installers link a package's files instead of copying them.
     static = StaticFiles(directory=STATIC, follow_symlink=True)
-    app.mount("/static", static)
 
     def get(path: str) -> Callable[[Handler], Handler]:
         return app.api_route(path, methods=["GET", "HEAD"], response_model=None)
@@ -59,6 +58,9 @@ def make_app(
         async def page(request: Request) -> Response:
             return await static.get_response(file, request.scope)
 
+    # A route per file, and no path from a request: nothing else can be read.
+    for file in STATIC.iterdir():
+        serve(f"/static/{file.name}", file.name)
     serve("/", "index.html")
     serve("/login", "login.html")
     serve("/favicon.ico", "icon.svg")
