@@ -73,6 +73,8 @@ def test_every_answer_forbids_foreign_content(open_server: WebServer) -> None:
         assert headers["x-frame-options"] == "DENY"
         assert headers["referrer-policy"] == "same-origin"
         assert "server" not in headers
+        kept = path in ("/", "/static/app.js")
+        assert headers["cache-control"] == ("no-cache" if kept else "no-store")
 
 
 def test_the_page_is_complete_and_loads_nothing_from_elsewhere(open_server: WebServer) -> None:
@@ -224,6 +226,19 @@ def test_bad_zones_are_refused(open_server: WebServer) -> None:
     answer = requests.put(url, data=pieces, headers=json_type, timeout=60)
     assert answer.status_code == 413
     assert get(open_server, "/api/zones").json() == before
+
+
+def test_a_refusal_reaches_those_who_still_send_their_body(open_server: WebServer) -> None:
+    head = (
+        b"PUT /api/zones/yard HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\n"
+        b"Content-Length: 200000\r\n\r\n"
+    )
+    with socket.create_connection((open_server.host, open_server.port), 60) as raw:
+        for part in (head, *[b" " * 20_000] * 10):
+            raw.sendall(part)
+        answer = b"".join(iter(lambda: raw.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 403")
+    assert answer.endswith(b"}")
 
 
 def test_an_own_origin_may_write(open_server: WebServer) -> None:
