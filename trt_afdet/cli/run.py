@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trt_afdet.stream.analysis.shapes import Shapes
-    from trt_afdet.stream.config.deployment import Deployment, Plan
+    from trt_afdet.stream.config.deployment import Deployment, Resolved
     from trt_afdet.stream.config.schema import Config, Loaded
     from trt_afdet.web.server import WebServer
 
@@ -203,20 +203,20 @@ def _run(args: argparse.Namespace) -> int:
     from trt_afdet.cli import ui
     from trt_afdet.cli.live import COLUMNS, View, rows
     from trt_afdet.cli.serve import Server, final_rows
-    from trt_afdet.stream.config.deployment import Deployment, make_plan, open_detector
+    from trt_afdet.stream.config.deployment import Deployment, open_detector, resolve
     from trt_afdet.stream.monitoring.metrics_server import MetricsServer
     from trt_afdet.stream.monitoring.systemd import Notifier
 
     loaded = load(args)
     config = loaded.config
     # Everything that can be refused without the model is, before it is loaded.
-    make_plan(loaded, None, zones_needed=config.web is None)
+    resolve(loaded, None, zones_needed=config.web is None)
     with ExitStack() as stack:
         detector = stack.enter_context(open_detector(loaded))
         names = detector.spec.class_names
-        plan = make_plan(loaded, names, zones_needed=config.web is None)
-        server = _web_server(config, plan.shapes) if config.web is not None else None
-        deployment = Deployment(plan, detector, names, [] if server is None else [server])
+        resolved = resolve(loaded, names, zones_needed=config.web is None)
+        server = _web_server(config, resolved.shapes) if config.web is not None else None
+        deployment = Deployment(resolved, detector, names, [] if server is None else [server])
         if server is not None:
             server.attach(deployment.pipeline)
             _join_zones(server, deployment)
@@ -292,7 +292,7 @@ def _reload(args: argparse.Namespace, deployment: Deployment, server: WebServer 
 def _check(args: argparse.Namespace) -> int:
     """Says what would be run; 0 if it can be, 2 if not."""
     from trt_afdet.errors import AfdetError
-    from trt_afdet.stream.config.deployment import make_plan
+    from trt_afdet.stream.config.deployment import resolve
     from trt_afdet.stream.config.schema import ConfigError
 
     loaded = load(args)
@@ -305,16 +305,16 @@ def _check(args: argparse.Namespace) -> int:
     except AfdetError as error:
         problems.append(loaded.problem(("model",), str(error)))
     try:
-        plan = make_plan(loaded, names, zones_needed=loaded.config.web is None)
+        resolved = resolve(loaded, names, zones_needed=loaded.config.web is None)
     except ConfigError as error:
         problems += error.problems
     else:
-        _describe(plan)
+        _describe(resolved)
     web = loaded.config.web
     if web is not None:
         try:
             if not problems:
-                _web_server(plan.config, plan.shapes)
+                _web_server(resolved.config, resolved.shapes)
                 print(f"web page: {web.address}")
         except AfdetError as error:
             problems.append(loaded.problem(("web",), str(error)))
@@ -341,29 +341,29 @@ def _try_model(loaded: Loaded) -> tuple[str, ...]:
         return tuple(spec.class_names)
 
 
-def _describe(plan: Plan) -> None:
+def _describe(resolved: Resolved) -> None:
     """Tables of what the sources and sinks would be."""
     from trt_afdet.cli import ui
 
     ui.table(
         "sources",
         ("name", "kind", "policy", "every", "track", "conf", "classes", "zones"),
-        [_source_row(plan.config, source, plan) for source in plan.sources],
+        [_source_row(resolved.config, source, resolved) for source in resolved.sources],
     )
     ui.table(
         "sinks",
         ("sink", "kind", "loses"),
         [
             [p.sink.name, type(p.sink).__name__, "nothing" if p.sink.durable else "the oldest"]
-            for p in plan.sinks
+            for p in resolved.sinks
         ],
     )
 
 
-def _source_row(config: Config, source: Any, plan: Plan) -> list[str]:
+def _source_row(config: Config, source: Any, resolved: Resolved) -> list[str]:
     settings = source.config
-    options = settings.stage_options(config.conf)
-    shapes = plan.shapes.get(source.name)
+    options = settings.analysis
+    shapes = resolved.shapes.get(source.name)
     policy = settings.policy or ("drop-oldest" if source.spec.live else "wait")
     tracked = options.track is not None or options.every > 1 or bool(shapes)
     return [

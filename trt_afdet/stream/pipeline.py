@@ -29,6 +29,7 @@ from trt_afdet.stream.monitoring.status import FINAL, StatusBoard, StatusEvent
 from trt_afdet.stream.retry import Retry
 from trt_afdet.stream.sinks.base import Sink, SinkRunner
 from trt_afdet.stream.sources.base import Source
+from trt_afdet.support.fields import Count, NotNegative, Positive, check_fields
 from trt_afdet.support.redact import redact
 from trt_afdet.support.threads import at_work
 
@@ -110,11 +111,10 @@ class SourcePlan:
 
 
 @dataclass(frozen=True)
-class PipelineOptions:
-    """How the pipeline schedules.
+class Scheduling:
+    """When frames and results wait, are dropped, or end the run.
 
     Attributes:
-        batch: Most frames per run of the detector.
         max_wait: Seconds that a frame waits for others to fill the batch.
         max_age: Seconds after which a live frame that still waits is dropped; None: never.
         sink_queue: Results that may wait for a sink.
@@ -122,17 +122,25 @@ class PipelineOptions:
         stop_within: Seconds that ending may take, flushing durable sinks included.
     """
 
-    batch: int = 1
-    max_wait: float = 0.005
-    max_age: float | None = None
-    sink_queue: int = 64
+    max_wait: NotNegative = 0.005
+    max_age: Positive | None = None
+    sink_queue: Count = 64
     fail_fast: bool = False
-    stop_within: float = 0.8
+    stop_within: Positive = 0.8
 
     def __post_init__(self) -> None:
-        for name, low in (("batch", 1), ("sink_queue", 1), ("max_wait", 0), ("stop_within", 0)):
-            if getattr(self, name) < low:
-                raise InvalidValueError(f"{name} must be at least {low}", got=getattr(self, name))
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class PipelineOptions(Scheduling):
+    """How the pipeline schedules.
+
+    Attributes:
+        batch: Most frames per run of the detector.
+    """
+
+    batch: Count = 1
 
 
 class PipelineError(RunError):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from trt_afdet.support.fields import Limit, NotNegative, Positive, Share, check_fields
 
 
 @dataclass(frozen=True)
@@ -26,14 +28,17 @@ class Retry:
     #: cameras lock a user out after a few wrong passwords within minutes.
     LOGIN: ClassVar[tuple[float, ...]] = (20, 120, 600)
 
-    first: float = 0.5
-    factor: float = 2.0
-    longest: float = 30.0
-    jitter: float = 0.2
-    stall: float = 5.0
-    opening: float = 20.0
-    settled: float = 10.0
-    give_up: int = 0
+    first: Positive = 0.5
+    factor: Annotated[float, Limit(least=1)] = 2.0
+    longest: Positive = 30.0
+    jitter: Share = 0.2
+    stall: Positive = 5.0
+    opening: Positive = 20.0
+    settled: NotNegative = 10.0
+    give_up: Annotated[int, Limit(least=0)] = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def pause(self, failures: int, random_share: float, *, login: bool = False) -> float:
         """Seconds to wait.

@@ -243,14 +243,14 @@ def _from_addresses(
 
 
 def _from_yaml(path: Path, closing: list[Detector]) -> Callable[[_Handover], Pipeline]:
-    from trt_afdet.stream.config.deployment import Deployment, make_plan, open_detector
+    from trt_afdet.stream.config.deployment import Deployment, open_detector, resolve
     from trt_afdet.stream.config.schema import load_config
 
     loaded = load_config(path)
-    make_plan(loaded, None)
+    resolve(loaded, None)
     detector = open_detector(loaded)
     closing.append(detector)
-    plan = make_plan(loaded, detector.names)
+    plan = resolve(loaded, detector.names)
     return lambda sink: Deployment(plan, detector, detector.names, [sink]).pipeline
 
 

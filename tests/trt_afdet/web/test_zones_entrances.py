@@ -127,7 +127,7 @@ def entrance(request: pytest.FixtureRequest, tmp_path: Path, server: WebServer) 
         web = {"web": "127.0.0.1:0"} if "page" in request.param else {}
         source = {"name": "cam", "uri": "test://", "zones": value}
         path.write_text(yaml.safe_dump({"sources": [source], **web}, allow_unicode=True))
-        return load_config(path).config.sources[0].shapes().to_dict()
+        return load_config(path).config.sources[0].shapes.to_dict()
 
     def by_file(value: Any) -> dict[str, Any]:
         # A byte-order mark is what some editors begin every file with.

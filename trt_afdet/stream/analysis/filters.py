@@ -12,6 +12,7 @@ import numpy.typing as npt
 from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.stream.analysis.shapes import Point, check_polygon, to_pixels, units_of
+from trt_afdet.support.fields import Share, check_fields
 from trt_afdet.support.suggest import nearest
 
 
@@ -30,19 +31,18 @@ class FilterOptions:
     """
 
     classes: tuple[str, ...] | None = None
-    conf: float = 0.3
-    class_conf: Mapping[str, float] = field(default_factory=dict)
+    conf: Share = 0.3
+    class_conf: Mapping[str, Share] = field(default_factory=dict)
     min_size: Point | None = None
     max_size: Point | None = None
     region: tuple[Point, ...] | None = None
 
     def __post_init__(self) -> None:
-        for value in (self.conf, *self.class_conf.values()):
-            if not 0 <= value <= 1:
-                raise InvalidValueError("a confidence must be 0 to 1", got=value)
-        for size in (self.min_size, self.max_size):
+        check_fields(self)
+        for name in ("min_size", "max_size"):
+            size = getattr(self, name)
             if size is not None and not min(size) >= 0:
-                raise InvalidValueError("a size must not be negative", got=list(size))
+                raise InvalidValueError(f"{name} must be at least 0", got=list(size))
         if self.region is not None:
             check_polygon(self.region, "the region", units_of(self.region, "the region"))
 

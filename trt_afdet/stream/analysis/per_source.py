@@ -7,12 +7,12 @@ import threading
 from dataclasses import dataclass, field
 
 from trt_afdet.detections import Detections
-from trt_afdet.errors import InvalidValueError
 from trt_afdet.stream.analysis.filters import DetectionFilter, FilterOptions
 from trt_afdet.stream.analysis.shapes import Shapes, outside
 from trt_afdet.stream.analysis.tracking import Tracker, TrackOptions
 from trt_afdet.stream.analysis.zones import ZoneOptions, Zones
 from trt_afdet.stream.frame import StreamFrame
+from trt_afdet.support.fields import Count, check_fields
 
 log = logging.getLogger("trt_afdet.stream")
 
@@ -31,12 +31,11 @@ class AnalysisOptions:
 
     filters: FilterOptions = field(default_factory=FilterOptions)
     track: TrackOptions | None = None
-    every: int = 1
+    every: Count = 1
     zones: ZoneOptions = field(default_factory=ZoneOptions)
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise InvalidValueError("every must be at least 1 frame", got=self.every)
+        check_fields(self)
 
 
 class SourceAnalysis:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.detections import Detections
-from trt_afdet.errors import InvalidValueError
+from trt_afdet.support.fields import Count, Positive, Share, check_fields
 from trt_afdet.support.packages import missing
 
 #: Frames per second that ByteTrack's noise figures are meant for; real gaps are scaled to it.
@@ -37,21 +37,14 @@ class TrackOptions:
         reset_after: A gap of more seconds between two frames ends all tracks.
     """
 
-    low: float = 0.1
-    confirm: int = 2
-    lost: float = 1.0
-    overlap: float = 0.1
-    reset_after: float = 5.0
+    low: Share = 0.1
+    confirm: Count = 2
+    lost: Positive = 1.0
+    overlap: Share = 0.1
+    reset_after: Positive = 5.0
 
     def __post_init__(self) -> None:
-        for name in ("low", "overlap"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InvalidValueError(f"{name} must be 0 to 1", got=getattr(self, name))
-        if self.confirm < 1:
-            raise InvalidValueError("confirm must be at least 1 detection", got=self.confirm)
-        for name in ("lost", "reset_after"):
-            if not getattr(self, name) > 0:
-                raise InvalidValueError(f"{name} must be above 0 s", got=getattr(self, name))
+        check_fields(self)
 
 
 class Tracker:

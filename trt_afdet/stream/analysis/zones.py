@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from time import time as now
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -23,10 +24,11 @@ from trt_afdet.stream.analysis.zone_events import (
     ZoneCount,
     ZoneEvent,
 )
-from trt_afdet.support.suggest import nearest
+from trt_afdet.support.fields import Count, NotNegative, check_fields
 
+Anchor = Literal["bottom", "center", "top", "left", "right"]
 #: Which point of a box says where the object is: share of its width and height.
-ANCHORS: dict[str, Point] = {
+ANCHORS: dict[Anchor, Point] = {
     "bottom": (0.5, 1.0),
     "center": (0.5, 0.5),
     "top": (0.5, 0.0),
@@ -49,22 +51,14 @@ class ZoneOptions:
         dwell: Seconds in a zone after which there is a dwell event; None: never.
     """
 
-    anchor: str = "bottom"
-    confirm: int = 2
-    margin: float = 0.01
-    grace: float = 1.5
-    dwell: float | None = 10.0
+    anchor: Anchor = "bottom"
+    confirm: Count = 2
+    margin: NotNegative = 0.01
+    grace: NotNegative = 1.5
+    dwell: NotNegative | None = 10.0
 
     def __post_init__(self) -> None:
-        if self.anchor not in ANCHORS:
-            hint = nearest(self.anchor, ANCHORS) or f"one of {', '.join(ANCHORS)}"
-            raise InvalidValueError("unknown anchor", got=self.anchor, hint=hint)
-        if self.confirm < 1:
-            raise InvalidValueError("confirm must be at least 1 frame", got=self.confirm)
-        for name in ("margin", "grace", "dwell"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise InvalidValueError(f"{name} must not be negative", got=value)
+        check_fields(self)
 
 
 @dataclass

@@ -14,7 +14,7 @@ from trt_afdet.assets import SHIPPED_MODEL
 from trt_afdet.errors import AfdetError, InvalidValueError
 from trt_afdet.runtime.detector import Detector, open_backend
 from trt_afdet.stream.analysis.filters import check_classes
-from trt_afdet.stream.analysis.per_source import AnalysisOptions, SourceAnalysis
+from trt_afdet.stream.analysis.per_source import SourceAnalysis
 from trt_afdet.stream.analysis.shapes import Shapes, parse_shapes, read_zones
 from trt_afdet.stream.config.addresses import SourceSpec, make_sink, make_source, parse_source
 from trt_afdet.stream.config.schema import Config, ConfigError, Loaded, SourceConfig
@@ -32,15 +32,15 @@ FIXED = (
     "options",
 )  # fmt: skip
 
-#: What a source's stage does with its frames: changed without touching the camera.
-STAGE_ONLY = (
+#: What is done with a source's detections: changed without touching the camera.
+ANALYSIS_ONLY = (
     "every", "track", "classes", "conf", "class_conf", "min_size", "max_size", "region", "zones",
     "events",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class PlannedSource:
+class ConfiguredSource:
     """A source of a configuration.
 
     Attributes:
@@ -53,20 +53,20 @@ class PlannedSource:
     spec: SourceSpec
     config: SourceConfig
 
-    def same_capture(self, other: PlannedSource) -> bool:
+    def same_capture(self, other: ConfiguredSource) -> bool:
         """Whether the camera itself is used in the same way."""
         plain = [
             replace(
-                planned.config,
-                **{key: getattr(SourceConfig(uri=""), key) for key in STAGE_ONLY},
+                configured.config,
+                **{key: getattr(SourceConfig(uri=""), key) for key in ANALYSIS_ONLY},
             )
-            for planned in (self, other)
+            for configured in (self, other)
         ]
         return plain[0] == plain[1]
 
 
 @dataclass(frozen=True)
-class PlannedSink:
+class ConfiguredSink:
     """A sink of a configuration.
 
     Attributes:
@@ -92,21 +92,17 @@ class PlannedSink:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Resolved:
     """What a configuration means."""
 
     loaded: Loaded
-    sources: tuple[PlannedSource, ...]
-    sinks: tuple[PlannedSink, ...]
+    sources: tuple[ConfiguredSource, ...]
+    sinks: tuple[ConfiguredSink, ...]
     shapes: Mapping[str, Shapes]
 
     @property
     def config(self) -> Config:
         return self.loaded.config
-
-    def lowest_conf(self) -> float:
-        """The confidence from which on the detector must report."""
-        return min(lowest_conf(self.config, source.config) for source in self.sources)
 
 
 @dataclass(frozen=True)
@@ -136,20 +132,13 @@ class Changes:
         return "; ".join(parts) or "nothing has changed"
 
 
-def lowest_conf(config: Config, source: SourceConfig) -> float:
-    """The confidence from which on the detector must report for a source."""
-    options = source.stage_options(config.conf)
-    lowest = options.filters.lowest
-    return min(lowest, options.track.low) if options.track is not None else lowest
-
-
-def make_plan(
+def resolve(
     loaded: Loaded,
     class_names: Sequence[str] | None,
     sinks: Mapping[str, Sink] | None = None,
     *,
     zones_needed: bool = True,
-) -> Plan:
+) -> Resolved:
     """Works out what a configuration means; opens nothing.
 
     Args:
@@ -172,26 +161,26 @@ def make_plan(
                     check_classes(list(names or ()), class_names)
                 except InvalidValueError as error:
                     problems.append((("sources", index, key), str(error)))
-    planned_sinks = _sinks(config, sinks or {}, problems)
+    configured_sinks = _sinks(config, sinks or {}, problems)
     shapes: dict[str, Shapes] = {}
     if config.zones is not None and (zones_needed or Path(config.zones).exists()):
         try:
             shapes = read_zones(Path(config.zones))
         except AfdetError as error:
             problems.append((("zones",), str(error)))
-    known = [planned.name for planned in sources]
+    known = [configured.name for configured in sources]
     for name in [n for n in shapes if n not in known and class_names is not None]:
         # No mistake: the page's file may know a camera that is away for a while.
         hint = nearest(name, known)
         log.warning(
             "%s: no source is called %s%s", config.zones, name, f" - {hint}" if hint else ""
         )
-    for planned in sources:
-        if planned.config.zones is not None:
-            shapes[planned.name] = planned.config.shapes()
+    for configured in sources:
+        if configured.config.zones is not None:
+            shapes[configured.name] = configured.config.shapes
     if problems:
         raise ConfigError([loaded.problem(*problem) for problem in problems])
-    return Plan(loaded, tuple(sources), tuple(planned_sinks), shapes)
+    return Resolved(loaded, tuple(sources), tuple(configured_sinks), shapes)
 
 
 def open_detector(loaded: Loaded) -> Detector:
@@ -210,12 +199,10 @@ def open_detector(loaded: Loaded) -> Detector:
         raise ConfigError([loaded.problem(("backend",), text)])
     backend = open_backend(path, threads=config.threads, providers=config.providers)
     try:
-        lowest = min(lowest_conf(config, source) for source in config.sources)
+        lowest = config.lowest_conf
         if backend.has_nms:
             # Such a model reports nothing below its own limit: tracking goes without that.
-            reported = min(
-                source.stage_options(config.conf).filters.lowest for source in config.sources
-            )
+            reported = min(source.lowest for source in config.sources)
             lowest = min(reported, max(lowest, backend.spec.score_threshold))
         return Detector(backend, conf=lowest, iou=config.iou, max_detections=config.max_det)
     except InvalidValueError as error:
@@ -227,36 +214,36 @@ class Deployment:
     """A pipeline made from a configuration, which can be replaced while it runs.
 
     Args:
-        plan: The configuration.
-        detector: Of the model; see :meth:`Plan.lowest_conf` for its confidence.
+        resolved: The configuration.
+        detector: Of the model; see :attr:`Config.lowest_conf` for its confidence.
         class_names: The model's.
         extra_sinks: Sinks that are no part of the configuration, such as the web page.
 
     Raises:
-        AfdetError: If a stage cannot be made.
+        AfdetError: If tracking, zones or filters cannot be set up.
     """
 
     def __init__(
         self,
-        plan: Plan,
+        resolved: Resolved,
         detector: DetectorLike,
         class_names: Sequence[str],
         extra_sinks: Sequence[Sink] = (),
     ) -> None:
-        self.plan = plan
+        self.resolved = resolved
         self._class_names = tuple(class_names)
-        self._conf = plan.lowest_conf()
+        self._conf = resolved.config.lowest_conf
         self._lock = threading.Lock()
-        self._shapes = dict(plan.shapes)
-        self._stages: dict[str, SourceAnalysis] = {}
-        for source in plan.sources:
-            self._stages[source.name] = self._stage(plan, source, self._shapes)
-        config = plan.config
+        self._shapes = dict(resolved.shapes)
+        self._analyses: dict[str, SourceAnalysis] = {}
+        for source in resolved.sources:
+            self._analyses[source.name] = self._analysis(source, self._shapes)
+        config = resolved.config
         self.pipeline = Pipeline(
             detector,
-            [self._source_plan(source, self._stages[source.name]) for source in plan.sources],
-            [*(planned.sink for planned in plan.sinks), *extra_sinks],
-            config.options.to_options(config.batch_size),
+            [self._source_spec(source, self._analyses[source.name]) for source in resolved.sources],
+            [*(configured.sink for configured in resolved.sinks), *extra_sinks],
+            config.pipeline_options,
         )
 
     @property
@@ -275,9 +262,9 @@ class Deployment:
         shapes = parse_shapes(value)
         with self._lock:
             self._shapes[source] = shapes
-            stage = self._stages.get(source)
-        if stage is not None:
-            stage.set_shapes(shapes)
+            analysis = self._analyses.get(source)
+        if analysis is not None:
+            analysis.set_shapes(shapes)
 
     def reload(self, loaded: Loaded) -> Changes:
         """Goes on with another configuration; cameras that are the same in it notice nothing.
@@ -285,54 +272,54 @@ class Deployment:
         Raises:
             AfdetError: If it cannot be used; everything goes on as before.
         """
-        before = self.plan
+        before = self.resolved
         model = loaded.config.model
         if model is not None and not Path(model).is_file():
             # Used at the next start only, but then it would not start.
             raise ConfigError([loaded.problem(("model",), f"there is no such model (got {model})")])
-        plan = make_plan(
+        resolved = resolve(
             loaded,
             self._class_names,
-            {planned.uri: planned.sink for planned in before.sinks},
+            {configured.uri: configured.sink for configured in before.sinks},
             zones_needed=loaded.config.web is None,
         )
         old = {source.name: source for source in before.sources}
-        new = {source.name: source for source in plan.sources}
+        new = {source.name: source for source in resolved.sources}
         restarted = [n for n in new if n in old and not new[n].same_capture(old[n])]
         added = [n for n in new if n not in old]
         removed = [n for n in old if n not in new]
-        shapes = {name: self._shapes_after(before, plan, name) for name in new}
+        shapes = {name: self._shapes_after(before, resolved, name) for name in new}
         # All that may be refused comes first.
-        fresh = {n: self._stage(plan, new[n], shapes) for n in (*added, *restarted)}
+        fresh = {n: self._analysis(new[n], shapes) for n in (*added, *restarted)}
         kept = [n for n in new if n not in fresh]
         adjusted = [
             name
             for name in kept
             if shapes[name] != self._shapes.get(name, Shapes())
-            or _stage_options(before, old[name]) != _stage_options(plan, new[name])
+            or old[name].config.analysis != new[name].config.analysis
         ]
         for name in adjusted:
-            self._stages[name].check(_stage_options(plan, new[name]), shapes[name])
-        sinks_added, sinks_removed = self._change_sinks(before, plan)
+            self._analyses[name].check(new[name].config.analysis, shapes[name])
+        sinks_added, sinks_removed = self._change_sinks(before, resolved)
         # Nothing from here on may be refused.
         with self.pipeline.changing():
             for name in (*removed, *restarted):
                 with suppress(InvalidValueError):  # It may have been added in vain.
                     self.pipeline.remove(name)
             # Made again now that the old one gives out no more numbers.
-            fresh |= {name: self._stage(plan, new[name], shapes) for name in restarted}
+            fresh |= {name: self._analysis(new[name], shapes) for name in restarted}
             with self._lock:
                 for name in removed:
-                    del self._stages[name]
-                self._stages.update(fresh)
+                    del self._analyses[name]
+                self._analyses.update(fresh)
                 self._shapes = shapes
             for name in (*restarted, *added):
-                self.pipeline.add(self._source_plan(new[name], fresh[name]))
+                self.pipeline.add(self._source_spec(new[name], fresh[name]))
         for name in adjusted:
-            stage = self._stages[name]
-            stage.replace(_stage_options(plan, new[name]))
-            stage.set_shapes(shapes[name])
-        self.plan = plan
+            analysis = self._analyses[name]
+            analysis.replace(new[name].config.analysis)
+            analysis.set_shapes(shapes[name])
+        self.resolved = resolved
         return Changes(
             tuple(added),
             tuple(removed),
@@ -340,44 +327,48 @@ class Deployment:
             tuple(adjusted),
             sinks_added,
             sinks_removed,
-            self._fixed(before, plan),
+            self._fixed(before, resolved),
         )
 
-    def _fixed(self, before: Plan, plan: Plan) -> tuple[str, ...]:
-        fixed = [key for key in FIXED if getattr(before.config, key) != getattr(plan.config, key)]
-        if plan.lowest_conf() < self._conf:
+    def _fixed(self, before: Resolved, resolved: Resolved) -> tuple[str, ...]:
+        fixed = [
+            key for key in FIXED if getattr(before.config, key) != getattr(resolved.config, key)
+        ]
+        if resolved.config.lowest_conf < self._conf:
             fixed.append(f"confidences below {self._conf:g}")
         return tuple(fixed)
 
-    def _shapes_after(self, before: Plan, plan: Plan, name: str) -> Shapes:
+    def _shapes_after(self, before: Resolved, resolved: Resolved, name: str) -> Shapes:
         """A source's zones after a reload: what was drawn on the page outlives it."""
-        wanted = plan.shapes.get(name, Shapes())
-        in_file = before.config.zones is not None or plan.config.zones is not None
+        wanted = resolved.shapes.get(name, Shapes())
+        in_file = before.config.zones is not None or resolved.config.zones is not None
         if in_file or wanted != before.shapes.get(name, Shapes()):
             return wanted
         return self._shapes.get(name, wanted)
 
-    def _change_sinks(self, before: Plan, plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _change_sinks(
+        self, before: Resolved, resolved: Resolved
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Opens new sinks, then closes old ones; if one does not open, all is as it was."""
-        old = {planned.uri: planned for planned in before.sinks}
-        new = {planned.uri: planned for planned in plan.sinks}
-        coming = [planned for uri, planned in new.items() if uri not in old]
-        going = [planned for uri, planned in old.items() if uri not in new]
-        held = {planned.target: planned for planned in going}
+        old = {configured.uri: configured for configured in before.sinks}
+        new = {configured.uri: configured for configured in resolved.sinks}
+        coming = [configured for uri, configured in new.items() if uri not in old]
+        going = [configured for uri, configured in old.items() if uri not in new]
+        held = {configured.target: configured for configured in going}
         opened: list[SinkRunner] = []
         made = _Made()
-        replaced: list[tuple[PlannedSink, PlannedSink]] = []
+        replaced: list[tuple[ConfiguredSink, ConfiguredSink]] = []
         try:
-            for planned in coming:
-                if planned.target not in held:
-                    made.watch(planned.path)
-                    opened.append(self.pipeline.open_sink(planned.sink))
+            for configured in coming:
+                if configured.target not in held:
+                    made.watch(configured.path)
+                    opened.append(self.pipeline.open_sink(configured.sink))
             # Two sinks cannot write to the same place: there, and only there, the old one must go
             # before the new one can be opened. The place is known to work.
-            for planned in coming:
-                if planned.target in held:
-                    replaced.append((held[planned.target], planned))
-                    self.pipeline.replace_sink(held[planned.target].sink, planned.sink)
+            for configured in coming:
+                if configured.target in held:
+                    replaced.append((held[configured.target], configured))
+                    self.pipeline.replace_sink(held[configured.target].sink, configured.sink)
         except BaseException:
             for runner in opened:
                 runner.close(self.pipeline.options.stop_within)
@@ -389,31 +380,29 @@ class Deployment:
             raise
         for runner in opened:
             self.pipeline.use_sink(runner)
-        for planned in going:
-            if all(planned is not old_one for old_one, _ in replaced):
-                self.pipeline.remove_sink(planned.sink)
+        for configured in going:
+            if all(configured is not old_one for old_one, _ in replaced):
+                self.pipeline.remove_sink(configured.sink)
         return tuple(p.sink.name for p in coming), tuple(p.sink.name for p in going)
 
-    def _open_again(self, planned: PlannedSink) -> None:
+    def _open_again(self, configured: ConfiguredSink) -> None:
         """A sink is opened once only: a closed one comes back as a new one."""
-        again = PlannedSink(planned.uri, make_sink(planned.uri))
+        again = ConfiguredSink(configured.uri, make_sink(configured.uri))
         self.pipeline.add_sink(again.sink)
-        sinks = tuple(again if p is planned else p for p in self.plan.sinks)
-        self.plan = replace(self.plan, sinks=sinks)
+        sinks = tuple(again if p is configured else p for p in self.resolved.sinks)
+        self.resolved = replace(self.resolved, sinks=sinks)
 
-    def _stage(
-        self, plan: Plan, source: PlannedSource, shapes: Mapping[str, Shapes]
-    ) -> SourceAnalysis:
-        before = self._stages.get(source.name)
+    def _analysis(self, source: ConfiguredSource, shapes: Mapping[str, Shapes]) -> SourceAnalysis:
+        before = self._analyses.get(source.name)
         return SourceAnalysis(
             source.name,
             self._class_names,
-            _stage_options(plan, source),
+            source.config.analysis,
             shapes.get(source.name),
             1 if before is None else before.next_id,
         )
 
-    def _source_plan(self, source: PlannedSource, stage: SourceAnalysis) -> SourcePlan:
+    def _source_spec(self, source: ConfiguredSource, analysis: SourceAnalysis) -> SourcePlan:
         config, spec = source.config, source.spec
         return SourcePlan(
             name=source.name,
@@ -422,8 +411,8 @@ class Deployment:
             policy=config.policy,
             queue=config.queue,
             realtime=config.realtime,
-            stage=stage,
-            retry=config.retry.to_retry(),
+            stage=analysis,
+            retry=config.retry,
         )
 
 
@@ -450,12 +439,8 @@ class _Made:
                     path.unlink()
 
 
-def _stage_options(plan: Plan, source: PlannedSource) -> AnalysisOptions:
-    return source.config.stage_options(plan.config.conf)
-
-
-def _sources(config: Config, problems: list[tuple[Place, str]]) -> list[PlannedSource]:
-    planned: list[PlannedSource] = []
+def _sources(config: Config, problems: list[tuple[Place, str]]) -> list[ConfiguredSource]:
+    configured: list[ConfiguredSource] = []
     taken = Counter(source.name for source in config.sources if source.name is not None)
     for index, source in enumerate(config.sources):
         try:
@@ -469,21 +454,21 @@ def _sources(config: Config, problems: list[tuple[Place, str]]) -> list[PlannedS
             while taken[name]:
                 name, number = f"{spec.name} ({number})", number + 1
             taken[name] += 1
-        planned.append(PlannedSource(name, spec, source))
-    return planned
+        configured.append(ConfiguredSource(name, spec, source))
+    return configured
 
 
 def _sinks(
     config: Config, known: Mapping[str, Sink], problems: list[tuple[Place, str]]
-) -> list[PlannedSink]:
-    planned: list[PlannedSink] = []
+) -> list[ConfiguredSink]:
+    configured: list[ConfiguredSink] = []
     places: set[str] = set()
     for index, sink in enumerate(config.sinks):
         uri = sink.uri
         if sink.options:
             uri += ("&" if "?" in uri else "?") + join_options(sink.options)
         try:
-            made = PlannedSink(uri, known.get(uri) or make_sink(uri))
+            made = ConfiguredSink(uri, known.get(uri) or make_sink(uri))
         except AfdetError as error:
             problems.append((("sinks", index, "uri"), str(error)))
             continue
@@ -492,5 +477,5 @@ def _sinks(
         if place in places:
             problems.append((("sinks", index, "uri"), "another sink writes to the same place"))
         places.add(place)
-        planned.append(made)
-    return planned
+        configured.append(made)
+    return configured

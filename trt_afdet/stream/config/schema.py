@@ -1,12 +1,14 @@
 """``cameras.yaml``: the model, the cameras, what is done with each, and where results go.
 
-The classes below are what the file may hold; pydantic checks it against them. Every mistake is
-reported, each with file, line and key.
+The file is read into the dataclasses below and those that the parts of the pipeline take; pydantic
+checks it against their annotations. Every mistake is reported, each with file, line and key.
+``json_schema.py`` makes the JSON Schema from the same classes.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -23,13 +25,14 @@ from trt_afdet.errors import (
 )
 from trt_afdet.stream.analysis.filters import FilterOptions
 from trt_afdet.stream.analysis.per_source import AnalysisOptions
-from trt_afdet.stream.analysis.shapes import Point, Shapes, parse_shapes
+from trt_afdet.stream.analysis.shapes import Shapes, parse_shapes
 from trt_afdet.stream.analysis.tracking import TrackOptions
 from trt_afdet.stream.analysis.zones import ZoneOptions
 from trt_afdet.stream.batcher import Policy
 from trt_afdet.stream.config.yaml_reader import Document, Place, read_document
-from trt_afdet.stream.pipeline import PipelineOptions
+from trt_afdet.stream.pipeline import PipelineOptions, Scheduling
 from trt_afdet.stream.retry import Retry
+from trt_afdet.support.fields import Count, Share, unknown_choice
 from trt_afdet.support.suggest import nearest
 from trt_afdet.support.text import marked_encoding, read_secret
 
@@ -49,90 +52,49 @@ class ConfigError(InvalidValueError):
         super().__init__("; ".join(problems))
 
 
-@dataclass(frozen=True)
-class Bound:
-    """A limit of a number, for pydantic, which is not there when this module is imported."""
-
-    least: float | None = None
-    above: float | None = None
-    most: float | None = None
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        from pydantic_core import core_schema
-
-        return core_schema.no_info_after_validator_function(self.check, handler(source))
-
-    def check(self, value: float) -> float:
-        if self.least is not None and not value >= self.least:
-            raise ValueError(f"must be at least {self.least:g}")
-        if self.above is not None and not value > self.above:
-            raise ValueError(f"must be above {self.above:g}")
-        if self.most is not None and not value <= self.most:
-            raise ValueError(f"must be at most {self.most:g}")
-        return value
-
-
-Share = Annotated[float, Bound(least=0, most=1)]
-Count = Annotated[int, Bound(least=1)]
-Seconds = Annotated[float, Bound(least=0)]
-Positive = Annotated[float, Bound(above=0)]
+#: Options of an address, as a mapping.
+Options = Mapping[str, str | int | float | bool]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetryConfig:
-    """See :class:`~trt_afdet.stream.retry.Retry`."""
+class SourceConfig(FilterOptions):
+    """One camera or file; all keys but ``uri`` and ``name`` may stand under ``defaults``.
 
-    first: Positive = Retry.first
-    factor: Annotated[float, Bound(least=1)] = Retry.factor
-    longest: Positive = Retry.longest
-    jitter: Share = Retry.jitter
-    stall: Positive = Retry.stall
-    opening: Positive = Retry.opening
-    settled: Seconds = Retry.settled
-    give_up: Annotated[int, Bound(least=0)] = Retry.give_up
-
-    def to_retry(self) -> Retry:
-        return Retry(**vars(self))
-
-
-@dataclass(frozen=True, kw_only=True)
-class SourceConfig:
-    """One camera or file; all keys but ``uri`` and ``name`` may stand under ``defaults``."""
+    Attributes:
+        uri: Its address.
+        name: Unique; in results, events, metrics and in the file of zones. Made from the address
+            if it is not given.
+        options: Options of the address.
+        retry: When a lost camera is tried again.
+        policy: What a full queue does: drop the oldest frame (live sources), drop the newest one,
+            or let the source wait (files).
+        queue: Frames that may wait for the detector.
+        realtime: Play a file at its own pace.
+        every: Detect on one frame in so many; tracks are carried on in between.
+        track: How objects are followed.
+        zones: The zones and lines of this source, instead of the file's.
+        events: When zones and lines report an event.
+    """
 
     uri: str = field(repr=False)
     name: str | None = None
-    options: Mapping[str, str | int | float | bool] = field(default_factory=dict, repr=False)
-    retry: RetryConfig = field(default_factory=RetryConfig)
+    options: Options = field(default_factory=dict, repr=False)
+    retry: Retry = field(default_factory=Retry)
     policy: Policy | None = None
     queue: Count | None = None
     realtime: bool = False
     every: Count = 1
     track: TrackOptions | None = None
-    classes: tuple[str, ...] | None = None
-    conf: Share | None = None
-    class_conf: Mapping[str, Share] = field(default_factory=dict)
-    min_size: Point | None = None
-    max_size: Point | None = None
-    region: tuple[Point, ...] | None = None
     zones: Mapping[str, Any] | None = None
     events: ZoneOptions = field(default_factory=ZoneOptions)
 
-    def stage_options(self, conf: float) -> AnalysisOptions:
-        """What its stage does.
-
-        Args:
-            conf: Confidence of sources that do not say.
-        """
-        filters = FilterOptions(
-            classes=self.classes,
-            conf=conf if self.conf is None else self.conf,
-            class_conf=self.class_conf,
-            min_size=self.min_size,
-            max_size=self.max_size,
-            region=self.region,
-        )
+    @property
+    def analysis(self) -> AnalysisOptions:
+        """What is done with its detections."""
+        filters = FilterOptions(**{f.name: getattr(self, f.name) for f in fields(FilterOptions)})
         return AnalysisOptions(filters, self.track, self.every, self.events)
 
+    @property
     def shapes(self) -> Shapes:
         """Its zones and lines."""
         return Shapes() if self.zones is None else parse_shapes(self.zones)
@@ -140,15 +102,30 @@ class SourceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SinkConfig:
-    """Where results go."""
+    """Where results go.
+
+    Attributes:
+        uri: Its address.
+        options: Options of the address.
+    """
 
     uri: str = field(repr=False)
-    options: Mapping[str, str | int | float | bool] = field(default_factory=dict, repr=False)
+    options: Options = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WebConfig:
-    """The web page; its token from one of three places, or made at the start if it needs one."""
+    """The web page; its token from one of three places, or made at the start if it needs one.
+
+    Attributes:
+        address: Where to listen: ``HOST:PORT`` or a port.
+        token: The token itself.
+        token_file: A file that holds it.
+        token_env: An environment variable that holds it.
+        hosts: Names under which browsers reach the page.
+        trusted_proxies: Addresses of reverse proxies whose headers are believed.
+        root_path: Path of the page behind a reverse proxy.
+    """
 
     address: str = "127.0.0.1:8080"
     token: str | None = field(default=None, repr=False)
@@ -176,22 +153,25 @@ class WebConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScheduleConfig:
-    """See :class:`~trt_afdet.stream.pipeline.PipelineOptions`."""
-
-    max_wait: Seconds = PipelineOptions.max_wait
-    max_age: Positive | None = PipelineOptions.max_age
-    sink_queue: Count = PipelineOptions.sink_queue
-    fail_fast: bool = PipelineOptions.fail_fast
-    stop_within: Positive = PipelineOptions.stop_within
-
-    def to_options(self, batch: int) -> PipelineOptions:
-        return PipelineOptions(batch=batch, **vars(self))
-
-
-@dataclass(frozen=True, kw_only=True)
 class Config:
-    """A whole file."""
+    """A whole file.
+
+    Attributes:
+        sources: Cameras, streams and files.
+        model: The .onnx, .engine or .plan file; the shipped model by default.
+        backend: A mistake if the model is not one of its files; by default what the suffix says.
+        providers: Execution providers of ONNX Runtime; the CPU by default.
+        threads: CPU threads of the network.
+        batch: Most frames per run of the network; by default one per source, up to 8.
+        conf: Lowest confidence of sources that do not say.
+        iou: IoU of NMS; the model's by default.
+        max_det: Most detections per frame; the model's by default.
+        sinks: Where results go.
+        zones: JSON file of the zones of all sources.
+        web: The web page.
+        metrics: Address for /metrics and /healthz alone.
+        options: When frames and results wait, are dropped, or end the run.
+    """
 
     sources: tuple[SourceConfig, ...]
     model: str | None = None
@@ -206,12 +186,20 @@ class Config:
     zones: str | None = None
     web: WebConfig | None = None
     metrics: str | None = None
-    options: ScheduleConfig = field(default_factory=ScheduleConfig)
+    options: Scheduling = field(default_factory=Scheduling)
 
     @property
-    def batch_size(self) -> int:
-        """Frames per run of the network: one of each source, up to 8, unless the file says."""
-        return self.batch or min(8, len(self.sources))
+    def pipeline_options(self) -> PipelineOptions:
+        """Scheduling, with the batch: one frame of each source, up to 8, unless the file says."""
+        batch = self.batch or min(8, len(self.sources))
+        return PipelineOptions(**vars(self.options), batch=batch)
+
+    @property
+    def lowest_conf(self) -> float:
+        """The confidence from which on the detector must report."""
+        lowest = [source.lowest for source in self.sources]
+        lowest += [source.track.low for source in self.sources if source.track is not None]
+        return min(lowest)
 
 
 @dataclass(frozen=True)
@@ -277,7 +265,8 @@ def _check(document: Document, path: Path | None) -> Loaded:
     problems = list(document.problems)
     data, more = _merge_defaults(document.data)
     problems += more
-    problems += _unknown_keys(document.data, _WithDefaults, ())
+    problems += _unknown_keys({k: v for k, v in document.data.items() if k != "defaults"}, Config)
+    problems += _unknown_keys(document.data.get("defaults"), SourceConfig, ("defaults",))
     config: Config | None = None
     if not problems:
         checked = _validate(data)
@@ -293,13 +282,6 @@ def _check(document: Document, path: Path | None) -> Loaded:
             list(dict.fromkeys(_problem(path, document, *problem) for problem in ordered))
         )
     return Loaded(config, path, document)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _WithDefaults(Config):
-    """Only for the names of the keys."""
-
-    defaults: SourceConfig | None = None
 
 
 def _problem(path: Path | None, document: Document, place: Place, text: str) -> str:
@@ -328,6 +310,9 @@ def _merge_defaults(data: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[Pl
             problems.append((("defaults", key), "belongs to each source, not to all"))
     sources = data.get("sources")
     if isinstance(sources, list):
+        conf = data.get("conf")
+        if isinstance(conf, (int, float)) and 0 <= conf <= 1:
+            defaults = {"conf": conf, **defaults}
         merged["sources"] = [
             _over(defaults, _long_form({"uri": source} if isinstance(source, str) else source))
             for source in sources
@@ -374,7 +359,7 @@ def _over(defaults: dict[str, Any], source: Any) -> Any:
     return {k: v for k, v in result.items() if v is not None or k == "track"}
 
 
-def _unknown_keys(value: Any, kind: Any, place: Place) -> list[tuple[Place, str]]:
+def _unknown_keys(value: Any, kind: Any, place: Place = ()) -> list[tuple[Place, str]]:
     """Keys that a dataclass does not have, at any depth."""
     while typing.get_origin(kind) is Annotated:
         kind = typing.get_args(kind)[0]
@@ -410,10 +395,20 @@ def _validate(data: dict[str, Any]) -> Config | list[tuple[Place, str]]:
         return TypeAdapter(Config).validate_python(data)
     except ValidationError as error:
         problems: list[tuple[Place, str]] = []
-        for item in error.errors(include_url=False, include_input=False):
-            text = "is missing" if item["type"] == "missing" else item["msg"]
-            text = text.removeprefix("Value error, ")
-            problems.append((_known_part(tuple(item["loc"]), data), text[:1].lower() + text[1:]))
+        for item in error.errors(include_url=False):
+            place, text = _known_part(tuple(item["loc"]), data), item["msg"]
+            if item["type"] == "missing":
+                text = "is missing"
+            elif item["type"] == "literal_error":
+                choices = re.findall(r"'([^']*)'", item["ctx"]["expected"])
+                text = str(unknown_choice(item["input"], tuple(choices)))
+            elif item["type"] == "value_error":
+                text = text.removeprefix("Value error, ").removeprefix("the ")
+                # A class that checks its fields names the one.
+                key, _, rest = text.partition(" ")
+                if isinstance(item["input"], dict) and key in item["input"]:
+                    place, text = (*place, key), rest
+            problems.append((place, text[:1].lower() + text[1:]))
         return problems
 
 
@@ -457,15 +452,10 @@ def _consistency(config: Config, data: dict[str, Any]) -> list[tuple[Place, str]
             problems.append(
                 ((*place, "zones"), "the file of zones at the top holds every source's - use one")
             )
-        for key, make in (
-            ("zones", source.shapes),
-            ("conf", lambda s=source: s.stage_options(config.conf)),
-        ):
-            try:
-                make()
-            except AfdetError as error:
-                key = "region" if str(error).startswith("the region") else key
-                problems.append(((*place, key), str(error)))
+        try:
+            parse_shapes(source.zones or {})
+        except AfdetError as error:
+            problems.append(((*place, "zones"), str(error)))
     if config.web is not None:
         given = [
             key

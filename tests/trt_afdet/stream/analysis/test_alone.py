@@ -92,5 +92,5 @@ def test_mistakes_are_named() -> None:
         Zones({"left half": LEFT[:2]})
     with pytest.raises(InvalidValueError, match="two different points"):
         Zones(lines={"gate": LEFT})
-    with pytest.raises(InvalidValueError, match="unknown anchor"):
+    with pytest.raises(InvalidValueError, match="anchor must be one of bottom"):
         ZoneOptions(anchor="feet")

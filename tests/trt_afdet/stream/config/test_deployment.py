@@ -16,7 +16,7 @@ import pytest
 from tests.waiting import LIMIT, wait_until
 from trt_afdet.detections import Detections
 from trt_afdet.errors import AfdetError
-from trt_afdet.stream.config.deployment import Changes, Deployment, make_plan
+from trt_afdet.stream.config.deployment import Changes, Deployment, resolve
 from trt_afdet.stream.config.schema import ConfigError, Loaded, config_from
 
 NAMES = ("a", "b")
@@ -41,7 +41,7 @@ def loaded(*cameras: dict[str, Any], **more: Any) -> Loaded:
 
 @contextmanager
 def running(config: Loaded) -> Iterator[Deployment]:
-    deployment = Deployment(make_plan(config, NAMES), OneBox(), NAMES)
+    deployment = Deployment(resolve(config, NAMES), OneBox(), NAMES)
     failures: list[BaseException] = []
 
     def work() -> None:
@@ -223,7 +223,7 @@ def test_what_cannot_be_used_changes_nothing_and_is_named() -> None:
         with pytest.raises(ConfigError, match=r"sinks\[0\].uri"):
             deployment.reload(loaded({"name": "new"}, sinks=["jsnol:x"]))
         assert set(deployment.pipeline.snapshot().states) == {"cam"}
-        assert deployment.plan.config.sources[0].name == "cam"
+        assert deployment.resolved.config.sources[0].name == "cam"
         more_frames(deployment, "cam")
 
 
@@ -289,17 +289,17 @@ def test_what_was_drawn_on_the_page_outlives_a_reload_of_a_file_without_zones() 
 def test_zones_of_no_source_are_mentioned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     zones = tmp_path / "zones.json"
     zones.write_text(json.dumps({"dor": HALF}))
-    make_plan(loaded({"name": "door"}, zones=str(zones)), NAMES)
+    resolve(loaded({"name": "door"}, zones=str(zones)), NAMES)
     assert "no source is called dor - did you mean 'door'?" in caplog.text
 
 
 def test_names_are_made_where_none_are_given() -> None:
-    plan = make_plan(config_from({"sources": [CAMERA, CAMERA, {"uri": CAMERA, "name": "x"}]}), None)
+    plan = resolve(config_from({"sources": [CAMERA, CAMERA, {"uri": CAMERA, "name": "x"}]}), None)
     names = [source.name for source in plan.sources]
     assert len(set(names)) == 3
     assert names[2] == "x"
     with pytest.raises(ConfigError, match="same place"):
-        make_plan(
+        resolve(
             config_from({"sources": [CAMERA], "sinks": ["jsonl:x", "jsonl:x?fsync=never"]}), None
         )
 

@@ -20,7 +20,7 @@ from tests.waiting import wait_until
 from trt_afdet.cli import run as command
 from trt_afdet.detections import Detections
 from trt_afdet.errors import AfdetError
-from trt_afdet.stream.config.deployment import Deployment, make_plan
+from trt_afdet.stream.config.deployment import Deployment, resolve
 from trt_afdet.stream.config.schema import load_config
 from trt_afdet.web.server import WebServer
 from trt_afdet.web.zones_store import ZonesStore
@@ -58,7 +58,7 @@ class Rig:
 
     def facts(self) -> dict[str, Any]:
         """Everything that a refused reload must leave alone."""
-        pipeline, stages = self.deployment.pipeline, self.deployment._stages
+        pipeline, analyses = self.deployment.pipeline, self.deployment._analyses
         snapshot = pipeline.snapshot()
         return {
             "files": sorted(str(p) for p in self.folder.rglob("*")),
@@ -68,12 +68,12 @@ class Rig:
             "states": {n: (e.state, e.wall_time) for n, e in snapshot.states.items()},
             "reconnects": snapshot.reconnects,
             "captures": {n: id(c) for n, c in pipeline._captures.items()},
-            "stages": {n: id(s) for n, s in stages.items()},
-            "trackers": {n: (id(s._tracker), s.next_id) for n, s in stages.items()},
-            "options": {n: s._options for n, s in stages.items()},
+            "analyses": {n: id(s) for n, s in analyses.items()},
+            "trackers": {n: (id(s._tracker), s.next_id) for n, s in analyses.items()},
+            "options": {n: s._options for n, s in analyses.items()},
             "zones": self.deployment.shapes,
             "page": (self.server.zones.revision, self.server.zones.all(), self.server.zones.path),
-            "plan": id(self.deployment.plan),
+            "resolved": id(self.deployment.resolved),
         }
 
 
@@ -115,7 +115,7 @@ def configuration(folder: Path, **more: Any) -> dict[str, Any]:
 def rig(tmp_path: Path) -> Iterator[Rig]:
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump(configuration(tmp_path)))
-    plan = make_plan(load_config(path), NAMES, zones_needed=False)
+    plan = resolve(load_config(path), NAMES, zones_needed=False)
     store = ZonesStore()
     store.adopt(None, plan.shapes)
     server = WebServer("127.0.0.1:0", zones=store, announce=lambda line: None)

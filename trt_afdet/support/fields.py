@@ -1,0 +1,107 @@
+"""Limits of a dataclass's fields, written once, in their annotations.
+
+A dataclass checks them with :func:`check_fields`; pydantic and the JSON Schema of ``cameras.yaml``
+read the same annotations.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cache, partial
+from typing import Annotated, Any, Literal
+
+from trt_afdet.errors import InvalidValueError
+from trt_afdet.support.suggest import nearest
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What a number must be: at least ``least``, above ``above``, at most ``most``."""
+
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+
+    def check(self, value: Any) -> Any:
+        """Returns the number.
+
+        Raises:
+            InvalidValueError: If it is too small, too large or NaN.
+        """
+        if self.least is not None and not value >= self.least:
+            raise InvalidValueError(f"must be at least {self.least:g}", got=f"{value:g}")
+        if self.above is not None and not value > self.above:
+            raise InvalidValueError(f"must be above {self.above:g}", got=f"{value:g}")
+        if self.most is not None and not value <= self.most:
+            raise InvalidValueError(f"must be at most {self.most:g}", got=f"{value:g}")
+        return value
+
+    # Pydantic, which is an optional package, asks for these.
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
+        words = {"minimum": self.least, "exclusiveMinimum": self.above, "maximum": self.most}
+        return handler(schema) | {k: v for k, v in words.items() if v is not None}
+
+
+Share = Annotated[float, Limit(least=0, most=1)]
+Count = Annotated[int, Limit(least=1)]
+NotNegative = Annotated[float, Limit(least=0)]
+Positive = Annotated[float, Limit(above=0)]
+
+
+def unknown_choice(value: object, choices: tuple[str, ...]) -> InvalidValueError:
+    """The error for a word that is none of the choices."""
+    listed = ", ".join(choices)
+    return InvalidValueError(
+        f"must be one of {listed}", got=value, hint=nearest(str(value), choices)
+    )
+
+
+def check_fields(instance: Any) -> None:
+    """Checks the values of a dataclass against the annotations of its fields.
+
+    Raises:
+        InvalidValueError: If one is out of range or not one of the choices; the text begins with
+            the field's name.
+    """
+    for name, check in _checks(type(instance)).items():
+        value = getattr(instance, name)
+        for one in value.values() if isinstance(value, Mapping) else [value]:
+            if one is None:
+                continue
+            try:
+                check(one)
+            except InvalidValueError as error:
+                raise InvalidValueError(
+                    f"{name} {error.what}", got=error.got, hint=error.hint
+                ) from None
+
+
+@cache
+def _checks(cls: type) -> dict[str, Callable[[Any], Any]]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    found = {field.name: _check_of(hints[field.name]) for field in fields(cls)}
+    return {name: check for name, check in found.items() if check is not None}
+
+
+def _check_of(hint: Any) -> Callable[[Any], Any] | None:
+    """The check of an annotation: of X, of X | None, or of the values of Mapping[str, X]."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return next((part.check for part in parts if isinstance(part, Limit)), None)
+    if origin is Literal:
+        return partial(_check_choice, parts)
+    checks = (_check_of(part) for part in parts)
+    return next((check for check in checks if check is not None), None)
+
+
+def _check_choice(choices: tuple[str, ...], value: object) -> None:
+    if value not in choices:
+        raise unknown_choice(value, choices)
