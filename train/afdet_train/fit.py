@@ -281,10 +281,7 @@ def open_data(
     if leads:
         for line in data.report.lines():
             ui.warn(f"{data.name}: {line}")
-    if not any(len(r.boxes) for r in data.records):
-        raise InvalidValueError(
-            "no picture has a label", got=data.name, hint="; ".join(data.report.lines()) or None
-        )
+    data.check_labels()
     return data
 
 

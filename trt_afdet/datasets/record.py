@@ -137,6 +137,13 @@ class Dataset:
     def is_video(self) -> bool:
         return any(r.frame_index is not None for r in self.records)
 
+    def check_labels(self) -> None:
+        """Raises InvalidValueError if no picture has a label."""
+        if not any(len(record.boxes) for record in self.records):
+            raise InvalidValueError(
+                "no picture has a label", got=self.name, hint="; ".join(self.report.lines()) or None
+            )
+
     def head(self, count: int) -> Dataset:
         """``count`` records spread evenly over the whole."""
         if count >= len(self.records):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from trt_afdet.datasets import Dataset, open_dataset
 from trt_afdet.datasets.index import ProgressLike
-from trt_afdet.errors import InvalidValueError
 from trt_afdet.evaluation.coco import CocoResult, evaluate_coco
 from trt_afdet.evaluation.predict import DetectorLike, predict
 
@@ -46,6 +45,5 @@ def evaluate(
         data = open_dataset(str(data), split, model=names, decode=True, progress=progress)
         for line in data.report.lines():
             log.warning("%s: %s", data.name, line)
-    if not any(len(record.boxes) for record in data.records):
-        raise InvalidValueError("no picture has a label", got=data.name)
+    data.check_labels()
     return evaluate_coco(data, predict(data, detector, batch=batch, progress=progress))
