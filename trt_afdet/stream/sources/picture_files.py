@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 from trt_afdet.errors import AfdetError, CorruptFileError, MissingFileError
@@ -14,11 +13,6 @@ from trt_afdet.media.inputs import list_files
 from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo, SourceRefusedError
 
 log = logging.getLogger("trt_afdet.stream")
-
-
-@dataclass(frozen=True)
-class PictureOptions:
-    """Pictures have no options."""
 
 
 class PicturesSource:
