@@ -30,7 +30,7 @@ from trt_afdet.media import open_inputs
 from trt_afdet.runtime.detector import Detector
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.monitoring.status import StatusEvent
-from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourcePlan
+from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourceSpec
 from trt_afdet.stream.sources.base import Picture, SourceInfo
 
 Image = npt.NDArray[np.uint8]
@@ -144,7 +144,7 @@ def piped(
     """Frames per second of so many files side by side through a pipeline."""
     each = count // streams
     plans = [
-        SourcePlan(f"s{i}", lambda: Kept(frames, each), live=False, queue=2 * batch)
+        SourceSpec(f"s{i}", lambda: Kept(frames, each), live=False, queue=2 * batch)
         for i in range(streams)
     ]
     sink = Latencies()
@@ -164,7 +164,7 @@ def interleaved(tasks: dict[str, Callable[[], float]], rounds: int) -> dict[str,
 
 
 def for_a_while(
-    detector: Detector, plans: list[SourcePlan], options: PipelineOptions, seconds: float
+    detector: Detector, plans: list[SourceSpec], options: PipelineOptions, seconds: float
 ) -> tuple[Latencies, float]:
     """Runs live sources for so many seconds."""
     sink = Latencies()
@@ -204,7 +204,7 @@ def overload(detector: Detector, frames: list[Image], seconds: float) -> None:
     }
     for name, (policy, queue, age) in cases.items():
         plans = [
-            SourcePlan(f"s{i}", lambda: Kept(frames, fps=30), policy=policy, queue=queue)  # type: ignore[arg-type]
+            SourceSpec(f"s{i}", lambda: Kept(frames, fps=30), policy=policy, queue=queue)  # type: ignore[arg-type]
             for i in range(8)
         ]
         sink, took = for_a_while(detector, plans, PipelineOptions(batch=4, max_age=age), seconds)
@@ -222,9 +222,9 @@ def dead_camera(detector: Detector, frames: list[Image], seconds: float, rounds:
     """Seven live cameras at more than the CPU can do, with and without a dead eighth."""
 
     def run(with_dead: bool) -> float:
-        plans = [SourcePlan(f"s{i}", lambda: Kept(frames, fps=30)) for i in range(7)]
+        plans = [SourceSpec(f"s{i}", lambda: Kept(frames, fps=30)) for i in range(7)]
         if with_dead:
-            plans.append(SourcePlan("dead", Dead))
+            plans.append(SourceSpec("dead", Dead))
         sink, took = for_a_while(detector, plans, PipelineOptions(batch=8), seconds)
         return len(sink.seconds) / took
 
@@ -288,7 +288,7 @@ def beside_lockstep(detector: Detector, frames: list[Image], seconds: float) -> 
         plans = []
         for index, address in enumerate(addresses):
             spec = parse_source(address)
-            plans.append(SourcePlan(str(index), lambda spec=spec: make_source(spec, spec.name)))
+            plans.append(SourceSpec(str(index), lambda spec=spec: make_source(spec, spec.name)))
         sink, took = for_a_while(detector, plans, PipelineOptions(batch=4), seconds)
         add("trt-afdet", {n: sink.sources.count(n) for n in set(sink.sources)}, took)
     if installed("ultralytics", "make bench-peers"):

@@ -24,7 +24,7 @@ from tests.paths import ROOT
 from tests.skips import skip_test
 from tests.waiting import wait_until
 from trt_afdet.detections import Detections
-from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourcePlan
+from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourceSpec
 from trt_afdet.stream.retry import Retry
 from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo
 from trt_afdet.stream.sources.test_pattern import TestPatternSource
@@ -70,8 +70,8 @@ def server() -> Iterator[str]:
     web = WebServer("127.0.0.1:0", TOKEN, announce=lambda line: None)
     source = TestPatternSource("test://?width=160&height=120&fps=20")
     plans = [
-        SourcePlan("door", lambda: source),
-        SourcePlan("dead", Dead, retry=Retry(first=0.2, longest=0.2)),
+        SourceSpec("door", lambda: source),
+        SourceSpec("dead", Dead, retry=Retry(first=0.2, longest=0.2)),
     ]
     pipeline = Pipeline(detector, plans, [web], PipelineOptions(batch=2))
     web.attach(pipeline)

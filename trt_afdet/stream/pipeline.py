@@ -86,7 +86,7 @@ class PassThrough:
 
 
 @dataclass(frozen=True)
-class SourcePlan:
+class SourceSpec:
     """How one source is run.
 
     Attributes:
@@ -174,7 +174,7 @@ class Pipeline:
     def __init__(
         self,
         detector: DetectorLike,
-        sources: Sequence[SourcePlan],
+        sources: Sequence[SourceSpec],
         sinks: Sequence[Sink] = (),
         options: PipelineOptions | None = None,
     ) -> None:
@@ -197,10 +197,10 @@ class Pipeline:
         self._stages: dict[str, Stage] = {}
         # Of sources that were removed: one that comes back goes on counting.
         self._sequences: dict[str, int] = {}
-        self._plans = list(sources)
+        self._specs = list(sources)
         self._sinks = [SinkRunner(s, self.options.sink_queue, self._sink_failed) for s in sinks]
         self._failure: BaseException | None = None
-        names = [plan.name for plan in sources]
+        names = [spec.name for spec in sources]
         for name in names:
             if names.count(name) > 1:
                 raise InvalidValueError("two sources have the same name", got=name)
@@ -220,8 +220,8 @@ class Pipeline:
         try:
             for runner in self._sinks:
                 runner.start()
-            for plan in self._plans:
-                self.add(plan)
+            for spec in self._specs:
+                self.add(spec)
             self._detect()
         except AfdetError:
             raise
@@ -238,29 +238,29 @@ class Pipeline:
         self._stop.set()
         self._intake.stop()
 
-    def add(self, plan: SourcePlan) -> None:
+    def add(self, spec: SourceSpec) -> None:
         """Starts a source.
 
         Raises:
             InvalidValueError: If its name is taken.
         """
-        policy: Policy = plan.policy or ("drop-oldest" if plan.live else "wait")
+        policy: Policy = spec.policy or ("drop-oldest" if spec.live else "wait")
         # A file's next batch is decoded while this one is detected.
-        queue = plan.queue or (1 if plan.live else self.options.batch)
+        queue = spec.queue or (1 if spec.live else self.options.batch)
         capture = Capture(
-            plan.name,
-            plan.make,
+            spec.name,
+            spec.make,
             self._intake,
             self.board,
-            retry=plan.retry,
-            realtime=plan.realtime,
-            first_sequence=self._sequences.get(plan.name, 0),
+            retry=spec.retry,
+            realtime=spec.realtime,
+            first_sequence=self._sequences.get(spec.name, 0),
             on_failure=self._source_failed,
         )
         with self._lock:
-            self._intake.add(plan.name, policy, queue)
-            self._captures[plan.name] = capture
-            self._stages[plan.name] = plan.stage or PassThrough()
+            self._intake.add(spec.name, policy, queue)
+            self._captures[spec.name] = capture
+            self._stages[spec.name] = spec.stage or PassThrough()
             # Before anybody can remove it, who waits for its end.
             capture.start()
 

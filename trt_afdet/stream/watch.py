@@ -16,9 +16,9 @@ from trt_afdet.stream.analysis.filters import FilterOptions
 from trt_afdet.stream.analysis.per_source import AnalysisOptions, SourceAnalysis
 from trt_afdet.stream.analysis.shapes import Shapes, parse_shapes
 from trt_afdet.stream.analysis.tracking import TrackOptions
-from trt_afdet.stream.config.addresses import SourceSpec, make_source, parse_source
+from trt_afdet.stream.config.addresses import SourceAddress, make_source, parse_source
 from trt_afdet.stream.frame import StreamResult
-from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourcePlan
+from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourceSpec
 from trt_afdet.support.threads import Worker
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def _detector(
 
 
 def _from_addresses(
-    specs: Sequence[SourceSpec],
+    specs: Sequence[SourceAddress],
     detector: Detector,
     options: AnalysisOptions,
     shapes: Shapes,
@@ -228,7 +228,7 @@ def _from_addresses(
         number = sum(name == spec.name or name.startswith(f"{spec.name} (") for name in names)
         names.append(f"{spec.name} ({number + 1})" if number else spec.name)
     plans = [
-        SourcePlan(
+        SourceSpec(
             name=name,
             make=lambda spec=spec, name=name: make_source(spec, name),  # type: ignore[misc]
             live=spec.live,

@@ -13,7 +13,7 @@ from tests.trt_afdet.runtime.rigs import equal, scene
 from trt_afdet.runtime.detector import Detector
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.monitoring.status import StatusEvent
-from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourcePlan
+from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourceSpec
 from trt_afdet.stream.sources.base import Picture, SourceInfo
 
 FRAMES = 12
@@ -84,7 +84,7 @@ def test_every_frame_gets_its_own_boxes(rig: Any, tmp_path: Any, streams: int) -
     detector = Counting(rig.runner())
     assert detector.is_async
     assert detector.max_batch == 4
-    plans = [SourcePlan(f"s{i}", lambda i=i: Scenes(100 * i), live=False) for i in range(streams)]
+    plans = [SourceSpec(f"s{i}", lambda i=i: Scenes(100 * i), live=False) for i in range(streams)]
     sink = Kept()
     Pipeline(detector, plans, [sink], PipelineOptions(batch=16)).run()
     assert detector.under_way == 0

@@ -23,7 +23,7 @@ from trt_afdet.runtime.detector import Detector
 from trt_afdet.stream.config.addresses import make_source, parse_source
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.monitoring.status import StatusEvent
-from trt_afdet.stream.pipeline import Pipeline, SourcePlan
+from trt_afdet.stream.pipeline import Pipeline, SourceSpec
 from trt_afdet.stream.retry import Retry
 
 ASSETS = Path(trt_afdet.__file__).parent / "assets"
@@ -62,7 +62,7 @@ def play(uri: str, detector: Detector) -> Kept:
     spec = parse_source(uri)
     sink = Kept()
     once = Retry(first=60.0, longest=60.0)  # The server would begin again.
-    plan = SourcePlan("clip", lambda: make_source(spec, "clip"), live=spec.live, retry=once)
+    plan = SourceSpec("clip", lambda: make_source(spec, "clip"), live=spec.live, retry=once)
     pipeline = Pipeline(detector, [plan], [sink])
     thread = threading.Thread(target=pipeline.run)
     thread.start()

@@ -54,7 +54,7 @@ PROGRAM = """
 import os, signal, sys, threading, time
 import numpy as np
 from trt_afdet.detections import Detections
-from trt_afdet.stream.pipeline import Pipeline, SourcePlan
+from trt_afdet.stream.pipeline import Pipeline, SourceSpec
 from trt_afdet.stream.config.addresses import make_sink
 from trt_afdet.stream.config.addresses import make_source, parse_source
 
@@ -68,7 +68,7 @@ def detect(frames):
 
 wait, how, sink, *addresses = sys.argv[1:]
 specs = [parse_source(a) for a in [*addresses, "test://?fps=50&width=64&height=64"]]
-plans = [SourcePlan(str(i), lambda s=s: make_source(s), s.live) for i, s in enumerate(specs)]
+plans = [SourceSpec(str(i), lambda s=s: make_source(s), s.live) for i, s in enumerate(specs)]
 pipeline = Pipeline(detect, plans, [make_sink(sink)])
 
 def in_background(target):

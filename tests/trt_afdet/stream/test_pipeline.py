@@ -20,7 +20,7 @@ from trt_afdet.stream.batcher import Intake
 from trt_afdet.stream.frame import StreamFrame, StreamResult
 from trt_afdet.stream.monitoring.metrics import Histogram
 from trt_afdet.stream.monitoring.status import StatusEvent
-from trt_afdet.stream.pipeline import Pipeline, PipelineError, PipelineOptions, SourcePlan
+from trt_afdet.stream.pipeline import Pipeline, PipelineError, PipelineOptions, SourceSpec
 from trt_afdet.stream.retry import Retry
 from trt_afdet.stream.sources.base import (
     LoginRefusedError,
@@ -265,7 +265,7 @@ def test_bad_queues_are_refused() -> None:
 def test_files_are_read_to_the_last_frame_in_order() -> None:
     sink, detector = Memory(), OneBox()
     plans = [
-        SourcePlan(f"f{i}", lambda i=i: pattern(300, seed=i), live=False)  # type: ignore[misc]
+        SourceSpec(f"f{i}", lambda i=i: pattern(300, seed=i), live=False)  # type: ignore[misc]
         for i in range(4)
     ]
     pipeline = Pipeline(detector, plans, [sink], PipelineOptions(batch=4))
@@ -284,7 +284,7 @@ def test_files_are_read_to_the_last_frame_in_order() -> None:
 def test_latency_stays_bounded_when_the_detector_is_too_slow() -> None:
     sink = Memory()
     plans = [
-        SourcePlan(f"c{i}", lambda i=i: pattern(0, fps=50, seed=i))  # type: ignore[misc]
+        SourceSpec(f"c{i}", lambda i=i: pattern(0, fps=50, seed=i))  # type: ignore[misc]
         for i in range(3)
     ]
     detector = OneBox()
@@ -319,8 +319,8 @@ def test_latency_stays_bounded_when_the_detector_is_too_slow() -> None:
 def test_stop_does_not_wait_for_a_driver_that_hangs() -> None:
     sink = Memory()
     plans = [
-        SourcePlan("hung", lambda: Scripted(["frame", "hang"]), retry=Retry(stall=4 * LIMIT)),
-        SourcePlan("fine", lambda: pattern(0, fps=30)),
+        SourceSpec("hung", lambda: Scripted(["frame", "hang"]), retry=Retry(stall=4 * LIMIT)),
+        SourceSpec("fine", lambda: pattern(0, fps=30)),
     ]
     pipeline = Pipeline(OneBox(), plans, [sink])
     thread = threading.Thread(target=pipeline.run)
@@ -335,7 +335,7 @@ def test_stop_does_not_wait_for_a_driver_that_hangs() -> None:
 def test_a_lost_camera_comes_back_and_keeps_counting() -> None:
     sink = Memory()
     scripts = [["frame", "frame", "lost"], ["no answer"], ["frame", "end"]]
-    plan = SourcePlan("cam", lambda: Scripted(scripts.pop(0)), policy="wait", retry=FAST)
+    plan = SourceSpec("cam", lambda: Scripted(scripts.pop(0)), policy="wait", retry=FAST)
     pipeline = Pipeline(OneBox(), [plan], [sink])
     pipeline.run()
     assert sink.sequences("cam") == [0, 1, 2]
@@ -349,7 +349,7 @@ def test_a_frozen_camera_is_restarted_beside_its_hung_driver() -> None:
     sink = Memory()
     scripts = [["frame", "hang", "frame"], ["frame", "end"]]
     retry = replace(FAST, stall=2.0)
-    plan = SourcePlan("cam", lambda: Scripted(scripts.pop(0)), policy="wait", retry=retry)
+    plan = SourceSpec("cam", lambda: Scripted(scripts.pop(0)), policy="wait", retry=retry)
     Pipeline(OneBox(), [plan], [sink]).run()
     assert sink.sequences("cam") == [0, 1]
     assert sink.states("cam")[:4] == ["connecting", "live", "stalled", "lost"]
@@ -359,14 +359,14 @@ def test_a_frozen_camera_is_restarted_beside_its_hung_driver() -> None:
 def test_a_camera_that_fails_for_good_ends_alone(step: str) -> None:
     sink = Memory()
     plans = [
-        SourcePlan("bad", lambda: Scripted(["frame", step]), retry=FAST),
-        SourcePlan("good", lambda: pattern(200), live=False),
+        SourceSpec("bad", lambda: Scripted(["frame", step]), retry=FAST),
+        SourceSpec("good", lambda: pattern(200), live=False),
     ]
     Pipeline(OneBox(), plans, [sink]).run()
     assert sink.states("bad")[-1] == "failed"
     assert len(sink.sequences("good")) == 200
     sink = Memory()
-    plans[1] = SourcePlan("good", lambda: pattern(0, fps=30))
+    plans[1] = SourceSpec("good", lambda: pattern(0, fps=30))
     with pytest.raises(PipelineError, match="source bad failed"):
         Pipeline(OneBox(), plans, [sink], PipelineOptions(fail_fast=True)).run()
     assert sink.closed == 1
@@ -392,7 +392,7 @@ def test_no_refusal_of_a_camera_is_final(kind: type[SourceError]) -> None:
     steps = ["frame", "end"]
     retry = replace(FAST, first=0.001)
     Pipeline(
-        OneBox(), [SourcePlan("cam", lambda: Refusing(refusals, steps), retry=retry)], [sink]
+        OneBox(), [SourceSpec("cam", lambda: Refusing(refusals, steps), retry=retry)], [sink]
     ).run()
     assert sink.sequences("cam") == [0]
     assert "failed" not in sink.states("cam")
@@ -405,7 +405,7 @@ def test_a_camera_is_given_up_where_that_is_asked_for() -> None:
     sink = Memory()
     refusals: list[BaseException] = [SourceRefusedError("no")] * 9
     retry = replace(FAST, first=0.001, give_up=3)
-    plan = SourcePlan("cam", lambda: Refusing(refusals, []), retry=retry)
+    plan = SourceSpec("cam", lambda: Refusing(refusals, []), retry=retry)
     with pytest.raises(PipelineError, match="no; given up after 3 tries"):
         Pipeline(OneBox(), [plan], [sink]).run()
     assert len(refusals) == 6
@@ -423,14 +423,14 @@ def test_a_refused_password_is_tried_seldom() -> None:
 
 
 def test_if_all_sources_fail_the_run_fails_with_a_name() -> None:
-    plan = SourcePlan("only", lambda: Scripted(["refused"]), retry=FAST)
+    plan = SourceSpec("only", lambda: Scripted(["refused"]), retry=FAST)
     with pytest.raises(PipelineError, match="source only failed: refused"):
         Pipeline(OneBox(), [plan]).run()
 
 
 def test_a_failing_sink_or_detector_is_named() -> None:
-    def plan() -> SourcePlan:
-        return SourcePlan("file", lambda: pattern(500), live=False)
+    def plan() -> SourceSpec:
+        return SourceSpec("file", lambda: pattern(500), live=False)
 
     with pytest.raises(PipelineError, match="sink memory failed: disk full"):
         Pipeline(OneBox(), [plan()], [Memory(fail_at=3)]).run()
@@ -447,7 +447,7 @@ def test_a_failing_sink_or_detector_is_named() -> None:
 def test_a_slow_sink_drops_its_own_and_a_durable_one_gets_all() -> None:
     durable = Memory()
     slow = Memory(durable=False, ready=lambda: len(durable.results) == 200)
-    plan = SourcePlan("file", lambda: pattern(200), live=False)
+    plan = SourceSpec("file", lambda: pattern(200), live=False)
     pipeline = Pipeline(OneBox(), [plan], [slow, durable], PipelineOptions(sink_queue=4))
     pipeline.run()
     assert durable.sequences("file") == list(range(200))
@@ -457,12 +457,12 @@ def test_a_slow_sink_drops_its_own_and_a_durable_one_gets_all() -> None:
 
 def test_sources_come_and_go_while_it_runs() -> None:
     sink = Memory()
-    pipeline = Pipeline(OneBox(), [SourcePlan("a", lambda: pattern(0, fps=60))], [sink])
+    pipeline = Pipeline(OneBox(), [SourceSpec("a", lambda: pattern(0, fps=60))], [sink])
     thread = threading.Thread(target=pipeline.run)
     thread.start()
-    pipeline.add(SourcePlan("b", lambda: pattern(0, fps=60)))
+    pipeline.add(SourceSpec("b", lambda: pattern(0, fps=60)))
     with pytest.raises(InvalidValueError, match="same name"):
-        pipeline.add(SourcePlan("b", lambda: pattern(0, fps=60)))
+        pipeline.add(SourceSpec("b", lambda: pattern(0, fps=60)))
     wait_until(lambda: sink.sequences("a") and sink.sequences("b"), "frames of both")
     pipeline.remove("b")
     assert "b" not in pipeline.snapshot().lanes
@@ -473,7 +473,7 @@ def test_sources_come_and_go_while_it_runs() -> None:
 
 
 def test_realtime_files_keep_their_pace() -> None:
-    plan = SourcePlan("file", lambda: pattern(15, fps=0), live=False, realtime=True)
+    plan = SourceSpec("file", lambda: pattern(15, fps=0), live=False, realtime=True)
     started = time.monotonic()
     Pipeline(OneBox(), [plan]).run()
     # 15 frames at 30 a second.
@@ -553,7 +553,7 @@ def test_batches_overlap_on_a_detector_that_works_in_the_background() -> None:
     detector = InBackground()
     sink = Memory()
     plans = [
-        SourcePlan(name, lambda: Scripted(["frame"] * 12, live=False), live=False)
+        SourceSpec(name, lambda: Scripted(["frame"] * 12, live=False), live=False)
         for name in ("a", "b")
     ]
     Pipeline(detector, plans, [sink], PipelineOptions(batch=16)).run()
@@ -577,7 +577,7 @@ def test_a_lone_frame_does_not_wait_for_the_next_one() -> None:
             self.given += 1
             return super().read()
 
-    plans = [SourcePlan("a", lambda: OneAtATime(["frame"] * 3), live=True)]
+    plans = [SourceSpec("a", lambda: OneAtATime(["frame"] * 3), live=True)]
     Pipeline(InBackground(), plans, [sink]).run()
     assert sink.sequences("a") == [0, 1, 2]
 
@@ -591,7 +591,7 @@ class Telling(Scripted):
 
 def test_credentials_in_an_error_reach_nobody(caplog: pytest.LogCaptureFixture) -> None:
     sink = Memory()
-    plans = [SourcePlan("door", lambda: Telling([]))]
+    plans = [SourceSpec("door", lambda: Telling([]))]
     with pytest.raises(PipelineError) as caught:
         Pipeline(OneBox(), plans, [sink], PipelineOptions(fail_fast=True)).run()
     told = [str(caught.value), caplog.text, *(event.detail for event in sink.events)]

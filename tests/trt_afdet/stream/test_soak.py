@@ -17,7 +17,7 @@ import pytest
 
 from trt_afdet.detections import Detections
 from trt_afdet.stream.config.addresses import make_sink, make_source, parse_source
-from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourcePlan
+from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourceSpec
 
 FRAMES = 100_000
 STREAMS = 8
@@ -51,7 +51,7 @@ def run(folder: str) -> None:
         for i in range(STREAMS)
     ]
     plans = [
-        SourcePlan(f"s{i}", lambda s=spec, n=f"s{i}": make_source(s, n), live=False)
+        SourceSpec(f"s{i}", lambda s=spec, n=f"s{i}": make_source(s, n), live=False)
         for i, spec in enumerate(specs)
     ]
     sinks = [make_sink(f"jsonl:{folder}/found.jsonl"), make_sink(f"csv:{folder}/found.csv")]

@@ -327,7 +327,7 @@ def test_openmetrics_is_given_to_those_who_ask(open_server: WebServer) -> None:
 
 def test_health_turns_with_the_pipeline() -> None:
     from tests.trt_afdet.web.web_rig import Dead
-    from trt_afdet.stream.pipeline import SourcePlan
+    from trt_afdet.stream.pipeline import SourceSpec
     from trt_afdet.stream.sources.base import SourceInfo, UnusableSourceError
 
     class Refused(Dead):
@@ -336,7 +336,7 @@ def test_health_turns_with_the_pipeline() -> None:
 
     with serving() as server:
         assert get(server, "/healthz").json() == {"status": "ok", "reasons": []}
-    with serving([camera("yard"), SourcePlan("dead", Refused)]) as server:
+    with serving([camera("yard"), SourceSpec("dead", Refused)]) as server:
         answer = get(server, "/healthz")
         assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
     with serving(stall=0.2) as server:

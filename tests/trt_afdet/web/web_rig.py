@@ -15,7 +15,7 @@ from tests.waiting import wait_until as wait_for
 from trt_afdet.detections import Detections
 from trt_afdet.stream.analysis.zone_events import LineCrossed, ObjectEntered, ZoneCount
 from trt_afdet.stream.frame import StreamFrame, StreamResult
-from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourcePlan
+from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourceSpec
 from trt_afdet.stream.retry import Retry
 from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo
 from trt_afdet.stream.sources.test_pattern import TestPatternSource, boxes_at
@@ -95,17 +95,17 @@ class Dead:
         """Nothing is open."""
 
 
-def camera(name: str, options: str = "", every: int = 0) -> SourcePlan:
+def camera(name: str, options: str = "", every: int = 0) -> SourceSpec:
     source = TestPatternSource(f"test://?width=320&height=240&fps=20&objects=3&seed=3&{options}")
-    return SourcePlan(name, lambda: source, stage=TrueBoxes(source, every))
+    return SourceSpec(name, lambda: source, stage=TrueBoxes(source, every))
 
 
-def dead(name: str = "dead") -> SourcePlan:
-    return SourcePlan(name, Dead, retry=Retry(first=0.3, longest=0.3))
+def dead(name: str = "dead") -> SourceSpec:
+    return SourceSpec(name, Dead, retry=Retry(first=0.3, longest=0.3))
 
 
 @contextmanager
-def serving(plans: Sequence[SourcePlan] = (), **options: Any) -> Iterator[WebServer]:
+def serving(plans: Sequence[SourceSpec] = (), **options: Any) -> Iterator[WebServer]:
     """A server with a pipeline behind it, stopped at the end."""
     options = {"address": "127.0.0.1:0", "announce": lambda line: None, **options}
     server = WebServer(**options)

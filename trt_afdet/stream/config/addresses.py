@@ -77,7 +77,7 @@ class Scheme:
         what: What it is, in a few words.
         options: Its options.
         make: For a source: takes what follows ``://`` and the options as given, and returns a
-            :class:`SourceSpec`. For a sink: takes the address without its query and the options
+            :class:`SourceAddress`. For a sink: takes the address without its query and the options
             as read, and returns the sink.
         peers_query: Whether the query belongs to the camera and options stand behind a ``#``.
     """
@@ -90,7 +90,7 @@ class Scheme:
 
 
 @dataclass(frozen=True)
-class SourceSpec:
+class SourceAddress:
     """What the address of a source means.
 
     Attributes:
@@ -122,7 +122,7 @@ def listed() -> str:
 # ---- Sources.
 
 
-def parse_source(text: str, **options: object) -> SourceSpec:
+def parse_source(text: str, **options: object) -> SourceAddress:
     """Reads the address of a source.
 
     Nothing is opened; of paths it is looked up what is there.
@@ -150,7 +150,7 @@ def parse_source(text: str, **options: object) -> SourceSpec:
     if name == "gst":  # A pipeline may hold any character.
         return _gst(rest, options)
     where, _, query = rest.partition("?")
-    spec: SourceSpec = scheme.make(unquote(where), {**dict(split_options(query)), **options})
+    spec: SourceAddress = scheme.make(unquote(where), {**dict(split_options(query)), **options})
     return spec
 
 
@@ -162,7 +162,7 @@ def _unknown(what: str, name: str | None, known: Iterable[str], listing: str) ->
     return InvalidValueError(f"unknown {what} type", got=got, hint=hint)
 
 
-def make_source(spec: SourceSpec, name: str | None = None) -> Source:
+def make_source(spec: SourceAddress, name: str | None = None) -> Source:
     """The source behind an address, not yet opened.
 
     Args:
@@ -172,19 +172,19 @@ def make_source(spec: SourceSpec, name: str | None = None) -> Source:
     return _SOURCE_MAKERS[spec.kind](spec, name or spec.name)
 
 
-def _rtsp_source(spec: SourceSpec, name: str) -> Source:
+def _rtsp_source(spec: SourceAddress, name: str) -> Source:
     if spec.options.decoder == "nvdec" and is_jetson():
         return jetson_rtsp_source(spec.uri, name, spec.options)
     return rtsp_source(spec.uri, name, spec.options)
 
 
-def _file_source(spec: SourceSpec, name: str) -> Source:
+def _file_source(spec: SourceAddress, name: str) -> Source:
     if spec.options.decoder == "nvdec" and is_jetson():
         return jetson_file_source(spec.uri, name)
     return VideoFileSource(spec.uri, name, spec.options)
 
 
-_SOURCE_MAKERS: dict[str, Callable[[SourceSpec, str], Source]] = {
+_SOURCE_MAKERS: dict[str, Callable[[SourceAddress, str], Source]] = {
     "v4l2": lambda spec, name: V4l2Source(spec.uri, name, spec.options),
     "csi": lambda spec, name: csi_source(int(spec.uri), name, spec.options),
     "gst": lambda spec, name: gst_source(spec.uri, name, spec.options),
@@ -197,7 +197,7 @@ _SOURCE_MAKERS: dict[str, Callable[[SourceSpec, str], Source]] = {
 }
 
 
-def _path(text: str, options: dict[str, Any]) -> SourceSpec:
+def _path(text: str, options: dict[str, Any]) -> SourceAddress:
     if match := _DEVICE.fullmatch(text):
         return _v4l2(match[1], options)
     # pathlib's own would raise for an unknown user.
@@ -216,18 +216,20 @@ def _path(text: str, options: dict[str, Any]) -> SourceSpec:
     pattern = glob.has_magic(text) and not path.exists()
     if suffix == ".sdp" and path.is_file():
         stream = read_options(StreamOptions, "a session description", options)
-        return SourceSpec(str(path), "stream", text, True, stream)
+        return SourceAddress(str(path), "stream", text, True, stream)
     if path.is_file() and path.stat().st_size:
         picture = not is_video_file(path)
     else:
         picture = suffix in PICTURE_SUFFIXES
     if path.is_dir() or pattern or picture:
         read_values({}, "a source of pictures", options)
-        return SourceSpec(str(path), "pictures", text, False, None)
+        return SourceAddress(str(path), "pictures", text, False, None)
     if not path.exists() and suffix not in VIDEO_SUFFIXES:
         hint = f"did you mean /dev/video{text}?" if text.isdecimal() else None
         raise InvalidValueError("no such file, and no address either", got=_shown(text), hint=hint)
-    return SourceSpec(str(path), "file", text, False, read_options(FileOptions, "a video", options))
+    return SourceAddress(
+        str(path), "file", text, False, read_options(FileOptions, "a video", options)
+    )
 
 
 def _shown(text: str) -> str | None:
@@ -235,7 +237,7 @@ def _shown(text: str) -> str | None:
     return None if "@" in text else redact(text)
 
 
-def _file(where: str, options: dict[str, Any]) -> SourceSpec:
+def _file(where: str, options: dict[str, Any]) -> SourceAddress:
     where = where.removeprefix("localhost")
     if not where.startswith("/") or "\0" in where:
         raise InvalidValueError(
@@ -244,51 +246,51 @@ def _file(where: str, options: dict[str, Any]) -> SourceSpec:
     return _path(where, options)
 
 
-def _v4l2(where: str, options: dict[str, Any]) -> SourceSpec:
+def _v4l2(where: str, options: dict[str, Any]) -> SourceAddress:
     if where.isdecimal():
         where = f"/dev/video{int(where)}"
     elif not where.startswith("/dev/"):
         raise InvalidValueError(
             "v4l2:// takes a number or a device", got=_shown(where), hint="v4l2://0"
         )
-    return SourceSpec(where, "v4l2", where, True, read_options(V4l2Options, "v4l2", options))
+    return SourceAddress(where, "v4l2", where, True, read_options(V4l2Options, "v4l2", options))
 
 
-def _csi(where: str, options: dict[str, Any]) -> SourceSpec:
+def _csi(where: str, options: dict[str, Any]) -> SourceAddress:
     if not where.isdecimal():
         raise InvalidValueError(
             "csi:// takes the number of a camera", got=_shown(where), hint="csi://0"
         )
     number = str(int(where))
     read = read_options(CsiOptions, "csi", options)
-    return SourceSpec(number, "csi", f"csi://{number}", True, read)
+    return SourceAddress(number, "csi", f"csi://{number}", True, read)
 
 
-def _gst(pipeline: str, options: dict[str, Any]) -> SourceSpec:
+def _gst(pipeline: str, options: dict[str, Any]) -> SourceAddress:
     if not pipeline.strip():
         raise InvalidValueError("gst:// needs a pipeline", hint="gst://videotestsrc ! videoconvert")
     read = read_options(GstOptions, "gst", options)
-    return SourceSpec(pipeline, "gst", redact(f"gst://{pipeline}"), read.live, read)
+    return SourceAddress(pipeline, "gst", redact(f"gst://{pipeline}"), read.live, read)
 
 
-def _test(where: str, options: dict[str, Any]) -> SourceSpec:
+def _test(where: str, options: dict[str, Any]) -> SourceAddress:
     if where:
         raise InvalidValueError(
             "test:// has options only", got=_shown(where), hint="test://?fps=30"
         )
     uri = f"test://?{join_options(options)}" if options else "test://"
     pattern = Pattern.parse(uri)
-    return SourceSpec(uri, "test", uri, TestPatternSource(uri).live, pattern)
+    return SourceAddress(uri, "test", uri, TestPatternSource(uri).live, pattern)
 
 
-def _network_source(text: str, options: dict[str, Any]) -> SourceSpec:
+def _network_source(text: str, options: dict[str, Any]) -> SourceAddress:
     address = parse_address(text)
     scheme = address.scheme
     if not address.host and scheme not in ("udp", "rtp"):
         raise InvalidValueError(f"{scheme}:// needs a host", hint=f"{scheme}://HOST/path")
     given = {**dict(split_options(address.fragment)), **options}
     try:
-        spec: SourceSpec = SOURCES[scheme].make(address, given)
+        spec: SourceAddress = SOURCES[scheme].make(address, given)
     except InvalidValueError as error:
         if "@" in address.fragment and address.user is None:
             # What looks like an option may be a piece of a password that has a "#".
@@ -297,19 +299,19 @@ def _network_source(text: str, options: dict[str, Any]) -> SourceSpec:
     return spec
 
 
-def _rtsp(address: Address, given: dict[str, Any]) -> SourceSpec:
+def _rtsp(address: Address, given: dict[str, Any]) -> SourceAddress:
     read = read_options(RtspOptions, address.scheme, given)
-    return SourceSpec(address.url(), "rtsp", address.shown, True, read)
+    return SourceAddress(address.url(), "rtsp", address.shown, True, read)
 
 
-def _http(address: Address, given: dict[str, Any]) -> SourceSpec:
+def _http(address: Address, given: dict[str, Any]) -> SourceAddress:
     read = read_options(HttpOptions, address.scheme, given)
     suffix = Path(address.path).suffix.lower()
     live = read.live == "yes" or (read.live == "auto" and suffix not in VIDEO_SUFFIXES)
-    return SourceSpec(address.url(), "http", address.shown, live, read)
+    return SourceAddress(address.url(), "http", address.shown, live, read)
 
 
-def _stream(address: Address, given: dict[str, Any]) -> SourceSpec:
+def _stream(address: Address, given: dict[str, Any]) -> SourceAddress:
     scheme = address.scheme
     read = read_options(StreamOptions, scheme, given)
     if address.port is None and not scheme.startswith("rtmp"):
@@ -318,7 +320,7 @@ def _stream(address: Address, given: dict[str, Any]) -> SourceSpec:
     if scheme == "udp" and address.user is None and address.password is None:
         # udp://@239.0.0.1:1234, as VLC and FFmpeg write "receive there".
         url = url.replace("://", "://@", 1)
-    return SourceSpec(url, "stream", address.shown, True, read)
+    return SourceAddress(url, "stream", address.shown, True, read)
 
 
 def _source(example: str, what: str, options: Any, make: Any, network: bool = False) -> Scheme:

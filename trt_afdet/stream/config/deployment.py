@@ -16,11 +16,11 @@ from trt_afdet.runtime.detector import Detector, open_backend
 from trt_afdet.stream.analysis.filters import check_classes
 from trt_afdet.stream.analysis.per_source import SourceAnalysis
 from trt_afdet.stream.analysis.shapes import Shapes, parse_shapes, read_zones
-from trt_afdet.stream.config.addresses import SourceSpec, make_sink, make_source, parse_source
+from trt_afdet.stream.config.addresses import SourceAddress, make_sink, make_source, parse_source
 from trt_afdet.stream.config.schema import Config, ConfigError, Loaded, SourceConfig
 from trt_afdet.stream.config.yaml_reader import Place
 from trt_afdet.stream.options import join_options
-from trt_afdet.stream.pipeline import DetectorLike, Pipeline, SourcePlan
+from trt_afdet.stream.pipeline import DetectorLike, Pipeline, SourceSpec
 from trt_afdet.stream.sinks.base import Sink, SinkRunner
 from trt_afdet.support.suggest import nearest
 
@@ -50,7 +50,7 @@ class ConfiguredSource:
     """
 
     name: str
-    spec: SourceSpec
+    spec: SourceAddress
     config: SourceConfig
 
     def same_capture(self, other: ConfiguredSource) -> bool:
@@ -402,9 +402,9 @@ class Deployment:
             1 if before is None else before.next_id,
         )
 
-    def _source_spec(self, source: ConfiguredSource, analysis: SourceAnalysis) -> SourcePlan:
+    def _source_spec(self, source: ConfiguredSource, analysis: SourceAnalysis) -> SourceSpec:
         config, spec = source.config, source.spec
-        return SourcePlan(
+        return SourceSpec(
             name=source.name,
             make=lambda: make_source(spec, source.name),
             live=spec.live,

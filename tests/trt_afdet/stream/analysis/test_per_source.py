@@ -20,7 +20,7 @@ from trt_afdet.stream.analysis.tracking import TrackOptions
 from trt_afdet.stream.analysis.zones import ZoneOptions
 from trt_afdet.stream.frame import StreamFrame, StreamResult
 from trt_afdet.stream.monitoring.status import StatusEvent
-from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourcePlan
+from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourceSpec
 from trt_afdet.stream.sources.test_pattern import Pattern, TestPatternSource, boxes_at
 
 NAMES = ("a", "b")
@@ -192,7 +192,7 @@ def test_numbers_are_stable_through_a_pipeline(every: int) -> None:
 
     sink = Memory()
     stage = SourceAnalysis("cam", NAMES, AnalysisOptions(track=TrackOptions(), every=every))
-    plan = SourcePlan("cam", lambda: TestPatternSource(uri), live=False, stage=stage)
+    plan = SourceSpec("cam", lambda: TestPatternSource(uri), live=False, stage=stage)
     Pipeline(Numbered(pattern), [plan], [sink], PipelineOptions(batch=4)).run()
     assert [r.frame.sequence for r in sink.results] == list(range(300))
     assert [r.detected for r in sink.results] == [i % every == 0 for i in range(300)]
@@ -224,7 +224,7 @@ def test_a_jump_of_the_wall_clock_disturbs_nothing(monkeypatch: pytest.MonkeyPat
         return [Detections(box, np.full(1, 0.9), np.zeros(1), NAMES) for _ in frames]
 
     pipeline = Pipeline(
-        still, [SourcePlan("cam", lambda: TestPatternSource(uri), stage=stage)], [sink]
+        still, [SourceSpec("cam", lambda: TestPatternSource(uri), stage=stage)], [sink]
     )
     thread = threading.Thread(target=pipeline.run)
     started = time.monotonic()

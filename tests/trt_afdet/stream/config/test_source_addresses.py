@@ -130,9 +130,7 @@ _PASSWORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_
 @given(_PASSWORDS, st.booleans())
 def test_passwords_stay_inside(password: str, encoded: bool) -> None:
     written = quote(password, safe="") if encoded else password
-    shown = (
-        "rtsp://cam/1rtsps:// address special characters SourceSpec kind True timeout 10.0 SCHEME"
-    )
+    shown = "rtsp://cam/1rtsps:// address characters SourceAddress kind True timeout 10.0 SCHEME"
     for scheme in ("rtsp", "http", "rstp", "file", "v4l2", "csi"):
         text = f"{scheme}://admin:{written}@cam/1?token={quote(password, safe='')}"
         try:

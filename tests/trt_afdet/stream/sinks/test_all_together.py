@@ -21,7 +21,7 @@ from trt_afdet.detections import Detections
 from trt_afdet.stream.config.addresses import make_sink
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.monitoring.status import StatusEvent
-from trt_afdet.stream.pipeline import Pipeline, PipelineError, PipelineOptions, SourcePlan
+from trt_afdet.stream.pipeline import Pipeline, PipelineError, PipelineOptions, SourceSpec
 from trt_afdet.stream.sources.test_pattern import TestPatternSource
 
 
@@ -29,9 +29,9 @@ def two_each(frames: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
     return [detections(2) for _ in frames]
 
 
-def plans(count: int, query: str) -> list[SourcePlan]:
+def plans(count: int, query: str) -> list[SourceSpec]:
     return [
-        SourcePlan(
+        SourceSpec(
             f"s{i}",
             lambda i=i: TestPatternSource(f"test://?width=64&height=64&seed={i}&{query}"),  # type: ignore[misc]
             live="frames=0" in query,

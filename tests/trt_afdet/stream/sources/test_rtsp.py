@@ -26,7 +26,7 @@ from tests.trt_afdet.stream.sources.source_rig import (
 )
 from tests.trt_afdet.stream.test_pipeline import Memory, OneBox
 from trt_afdet.stream.config.addresses import make_source, parse_source
-from trt_afdet.stream.pipeline import Pipeline, PipelineError, SourcePlan
+from trt_afdet.stream.pipeline import Pipeline, PipelineError, SourceSpec
 from trt_afdet.stream.retry import Retry
 from trt_afdet.stream.sources.base import (
     LoginRefusedError,
@@ -49,7 +49,7 @@ def running(*addresses: str, retry: Retry = SOON) -> Iterator[Memory]:
     for name, address in zip("abc", addresses, strict=False):
         spec = parse_source(address, timeout=1.5)
         plans.append(
-            SourcePlan(name, lambda spec=spec, name=name: make_source(spec, name), retry=retry)  # type: ignore[misc]
+            SourceSpec(name, lambda spec=spec, name=name: make_source(spec, name), retry=retry)  # type: ignore[misc]
         )
     pipeline = Pipeline(OneBox(), plans, [sink])
 
