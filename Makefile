@@ -1,7 +1,7 @@
 # demo  run the shipped detector on the shipped clip (own environment, no torch)
 # test  the whole test suite        lint  format, lint, types
 # bench side-by-side measurements (those of a GPU are part of gpu-check)
-# clean remove what these left
+# clean remove what these left    docs   the documentation site, into build/site
 # peers          the servers that the tests of the streams talk to, from Debian's packages
 # native         every native part that this machine can build, with C++ tests, into build/native
 # test-native    the C++ tests with every compiler there is, plain and under its sanitizers
@@ -26,7 +26,7 @@ PYTEST := TRT_AFDET_LIBRARY_PATH="$(CURDIR)/build/host/lib" \
   $(if $(HEADERS),TRT_AFDET_TENSORRT_HEADERS="$$(cd "$(HEADERS)" && pwd)") $(DEV)/bin/python -m pytest
 CXX_FILES = $(shell git ls-files 'plugins/*.h' 'plugins/*.hpp' 'plugins/*.cpp' 'plugins/*.cu' 'plugins/*.cuh')
 
-.PHONY: demo peers test test-fast test-as-user test-native native native-cuda native-host plugin-matrix gpu-check lint format \
+.PHONY: demo peers test test-fast test-as-user test-native native native-cuda native-host plugin-matrix gpu-check lint format docs docs-serve \
         bench bench-peers clean check-python
 
 demo: $(DEMO)/.ready
@@ -73,6 +73,13 @@ lint: $(DEV)/.ready
 	$(DEV)/bin/ruff format --check .
 	$(DEV)/bin/mypy
 	$(DEV)/bin/clang-format --dry-run --Werror $(CXX_FILES)
+
+# The documentation site into build/site; `make docs-serve` shows it while you write.
+docs: $(DEV)/.ready
+	$(DEV)/bin/mkdocs build --strict --quiet
+
+docs-serve: $(DEV)/.ready
+	$(DEV)/bin/mkdocs serve
 
 format: $(DEV)/.ready
 	$(DEV)/bin/ruff check --fix .
