@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from trt_afdet.errors import AfdetError as AfdetError
     from trt_afdet.evaluation import evaluate as evaluate
     from trt_afdet.spec import ModelSpec as ModelSpec
+    from trt_afdet.stream.analysis.tracking import Tracker as Tracker
+    from trt_afdet.stream.analysis.zones import Zones as Zones
     from trt_afdet.stream.watch import watch as watch
 
 __version__ = "0.1.0"
@@ -23,6 +25,8 @@ _HOMES = {
     "Detections": "trt_afdet.detections",
     "Detector": "trt_afdet.api",
     "ModelSpec": "trt_afdet.spec",
+    "Tracker": "trt_afdet.stream.analysis.tracking",
+    "Zones": "trt_afdet.stream.analysis.zones",
     "build_engine": "trt_afdet.engine.make",
     "evaluate": "trt_afdet.evaluation",
     "watch": "trt_afdet.stream.watch",
@@ -34,6 +38,8 @@ __all__ = [
     "Detections",
     "Detector",
     "ModelSpec",
+    "Tracker",
+    "Zones",
     "__version__",
     "build_engine",
     "evaluate",

@@ -30,5 +30,5 @@ def test_the_example_finds_objects(tmp_path: Path) -> None:
         env=os.environ,
     )
     assert result.returncode == 0, result.stderr
-    assert len(result.stdout.splitlines()) > 2
+    assert "imp" in result.stdout or "barrel" in result.stdout, result.stdout
     assert (tmp_path / "annotated.png").stat().st_size > 10_000

@@ -139,7 +139,8 @@ class Tracker:
         Args:
             time: Seconds, as for :meth:`update`.
             class_names: The model's.
-            width, height: Of the frame, pixels; boxes are cut at its sides.
+            width: Of the frame, pixels; boxes are cut at its sides.
+            height: The same.
 
         Returns:
             With ``tracker_id``, and the confidence and class of the last detection.
