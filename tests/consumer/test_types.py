@@ -17,7 +17,7 @@ WRONG = {
     "Detector().detekt('x.jpg')": 'has no attribute "detekt"',
     "Detector(conf='high')": "incompatible type",
     "trt_afdet.Detektor": 'has no attribute "Detektor"',
-    "Detector()('x.jpg').confidence + 'x'": "Unsupported operand",
+    "Detector()('x.jpg').confidance": 'has no attribute "confidance"',
 }
 
 

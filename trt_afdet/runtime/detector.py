@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence, Sized
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar, overload
 
 import numpy as np
 
@@ -25,10 +25,11 @@ from trt_afdet.support.arguments import class_ids, count, fraction
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from typing_extensions import Self
 
 #: What stands for a picture; :mod:`trt_afdet.media.image_input` has the whole list.
 Picture: TypeAlias = "Frame | str | Path | bytes | Image"
+
+_Detector = TypeVar("_Detector", bound="Detector")
 
 #: Pictures of a generator that are in memory at a time.
 CHUNK = 16
@@ -114,7 +115,7 @@ class Detector:
             raise
 
     @classmethod
-    def load(cls, path: str | Path, **options: Any) -> Self:
+    def load(cls: type[_Detector], path: str | Path, **options: Any) -> _Detector:
         """Opens a model file, with the same options as :class:`Detector`."""
         check_path(path)
         return cls(path, **options)
