@@ -1,4 +1,4 @@
-"""Imports point down: a module may import its own room and the rooms below it, and never in a circle."""
+"""Imports point down: to rooms below, and never in a circle."""
 
 from __future__ import annotations
 
