@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from trt_afdet.support.version import VERSION
+
 if TYPE_CHECKING:
     from trt_afdet.api import Detector as Detector
     from trt_afdet.detections import Detection as Detection
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from trt_afdet.stream.analysis.zones import Zones as Zones
     from trt_afdet.stream.watch import watch as watch
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 #: Where each public name lives. These are the public API; every other module may change.
 _HOMES = {

@@ -5,16 +5,13 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trt_afdet.stream.analysis.shapes import Shapes
-    from trt_afdet.stream.config.deployment import Deployment, Resolved
-    from trt_afdet.stream.config.schema import Config, Loaded
-    from trt_afdet.web.server import WebServer
+    from trt_afdet.stream.config.deployment import ConfiguredSource, Resolved
+    from trt_afdet.stream.config.schema import Loaded
 
 SUMMARY = "detect on cameras and streams: many at once, tracked, with zones, into any sink"
 
@@ -203,90 +200,30 @@ def _run(args: argparse.Namespace) -> int:
     from trt_afdet.cli import ui
     from trt_afdet.cli.live import COLUMNS, View, rows
     from trt_afdet.cli.serve import Server, final_rows
-    from trt_afdet.stream.config.deployment import Deployment, open_detector, resolve
-    from trt_afdet.stream.monitoring.metrics_server import MetricsServer
     from trt_afdet.stream.monitoring.systemd import Notifier
+    from trt_afdet.stream.service import Service
 
     loaded = load(args)
-    config = loaded.config
-    # Everything that can be refused without the model is, before it is loaded.
-    resolve(loaded, None, zones_needed=config.web is None)
-    with ExitStack() as stack:
-        detector = stack.enter_context(open_detector(loaded))
-        names = detector.spec.class_names
-        resolved = resolve(loaded, names, zones_needed=config.web is None)
-        server = _web_server(config, resolved.shapes) if config.web is not None else None
-        deployment = Deployment(resolved, detector, names, [] if server is None else [server])
-        if server is not None:
-            server.attach(deployment.pipeline)
-            _join_zones(server, deployment)
-        if config.metrics is not None:
-            pipeline = deployment.pipeline
-            metrics = MetricsServer(config.metrics, pipeline.snapshot, pipeline.metrics)
-            metrics.start()
-            stack.callback(metrics.stop)
-        notifier = Notifier()
-        stack.callback(notifier.close)
-        reload = None
-        if loaded.path is not None:
+    with Service(loaded) as service, closing(Notifier()) as notifier:
 
-            def reload() -> str:
-                return _reload(args, deployment, server)
+        def reload() -> str:
+            return str(service.reload(load(args)))
 
         loop = Server(
-            deployment.pipeline, reload, View(args.quiet), notifier, duration=args.duration
+            service.pipeline,
+            reload if loaded.path is not None else None,
+            View(args.quiet),
+            notifier,
+            duration=args.duration,
         )
         try:
             return loop.run()
         finally:
             if not args.quiet:
-                ui.table("cameras", COLUMNS, rows(deployment.pipeline.snapshot()))
-                if sinks := final_rows(deployment.pipeline):
-                    ui.table("sinks", ("sink", "results", "dropped"), sinks)
-
-
-def _web_server(config: Config, shapes: Mapping[str, Shapes]) -> WebServer:
-    from trt_afdet.web.server import WebServer
-    from trt_afdet.web.zones_store import ZonesStore
-
-    web = config.web
-    assert web is not None
-    store = ZonesStore()
-    store.adopt(config.zones, shapes)
-    return WebServer(
-        web.address,
-        web.read_token(),
-        zones=store,
-        hosts=web.hosts,
-        trusted_proxies=web.trusted_proxies,
-        root_path=web.root_path,
-    )
-
-
-def _join_zones(server: WebServer, deployment: Deployment) -> None:
-    """Zones drawn on the page take effect at once."""
-    server.zones.on_zones = deployment.set_zones
-
-
-def _reload(args: argparse.Namespace, deployment: Deployment, server: WebServer | None) -> str:
-    """Reads the YAML again; what has changed, for the log.
-
-    Raises:
-        AfdetError: If it cannot be used; everything is as before.
-    """
-    from trt_afdet.support.listening import parse_address
-
-    loaded = load(args)
-    # What takes effect at the next start must be able to, too.
-    if loaded.config.web is not None:
-        _web_server(loaded.config, {})
-    if loaded.config.metrics is not None:
-        parse_address(loaded.config.metrics)
-    changes = deployment.reload(loaded)
-    if server is not None:
-        # They have passed the one check of zones: nothing here can be refused.
-        server.zones.adopt(loaded.config.zones, deployment.shapes)
-    return str(changes)
+                snapshot = service.pipeline.snapshot()
+                ui.table("cameras", COLUMNS, rows(snapshot))
+                if snapshot.sinks:
+                    ui.table("sinks", ("sink", "results", "dropped"), final_rows(snapshot))
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -294,6 +231,7 @@ def _check(args: argparse.Namespace) -> int:
     from trt_afdet.errors import AfdetError
     from trt_afdet.stream.config.deployment import resolve
     from trt_afdet.stream.config.schema import ConfigError
+    from trt_afdet.stream.service import web_server
 
     loaded = load(args)
     problems: list[str] = []
@@ -305,17 +243,16 @@ def _check(args: argparse.Namespace) -> int:
     except AfdetError as error:
         problems.append(loaded.problem(("model",), str(error)))
     try:
-        resolved = resolve(loaded, names, zones_needed=loaded.config.web is None)
+        resolved = resolve(loaded, names)
     except ConfigError as error:
         problems += error.problems
     else:
         _describe(resolved)
     web = loaded.config.web
-    if web is not None:
+    if web is not None and not problems:
         try:
-            if not problems:
-                _web_server(resolved.config, resolved.shapes)
-                print(f"web page: {web.address}")
+            web_server(resolved.config, resolved.shapes)
+            print(f"web page: {web.address}")
         except AfdetError as error:
             problems.append(loaded.problem(("web",), str(error)))
     if problems:
@@ -348,7 +285,7 @@ def _describe(resolved: Resolved) -> None:
     ui.table(
         "sources",
         ("name", "kind", "policy", "every", "track", "conf", "classes", "zones"),
-        [_source_row(resolved.config, source, resolved) for source in resolved.sources],
+        [_source_row(source, resolved) for source in resolved.sources],
     )
     ui.table(
         "sinks",
@@ -360,7 +297,7 @@ def _describe(resolved: Resolved) -> None:
     )
 
 
-def _source_row(config: Config, source: Any, resolved: Resolved) -> list[str]:
+def _source_row(source: ConfiguredSource, resolved: Resolved) -> list[str]:
     settings = source.config
     options = settings.analysis
     shapes = resolved.shapes.get(source.name)

@@ -15,6 +15,7 @@ from types import FrameType
 from trt_afdet.cli.live import View, summary
 from trt_afdet.errors import AfdetError
 from trt_afdet.stream.config.schema import ConfigError
+from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot
 from trt_afdet.stream.monitoring.systemd import Notifier, Watchdog
 from trt_afdet.stream.pipeline import Pipeline
 from trt_afdet.support.threads import Worker, end_process
@@ -182,7 +183,6 @@ class Server:
             self._notifier.ready()
 
 
-def final_rows(pipeline: Pipeline) -> list[list[str]]:
+def final_rows(snapshot: PipelineSnapshot) -> list[list[str]]:
     """A row per sink: name, results written, dropped."""
-    sinks = pipeline.snapshot().sinks.items()
-    return [[name, str(written), str(dropped)] for name, (written, dropped, _) in sinks]
+    return [[name, str(sink[0]), str(sink[1])] for name, sink in snapshot.sinks.items()]

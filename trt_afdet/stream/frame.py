@@ -62,6 +62,11 @@ class StreamResult:
         """BGR uint8 [H, W, 3]."""
         return self.frame.image
 
+    @property
+    def time(self) -> float:
+        """When the frame was captured, seconds since 1970."""
+        return self.frame.wall_time
+
     @cached_property
     def annotated(self) -> npt.NDArray[np.uint8]:
         """The image with the detections on it, drawn once for all sinks: do not change it."""

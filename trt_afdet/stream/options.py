@@ -204,7 +204,7 @@ def options_of(make: Callable[..., Any], without: tuple[str, ...] = ()) -> Mappi
     more = {f.name: f.metadata for f in fields(make)} if is_dataclass(make) else {}
     options: dict[str, Option] = {}
     for name, parameter in inspect.signature(make).parameters.items():
-        limits = more.get(name, {})
+        limits: Mapping[str, Any] = more.get(name, {})
         choices = limits.get("choices")
         read = partial(_choose, choices) if choices else _reader(hints.get(name))
         if read is None or name in without or parameter.default is parameter.empty:
@@ -252,9 +252,10 @@ def read_values(
             if least is not None and found < least:
                 raise InvalidValueError(f"must be at least {least:g}", got=value)
         except InvalidValueError as error:
-            got = None if _is_secret(name) else error.got
             raise InvalidValueError(
-                f"{scheme}: {name} {error.what}", got=got, hint=error.hint
+                f"{scheme}: {name} {error.what}",
+                got=None if _is_secret(name) else error.got,
+                hint=error.hint,
             ) from None
         read[plain if plain in SECRETS else name] = found
     return read

@@ -71,7 +71,7 @@ def check_fields(instance: Any) -> None:
         InvalidValueError: If one is out of range or not one of the choices; the text begins with
             the field's name.
     """
-    for name, check in _checks(type(instance)).items():
+    for name, check in _checks(instance.__class__).items():
         value = getattr(instance, name)
         for one in value.values() if isinstance(value, Mapping) else [value]:
             if one is None:
@@ -85,7 +85,7 @@ def check_fields(instance: Any) -> None:
 
 
 @cache
-def _checks(cls: type) -> dict[str, Callable[[Any], Any]]:
+def _checks(cls: Any) -> dict[str, Callable[[Any], Any]]:
     hints = typing.get_type_hints(cls, include_extras=True)
     found = {field.name: _check_of(hints[field.name]) for field in fields(cls)}
     return {name: check for name, check in found.items() if check is not None}

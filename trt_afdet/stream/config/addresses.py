@@ -400,7 +400,8 @@ def make_sink(text: str) -> Sink:
 
 def _split_foreign(query: str, known: Iterable[str]) -> tuple[str, str]:
     """A webhook's options that are ours, and those of its server: they resemble none of ours."""
-    ours, others = [], []
+    ours: list[str] = []
+    others: list[str] = []
     for part in filter(None, query.split("&")):
         key = unquote(part.partition("=")[0])
         is_ours = "=" in part and get_close_matches(key, known, cutoff=0.8)
@@ -487,8 +488,9 @@ def _webhook(place: str, options: dict[str, Any]) -> Sink:
 
 def _mjpeg(place: str, options: dict[str, Any]) -> Sink:
     address = _network(place)
-    port = {} if address.port is None else {"port": address.port}
-    return MjpegSink(address.host, **port, **options)
+    if address.port is not None:
+        options["port"] = address.port
+    return MjpegSink(address.host, **options)
 
 
 def _rtsp_sink(place: str, options: dict[str, Any]) -> Sink:

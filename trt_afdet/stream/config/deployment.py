@@ -136,8 +136,6 @@ def resolve(
     loaded: Loaded,
     class_names: Sequence[str] | None,
     sinks: Mapping[str, Sink] | None = None,
-    *,
-    zones_needed: bool = True,
 ) -> Resolved:
     """Works out what a configuration means; opens nothing.
 
@@ -145,7 +143,6 @@ def resolve(
         loaded: The configuration.
         class_names: The model's; None for a first look without it.
         sinks: Sinks that exist already, by URI: they are used again.
-        zones_needed: Whether a file of zones that does not exist is a mistake.
 
     Raises:
         ConfigError: With all mistakes.
@@ -163,7 +160,8 @@ def resolve(
                     problems.append((("sources", index, key), str(error)))
     configured_sinks = _sinks(config, sinks or {}, problems)
     shapes: dict[str, Shapes] = {}
-    if config.zones is not None and (zones_needed or Path(config.zones).exists()):
+    # The web page makes a file of zones that does not exist.
+    if config.zones is not None and (config.web is None or Path(config.zones).exists()):
         try:
             shapes = read_zones(Path(config.zones))
         except AfdetError as error:
@@ -183,7 +181,7 @@ def resolve(
     return Resolved(loaded, tuple(sources), tuple(configured_sinks), shapes)
 
 
-def open_detector(loaded: Loaded) -> Detector:
+def open_detector(loaded: Loaded, device: int | str | None = None) -> Detector:
     """The model of a configuration, with the lowest confidence that any source needs.
 
     Raises:
@@ -197,7 +195,7 @@ def open_detector(loaded: Loaded) -> Detector:
         wanted = " or ".join(suffixes[config.backend])
         text = f"runs {wanted} files (got {path.name}) - see trt-afdet build-engine"
         raise ConfigError([loaded.problem(("backend",), text)])
-    backend = open_backend(path, threads=config.threads, providers=config.providers)
+    backend = open_backend(path, device=device, threads=config.threads, providers=config.providers)
     try:
         lowest = config.lowest_conf
         if backend.has_nms:
@@ -281,7 +279,6 @@ class Deployment:
             loaded,
             self._class_names,
             {configured.uri: configured.sink for configured in before.sinks},
-            zones_needed=loaded.config.web is None,
         )
         old = {source.name: source for source in before.sources}
         new = {source.name: source for source in resolved.sources}

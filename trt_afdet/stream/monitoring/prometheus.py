@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, get_args
 
-from trt_afdet import __version__
 from trt_afdet.stream.monitoring.health import Health
 from trt_afdet.stream.monitoring.metrics import EDGES, Metrics
 from trt_afdet.stream.monitoring.public_names import PublicNames
 from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot
 from trt_afdet.stream.monitoring.status import State
 from trt_afdet.support.packages import missing
+from trt_afdet.support.version import VERSION
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -81,7 +81,7 @@ class Exposition:
         snapshot, health = self._judge()
         of = self._names.of
         healthy = health.status != "unhealthy"
-        yield _family("gauge", "build_info", "Version that runs.", {(__version__,): 1}, "version")
+        yield _family("gauge", "build_info", "Version that runs.", {(VERSION,): 1}, "version")
         yield _family("gauge", "uptime_seconds", "Since the pipeline began.", {(): snapshot.uptime})
         yield _family("gauge", "healthy", "0 if no work is done.", {(): healthy})
         yield _family("gauge", "web_viewers", "Browsers that watch.", {(): self._viewers()})

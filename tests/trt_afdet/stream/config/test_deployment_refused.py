@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import socket
 import threading
@@ -17,13 +16,12 @@ import pytest
 import yaml
 
 from tests.waiting import wait_until
-from trt_afdet.cli import run as command
 from trt_afdet.detections import Detections
 from trt_afdet.errors import AfdetError
-from trt_afdet.stream.config.deployment import Deployment, resolve
+from trt_afdet.stream.config.deployment import Deployment
 from trt_afdet.stream.config.schema import load_config
+from trt_afdet.stream.service import Service
 from trt_afdet.web.server import WebServer
-from trt_afdet.web.zones_store import ZonesStore
 
 NAMES = ("a", "b")
 CAMERA = "test://?width=64&height=64&fps=40&objects=1"
@@ -33,6 +31,8 @@ BOW = [[0.1, 0.1], [0.9, 0.9], [0.9, 0.1], [0.1, 0.8]]
 
 class OneBox:
     """Finds one object of class "a" in the middle of every frame."""
+
+    names = NAMES
 
     def __call__(self, frames: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
         box = np.array([[20, 20, 40, 40]], np.float32)
@@ -44,14 +44,19 @@ class Rig:
     """A running deployment of a file, with its page."""
 
     folder: Path
-    deployment: Deployment
-    server: WebServer
+    service: Service
+
+    @property
+    def deployment(self) -> Deployment:
+        return self.service.deployment
+
+    @property
+    def server(self) -> WebServer:
+        assert self.service.web is not None
+        return self.service.web
 
     def reload(self) -> str:
-        parser = argparse.ArgumentParser()
-        command.add_arguments(parser)
-        args = parser.parse_args([str(self.folder / "c.yaml")])
-        return command._reload(args, self.deployment, self.server)
+        return str(self.service.reload(load_config(self.folder / "c.yaml")))
 
     def processed(self) -> int:
         return self.deployment.pipeline.snapshot().sources["cam"].processed
@@ -115,16 +120,11 @@ def configuration(folder: Path, **more: Any) -> dict[str, Any]:
 def rig(tmp_path: Path) -> Iterator[Rig]:
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump(configuration(tmp_path)))
-    plan = resolve(load_config(path), NAMES, zones_needed=False)
-    store = ZonesStore()
-    store.adopt(None, plan.shapes)
-    server = WebServer("127.0.0.1:0", zones=store, announce=lambda line: None)
-    deployment = Deployment(plan, OneBox(), NAMES, [server])
-    server.attach(deployment.pipeline)
-    server.zones.on_zones = deployment.set_zones
+    service = Service(load_config(path), OneBox())  # type: ignore[arg-type]
+    deployment = service.deployment
     thread = threading.Thread(target=deployment.pipeline.run)
     thread.start()
-    made = Rig(tmp_path, deployment, server)
+    made = Rig(tmp_path, service)
     try:
         wait_until(lambda: "cam" in deployment.pipeline.snapshot().sources and made.processed() > 5)
         yield made
