@@ -141,7 +141,7 @@ class DetectionsOut(ctypes.Structure):
 
 
 class FrameDescriptor(ctypes.Structure):
-    """AfdetFrame: one frame's address, layout and placement."""
+    """AfdetFrameDescriptor: one frame's address, layout and placement."""
 
     _fields_ = (
         ("planes", c_void_p * 2),

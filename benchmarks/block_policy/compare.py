@@ -12,8 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from trt_afdet.cli import ui
+
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
 
 #: Kernels by what ptxas calls them.
 KERNELS = {
@@ -61,8 +62,6 @@ def main() -> int:
     if not (shutil.which("nvcc") and shutil.which("readelf")):
         print("nvcc and readelf are not on PATH: nothing to compare")
         return 2
-    from trt_afdet.cli import ui
-
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         for architecture in args.architectures:

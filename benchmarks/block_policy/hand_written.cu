@@ -2,7 +2,7 @@
 // the block policy. Only compiled, to see what the policy costs (compare.py); never linked.
 #include <cub/block/block_scan.cuh>
 
-#include "cuda/block_cuda.cuh"
+#include "cuda/block.cuh"
 #include "cuda/detect_suppress.hpp"
 
 using namespace afdet;
@@ -62,10 +62,10 @@ __global__ void __launch_bounds__(kSuppressThreads)
     hand_suppress_kernel(const __grid_constant__ DetectArgs args) {
   __shared__ SuppressShared shared;
   __shared__ uint32_t warps[2][kSuppressThreads / 32];
-  const Plan& plan = args.plan;
+  const DecodeParams& params = args.params;
   const int thread = static_cast<int>(threadIdx.x);
   const int image = static_cast<int>(blockIdx.x);
-  const int most = plan.max_detections;
+  const int most = params.max_detections;
   const size_t first_row = static_cast<size_t>(image) * static_cast<size_t>(most);
   Candidate* kept = args.kept == nullptr ? shared.kept : args.kept + first_row;
   float* boxes = args.out.boxes + first_row * 4;
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kSuppressThreads)
 
   for (int i = thread; i < kBuckets; i += kSuppressThreads) shared.bucket[i] = -1;
   if (thread < AFDET_MAX_LEVELS) {
-    shared.progress.count[thread] = thread < plan.num_levels ? *count_of(args, thread, image) : 0;
+    shared.progress.count[thread] = thread < params.num_levels ? *count_of(args, thread, image) : 0;
     shared.progress.taken[thread] = 0;
   }
   __syncthreads();
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kSuppressThreads)
       open = decode<T>(args, image, key, &mine);
       if (open) {
         int32_t i = shared.bucket[mine.group % kBuckets];
-        for (; i >= 0 && open; i = kept[i].next) open = !removes(kept[i], mine, plan.nms_iou);
+        for (; i >= 0 && open; i = kept[i].next) open = !removes(kept[i], mine, params.nms_iou);
       }
     }
     __syncthreads();
@@ -131,7 +131,7 @@ __global__ void __launch_bounds__(kSuppressThreads)
           for (int i = 0; i < 8; ++i) {
             const int later = first + i;
             if (later > earlier && later < size &&
-                removes(candidate, shared.chunk[later], plan.nms_iou)) {
+                removes(candidate, shared.chunk[later], params.nms_iou)) {
               bits = static_cast<unsigned char>(bits | (1u << i));
             }
           }
@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(kSuppressThreads)
       const uint64_t stays = shared.stays;
       if (open && rank >= kChunk) {
         for (uint64_t bits = stays; bits != 0 && open; bits &= bits - 1) {
-          open = !removes(shared.chunk[lowest_bit(bits)], mine, plan.nms_iou);
+          open = !removes(shared.chunk[lowest_bit(bits)], mine, params.nms_iou);
         }
       } else if (open) {
         open = false;
@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kSuppressThreads)
           boxes[place * 4 + 2] = mine.box.x2;
           boxes[place * 4 + 3] = mine.box.y2;
           scores[place] = key_logit(key);
-          classes[place] = class_of(plan, key);
+          classes[place] = class_of(params, key);
         }
       }
       __syncthreads();

@@ -31,7 +31,7 @@ AFDET_HD float fused_multiply_add(float a, float b, float c) {
 
 // The largest centred placement that keeps the aspect ratio. Python's round goes to even, as
 // nearbyint does.
-inline void place_frame(const AfdetInputParams& params, AfdetFrame* frame) {
+inline void place_frame(const AfdetInputParams& params, AfdetFrameDescriptor* frame) {
   const auto ratio_of = [](int32_t to, int32_t from) {
     return static_cast<double>(to) / static_cast<double>(from);
   };
@@ -67,11 +67,11 @@ inline AfdetStatus check_input(const AfdetInputParams* params) {
   return AFDET_OK;
 }
 
-inline bool is_size_possible(const AfdetFrame& frame) {
+inline bool is_size_possible(const AfdetFrameDescriptor& frame) {
   return is_side(frame.height) && is_side(frame.width);
 }
 
-inline bool is_frame_possible(const AfdetInputParams& params, const AfdetFrame& frame) {
+inline bool is_frame_possible(const AfdetInputParams& params, const AfdetFrameDescriptor& frame) {
   if (!is_size_possible(frame)) return false;
   if (frame.format != AFDET_BGR && frame.format != AFDET_NV12) return false;
   const bool bgr = frame.format == AFDET_BGR;
@@ -87,7 +87,7 @@ inline bool is_frame_possible(const AfdetInputParams& params, const AfdetFrame& 
          frame.left <= params.width - frame.box_width;
 }
 
-inline AfdetStatus check_batch(const AfdetInputParams* params, const AfdetFrame* frames,
+inline AfdetStatus check_batch(const AfdetInputParams* params, const AfdetFrameDescriptor* frames,
                                int32_t count) {
   const AfdetStatus status = check_input(params);
   if (status != AFDET_OK) return status;
@@ -95,7 +95,7 @@ inline AfdetStatus check_batch(const AfdetInputParams* params, const AfdetFrame*
   return frames == nullptr ? AFDET_ERROR_NULL_POINTER : AFDET_OK;
 }
 
-inline AfdetStatus check_frames(const AfdetInputParams* params, const AfdetFrame* frames,
+inline AfdetStatus check_frames(const AfdetInputParams* params, const AfdetFrameDescriptor* frames,
                                 int32_t count) {
   const AfdetStatus status = check_batch(params, frames, count);
   if (status != AFDET_OK) return status;
@@ -104,11 +104,13 @@ inline AfdetStatus check_frames(const AfdetInputParams* params, const AfdetFrame
   return possible ? AFDET_OK : AFDET_ERROR_FRAME;
 }
 
-inline AfdetStatus place_frames(const AfdetInputParams* params, AfdetFrame* frames, int32_t count) {
+inline AfdetStatus place_frames(const AfdetInputParams* params, AfdetFrameDescriptor* frames,
+                                int32_t count) {
   const AfdetStatus status = check_batch(params, frames, count);
   if (status != AFDET_OK) return status;
   if (!std::all_of(frames, frames + count, is_size_possible)) return AFDET_ERROR_FRAME;
-  std::for_each(frames, frames + count, [&](AfdetFrame& frame) { place_frame(*params, &frame); });
+  std::for_each(frames, frames + count,
+                [&](AfdetFrameDescriptor& frame) { place_frame(*params, &frame); });
   return AFDET_OK;
 }
 

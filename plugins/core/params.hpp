@@ -26,7 +26,7 @@ struct Level {
 };
 
 // Everything the algorithms need, in the form they need it. Passed to kernels by value.
-struct Plan {
+struct DecodeParams {
   Level levels[AFDET_MAX_LEVELS];
   int32_t num_levels;
   int32_t num_classes;
@@ -51,8 +51,8 @@ inline float logit_threshold(float probability) {
 // Most a limit may be: results are indexed with 32 bits.
 constexpr int32_t kMaxLimit = 1 << 20;
 
-// Checks the parameters and fills the plan; the plan is untouched on error.
-inline AfdetStatus make_plan(const AfdetParams* params, Plan* plan) {
+// Checks the parameters and fills `decode`, which is untouched on error.
+inline AfdetStatus make_decode_params(const AfdetParams* params, DecodeParams* decode) {
   if (params == nullptr) return AFDET_ERROR_NULL_POINTER;
   if (params->struct_size != sizeof(AfdetParams)) return AFDET_ERROR_STRUCT_SIZE;
   if (params->num_levels < 1 || params->num_levels > AFDET_MAX_LEVELS) return AFDET_ERROR_LEVELS;
@@ -69,7 +69,7 @@ inline AfdetStatus make_plan(const AfdetParams* params, Plan* plan) {
         params->regression_scale <= std::numeric_limits<float>::max())) {
     return AFDET_ERROR_THRESHOLDS;
   }
-  Plan result{};
+  DecodeParams result{};
   int32_t previous = 0;
   for (int level = 0; level < params->num_levels; ++level) {
     const int32_t stride = params->strides[level];
@@ -94,7 +94,7 @@ inline AfdetStatus make_plan(const AfdetParams* params, Plan* plan) {
   result.height = static_cast<float>(params->height);
   result.logit_threshold = logit_threshold(params->score_threshold);
   result.nms_iou = params->nms_iou;
-  *plan = result;
+  *decode = result;
   return AFDET_OK;
 }
 

@@ -2,7 +2,7 @@
 // detect_select.hpp, detect_suppress.hpp.
 #include <cuda_runtime.h>
 
-#include "cuda/block_cuda.cuh"
+#include "cuda/block.cuh"
 #include "cuda/detect_select.hpp"
 #include "cuda/detect_suppress.hpp"
 
@@ -47,11 +47,11 @@ AfdetStatus translate(cudaError_t error) {
 
 template <typename T>
 AfdetStatus launch(const DetectArgs& args, int32_t batch, cudaStream_t stream) {
-  const Plan& plan = args.plan;
+  const DecodeParams& params = args.params;
   const unsigned images = static_cast<unsigned>(batch);
-  const unsigned levels = static_cast<unsigned>(plan.num_levels);
+  const unsigned levels = static_cast<unsigned>(params.num_levels);
   unsigned chunks = 0;
-  for (int level = 0; level < plan.num_levels; ++level) {
+  for (int level = 0; level < params.num_levels; ++level) {
     chunks += static_cast<unsigned>(args.chunks[level]);
   }
   cudaError_t error = cudaMemsetAsync(args.counts, 0, sizeof(uint32_t) * levels * images, stream);

@@ -40,7 +40,7 @@ struct alignas(16) Candidate {
 };
 
 struct DetectArgs {
-  Plan plan;
+  DecodeParams params;
   const void* heads[2 * AFDET_MAX_LEVELS];
   AfdetDetections out;
   int32_t chunks[AFDET_MAX_LEVELS];         // blocks of the scan
@@ -57,26 +57,26 @@ struct DetectArgs {
 };
 
 // The level's share of the image's candidates that go on to NMS.
-AFDET_HD int32_t most_of_level(const Plan& plan, int level) {
-  const int32_t pairs = plan.pairs(level);
-  return plan.candidates_per_level < pairs ? plan.candidates_per_level : pairs;
+AFDET_HD int32_t most_of_level(const DecodeParams& params, int level) {
+  const int32_t pairs = params.pairs(level);
+  return params.candidates_per_level < pairs ? params.candidates_per_level : pairs;
 }
 
 // Sizes the workspace, and lays it out if there is one.
-inline AfdetStatus lay_out(const AfdetParams* params, int32_t dtype, int32_t batch, void* workspace,
+inline AfdetStatus lay_out(const AfdetParams* given, int32_t dtype, int32_t batch, void* workspace,
                            DetectArgs* args, size_t* bytes) {
-  const AfdetStatus status = make_plan(params, &args->plan);
+  const AfdetStatus status = make_decode_params(given, &args->params);
   if (status != AFDET_OK) return status;
   if (dtype != AFDET_FLOAT32 && dtype != AFDET_FLOAT16) return AFDET_ERROR_DTYPE;
   if (batch < 1 || batch > 65535) return AFDET_ERROR_BATCH;
-  const Plan& plan = args->plan;
+  const DecodeParams& params = args->params;
   const int32_t chunk = kScanThreads * kLoadBytes / (dtype == AFDET_FLOAT16 ? 2 : 4);
   args->image_listed = 0;
   args->image_sorted = 0;
   args->few = true;
-  for (int level = 0; level < plan.num_levels; ++level) {
-    const int32_t pairs = plan.pairs(level);
-    const int32_t most = most_of_level(plan, level);
+  for (int level = 0; level < params.num_levels; ++level) {
+    const int32_t pairs = params.pairs(level);
+    const int32_t most = most_of_level(params, level);
     args->chunks[level] = (pairs + chunk - 1) / chunk;
     args->capacity[level] = std::min(pairs, kListCapacity);
     args->list_offset[level] = args->image_listed;
@@ -94,24 +94,24 @@ inline AfdetStatus lay_out(const AfdetParams* params, int32_t dtype, int32_t bat
   };
   const auto keys = [](int32_t count) { return static_cast<size_t>(count) * sizeof(Key); };
   args->counts =
-      reinterpret_cast<uint32_t*>(take(static_cast<size_t>(plan.num_levels) * sizeof(uint32_t)));
+      reinterpret_cast<uint32_t*>(take(static_cast<size_t>(params.num_levels) * sizeof(uint32_t)));
   args->lists = reinterpret_cast<Key*>(take(keys(args->image_listed)));
   args->sorted = reinterpret_cast<Key*>(take(keys(args->image_sorted)));
   args->kept = nullptr;
-  if (plan.max_detections > kSharedKept) {
+  if (params.max_detections > kSharedKept) {
     args->kept = reinterpret_cast<Candidate*>(
-        take(static_cast<size_t>(plan.max_detections) * sizeof(Candidate)));
+        take(static_cast<size_t>(params.max_detections) * sizeof(Candidate)));
   }
   *bytes = end;
   return AFDET_OK;
 }
 
 // Checks everything that a detection is given and fills the arguments.
-inline AfdetStatus prepare(const AfdetParams* params, const void* const* heads, int32_t dtype,
+inline AfdetStatus prepare(const AfdetParams* given, const void* const* heads, int32_t dtype,
                            int32_t batch, const AfdetDetections* out, void* workspace,
                            size_t workspace_bytes, DetectArgs* args) {
   size_t needed = 0;
-  const AfdetStatus status = lay_out(params, dtype, batch, workspace, args, &needed);
+  const AfdetStatus status = lay_out(given, dtype, batch, workspace, args, &needed);
   if (status != AFDET_OK) return status;
   if (heads == nullptr || out == nullptr || workspace == nullptr ||
       out->num_detections == nullptr || out->boxes == nullptr || out->scores == nullptr ||
@@ -121,7 +121,7 @@ inline AfdetStatus prepare(const AfdetParams* params, const void* const* heads, 
   if (workspace_bytes < needed || reinterpret_cast<uintptr_t>(workspace) % 256 != 0) {
     return AFDET_ERROR_WORKSPACE;
   }
-  for (int i = 0; i < 2 * args->plan.num_levels; ++i) {
+  for (int i = 0; i < 2 * args->params.num_levels; ++i) {
     if (heads[i] == nullptr) return AFDET_ERROR_NULL_POINTER;
     args->heads[i] = heads[i];
   }
@@ -131,7 +131,7 @@ inline AfdetStatus prepare(const AfdetParams* params, const void* const* heads, 
 
 // Where the level's things of an image lie.
 AFDET_HD uint32_t* count_of(const DetectArgs& args, int level, int image) {
-  return args.counts + static_cast<size_t>(image) * static_cast<size_t>(args.plan.num_levels) +
+  return args.counts + static_cast<size_t>(image) * static_cast<size_t>(args.params.num_levels) +
          level;
 }
 

@@ -47,11 +47,11 @@ class Logits {
   static_assert(kPerThread <= 32, "a word has 32 bits");
 
   AFDET_HD Logits(const DetectArgs& args, int level, int image)
-      : plan_(args.plan),
+      : params_(args.params),
         level_(level),
-        pairs_(static_cast<uint32_t>(args.plan.pairs(level))),
+        pairs_(static_cast<uint32_t>(args.params.pairs(level))),
         values_(static_cast<const T*>(args.heads[level]) +
-                static_cast<size_t>(image) * static_cast<size_t>(args.plan.pairs(level))),
+                static_cast<size_t>(image) * static_cast<size_t>(args.params.pairs(level))),
         // An image starts where the last one ends, so not always where vectors may.
         aligned_(reinterpret_cast<uintptr_t>(values_) % sizeof(Vector) == 0 &&
                  pairs_ % Vector::kSize == 0) {}
@@ -88,7 +88,8 @@ class Logits {
       const uint32_t inside = start < pairs_ ? pairs_ - start : 0;
       uint32_t above = 0;
       for (int i = 0; i < Vector::kSize; ++i) {
-        above |= static_cast<uint32_t>(to_float(vectors[v].values[i]) > plan_.logit_threshold) << i;
+        above |= static_cast<uint32_t>(to_float(vectors[v].values[i]) > params_.logit_threshold)
+                 << i;
       }
       if (inside < Vector::kSize) above &= (1u << inside) - 1u;
       found |= above << (v * Vector::kSize);
@@ -98,15 +99,15 @@ class Logits {
 
   // The key of the candidate at an index.
   AFDET_HD Key key(uint32_t index) const {
-    const uint32_t points = static_cast<uint32_t>(plan_.levels[level_].points());
+    const uint32_t points = static_cast<uint32_t>(params_.levels[level_].points());
     const uint32_t class_id = index / points;
     const uint32_t point = index - class_id * points;
     return make_key(to_float(values_[index]), level_,
-                    point * static_cast<uint32_t>(plan_.num_classes) + class_id);
+                    point * static_cast<uint32_t>(params_.num_classes) + class_id);
   }
 
  private:
-  const Plan& plan_;
+  const DecodeParams& params_;
   int level_;
   uint32_t pairs_;
   const T* values_;

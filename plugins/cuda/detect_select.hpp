@@ -151,7 +151,7 @@ AFDET_BODY void select(Block& block, const DetectArgs& args) {
   Key* sorted = sorted_of(args, level, image);
   uint32_t* count = count_of(args, level, image);
   const uint32_t found = block.read(*count);
-  const uint32_t limit = static_cast<uint32_t>(most_of_level(args.plan, level));
+  const uint32_t limit = static_cast<uint32_t>(most_of_level(args.params, level));
   const uint32_t most = found < limit ? found : limit;
 
   // As many at a time as fit the sort. No candidate's key is zero.

@@ -35,28 +35,28 @@ AFDET_HD bool removes(const Candidate& a, const Candidate& b, float iou) {
          b.box.y1 < a.box.y2 && overlaps(a.box, a.area, b.box, b.area, iou);
 }
 
-AFDET_HD int32_t class_of(const Plan& plan, Key key) {
-  return static_cast<int32_t>(key_rank(key) % static_cast<uint32_t>(plan.num_classes));
+AFDET_HD int32_t class_of(const DecodeParams& params, Key key) {
+  return static_cast<int32_t>(key_rank(key) % static_cast<uint32_t>(params.num_classes));
 }
 
 // False if the candidate has no box.
 template <typename T>
 AFDET_HD bool decode(const DetectArgs& args, int image, Key key, Candidate* result) {
-  const Plan& plan = args.plan;
+  const DecodeParams& params = args.params;
   const int level = key_level(key);
-  const Level& grid = plan.levels[level];
+  const Level& grid = params.levels[level];
   const int32_t point =
-      static_cast<int32_t>(key_rank(key) / static_cast<uint32_t>(plan.num_classes));
+      static_cast<int32_t>(key_rank(key) / static_cast<uint32_t>(params.num_classes));
   const size_t points = static_cast<size_t>(grid.points());
-  const T* distances = static_cast<const T*>(args.heads[plan.num_levels + level]) +
+  const T* distances = static_cast<const T*>(args.heads[params.num_levels + level]) +
                        static_cast<size_t>(image) * points * 4 + point;
   Box box{};
   if (!decode_box(grid.x(point), grid.y(point), to_float(distances[0]), to_float(distances[points]),
                   to_float(distances[2 * points]), to_float(distances[3 * points]), grid.scale,
-                  plan.width, plan.height, &box)) {
+                  params.width, params.height, &box)) {
     return false;
   }
-  *result = {box, area(box), plan.class_agnostic ? 0 : class_of(plan, key), -1, 0};
+  *result = {box, area(box), params.class_agnostic ? 0 : class_of(params, key), -1, 0};
   return true;
 }
 
@@ -164,9 +164,9 @@ AFDET_BODY void settle_chunk(Block& block, int size, float iou) {
 template <typename T, typename Block>
 AFDET_BODY void suppress(Block& block, const DetectArgs& args) {
   static_assert(kChunk == 64, "a chunk's answers are the bits of one word");
-  const Plan& plan = args.plan;
+  const DecodeParams& params = args.params;
   const int image = block.x();
-  const int most = plan.max_detections;
+  const int most = params.max_detections;
   SuppressShared& shared = block.shared();
   const size_t first_row = static_cast<size_t>(image) * static_cast<size_t>(most);
   Candidate* kept = args.kept == nullptr ? shared.kept : args.kept + first_row;
@@ -177,7 +177,8 @@ AFDET_BODY void suppress(Block& block, const DetectArgs& args) {
   block.for_threads([&](int thread) {
     for (int i = thread; i < kBuckets; i += Block::kThreads) shared.bucket[i] = -1;
     if (thread < AFDET_MAX_LEVELS) {
-      shared.progress.count[thread] = thread < plan.num_levels ? *count_of(args, thread, image) : 0;
+      shared.progress.count[thread] =
+          thread < params.num_levels ? *count_of(args, thread, image) : 0;
       shared.progress.taken[thread] = 0;
     }
   });
@@ -199,7 +200,8 @@ AFDET_BODY void suppress(Block& block, const DetectArgs& args) {
       bool free = decode<T>(args, image, key[thread], &candidate);
       if (free) {
         int32_t i = shared.bucket[candidate.group % kBuckets];
-        for (; i >= 0 && free; i = kept[i].next) free = !removes(kept[i], candidate, plan.nms_iou);
+        for (; i >= 0 && free; i = kept[i].next)
+          free = !removes(kept[i], candidate, params.nms_iou);
       }
       open[thread] = free;
     });
@@ -208,20 +210,20 @@ AFDET_BODY void suppress(Block& block, const DetectArgs& args) {
       block.for_threads([&](int thread) {
         if (open[thread] && rank[thread] < kChunk) shared.chunk[rank[thread]] = mine[thread];
       });
-      settle_chunk(block, left < kChunk ? left : kChunk, plan.nms_iou);
+      settle_chunk(block, left < kChunk ? left : kChunk, params.nms_iou);
       const uint64_t stays = block.read(shared.stays);
       block.for_threads([&](int thread) {
         if (!open[thread]) return;
         Candidate& candidate = mine[thread];
-        const int32_t slot = rank[thread];
-        if (slot >= kChunk) {
+        const int32_t position = rank[thread];
+        if (position >= kChunk) {
           for (uint64_t bits = stays; bits != 0 && open[thread]; bits &= bits - 1) {
-            open[thread] = !removes(shared.chunk[lowest_bit(bits)], candidate, plan.nms_iou);
+            open[thread] = !removes(shared.chunk[lowest_bit(bits)], candidate, params.nms_iou);
           }
           return;
         }
         open[thread] = false;
-        const uint64_t own = uint64_t{1} << slot;
+        const uint64_t own = uint64_t{1} << position;
         const int place = count + static_cast<int>(count_bits(stays & (own - 1)));
         if ((stays & own) == 0 || place >= most) return;
         candidate.next = Block::exchange(&shared.bucket[candidate.group % kBuckets], place);
@@ -232,7 +234,7 @@ AFDET_BODY void suppress(Block& block, const DetectArgs& args) {
         boxes[place * 4 + 3] = candidate.box.y2;
         // Turned into a score at the end, all at once: it takes double precision.
         scores[place] = key_logit(key[thread]);
-        classes[place] = class_of(plan, key[thread]);
+        classes[place] = class_of(params, key[thread]);
       });
       count += static_cast<int>(count_bits(stays));
       left = block.rank(open, rank);

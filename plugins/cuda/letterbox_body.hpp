@@ -20,16 +20,16 @@ namespace afdet {
 
 // The frame's descriptor as a whole: left to itself, the compiler loads its fields one by one as
 // branches ask for them, and waits for each.
-AFDET_HD AfdetFrame load_frame(const AfdetFrame* frame) {
+AFDET_HD AfdetFrameDescriptor load_frame(const AfdetFrameDescriptor* frame) {
 #if defined(__CUDA_ARCH__)
-  uint64_t words[sizeof(AfdetFrame) / 8];
+  uint64_t words[sizeof(AfdetFrameDescriptor) / 8];
   AFDET_UNROLL
-  for (int i = 0; i < static_cast<int>(sizeof(AfdetFrame) / 8); ++i) {
+  for (int i = 0; i < static_cast<int>(sizeof(AfdetFrameDescriptor) / 8); ++i) {
     asm volatile("ld.global.nc.u64 %0, [%1];"
                  : "=l"(words[i])
                  : "l"(reinterpret_cast<const uint64_t*>(frame) + i));
   }
-  AfdetFrame result;
+  AfdetFrameDescriptor result;
   memcpy(&result, words, sizeof result);
   return result;
 #else
@@ -38,14 +38,14 @@ AFDET_HD AfdetFrame load_frame(const AfdetFrame* frame) {
 }
 
 // Threads of a block, along a row and down the rows.
-constexpr int32_t kLetterboxLanes = 32;
-constexpr int32_t kLetterboxRows = 8;
+constexpr int32_t kThreadsAcross = 32;
+constexpr int32_t kThreadsDown = 8;
 
 constexpr int32_t blocks_of(int32_t size, int32_t block) { return (size + block - 1) / block; }
 constexpr int32_t blocks_across(int32_t width) {
-  return blocks_of(width, kLetterboxLanes * kColumns);
+  return blocks_of(width, kThreadsAcross * kColumns);
 }
-constexpr int32_t blocks_down(int32_t height) { return blocks_of(height, kLetterboxRows); }
+constexpr int32_t blocks_down(int32_t height) { return blocks_of(height, kThreadsDown); }
 
 // Some neighbouring bytes of a row, 8 at most.
 struct Bytes {
@@ -77,7 +77,7 @@ struct Row {
   const uint32_t* words;
   uint32_t past;
 
-  AFDET_HD Row(const AfdetFrame& frame, int plane, int32_t row) {
+  AFDET_HD Row(const AfdetFrameDescriptor& frame, int plane, int32_t row) {
     const uint8_t* address =
         frame.planes[plane] + static_cast<size_t>(frame.pitches[plane]) * static_cast<size_t>(row);
     past = static_cast<uint32_t>(reinterpret_cast<uintptr_t>(address) & 3u);
@@ -132,8 +132,8 @@ struct Neighbours {
 };
 
 // The thread's pixels of a BGR frame, in both rows.
-AFDET_HD void read_bgr(const AfdetFrame& frame, const Rows& rows, const Column (&columns)[kColumns],
-                       Neighbours (&pixels)[kColumns][2]) {
+AFDET_HD void read_bgr(const AfdetFrameDescriptor& frame, const Rows& rows,
+                       const Column (&columns)[kColumns], Neighbours (&pixels)[kColumns][2]) {
   const Row lines[2] = {Row(frame, 0, rows.upper), Row(frame, 0, rows.lower)};
   const int32_t end = columns[kColumns - 1].index * 3 + 6;
   const int32_t size = frame.width * 3;
@@ -166,7 +166,7 @@ AFDET_HD void read_bgr(const AfdetFrame& frame, const Rows& rows, const Column (
 }
 
 // The thread's pixels of an NV12 frame, in both rows.
-AFDET_HD void read_nv12(const AfdetFrame& frame, const Rows& rows,
+AFDET_HD void read_nv12(const AfdetFrameDescriptor& frame, const Rows& rows,
                         const Column (&columns)[kColumns], Neighbours (&pixels)[kColumns][2]) {
   const Row luma[2] = {Row(frame, 0, rows.upper), Row(frame, 0, rows.lower)};
   const Row chroma[2] = {Row(frame, 1, rows.upper >> 1), Row(frame, 1, rows.lower >> 1)};
@@ -244,8 +244,8 @@ AFDET_HD void store(Half* address, const float (&values)[kColumns]) {
 
 // What one thread does: columns [left, left + kColumns) of a row of the frame's image.
 template <typename T>
-AFDET_HD void letterbox_thread(const Input& input, const AfdetFrame& frame, T* image, int32_t left,
-                               int32_t row) {
+AFDET_HD void letterbox_thread(const Input& input, const AfdetFrameDescriptor& frame, T* image,
+                               int32_t left, int32_t row) {
   if (left >= input.width || row >= input.height) return;
   T* pixel = image + static_cast<size_t>(row) * static_cast<size_t>(input.width) + left;
   const size_t plane = static_cast<size_t>(input.height) * static_cast<size_t>(input.width);
@@ -299,14 +299,15 @@ AFDET_HD T* image_of(const Input& input, void* output, int32_t frame) {
 }
 
 // Checks what a launch is given, but for the frames, which lie on the device.
-inline AfdetStatus check_letterbox(const AfdetInputParams* params, const AfdetFrame* frames,
-                                   int32_t count, const void* output, int32_t dtype) {
+inline AfdetStatus check_letterbox(const AfdetInputParams* params,
+                                   const AfdetFrameDescriptor* frames, int32_t count,
+                                   const void* output, int32_t dtype) {
   const AfdetStatus status = check_batch(params, frames, count);
   if (status != AFDET_OK) return status;
   if (output == nullptr) return AFDET_ERROR_NULL_POINTER;
   if (dtype != AFDET_FLOAT32 && dtype != AFDET_FLOAT16) return AFDET_ERROR_DTYPE;
   if (reinterpret_cast<uintptr_t>(output) % 16 != 0 ||
-      reinterpret_cast<uintptr_t>(frames) % alignof(AfdetFrame) != 0) {
+      reinterpret_cast<uintptr_t>(frames) % alignof(AfdetFrameDescriptor) != 0) {
     return AFDET_ERROR_ALIGNMENT;
   }
   return AFDET_OK;

@@ -166,9 +166,9 @@ std::string check_values(const Options& options) {
                     std::to_string(options.class_agnostic),
                     "1 lets a box suppress those of other classes");
   }
-  Plan plan;
+  DecodeParams decode;
   const AfdetParams params = options.params(1);
-  switch (make_plan(&params, &plan)) {
+  switch (make_decode_params(&params, &decode)) {
     case AFDET_OK:
       return "";
     case AFDET_ERROR_LEVELS:

@@ -9,7 +9,7 @@
 
 #include "check.hpp"
 #include "core/params.hpp"
-#include "cuda/emulated.hpp"
+#include "emulated/order.hpp"
 #include "naive.hpp"
 #include "problem.hpp"
 
@@ -91,11 +91,11 @@ void read_heads(Bytes* bytes, Problem* problem) {
 }
 
 // Whether the problem is too large to be tried, if it is sound at all.
-bool is_large(const Problem& problem, const afdet::Plan& plan) {
+bool is_large(const Problem& problem, const afdet::DecodeParams& decode) {
   constexpr int64_t kMost = 1 << 16;
-  int64_t values = plan.max_detections;
-  for (int level = 0; level < plan.num_levels; ++level) {
-    values += int64_t{plan.levels[level].points()} * (plan.num_classes + 4);
+  int64_t values = decode.max_detections;
+  for (int level = 0; level < decode.num_levels; ++level) {
+    values += int64_t{decode.levels[level].points()} * (decode.num_classes + 4);
   }
   return values > kMost || int64_t{problem.batch} > kMost || values * problem.batch > kMost;
 }
@@ -118,14 +118,14 @@ void fuzz(Bytes bytes) {
   Problem problem = read_params(&bytes);
   const int32_t threads = bytes.choose<int32_t>({1, 2});
   const uint32_t order = bytes.next();
-  afdet::Plan plan;
-  const bool sound = afdet::make_plan(&problem.params, &plan) == AFDET_OK &&
+  afdet::DecodeParams decode;
+  const bool sound = afdet::make_decode_params(&problem.params, &decode) == AFDET_OK &&
                      (problem.dtype == AFDET_FLOAT32 || problem.dtype == AFDET_FLOAT16);
   if (!sound || problem.batch < 0 || threads < 1) {
     if (!sound || problem.batch < 0) check_refused(problem, threads);
     return;
   }
-  if (is_large(problem, plan)) {
+  if (is_large(problem, decode)) {
     size_t needed = 0;
     afdet_cuda_detect_workspace(&problem.params, problem.dtype, problem.batch, &needed);
     return;

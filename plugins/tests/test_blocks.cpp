@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "cuda/block_host.hpp"
+#include "emulated/block.hpp"
 
 namespace {
 
@@ -17,7 +17,7 @@ struct Shared {
   int32_t values[128];
 };
 
-using Block = HostBlock<128, Shared, 256>;
+using Block = EmulatedBlock<128, Shared, 256>;
 
 template <typename F>
 void in_every_order(F body) {

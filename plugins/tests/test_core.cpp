@@ -194,28 +194,28 @@ TEST(points_are_cell_centres) {
   CHECK(level.x(31) == 120.0f && level.y(31) == 56.0f);
 }
 
-TEST(a_plan_says_what_the_parameters_say) {
+TEST(decode_params_say_what_the_parameters_say) {
   AfdetParams params = afdet_test::make_problem(20, 384, 512).params;
   params.class_agnostic = 7;
   params.score_threshold = 0.5f;
   params.nms_iou = 0.25f;
-  Plan plan;
-  CHECK(make_plan(&params, &plan) == AFDET_OK);
-  CHECK(plan.num_levels == 5 && plan.num_classes == 20);
-  CHECK(plan.levels[1].rows == 24 && plan.levels[1].columns == 32);
-  CHECK(plan.levels[1].stride == 16 && plan.levels[1].scale == 64.0f);
-  CHECK(plan.pairs(4) == 3 * 4 * 20);
-  CHECK(plan.width == 512.0f && plan.height == 384.0f);
-  CHECK(plan.class_agnostic && plan.logit_threshold == 0.0f && plan.nms_iou == 0.25f);
-  CHECK(plan.candidates_per_level == 1000 && plan.max_detections == 100);
+  DecodeParams decode;
+  CHECK(make_decode_params(&params, &decode) == AFDET_OK);
+  CHECK(decode.num_levels == 5 && decode.num_classes == 20);
+  CHECK(decode.levels[1].rows == 24 && decode.levels[1].columns == 32);
+  CHECK(decode.levels[1].stride == 16 && decode.levels[1].scale == 64.0f);
+  CHECK(decode.pairs(4) == 3 * 4 * 20);
+  CHECK(decode.width == 512.0f && decode.height == 384.0f);
+  CHECK(decode.class_agnostic && decode.logit_threshold == 0.0f && decode.nms_iou == 0.25f);
+  CHECK(decode.candidates_per_level == 1000 && decode.max_detections == 100);
 }
 
-TEST(what_a_plan_takes) {
+TEST(what_decode_params_take) {
   const auto takes = [](const std::function<void(AfdetParams&)>& change) {
     AfdetParams params = afdet_test::make_problem(2, 256, 256).params;
     change(params);
-    Plan plan;
-    return make_plan(&params, &plan) == AFDET_OK;
+    DecodeParams decode;
+    return make_decode_params(&params, &decode) == AFDET_OK;
   };
   CHECK(takes([](AfdetParams& p) { p.score_threshold = 0.0f; }));
   CHECK(takes([](AfdetParams& p) { p.score_threshold = 1.0f; }));
@@ -231,18 +231,18 @@ TEST(what_a_plan_takes) {
   CHECK(takes([](AfdetParams& p) { p.strides[5] = -1; }));
 }
 
-TEST(what_a_plan_refuses) {
+TEST(what_decode_params_refuse) {
   const auto refuses = [](AfdetStatus want, const std::function<void(AfdetParams&)>& change) {
     AfdetParams params = afdet_test::make_problem(2, 256, 256).params;
     change(params);
-    Plan plan;
-    std::memset(static_cast<void*>(&plan), 0xA5, sizeof plan);
-    const Plan before = plan;
-    const bool refused = make_plan(&params, &plan) == want;
-    return refused && std::memcmp(&before, &plan, sizeof plan) == 0;
+    DecodeParams decode;
+    std::memset(static_cast<void*>(&decode), 0xA5, sizeof decode);
+    const DecodeParams before = decode;
+    const bool refused = make_decode_params(&params, &decode) == want;
+    return refused && std::memcmp(&before, &decode, sizeof decode) == 0;
   };
-  Plan plan;
-  CHECK(make_plan(nullptr, &plan) == AFDET_ERROR_NULL_POINTER);
+  DecodeParams decode;
+  CHECK(make_decode_params(nullptr, &decode) == AFDET_ERROR_NULL_POINTER);
   for (const uint32_t size : {0u, 1u, 75u, 77u, ~0u}) {
     CHECK(refuses(AFDET_ERROR_STRUCT_SIZE, [&](AfdetParams& p) { p.struct_size = size; }));
   }

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "check.hpp"
-#include "cuda/emulated.hpp"
+#include "emulated/order.hpp"
 #include "problem.hpp"
 
 namespace afdet_test {

@@ -29,7 +29,7 @@ enum {
 };
 
 /* One frame and its placement in the network input (trt_afdet.geometry.Letterbox). */
-typedef struct AfdetFrame {
+typedef struct AfdetFrameDescriptor {
   const uint8_t* planes[2]; /* device memory; planes[1] for NV12 only */
   int32_t pitches[2];       /* bytes from one row to the next */
   int32_t height;           /* of the frame; NV12 needs even sizes */
@@ -40,7 +40,7 @@ typedef struct AfdetFrame {
   int32_t left;
   int32_t box_height; /* of the resized frame */
   int32_t box_width;
-} AfdetFrame;
+} AfdetFrameDescriptor;
 
 /* How frames become the network's input; the values of ModelSpec under the same names. */
 typedef struct AfdetInputParams {
@@ -79,13 +79,13 @@ AFDET_API AfdetStatus afdet_cuda_detect(const AfdetParams* params, const void* c
 
 /* Fills top, left, box_height and box_width of frames whose height and width are set: as large as
    fits, aspect ratio kept, centred. Host memory. */
-AFDET_API AfdetStatus afdet_cuda_place_frames(const AfdetInputParams* params, AfdetFrame* frames,
-                                              int32_t count);
+AFDET_API AfdetStatus afdet_cuda_place_frames(const AfdetInputParams* params,
+                                              AfdetFrameDescriptor* frames, int32_t count);
 
 /* Checks frames, their placement included, before they are copied to the device. Host memory;
    the planes are not read. */
 AFDET_API AfdetStatus afdet_cuda_check_frames(const AfdetInputParams* params,
-                                              const AfdetFrame* frames, int32_t count);
+                                              const AfdetFrameDescriptor* frames, int32_t count);
 
 /* Frames of any sizes to one network input [count, 3, height, width], in one launch.
 
@@ -94,9 +94,9 @@ AFDET_API AfdetStatus afdet_cuda_check_frames(const AfdetInputParams* params,
            checked by afdet_cuda_check_frames.
    output  device memory, 16-byte aligned.
    dtype   element type of the output. */
-AFDET_API AfdetStatus afdet_cuda_letterbox(const AfdetInputParams* params, const AfdetFrame* frames,
-                                           int32_t count, void* output, int32_t dtype,
-                                           AfdetStream stream);
+AFDET_API AfdetStatus afdet_cuda_letterbox(const AfdetInputParams* params,
+                                           const AfdetFrameDescriptor* frames, int32_t count,
+                                           void* output, int32_t dtype, AfdetStream stream);
 
 #ifdef __cplusplus
 }

@@ -45,7 +45,7 @@ class Order {
 };
 
 template <int kBlockThreads, typename SharedData, int kSort = 0>
-class HostBlock {
+class EmulatedBlock {
  public:
   static constexpr int kThreads = kBlockThreads;
   static constexpr int kSortKeys = kSort;
@@ -53,7 +53,7 @@ class HostBlock {
   template <typename T>
   class PerThread {
    public:
-    explicit PerThread(HostBlock& block) : values_(new T[kBlockThreads]) {
+    explicit PerThread(EmulatedBlock& block) : values_(new T[kBlockThreads]) {
       std::memset(static_cast<void*>(values_.get()), block.order_.garbage(),
                   sizeof(T) * kBlockThreads);
     }
@@ -63,7 +63,7 @@ class HostBlock {
     std::unique_ptr<T[]> values_;
   };
 
-  HostBlock(int x, int y, Order& order)
+  EmulatedBlock(int x, int y, Order& order)
       : x_(x), y_(y), order_(order), shared_(new SharedData), keys_(kSort == 0 ? 1 : kSort) {
     std::memset(static_cast<void*>(shared_.get()), order.garbage(), sizeof(SharedData));
     std::memset(static_cast<void*>(keys_.data()), order.garbage(), keys_.size() * sizeof(Key));

@@ -3,11 +3,11 @@
 #include <cstring>
 #include <new>
 
-#include "cuda/block_host.hpp"
+#include "emulated/block.hpp"
 // The kernels are written against the policy, so it comes first.
 #include "cuda/detect_select.hpp"
 #include "cuda/detect_suppress.hpp"
-#include "cuda/emulated.hpp"
+#include "emulated/order.hpp"
 
 namespace afdet {
 
@@ -18,14 +18,14 @@ uint32_t emulated_order() { return order_seed; }
 
 namespace {
 
-using ScanBlock = HostBlock<kScanThreads, ScanShared>;
+using ScanBlock = EmulatedBlock<kScanThreads, ScanShared>;
 template <int kSort>
-using SelectBlock = HostBlock<kSelectThreads, SelectShared, kSort>;
-using SuppressBlock = HostBlock<kSuppressThreads, SuppressShared>;
+using SelectBlock = EmulatedBlock<kSelectThreads, SelectShared, kSort>;
+using SuppressBlock = EmulatedBlock<kSuppressThreads, SuppressShared>;
 
 template <typename T>
 void launch(const DetectArgs& args, int32_t batch) {
-  const int levels = args.plan.num_levels;
+  const int levels = args.params.num_levels;
   int chunks = 0;
   for (int level = 0; level < levels; ++level) chunks += args.chunks[level];
   std::memset(args.counts, 0, sizeof(uint32_t) * static_cast<size_t>(levels * batch));

@@ -1,23 +1,23 @@
 // The two inner loops, written so that compilers turn them into vector code, once per instruction
-// set. Included by host.cpp several times: no include guard.
+// set. Included by detect.cpp several times: no include guard.
 //
-//   AFDET_LANES_NAMESPACE  where this copy goes
-//   AFDET_LANES_TARGET     the attribute that lets the compiler use the instruction set
+//   AFDET_SIMD_NAMESPACE  where this copy goes
+//   AFDET_SIMD_TARGET     the attribute that lets the compiler use the instruction set
 
 namespace afdet {
-namespace AFDET_LANES_NAMESPACE {
+namespace AFDET_SIMD_NAMESPACE {
 
 // The first block with a candidate, from `block` on, and a bit for each candidate in it; or
 // `blocks`. Candidates are the values v with low < v, or low <= v if or_equal; NaN is none.
-AFDET_LANES_TARGET inline size_t find_block(const float* values, size_t block, size_t blocks,
-                                            float low, bool or_equal, uint32_t* found) {
+AFDET_SIMD_TARGET inline size_t find_block(const float* values, size_t block, size_t blocks,
+                                           float low, bool or_equal, uint32_t* found) {
   for (; block < blocks; ++block) {
-    const float* lane = values + block * kScanBlock;
+    const float* logits = values + block * kScanBlock;
     uint32_t mask = 0;
     if (or_equal) {
-      for (int i = 0; i < kScanBlock; ++i) mask |= lane[i] >= low ? kLaneBits[i] : 0u;
+      for (int i = 0; i < kScanBlock; ++i) mask |= logits[i] >= low ? kBits[i] : 0u;
     } else {
-      for (int i = 0; i < kScanBlock; ++i) mask |= lane[i] > low ? kLaneBits[i] : 0u;
+      for (int i = 0; i < kScanBlock; ++i) mask |= logits[i] > low ? kBits[i] : 0u;
     }
     if (mask != 0) {
       *found = mask;
@@ -28,22 +28,22 @@ AFDET_LANES_TARGET inline size_t find_block(const float* values, size_t block, s
 }
 
 // The same for halves in their integer order; see half_order.
-AFDET_LANES_TARGET inline size_t find_block(const Half* values, size_t block, size_t blocks,
-                                            int16_t low, bool or_equal, uint32_t* found) {
+AFDET_SIMD_TARGET inline size_t find_block(const Half* values, size_t block, size_t blocks,
+                                           int16_t low, bool or_equal, uint32_t* found) {
   // low is at least the order of minus infinity, so nothing wraps.
   const int16_t above = static_cast<int16_t>(or_equal ? low - 1 : low);
   for (; block < blocks; ++block) {
-    const Half* lane = values + block * kScanBlock;
+    const Half* logits = values + block * kScanBlock;
     int16_t any = 0;
     for (int i = 0; i < kScanBlock; ++i) {
-      const int16_t order = half_order(lane[i]);
+      const int16_t order = half_order(logits[i]);
       any |= static_cast<int16_t>((order > above) & (order <= kHalfInfinity));
     }
     if (any == 0) continue;
     // Collecting the bits as well would keep compilers from vectorising the loop above.
     uint32_t mask = 0;
     for (int i = 0; i < kScanBlock; ++i) {
-      const int16_t order = half_order(lane[i]);
+      const int16_t order = half_order(logits[i]);
       mask |= static_cast<uint32_t>((order > above) & (order <= kHalfInfinity)) << i;
     }
     *found = mask;
@@ -54,8 +54,8 @@ AFDET_LANES_TARGET inline size_t find_block(const Half* values, size_t block, si
 
 // Whether a box of the group overlaps the candidate. Empty places hold a box at the origin
 // without area, which overlaps nothing.
-AFDET_LANES_TARGET inline bool any_overlaps(const KeptBlock& kept, const Box& box, float box_area,
-                                            float threshold) {
+AFDET_SIMD_TARGET inline bool any_overlaps(const KeptBlock& kept, const Box& box, float box_area,
+                                           float threshold) {
   int32_t any = 0;
   for (int i = 0; i < kKeptBlock; ++i) {
     const Box other{kept.x1[i], kept.y1[i], kept.x2[i], kept.y2[i]};
@@ -64,5 +64,5 @@ AFDET_LANES_TARGET inline bool any_overlaps(const KeptBlock& kept, const Box& bo
   return any != 0;
 }
 
-}  // namespace AFDET_LANES_NAMESPACE
+}  // namespace AFDET_SIMD_NAMESPACE
 }  // namespace afdet

@@ -2,25 +2,25 @@
 // over host memory; the stream is ignored.
 #include <new>
 
-#include "cuda/block_host.hpp"
-#include "cuda/emulated.hpp"
 #include "cuda/letterbox_body.hpp"
+#include "emulated/block.hpp"
+#include "emulated/order.hpp"
 
 namespace afdet {
 namespace {
 
 template <typename T>
-void launch(const Input& input, const AfdetFrame* frames, int32_t count, void* output) {
+void launch(const Input& input, const AfdetFrameDescriptor* frames, int32_t count, void* output) {
   const int32_t across = blocks_across(input.width);
   const int32_t down = blocks_down(input.height);
   Order order(emulated_order());
   for (const int block : order.turns(count * down * across)) {
     const int32_t frame = block / (down * across);
-    const int32_t top = block / across % down * kLetterboxRows;
-    const int32_t left = block % across * kLetterboxLanes * kColumns;
-    for (const int thread : order.turns(kLetterboxLanes * kLetterboxRows)) {
+    const int32_t top = block / across % down * kThreadsDown;
+    const int32_t left = block % across * kThreadsAcross * kColumns;
+    for (const int thread : order.turns(kThreadsAcross * kThreadsDown)) {
       letterbox_thread(input, frames[frame], image_of<T>(input, output, frame),
-                       left + thread % kLetterboxLanes * kColumns, top + thread / kLetterboxLanes);
+                       left + thread % kThreadsAcross * kColumns, top + thread / kThreadsAcross);
     }
   }
 }
@@ -28,17 +28,17 @@ void launch(const Input& input, const AfdetFrame* frames, int32_t count, void* o
 }  // namespace
 }  // namespace afdet
 
-AfdetStatus afdet_cuda_place_frames(const AfdetInputParams* params, AfdetFrame* frames,
+AfdetStatus afdet_cuda_place_frames(const AfdetInputParams* params, AfdetFrameDescriptor* frames,
                                     int32_t count) {
   return afdet::place_frames(params, frames, count);
 }
 
-AfdetStatus afdet_cuda_check_frames(const AfdetInputParams* params, const AfdetFrame* frames,
-                                    int32_t count) {
+AfdetStatus afdet_cuda_check_frames(const AfdetInputParams* params,
+                                    const AfdetFrameDescriptor* frames, int32_t count) {
   return afdet::check_frames(params, frames, count);
 }
 
-AfdetStatus afdet_cuda_letterbox(const AfdetInputParams* params, const AfdetFrame* frames,
+AfdetStatus afdet_cuda_letterbox(const AfdetInputParams* params, const AfdetFrameDescriptor* frames,
                                  int32_t count, void* output, int32_t dtype, AfdetStream) {
   const AfdetStatus status = afdet::check_letterbox(params, frames, count, output, dtype);
   if (status != AFDET_OK) return status;

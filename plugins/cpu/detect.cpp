@@ -1,7 +1,5 @@
 // Decode + NMS on the CPU. One image: per level a vectorised scan of the raw logits that keeps the
 // best candidates; then, best first and only as far as needed, sort, decode and suppress.
-#include "afdet/host.h"
-
 #include <algorithm>
 #include <atomic>
 #include <limits>
@@ -10,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "afdet/host.h"
 #include "core/box.hpp"
 #include "core/half.hpp"
 #include "core/key.hpp"
@@ -22,7 +21,7 @@ constexpr int kScanBlock = 32;
 constexpr int kKeptBlock = 16;
 
 // 1 << i, in memory where vector code can load many of them.
-constexpr uint32_t kLaneBits[kScanBlock] = {
+constexpr uint32_t kBits[kScanBlock] = {
     1u << 0,  1u << 1,  1u << 2,  1u << 3,  1u << 4,  1u << 5,  1u << 6,  1u << 7,
     1u << 8,  1u << 9,  1u << 10, 1u << 11, 1u << 12, 1u << 13, 1u << 14, 1u << 15,
     1u << 16, 1u << 17, 1u << 18, 1u << 19, 1u << 20, 1u << 21, 1u << 22, 1u << 23,
@@ -60,40 +59,40 @@ struct KeptBlock {
 }  // namespace
 }  // namespace afdet
 
-#define AFDET_LANES_NAMESPACE baseline
-#define AFDET_LANES_TARGET
-#include "lanes.hpp"
-#undef AFDET_LANES_NAMESPACE
-#undef AFDET_LANES_TARGET
+#define AFDET_SIMD_NAMESPACE baseline
+#define AFDET_SIMD_TARGET
+#include "simd.hpp"
+#undef AFDET_SIMD_NAMESPACE
+#undef AFDET_SIMD_TARGET
 
 #if defined(__GNUC__) && defined(__x86_64__)
 #define AFDET_AVX2 1
-#define AFDET_LANES_NAMESPACE avx2
-#define AFDET_LANES_TARGET __attribute__((target("avx2")))
-#include "lanes.hpp"
-#undef AFDET_LANES_NAMESPACE
-#undef AFDET_LANES_TARGET
+#define AFDET_SIMD_NAMESPACE avx2
+#define AFDET_SIMD_TARGET __attribute__((target("avx2")))
+#include "simd.hpp"
+#undef AFDET_SIMD_NAMESPACE
+#undef AFDET_SIMD_TARGET
 #endif
 
 namespace afdet {
 namespace {
 
 // One instruction set's loops.
-struct Lanes {
+struct SimdLoops {
   const char* name;
   size_t (*find_float)(const float*, size_t, size_t, float, bool, uint32_t*);
   size_t (*find_half)(const Half*, size_t, size_t, int16_t, bool, uint32_t*);
   bool (*any_overlaps)(const KeptBlock&, const Box&, float, float);
 };
 
-const Lanes& lanes() {
+const SimdLoops& simd_loops() {
 #if defined(AFDET_AVX2)
-  static const Lanes kAvx2 = {"avx2", avx2::find_block, avx2::find_block, avx2::any_overlaps};
+  static const SimdLoops kAvx2 = {"avx2", avx2::find_block, avx2::find_block, avx2::any_overlaps};
   static const bool has_avx2 = __builtin_cpu_supports("avx2");
   if (has_avx2) return kAvx2;
 #endif
-  static const Lanes kBaseline = {"baseline", baseline::find_block, baseline::find_block,
-                                  baseline::any_overlaps};
+  static const SimdLoops kBaseline = {"baseline", baseline::find_block, baseline::find_block,
+                                      baseline::any_overlaps};
   return kBaseline;
 }
 
@@ -106,7 +105,7 @@ class FloatLimit {
     or_equal_ = true;
   }
   size_t find(const float* values, size_t block, size_t blocks, uint32_t* found) const {
-    return lanes().find_float(values, block, blocks, low_, or_equal_, found);
+    return simd_loops().find_float(values, block, blocks, low_, or_equal_, found);
   }
   bool admits(float value) const { return or_equal_ ? value >= low_ : value > low_; }
 
@@ -124,7 +123,7 @@ class HalfLimit {
     or_equal_ = true;
   }
   size_t find(const Half* values, size_t block, size_t blocks, uint32_t* found) const {
-    return lanes().find_half(values, block, blocks, low_, or_equal_, found);
+    return simd_loops().find_half(values, block, blocks, low_, or_equal_, found);
   }
   bool admits(Half value) const {
     const int16_t order = half_order(value);
@@ -159,15 +158,15 @@ HalfLimit limit_for(const Half*, float threshold) { return HalfLimit(threshold);
 // Working memory of one thread, used again for each of its images.
 class Worker {
  public:
-  Worker(const Plan& plan, const uint8_t* wanted) : plan_(plan), wanted_(wanted) {
-    chains_.resize(plan.class_agnostic ? 1 : static_cast<size_t>(plan.num_classes));
+  Worker(const DecodeParams& params, const uint8_t* wanted) : params_(params), wanted_(wanted) {
+    chains_.resize(params.class_agnostic ? 1 : static_cast<size_t>(params.num_classes));
   }
 
   // One image. Heads point at this image's part; `image` places the results.
   template <typename T>
   void detect(const T* const* cls, const T* const* reg, size_t image, const AfdetDetections& out) {
     keys_.clear();
-    for (int level = 0; level < plan_.num_levels; ++level) select(cls[level], level);
+    for (int level = 0; level < params_.num_levels; ++level) select(cls[level], level);
     suppress(reg, image, out);
   }
 
@@ -185,14 +184,14 @@ class Worker {
   // was too high, so that candidates were lost.
   template <typename T>
   bool scan(const T* logits, int level, bool may_guess) {
-    const size_t points = static_cast<size_t>(plan_.levels[level].points());
-    const size_t most = static_cast<size_t>(plan_.candidates_per_level);
+    const size_t points = static_cast<size_t>(params_.levels[level].points());
+    const size_t most = static_cast<size_t>(params_.candidates_per_level);
     const size_t first = keys_.size();
-    auto limit = limit_for(logits, plan_.logit_threshold);
+    auto limit = limit_for(logits, params_.logit_threshold);
     Key worst = kNoKey;  // Once there are enough: no key from here on can be among the best.
     float floor = -std::numeric_limits<float>::infinity();  // The guess; values below are ignored.
     bool guessed = false;
-    const uint32_t classes = static_cast<uint32_t>(plan_.num_classes);
+    const uint32_t classes = static_cast<uint32_t>(params_.num_classes);
 
     const auto offer = [&](size_t point, uint32_t class_id, T value) {
       if (!limit.admits(value)) return;
@@ -264,7 +263,7 @@ class Worker {
   // Takes keys_ best first and writes what survives.
   template <typename T>
   void suppress(const T* const* reg, size_t image, const AfdetDetections& out) {
-    const size_t most = static_cast<size_t>(plan_.max_detections);
+    const size_t most = static_cast<size_t>(params_.max_detections);
     float* boxes = out.boxes + image * most * 4;
     float* scores = out.scores + image * most;
     int32_t* classes = out.classes + image * most;
@@ -282,12 +281,12 @@ class Worker {
       }
       const Key key = keys_[i];
       const uint32_t rank = key_rank(key);
-      const uint32_t point = rank / static_cast<uint32_t>(plan_.num_classes);
+      const uint32_t point = rank / static_cast<uint32_t>(params_.num_classes);
       const int32_t class_id =
-          static_cast<int32_t>(rank % static_cast<uint32_t>(plan_.num_classes));
+          static_cast<int32_t>(rank % static_cast<uint32_t>(params_.num_classes));
       Box box;
       if (!decode(reg, key_level(key), point, &box)) continue;
-      if (!keep(box, plan_.class_agnostic ? 0 : static_cast<size_t>(class_id))) continue;
+      if (!keep(box, params_.class_agnostic ? 0 : static_cast<size_t>(class_id))) continue;
       boxes[count * 4 + 0] = box.x1;
       boxes[count * 4 + 1] = box.y1;
       boxes[count * 4 + 2] = box.x2;
@@ -315,13 +314,14 @@ class Worker {
 
   template <typename T>
   bool decode(const T* const* reg, int level, uint32_t point, Box* box) const {
-    const Level& grid = plan_.levels[level];
+    const Level& grid = params_.levels[level];
     const size_t points = static_cast<size_t>(grid.points());
     const T* distance = reg[level] + point;
     const int32_t index = static_cast<int32_t>(point);
     return decode_box(grid.x(index), grid.y(index), to_float(distance[0]),
                       to_float(distance[points]), to_float(distance[2 * points]),
-                      to_float(distance[3 * points]), grid.scale, plan_.width, plan_.height, box);
+                      to_float(distance[3 * points]), grid.scale, params_.width, params_.height,
+                      box);
   }
 
   // Whether nothing kept of the group overlaps the box; if so, it is kept from now on.
@@ -330,7 +330,7 @@ class Worker {
     const int32_t newest = chains_[group];
     for (int32_t block = newest; block >= 0; block = kept_[static_cast<size_t>(block)].next) {
       const KeptBlock& kept = kept_[static_cast<size_t>(block)];
-      if (lanes().any_overlaps(kept, box, box_area, plan_.nms_iou)) return false;
+      if (simd_loops().any_overlaps(kept, box, box_area, params_.nms_iou)) return false;
     }
     if (newest < 0 || kept_[static_cast<size_t>(newest)].count == kKeptBlock) {
       chains_[group] = static_cast<int32_t>(kept_.size());
@@ -347,7 +347,7 @@ class Worker {
     return true;
   }
 
-  const Plan& plan_;
+  const DecodeParams& params_;
   const uint8_t* wanted_;
   std::vector<Key> keys_;
   std::vector<uint32_t> sample_;
@@ -357,30 +357,31 @@ class Worker {
 
 // All images that no other thread has taken yet.
 template <typename T>
-void detect_images(const Plan& plan, const void* const* heads, const uint8_t* wanted, size_t batch,
-                   const AfdetDetections& out, std::atomic<size_t>* next) {
-  Worker worker(plan, wanted);
+void detect_images(const DecodeParams& params, const void* const* heads, const uint8_t* wanted,
+                   size_t batch, const AfdetDetections& out, std::atomic<size_t>* next) {
+  Worker worker(params, wanted);
   for (size_t image = (*next)++; image < batch; image = (*next)++) {
     const T* cls[AFDET_MAX_LEVELS];
     const T* reg[AFDET_MAX_LEVELS];
-    for (int level = 0; level < plan.num_levels; ++level) {
-      const size_t points = static_cast<size_t>(plan.levels[level].points());
+    for (int level = 0; level < params.num_levels; ++level) {
+      const size_t points = static_cast<size_t>(params.levels[level].points());
       cls[level] = static_cast<const T*>(heads[level]) +
-                   image * points * static_cast<size_t>(plan.num_classes);
-      reg[level] = static_cast<const T*>(heads[plan.num_levels + level]) + image * points * 4;
+                   image * points * static_cast<size_t>(params.num_classes);
+      reg[level] = static_cast<const T*>(heads[params.num_levels + level]) + image * points * 4;
     }
     worker.detect(cls, reg, image, out);
   }
 }
 
 template <typename T>
-AfdetStatus detect_batch(const Plan& plan, const void* const* heads, const uint8_t* wanted,
-                         size_t batch, size_t threads, const AfdetDetections& out) {
+AfdetStatus detect_batch(const DecodeParams& params, const void* const* heads,
+                         const uint8_t* wanted, size_t batch, size_t threads,
+                         const AfdetDetections& out) {
   std::atomic<size_t> next{0};
   std::atomic<bool> out_of_memory{false};
   const auto run = [&]() noexcept {
     try {
-      detect_images<T>(plan, heads, wanted, batch, out, &next);
+      detect_images<T>(params, heads, wanted, batch, out, &next);
     } catch (...) {  // Only allocations throw here.
       out_of_memory = true;
     }
@@ -414,16 +415,16 @@ const char* afdet_host_build_info(void) {
 #define AFDET_COMPILER "an unknown compiler"
 #endif
 #if defined(AFDET_AVX2)
-  if (afdet::lanes().name[0] == 'a') return AFDET_COMPILER ", avx2";
+  if (afdet::simd_loops().name[0] == 'a') return AFDET_COMPILER ", avx2";
 #endif
   return AFDET_COMPILER ", baseline instructions";
 }
 
-AfdetStatus afdet_host_detect(const AfdetParams* params, const void* const* heads, int32_t dtype,
+AfdetStatus afdet_host_detect(const AfdetParams* given, const void* const* heads, int32_t dtype,
                               int32_t batch, const uint8_t* wanted, int32_t threads,
                               const AfdetDetections* out) {
-  afdet::Plan plan;
-  const AfdetStatus status = afdet::make_plan(params, &plan);
+  afdet::DecodeParams params;
+  const AfdetStatus status = afdet::make_decode_params(given, &params);
   if (status != AFDET_OK) return status;
   if (dtype != AFDET_FLOAT32 && dtype != AFDET_FLOAT16) return AFDET_ERROR_DTYPE;
   if (batch < 0 || threads < 1) return AFDET_ERROR_BATCH;
@@ -432,13 +433,13 @@ AfdetStatus afdet_host_detect(const AfdetParams* params, const void* const* head
       out->boxes == nullptr || out->scores == nullptr || out->classes == nullptr) {
     return AFDET_ERROR_NULL_POINTER;
   }
-  for (int32_t i = 0; i < 2 * plan.num_levels; ++i) {
+  for (int32_t i = 0; i < 2 * params.num_levels; ++i) {
     if (heads[i] == nullptr) return AFDET_ERROR_NULL_POINTER;
   }
   const size_t images = static_cast<size_t>(batch);
   const size_t most_threads = static_cast<size_t>(threads);
   if (dtype == AFDET_FLOAT32) {
-    return afdet::detect_batch<float>(plan, heads, wanted, images, most_threads, *out);
+    return afdet::detect_batch<float>(params, heads, wanted, images, most_threads, *out);
   }
-  return afdet::detect_batch<afdet::Half>(plan, heads, wanted, images, most_threads, *out);
+  return afdet::detect_batch<afdet::Half>(params, heads, wanted, images, most_threads, *out);
 }
