@@ -17,11 +17,12 @@ from afdet_train.model.network import build_network, model_spec
 from trt_afdet.datasets import Dataset
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.evaluation import CocoResult, evaluate_coco, predict
+from trt_afdet.runtime.backend import HostBackend
 from trt_afdet.runtime.detector import Detector
 from trt_afdet.spec import ModelSpec
 
 
-class TorchBackend:
+class TorchBackend(HostBackend):
     """Runs a torch module as the runtime runs an ONNX file.
 
     Args:
@@ -29,9 +30,6 @@ class TorchBackend:
         spec: What it expects and returns.
         device: Where it is.
     """
-
-    batch_size: int | None = None
-    has_nms = False
 
     def __init__(self, module: nn.Module, spec: ModelSpec, device: torch.device) -> None:
         self.module = module
@@ -43,15 +41,6 @@ class TorchBackend:
         x = torch.from_numpy(images).to(self.device, memory_format=torch.channels_last)
         outputs = self.module(x)
         return [t.float().cpu().numpy() for t in (*outputs.logits, *outputs.distances)]
-
-    def close(self) -> None:
-        """Nothing to free."""
-
-    def __enter__(self) -> TorchBackend:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def evaluate_network(

@@ -316,10 +316,8 @@ def measure(
 
 
 def _fits(contender: Contender, batch: int) -> bool:
-    from trt_afdet.runtime.backend import FrameBackend
-
     backend = contender.detector.backend
-    most = backend.max_batch if isinstance(backend, FrameBackend) else None
+    most = backend.max_batch
     if backend.batch_size not in (None, batch) or (most is not None and batch > most):
         takes = backend.batch_size or f"up to {most}"
         ui.warn(f"{contender.name} takes batches of {takes}, so {batch} is left out")

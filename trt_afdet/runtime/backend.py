@@ -1,62 +1,27 @@
-"""What a backend is: a network that can be opened, run and closed."""
+"""What runs a network: from frames to detections, whatever is behind it.
+
+A backend has ``spec``, ``has_nms``, ``batch_size``, ``max_batch`` and ``is_async``, and the methods
+of :class:`Backend`. :class:`HostBackend` is the base of those that only run the network and
+leave letterbox and boxes to the CPU.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from trt_afdet.detections import Detections
+from trt_afdet.postprocess import from_outputs, postprocess
+from trt_afdet.preprocess import preprocess
 from trt_afdet.spec import ModelSpec
 
-if TYPE_CHECKING:
-    from trt_afdet.detections import Detections
-
-
-@runtime_checkable
-class Backend(Protocol):
-    """Runs a network. Entering the context opens it, leaving closes it; ``infer`` opens it too.
-
-    Attributes:
-        spec: What the network expects and returns.
-        batch_size: Images per call if the file fixes it, else None.
-        has_nms: Whether the network ends in NMS: it gives detections instead of heads.
-    """
-
-    spec: ModelSpec
-    batch_size: int | None
-    has_nms: bool
-
-    def infer(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[Any]]:
-        """Runs the network.
-
-        Args:
-            images: float32 [N, 3, H, W], normalised.
-
-        Returns:
-            Heads in the order of ``spec.output_names``; if :attr:`has_nms`, detections in the
-            order of :data:`trt_afdet.interface.DETECTION_NAMES`. Each with N in front.
-
-        Raises:
-            InvalidValueError: If the images' shape is not what the network takes.
-            RunError: If the run fails.
-        """
-        ...
-
-    def close(self) -> None:
-        """Frees the network; closing twice is fine."""
-        ...
-
-    def __enter__(self) -> Backend: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+Frame = npt.NDArray[np.uint8]
 
 
 class Ticket(Protocol):
@@ -80,24 +45,137 @@ class Ticket(Protocol):
 
 
 @runtime_checkable
-class FrameBackend(Backend, Protocol):
-    """A backend that goes from frames to detections by itself, as a GPU does.
+class Backend(Protocol):
+    """Runs a model on frames.
 
     Attributes:
-        max_batch: Most frames that can be submitted together.
+        spec: What the network expects and returns.
+        has_nms: Whether the network ends in NMS: it gives detections instead of heads.
+        batch_size: Images per run if the file fixes it, else None.
+        max_batch: Most frames of one ``submit``; None if any number goes.
+        is_async: Whether ``submit`` returns before the work is done.
     """
 
-    max_batch: int
+    spec: ModelSpec
+    has_nms: bool
+    batch_size: int | None
+    is_async: bool
+
+    @property
+    def max_batch(self) -> int | None: ...
 
     def configure(self, spec: ModelSpec, classes: Sequence[int] | None) -> None:
         """Sets thresholds, limits and classes of everything submitted from now on."""
         ...
 
-    def submit(self, frames: Sequence[npt.NDArray[np.uint8]]) -> Ticket:
-        """Sends frames (BGR uint8 [H, W, 3] of any sizes) on their way without waiting for them.
+    def submit(self, frames: Sequence[Frame]) -> Ticket:
+        """Sends frames (BGR uint8 [H, W, 3] of any sizes) on their way.
 
         Raises:
             InvalidValueError: If a frame is not what it must be, or there are too many.
-            RunError: If the device fails.
+            RunError: If the run fails.
         """
         ...
+
+    def infer(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[Any]]:
+        """Runs the network alone.
+
+        Args:
+            images: float32 [N, 3, H, W], normalised.
+
+        Returns:
+            Heads in the order of ``spec.output_names``; if :attr:`has_nms`, detections in the
+            order of :data:`trt_afdet.interface.DETECTION_NAMES`. Each with N in front.
+
+        Raises:
+            InvalidValueError: If the images' shape is not what the network takes.
+            RunError: If the run fails.
+        """
+        ...
+
+    def close(self) -> None:
+        """Frees the network; closing twice is fine."""
+        ...
+
+
+_Host = TypeVar("_Host", bound="HostBackend")
+
+
+class HostBackend(ABC):
+    """A :class:`Backend` that implements ``infer``; the CPU does the rest, at once.
+
+    Subclasses set ``spec``, and ``has_nms`` and ``batch_size`` where they differ.
+    """
+
+    spec: ModelSpec
+    has_nms = False
+    batch_size: int | None = None
+    is_async = False
+    _wanted: tuple[ModelSpec, Sequence[int] | None] | None = None
+
+    @property
+    def max_batch(self) -> int | None:
+        return self.batch_size
+
+    @abstractmethod
+    def infer(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[Any]]:
+        """See :meth:`Backend.infer`."""
+
+    def configure(self, spec: ModelSpec, classes: Sequence[int] | None) -> None:
+        self._wanted = (spec, classes)
+
+    def submit(self, frames: Sequence[Frame]) -> HostTicket:
+        spec, classes = self._wanted or (self.spec, None)
+        seconds: dict[str, float] = {}
+        count = len(frames)
+
+        def timed(stage: str, work: Callable[[], Any]) -> Any:
+            start = time.perf_counter()
+            result = work()
+            seconds[stage] = time.perf_counter() - start
+            return result
+
+        def images() -> tuple[npt.NDArray[np.float32], Any]:
+            ready, letterboxes = preprocess(list(frames), spec)
+            fixed = self.batch_size
+            if fixed is not None and fixed > count:
+                ready = np.concatenate([ready, np.repeat(ready[-1:], fixed - count, axis=0)])
+            return ready, letterboxes
+
+        def boxes() -> list[Detections]:
+            heads = [output[:count] for output in outputs]
+            if not self.has_nms:
+                return postprocess(heads, spec, letterboxes, classes)
+            raised = spec.score_threshold > self.spec.score_threshold
+            above = spec.score_threshold if raised else None
+            return from_outputs(heads, spec, letterboxes, classes, above=above)
+
+        network_input, letterboxes = timed("preprocess", images)
+        outputs = timed("network", lambda: self.infer(network_input))
+        return HostTicket(timed("postprocess", boxes), seconds)
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to free.
+        """Frees the network."""
+
+    def __enter__(self: _Host) -> _Host:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class HostTicket:
+    """See :class:`Ticket`; the work is done."""
+
+    def __init__(self, found: list[Detections], seconds: dict[str, float]) -> None:
+        self.count = len(found)
+        self.seconds = seconds
+        self._found = found
+
+    def detections(self) -> list[Detections]:
+        return self._found

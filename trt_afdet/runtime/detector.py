@@ -9,15 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar, overload
 
-import numpy as np
-
 from trt_afdet.assets import SHIPPED_MODEL
 from trt_afdet.detections import Detections
 from trt_afdet.errors import AfdetError, InvalidValueError, RunError
 from trt_afdet.media.image_input import Frame, is_one, several, to_frame
-from trt_afdet.postprocess import from_outputs, postprocess
-from trt_afdet.preprocess import preprocess
-from trt_afdet.runtime.backend import Backend, FrameBackend, Ticket
+from trt_afdet.runtime.backend import Backend, Ticket
 from trt_afdet.runtime.model_errors import kind_of
 from trt_afdet.runtime.times import StageTimes
 from trt_afdet.spec import ModelSpec
@@ -107,8 +103,7 @@ class Detector:
             if backend.has_nms:
                 check_built_in(backend.spec, self.spec)
             self.classes = None if classes is None else class_ids(classes, self.spec.class_names)
-            if isinstance(backend, FrameBackend):
-                backend.configure(self.spec, self.classes)
+            backend.configure(self.spec, self.classes)
         except AfdetError:
             if opened:
                 backend.close()
@@ -162,27 +157,19 @@ class Detector:
 
     def _batch(self, frames: list[Frame]) -> list[Detections]:
         """Detects in frames that are as they must be."""
-        if isinstance(self.backend, FrameBackend):
-            step = self.backend.max_batch
-            tickets = [self.submit(frames[i : i + step]) for i in range(0, len(frames), step)]
-            return [found for ticket in tickets for found in self.collect(ticket)]
-        step = self.backend.batch_size or len(frames) or 1
-        results: list[Detections] = []
-        for start in range(0, len(frames), step):
-            results += self._detect(list(frames[start : start + step]))
-        return results
+        step = self.max_batch or len(frames) or 1
+        tickets = [self.submit(frames[i : i + step]) for i in range(0, len(frames), step)]
+        return [found for ticket in tickets for found in self.collect(ticket)]
 
     @property
     def is_async(self) -> bool:
         """Whether :meth:`submit` returns before the work is done."""
-        return isinstance(self.backend, FrameBackend)
+        return self.backend.is_async
 
     @property
     def max_batch(self) -> int | None:
         """Most frames of one :meth:`submit`; None if any number goes."""
-        if isinstance(self.backend, FrameBackend):
-            return self.backend.max_batch
-        return self.backend.batch_size
+        return self.backend.max_batch
 
     def submit(self, frames: Sequence[Picture]) -> Ticket:
         """Sends frames on their way, to be collected later: on a GPU, without waiting for them.
@@ -198,10 +185,7 @@ class Detector:
             RunError: If the network fails.
         """
         self._check_open()
-        ready = [to_frame(frame) for frame in frames]
-        if isinstance(self.backend, FrameBackend):
-            return self.backend.submit(ready)
-        return _Done(self._detect(ready))
+        return self.backend.submit([to_frame(frame) for frame in frames])
 
     def collect(self, ticket: Ticket) -> list[Detections]:
         """The detections of submitted frames; waits for them.
@@ -215,23 +199,6 @@ class Detector:
         for stage, seconds in ticket.seconds.items():
             self.times.record(stage, seconds, ticket.count)
         return found
-
-    def _detect(self, frames: list[Frame]) -> list[Detections]:
-        count = len(frames)
-        with self.times.measure("preprocess", count):
-            images, letterboxes = preprocess(frames, self.spec)
-            fixed = self.backend.batch_size
-            if fixed is not None and fixed > count:
-                images = np.concatenate([images, np.repeat(images[-1:], fixed - count, axis=0)])
-        with self.times.measure("network", count):
-            outputs = self.backend.infer(images)
-        with self.times.measure("postprocess", count):
-            outputs = [output[:count] for output in outputs]
-            if not self.backend.has_nms:
-                return postprocess(outputs, self.spec, letterboxes, self.classes)
-            raised = self.spec.score_threshold > self.backend.spec.score_threshold
-            above = self.spec.score_threshold if raised else None
-            return from_outputs(outputs, self.spec, letterboxes, self.classes, above=above)
 
     def close(self) -> None:
         """Frees the network; closing twice is fine."""
@@ -250,7 +217,6 @@ class Detector:
 
     def __enter__(self) -> Detector:
         self._check_open()
-        self.backend.__enter__()
         return self
 
     def __exit__(
@@ -259,20 +225,7 @@ class Detector:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._closed = True
-        self.backend.__exit__(kind, error, trace)
-
-
-class _Done:
-    """A ticket of a backend that has done the work already."""
-
-    def __init__(self, found: list[Detections]) -> None:
-        self.count = len(found)
-        self.seconds: dict[str, float] = {}
-        self._found = found
-
-    def detections(self) -> list[Detections]:
-        return self._found
+        self.close()
 
 
 def check_path(path: object) -> None:

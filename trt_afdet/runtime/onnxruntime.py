@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from trt_afdet.interface import (
     read_nms,
     read_spec,
 )
+from trt_afdet.runtime.backend import HostBackend
 from trt_afdet.runtime.model_errors import reason, refusal
 from trt_afdet.spec import METADATA_KEY
 from trt_afdet.support.files import check_model_path
@@ -35,7 +35,7 @@ _FATAL = 4
 _ELEMENTS = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(HostBackend):
     """A canonical ONNX file, or one that ends in NMS of ONNX operators, opened.
 
     One session may be run from several threads at a time, as ONNX Runtime allows.
@@ -86,7 +86,6 @@ class OnnxRuntimeBackend:
         self._element = _ELEMENTS[self._session.get_inputs()[0].type]
 
     def infer(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[Any]]:
-        """See :meth:`trt_afdet.runtime.backend.Backend.infer`."""
         if self._session is None:
             raise RunError("the detector is closed", got=self.path)
         want = (3, self.spec.height, self.spec.width)
@@ -105,17 +104,6 @@ class OnnxRuntimeBackend:
 
     def close(self) -> None:
         self._session = None
-
-    def __enter__(self) -> OnnxRuntimeBackend:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _open(

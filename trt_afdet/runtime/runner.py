@@ -141,6 +141,8 @@ class Runner:
         NativeError: If there is not enough memory.
     """
 
+    is_async = True
+
     def __init__(
         self,
         network: Network,

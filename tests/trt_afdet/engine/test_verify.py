@@ -6,7 +6,6 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -27,18 +26,19 @@ from trt_afdet.engine.verify import (
     verify,
 )
 from trt_afdet.errors import InvalidValueError
+from trt_afdet.runtime.backend import HostBackend
 from trt_afdet.runtime.detector import Detector
 from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend
 
 ANYTHING = Limits(output_error=np.inf, matched=0.0, ap_drop=np.inf)
 
 
-class Changed:
+class Changed(HostBackend):
     """A backend whose outputs go through a function."""
 
     def __init__(self, path: Path, change: Callable[[list[np.ndarray]], list[np.ndarray]]) -> None:
         self.inner = OnnxRuntimeBackend(path)
-        self.spec, self.batch_size, self.has_nms = SPEC, self.inner.batch_size, False
+        self.spec, self.batch_size = SPEC, self.inner.batch_size
         self.change = change
 
     def infer(self, images: np.ndarray) -> list[np.ndarray]:
@@ -46,17 +46,6 @@ class Changed:
 
     def close(self) -> None:
         self.inner.close()
-
-    def __enter__(self) -> Changed:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @pytest.fixture(scope="module")

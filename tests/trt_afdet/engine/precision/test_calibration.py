@@ -15,7 +15,13 @@ import pytest
 
 from tests.paths import ROOT
 from tests.trt_afdet.engine.networks import SPEC, build_network, picture, run, write_pictures
-from trt_afdet.engine.precision.calibration import METHODS, calibrate, calibration_key, read_cache
+from trt_afdet.engine.options import CALIBRATION_METHODS
+from trt_afdet.engine.precision.calibration import (
+    CALIBRATION_METHODS,
+    calibrate,
+    calibration_key,
+    read_cache,
+)
 from trt_afdet.engine.sample_pictures import Pictures, open_pictures
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError
 from trt_afdet.preprocess import preprocess
@@ -128,7 +134,7 @@ def test_minmax_ranges_are_what_onnxruntime_computes(tmp_path: Path) -> None:
     assert (ranges.pictures, ranges.skipped, ranges.cached) == (17, 0, False)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CALIBRATION_METHODS)
 def test_each_method_stays_within_minmax_and_keeps_most(tmp_path: Path, method: str) -> None:
     model = build_network()
     pictures = open_pictures(write_pictures(tmp_path, 16))
@@ -147,7 +153,7 @@ def test_each_method_stays_within_minmax_and_keeps_most(tmp_path: Path, method: 
         assert np.mean(np.abs(values) > reach) < 2e-4
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", CALIBRATION_METHODS)
 def test_a_tensor_that_is_always_zero_has_the_range_zero(tmp_path: Path, method: str) -> None:
     model = build_network()
     bias = next(t for t in model.graph.initializer if t.name == "backbone.conv_stem.bias")
