@@ -17,7 +17,6 @@ from tests.paths import ROOT
 from tests.trt_afdet.engine.networks import SPEC, build_network, picture, run, write_pictures
 from trt_afdet.engine.options import CALIBRATION_METHODS
 from trt_afdet.engine.precision.calibration import (
-    CALIBRATION_METHODS,
     calibrate,
     calibration_key,
     read_cache,
