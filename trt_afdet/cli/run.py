@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from contextlib import closing
@@ -25,7 +26,7 @@ examples:
 
 Ctrl-C or SIGTERM stops within a second and writes what durable sinks still wait for; a second
 Ctrl-C ends at once. SIGHUP reads the YAML again; cameras that did not change go on undisturbed.
-docs/cameras.md explains the YAML.
+docs/cameras.md explains the YAML and the options of addresses.
 """
 
 #: Where the page is, if --web does not say.
@@ -39,7 +40,9 @@ _IN_FILE = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = EPILOG
+    from trt_afdet.stream.config.addresses import listed
+
+    parser.epilog = f"{EPILOG}\n{listed()}\n"
     parser.add_argument(
         "source",
         metavar="SOURCE",
@@ -48,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--check", action="store_true", help="say what would be run, and what is wrong with it"
+    )
+    parser.add_argument(
+        "--schema", action="store_true", help="print the JSON Schema of cameras.yaml, and end"
     )
     parser.add_argument("--model", help="model.onnx or .engine (default: the shipped one)")
     parser.add_argument(
@@ -97,6 +103,11 @@ def run(args: argparse.Namespace) -> int:
     from trt_afdet.errors import InvalidValueError
     from trt_afdet.stream.config.schema import ConfigError
 
+    if args.schema:
+        from trt_afdet.stream.config.json_schema import json_schema
+
+        print(json.dumps(json_schema(), indent=2))
+        return 0
     if args.duration is not None and not args.duration > 0:
         raise InvalidValueError("--duration must be above 0 seconds", got=args.duration)
     try:

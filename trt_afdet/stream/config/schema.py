@@ -20,7 +20,6 @@ from trt_afdet.errors import (
     AfdetError,
     CorruptFileError,
     InvalidValueError,
-    MissingDependencyError,
     MissingFileError,
 )
 from trt_afdet.stream.analysis.filters import FilterOptions
@@ -33,6 +32,7 @@ from trt_afdet.stream.config.yaml_reader import Document, Place, read_document
 from trt_afdet.stream.pipeline import PipelineOptions, Scheduling
 from trt_afdet.stream.retry import Retry
 from trt_afdet.support.fields import Count, Share, unknown_choice
+from trt_afdet.support.packages import missing
 from trt_afdet.support.suggest import nearest
 from trt_afdet.support.text import marked_encoding, read_secret
 
@@ -388,9 +388,7 @@ def _validate(data: dict[str, Any]) -> Config | list[tuple[Place, str]]:
     try:
         from pydantic import TypeAdapter, ValidationError
     except ImportError as error:
-        raise MissingDependencyError(
-            "pydantic cannot be imported", got=error, hint='pip install "trt-afdet[cameras]"'
-        ) from error
+        raise missing(error) from error
     try:
         return TypeAdapter(Config).validate_python(data)
     except ValidationError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 import traceback
 from pathlib import Path
 from urllib.parse import quote
@@ -12,9 +13,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.paths import ROOT
 from trt_afdet.errors import AfdetError, InvalidValueError
 from trt_afdet.stream.addresses import ENCODE, parse_address
-from trt_afdet.stream.config.addresses import SINKS, SOURCES, make_sink, make_source, parse_source
+from trt_afdet.stream.config.addresses import (
+    SINKS,
+    SOURCES,
+    Scheme,
+    listed,
+    make_sink,
+    make_source,
+    parse_source,
+)
 from trt_afdet.stream.options import (
     join_options,
     read_number,
@@ -52,9 +62,9 @@ def outputs(make: object, text: str) -> str:
     if hasattr(made, "kind"):
         source = make_source(made)
         shown += [repr(source), source.name]
-    inner = vars(made).get("_transport") if hasattr(made, "__dict__") else None
+    inner = vars(made).get("_options") if hasattr(made, "__dict__") else None
     if inner is not None:
-        shown += [repr(inner), repr(inner._options)]
+        shown.append(repr(inner))
     return " ".join(shown)
 
 
@@ -223,3 +233,30 @@ def test_any_text_is_a_sink_or_a_mistake(scheme: str, rest: str, secret: bool) -
         shown = str(error)
     if secret and network:
         assert "".join(HALVES) not in shown
+
+
+DOCS = (ROOT / "docs" / "cameras.md").read_text(encoding="utf-8")
+
+
+def table(title: str) -> list[list[str]]:
+    """The first table below a title of docs/cameras.md, without its head."""
+    rows = DOCS.partition(f"\n## {title}\n")[2].partition("\n## ")[0].splitlines()
+    start = next(i for i, row in enumerate(rows) if row.startswith("|---"))
+    body = itertools.takewhile(lambda row: row.startswith("|"), rows[start + 1 :])
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in body]
+
+
+@pytest.mark.parametrize(("title", "schemes"), [("Sources", SOURCES), ("Sinks", SINKS)])
+def test_the_tables_of_the_docs_and_of_help_are_this_one(
+    title: str, schemes: dict[str, Scheme]
+) -> None:
+    told = {name for row in table(title) for name in re.findall(r"`([a-z][a-z0-9+]*):", row[0])}
+    assert told == set(schemes)
+    for name, scheme in schemes.items():
+        assert scheme.what in listed()
+        (row,) = [
+            row
+            for row in table("Options of addresses")
+            if f"`{name}`" in row[0] and row[1] == title[:-1].lower()
+        ]
+        assert re.findall(r"`(\w+)`", row[2]) == list(scheme.options)

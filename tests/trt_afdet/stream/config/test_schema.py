@@ -132,84 +132,85 @@ def test_the_least_a_file_can_say(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("modle: x\nsources: [a]", ["F:1: modle: unknown key - did you mean 'model'?"]),
-        (
-            "sources:\n - uri: a\n   evry: 2\n",
-            ["F:3: sources[0].evry: unknown key - did you mean 'every'?"],
-        ),
-        (
-            "sources: [a]\ndefaults:\n  track:\n    lots: 1\n",
-            ["F:4: defaults.track.lots: unknown key - did you mean 'lost'?"],
-        ),
-        (
-            "sources: [a]\nsinks:\n - jsonl:x\n - url: y\n",
-            ["F:4: sinks[1].url: unknown key - did you mean 'uri'?"],
-        ),
-        ("sources: [a]\nweb:\n  tokn: x", ["F:3: web.tokn: unknown key - did you mean 'token'?"]),
-        ("sources: [a]\nthreads: 0", ["F:2: threads: must be at least 1 (got 0)"]),
-        ("sources: [a]\nconf: 1.5", ["F:2: conf: must be at most 1 (got 1.5)"]),
-        ("sources: [a]\nconf: .nan", ["F:2: conf: must be at least 0 (got nan)"]),
-        ("sources: []", ["F:1: sources: at least one source is needed"]),
-        ("model: x", ["F:1: sources: is missing"]),
-        ("sources:\n - name: x\n", ["F:2: sources[0].uri: is missing"]),
-        ("- a\n", ["F:1: a list of cameras is a mapping with sources and more"]),
-        ("", ["F:1: a list of cameras is a mapping with sources and more"]),
-        (
-            "sources: [a]\nbackend: onnx",
-            [
-                "F:2: backend: must be one of onnxruntime, tensorrt (got onnx)"
-                " - did you mean 'onnxruntime'?"
-            ],
-        ),
-        (
-            "sources:\n - {uri: a, policy: wait}\n - {uri: b, policy: drop}\n",
-            [
-                "F:3: sources[1].policy: must be one of drop-oldest, drop-newest, wait (got drop)"
-                " - did you mean 'drop-oldest'?"
-            ],
-        ),
-        (
-            "sources:\n- {uri: a, name: x}\n- {uri: b, name: x}\n",
-            ["F:3: sources[1].name: sources[0] has the same name (got x)"],
-        ),
-        (
-            "defaults: {retry: {stall: -1}}\nsources: [a, b]",
-            ["F:1: defaults.retry.stall: must be above 0 (got -1)"],
-        ),
-        (
-            "sources:\n- uri: a\n  every: 2\n  track: false\n",
-            ["F:4: sources[0].track: every above 1 needs tracking in between"],
-        ),
-        (
-            "sources:\n- uri: a\n  events: {anchor: botom}\n",
-            [
-                "F:3: sources[0].events.anchor: must be one of bottom, center, top, left, right"
-                " (got botom) - did you mean 'bottom'?"
-            ],
-        ),
-        (
-            "sources:\n- uri: a\n  zones:\n    zones:\n    - {name: z, polygon: [[0, 0]]}\n",
-            ["F:3: sources[0].zones: the zones: zone z must have at least 3 corners (got 1)"],
-        ),
-        (
-            "sources:\n- uri: a\n  zones: {}\nzones: z.json\n",
-            ["F:3: sources[0].zones: the file of zones at the top holds every source's - use one"],
-        ),
-        (
-            "web: {token: a, token_env: b}\nsources: [a]",
-            ["F:1: web.token_env: token is given already - use one"],
-        ),
-        ("sources: [a]\nsources: [b]\n", ["F:2: sources: this key is given twice"]),
-        (
-            "defaults: {uri: x}\nsources: [a]",
-            ["F:1: defaults.uri: belongs to each source, not to all"],
-        ),
-        ("defaults: 3\nsources: [a]", ["F:1: defaults: must be a mapping"]),
-    ],
-)  # fmt: skip
+#: Mistakes of a file, and what is said of them.
+MISTAKES = [
+    ("modle: x\nsources: [a]", ["F:1: modle: unknown key - did you mean 'model'?"]),
+    (
+        "sources:\n - uri: a\n   evry: 2\n",
+        ["F:3: sources[0].evry: unknown key - did you mean 'every'?"],
+    ),
+    (
+        "sources: [a]\ndefaults:\n  track:\n    lots: 1\n",
+        ["F:4: defaults.track.lots: unknown key - did you mean 'lost'?"],
+    ),
+    (
+        "sources: [a]\nsinks:\n - jsonl:x\n - url: y\n",
+        ["F:4: sinks[1].url: unknown key - did you mean 'uri'?"],
+    ),
+    ("sources: [a]\nweb:\n  tokn: x", ["F:3: web.tokn: unknown key - did you mean 'token'?"]),
+    ("sources: [a]\nthreads: 0", ["F:2: threads: must be at least 1 (got 0)"]),
+    ("sources: [a]\nconf: 1.5", ["F:2: conf: must be at most 1 (got 1.5)"]),
+    ("sources: [a]\nconf: .nan", ["F:2: conf: must be at least 0 (got nan)"]),
+    ("sources: []", ["F:1: sources: at least one source is needed"]),
+    ("model: x", ["F:1: sources: is missing"]),
+    ("sources:\n - name: x\n", ["F:2: sources[0].uri: is missing"]),
+    ("- a\n", ["F:1: a list of cameras is a mapping with sources and more"]),
+    ("", ["F:1: a list of cameras is a mapping with sources and more"]),
+    (
+        "sources: [a]\nbackend: onnx",
+        [
+            "F:2: backend: must be one of onnxruntime, tensorrt (got onnx)"
+            " - did you mean 'onnxruntime'?"
+        ],
+    ),
+    (
+        "sources:\n - {uri: a, policy: wait}\n - {uri: b, policy: drop}\n",
+        [
+            "F:3: sources[1].policy: must be one of drop-oldest, drop-newest, wait (got drop)"
+            " - did you mean 'drop-oldest'?"
+        ],
+    ),
+    (
+        "sources:\n- {uri: a, name: x}\n- {uri: b, name: x}\n",
+        ["F:3: sources[1].name: sources[0] has the same name (got x)"],
+    ),
+    (
+        "defaults: {retry: {stall: -1}}\nsources: [a, b]",
+        ["F:1: defaults.retry.stall: must be above 0 (got -1)"],
+    ),
+    (
+        "sources:\n- uri: a\n  every: 2\n  track: false\n",
+        ["F:4: sources[0].track: every above 1 needs tracking in between"],
+    ),
+    (
+        "sources:\n- uri: a\n  events: {anchor: botom}\n",
+        [
+            "F:3: sources[0].events.anchor: must be one of bottom, center, top, left, right"
+            " (got botom) - did you mean 'bottom'?"
+        ],
+    ),
+    (
+        "sources:\n- uri: a\n  zones:\n    zones:\n    - {name: z, polygon: [[0, 0]]}\n",
+        ["F:3: sources[0].zones: the zones: zone z must have at least 3 corners (got 1)"],
+    ),
+    (
+        "sources:\n- uri: a\n  zones: {}\nzones: z.json\n",
+        ["F:3: sources[0].zones: the file of zones at the top holds every source's - use one"],
+    ),
+    (
+        "web: {token: a, token_env: b}\nsources: [a]",
+        ["F:1: web.token_env: token is given already - use one"],
+    ),
+    ("sources: [a]\nsources: [b]\n", ["F:2: sources: this key is given twice"]),
+    (
+        "defaults: {uri: x}\nsources: [a]",
+        ["F:1: defaults.uri: belongs to each source, not to all"],
+    ),
+    ("defaults: 3\nsources: [a]", ["F:1: defaults: must be a mapping"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), MISTAKES)
 def test_mistakes_are_named_with_line_and_key(
     tmp_path: Path, text: str, expected: list[str]
 ) -> None:

@@ -1,0 +1,211 @@
+"""The JSON Schema of ``cameras.yaml`` (draft 2020-12), from the classes that the file is read into.
+
+``trt-afdet run --schema`` prints it. What it cannot say, such as that names differ or that a class
+exists in the model, ``trt-afdet run --check`` finds.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any, get_args
+
+from trt_afdet.stream.analysis.shapes import LONGEST_NAME, MOST_SHAPES, Units
+from trt_afdet.stream.analysis.tracking import TrackOptions
+from trt_afdet.stream.analysis.zones import ZoneOptions
+from trt_afdet.stream.config.addresses import SINKS, SOURCES
+from trt_afdet.stream.config.schema import Config, SinkConfig, SourceConfig, WebConfig
+from trt_afdet.stream.pipeline import Scheduling
+from trt_afdet.stream.retry import Retry
+from trt_afdet.support.packages import missing
+
+Schema = dict[str, Any]
+
+_POINT: Schema = {
+    "type": "array",
+    "prefixItems": [{"type": "number"}, {"type": "number"}],
+    "minItems": 2,
+    "maxItems": 2,
+}
+#: A value that comes from the environment may be of any type.
+_VARIABLE: Schema = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"}
+
+
+def json_schema() -> Schema:
+    """The schema.
+
+    Raises:
+        MissingDependencyError: If pydantic is not installed.
+    """
+    try:
+        from pydantic import TypeAdapter
+    except ImportError as error:
+        raise missing(error) from error
+    top: Schema = TypeAdapter(Config).json_schema()
+    kinds = top.pop("$defs")
+    for cls in (SourceConfig, SinkConfig, WebConfig, Scheduling, Retry, TrackOptions, ZoneOptions):
+        _describe(kinds[cls.__name__], cls)
+    _describe(top, Config)
+    source, keys = kinds["SourceConfig"], top["properties"]
+    _write_short_forms(source["properties"])
+    source["properties"]["uri"]["pattern"] = _source_pattern()
+    source["properties"]["name"]["anyOf"] = [{"type": "string", "pattern": r"\S"}]
+    kinds["SinkConfig"]["properties"]["uri"]["pattern"] = _sink_pattern()
+    kinds["WebConfig"]["not"] = {"anyOf": [_both(pair) for pair in _TOKENS]}
+    source["allOf"] = [
+        {
+            "if": {"properties": {"track": {"const": False}}, "required": ["track"]},
+            "then": {"properties": {"every": {"maximum": 1}, "zones": {"maxProperties": 0}}},
+        }
+    ]
+    for key in source["properties"].keys() - {"uri"}:
+        source["properties"][key] = _or_null(source["properties"][key])
+    own = {k: v for k, v in source["properties"].items() if k not in ("uri", "name")}
+    kinds["Defaults"] = {
+        "type": "object",
+        "description": "Keys of a source that hold for all sources.",
+        "properties": own,
+        "additionalProperties": False,
+    }
+    keys["defaults"] = {"description": kinds["Defaults"]["description"], **_ref("Defaults")}
+    address = {"type": "string", "minLength": 1}
+    keys["sources"] |= {
+        "minItems": 1,
+        "items": {"anyOf": [address | {"pattern": _source_pattern()}, _ref("SourceConfig")]},
+    }
+    keys["sinks"]["items"] = {"anyOf": [address | {"pattern": _sink_pattern()}, _ref("SinkConfig")]}
+    keys["web"]["anyOf"] = [{"type": ["boolean", "integer", "string"]}, _ref("WebConfig")]
+    keys["metrics"] = keys["metrics"] | {"anyOf": [{"type": ["integer", "string"]}]}
+    for key in keys.keys() - {"sources"}:
+        keys[key] = _or_null(keys[key])
+    no_zones = {"items": {"properties": {"zones": {"const": None}}}}
+    top["allOf"] = [
+        {
+            "if": {"properties": {"zones": {"type": "string"}}, "required": ["zones"]},
+            "then": {"properties": {"sources": no_zones}},
+        }
+    ]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "cameras.yaml of trt-afdet",
+        **_with_variables(top),
+        "$defs": {
+            **{name: _with_variables(kind) for name, kind in kinds.items()},
+            "Variable": _VARIABLE,
+        },
+    }
+
+
+_TOKENS = (("token", "token_file"), ("token", "token_env"), ("token_file", "token_env"))
+
+
+def _both(names: tuple[str, str]) -> Schema:
+    return {
+        "required": list(names),
+        "properties": {name: {"type": "string"} for name in names},
+    }
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": f"#/$defs/{name}"}
+
+
+def _or_null(schema: Schema) -> Schema:
+    """A key with nothing behind it is a key that is not there."""
+    text = {key: schema[key] for key in ("description", "default") if key in schema}
+    rest = {key: value for key, value in schema.items() if key not in text}
+    kinds = rest.pop("anyOf", None) or [rest]
+    return {**text, **(rest if kinds[0] is not rest else {}), "anyOf": [*kinds, {"type": "null"}]}
+
+
+def _describe(schema: Schema, cls: type) -> None:
+    """Takes the descriptions from the class's docstring; no key may be unknown."""
+    schema["description"] = inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]
+    schema["additionalProperties"] = False
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        doc = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2]
+        for names, text in re.findall(r"^    (\w[\w, ]*): (.*(?:\n     .*)*)", doc, re.MULTILINE):
+            texts |= dict.fromkeys(names.split(", "), " ".join(text.split()))
+    for name, value in schema["properties"].items():
+        value.pop("title", None)
+        if name in texts:
+            plain = re.sub(r":\w+:`(?:[\w.~]*\.)?~?(\w+)`|``", r"\1", texts[name])
+            value["description"] = re.sub(r"\bNone\b", "null", plain)
+
+
+def _write_short_forms(keys: dict[str, Schema]) -> None:
+    """The short forms of a source's keys, see ``schema.py``."""
+    share = {"type": "number", "minimum": 0, "maximum": 1}
+    number = {"type": "number", "minimum": 0}
+    size = {"anyOf": [number, _POINT | {"prefixItems": [number, number]}]}
+    for name, schema in {
+        "track": {"anyOf": [{"type": "boolean"}, _ref("TrackOptions")]},
+        "conf": {"anyOf": [share, {"type": "object", "additionalProperties": share}]},
+        "classes": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
+        "min_size": size,
+        "max_size": size,
+        "region": {"type": "array", "items": _POINT, "minItems": 3},
+        "zones": _zones(),
+    }.items():
+        text = keys[name].get("description")
+        keys[name] = {"description": text, **schema} if text else dict(schema)
+
+
+def _zones() -> Schema:
+    units = {"enum": list(get_args(Units))}
+    name = {"type": "string", "minLength": 1, "maxLength": LONGEST_NAME}
+
+    def shapes(key: str, points: Schema) -> Schema:
+        return {
+            "type": "array",
+            "maxItems": MOST_SHAPES,
+            "items": {
+                "type": "object",
+                "properties": {
+                    "name": name, "units": units, key: {"type": "array", "items": _POINT, **points},
+                },
+                "required": ["name", key],
+                "additionalProperties": False,
+            },
+        }  # fmt: skip
+
+    return {
+        "type": "object",
+        "properties": {
+            "units": units,
+            "zones": shapes("polygon", {"minItems": 3}),
+            "lines": shapes("points", {"minItems": 2, "maxItems": 2}),
+        },
+        "additionalProperties": False,
+    }
+
+
+def _source_pattern() -> str:
+    """A known scheme, or none: a path, or an address that comes from the environment."""
+    return rf"^(?![A-Za-z][A-Za-z0-9+.-]*://)|^({_in_any_case(SOURCES)})://"
+
+
+def _sink_pattern() -> str:
+    return rf"^({_in_any_case(SINKS)}):|^\$\{{"
+
+
+def _in_any_case(names: Any) -> str:
+    """A regular expression of names; JSON Schema's know no flag for that."""
+    return "|".join(
+        "".join(f"[{c}{c.upper()}]" if c.isalpha() else re.escape(c) for c in name)
+        for name in names
+    )
+
+
+def _with_variables(schema: Any) -> Any:
+    """Numbers, truths and choices may also come from the environment."""
+    if isinstance(schema, list):
+        return [_with_variables(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {k: v if k in ("if", "not") else _with_variables(v) for k, v in schema.items()}
+    if made.get("type") in ("number", "integer", "boolean") or "enum" in made:
+        text = {key: made.pop(key) for key in ("description", "default") if key in made}
+        return {**text, "anyOf": [made, _ref("Variable")]}
+    return made
