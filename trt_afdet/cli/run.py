@@ -10,6 +10,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trt_afdet.errors import AfdetError, InvalidValueError
+
 if TYPE_CHECKING:
     from trt_afdet.stream.config.deployment import ConfiguredSource, Resolved
     from trt_afdet.stream.config.schema import Loaded
@@ -29,9 +31,6 @@ Ctrl-C ends at once. SIGHUP reads the YAML again; cameras that did not change go
 docs/cameras.md explains the YAML and the options of addresses.
 """
 
-#: Where the page is, if --web does not say.
-WEB_ADDRESS = "127.0.0.1:8080"
-
 #: Options that stand in the YAML where there is one.
 _IN_FILE = (
     "model", "sink", "web", "metrics", "track", "every", "zones", "fail_fast", "batch", "max_age",
@@ -41,6 +40,7 @@ _IN_FILE = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from trt_afdet.stream.config.addresses import listed
+    from trt_afdet.stream.config.schema import Config, WebConfig
 
     parser.epilog = f"{EPILOG}\n{listed()}\n"
     parser.add_argument(
@@ -62,9 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--web",
         nargs="?",
-        const=WEB_ADDRESS,
+        const=WebConfig.address,
         metavar="ADDRESS",
-        help=f"serve the web page (default address: {WEB_ADDRESS})",
+        help=f"serve the web page (default address: {WebConfig.address})",
     )
     parser.add_argument("--metrics", metavar="ADDRESS", help="serve /metrics and /healthz there")
     parser.add_argument("--track", action="store_true", default=None, help="number the objects")
@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--every", type=int, metavar="N", help="detect on one frame in N, track in between"
     )
     parser.add_argument("--zones", metavar="FILE", help="zones and lines, JSON")
-    parser.add_argument("--conf", type=float, help="lowest confidence (default: 0.3)")
+    parser.add_argument("--conf", type=float, help=f"lowest confidence (default: {Config.conf})")
     parser.add_argument("--iou", type=float, help="NMS IoU (default: the model's)")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="report these only")
     parser.add_argument("--threads", type=int, help="CPU threads of the network")
@@ -100,7 +100,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from trt_afdet.errors import InvalidValueError
     from trt_afdet.stream.config.schema import ConfigError
 
     if args.schema:
@@ -122,7 +121,6 @@ def load(args: argparse.Namespace) -> Loaded:
     Raises:
         AfdetError: If anything in it is wrong.
     """
-    from trt_afdet.errors import InvalidValueError
     from trt_afdet.stream.config.schema import config_from, load_config
 
     collect_sources(args)
@@ -144,11 +142,11 @@ def collect_sources(args: argparse.Namespace) -> None:
     Raises:
         InvalidValueError: If there is no source at all.
     """
-    from trt_afdet.errors import InvalidValueError
+    from trt_afdet.stream.config.schema import WebConfig
 
     if args.web is not None and _is_source(args.web):
         args.source.insert(0, args.web)
-        args.web = WEB_ADDRESS
+        args.web = WebConfig.address
     if not args.source:
         while args.classes and _is_source(args.classes[-1]):
             args.source.insert(0, args.classes.pop())
@@ -239,7 +237,6 @@ def _run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     """Says what would be run; 0 if it can be, 2 if not."""
-    from trt_afdet.errors import AfdetError
     from trt_afdet.stream.config.deployment import resolve
     from trt_afdet.stream.config.schema import ConfigError
     from trt_afdet.stream.service import web_server

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from trt_afdet.cli import build_parser, main
-from trt_afdet.cli.run import WEB_ADDRESS, _named, collect_sources
+from trt_afdet.cli.run import _named, collect_sources
+from trt_afdet.stream.config.schema import WebConfig
+
+WEB = WebConfig.address
 
 
 def parsed(line: str) -> argparse.Namespace:
@@ -20,19 +23,19 @@ def parsed(line: str) -> argparse.Namespace:
 @pytest.mark.parametrize(
     ("line", "sources", "web"),
     [
-        ("--web rtsp://h/x", ["rtsp://h/x"], WEB_ADDRESS),
-        ("rtsp://h/x --web", ["rtsp://h/x"], WEB_ADDRESS),
-        ("--web rtsp://h/x rtsp://h/y", ["rtsp://h/x", "rtsp://h/y"], WEB_ADDRESS),
+        ("--web rtsp://h/x", ["rtsp://h/x"], WEB),
+        ("rtsp://h/x --web", ["rtsp://h/x"], WEB),
+        ("--web rtsp://h/x rtsp://h/y", ["rtsp://h/x", "rtsp://h/y"], WEB),
         ("--web 8081 rtsp://h/x", ["rtsp://h/x"], "8081"),
         ("--web 0.0.0.0:8081 a.mp4", ["a.mp4"], "0.0.0.0:8081"),
         ("--web [::1]:8081 a.mp4", ["a.mp4"], "[::1]:8081"),
         ("--web camera.local:8081 a.mp4", ["a.mp4"], "camera.local:8081"),
         ("--web=127.0.0.1:0 a.mp4", ["a.mp4"], "127.0.0.1:0"),
-        ("--web a.mp4", ["a.mp4"], WEB_ADDRESS),
-        ("--web door=rtsp://h/x", ["door=rtsp://h/x"], WEB_ADDRESS),
-        ("--web cameras.yaml", ["cameras.yaml"], WEB_ADDRESS),
-        ("--web /dev/video0", ["/dev/video0"], WEB_ADDRESS),
-        ("--track --web test://", ["test://"], WEB_ADDRESS),
+        ("--web a.mp4", ["a.mp4"], WEB),
+        ("--web door=rtsp://h/x", ["door=rtsp://h/x"], WEB),
+        ("--web cameras.yaml", ["cameras.yaml"], WEB),
+        ("--web /dev/video0", ["/dev/video0"], WEB),
+        ("--track --web test://", ["test://"], WEB),
         ("a.mp4 b.mp4", ["a.mp4", "b.mp4"], None),
         ("--classes imp rtsp://h/x", ["rtsp://h/x"], None),
         ("--classes imp barrel a.mp4 b.mp4", ["a.mp4", "b.mp4"], None),

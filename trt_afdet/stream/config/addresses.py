@@ -428,7 +428,8 @@ def _file_sink(cls: Callable[..., Sink]) -> Callable[[str, dict[str, Any]], Sink
             text = "/" + text.lstrip("/")
         if not text:
             raise InvalidValueError("it names no file or folder")
-        return cls(Path(text).expanduser(), **options)
+        # pathlib's own would raise for an unknown user.
+        return cls(Path(os.path.expanduser(text)), **options)  # noqa: PTH111
 
     return make
 

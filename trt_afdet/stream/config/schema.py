@@ -11,7 +11,7 @@ import os
 import re
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union
@@ -271,7 +271,11 @@ def _check(document: Document, path: Path | None) -> Loaded:
     if not problems:
         checked = _validate(data)
         if isinstance(checked, Config):
-            config = checked
+            sources = [
+                source if "conf" in given else replace(source, conf=checked.conf)
+                for source, given in zip(checked.sources, data["sources"], strict=True)
+            ]
+            config = replace(checked, sources=tuple(sources))
             problems += _consistency(config, data)
         else:
             problems += checked
@@ -310,9 +314,6 @@ def _merge_defaults(data: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[Pl
             problems.append((("defaults", key), "belongs to each source, not to all"))
     sources = data.get("sources")
     if isinstance(sources, list):
-        conf = data.get("conf")
-        if isinstance(conf, (int, float)) and 0 <= conf <= 1:
-            defaults = {"conf": conf, **defaults}
         merged["sources"] = [
             _over(defaults, _long_form({"uri": source} if isinstance(source, str) else source))
             for source in sources

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from trt_afdet.errors import CorruptFileError, MissingDependencyError
+from trt_afdet.errors import CorruptFileError
+from trt_afdet.support.packages import missing
 
 if TYPE_CHECKING:
     import yaml
@@ -73,9 +74,7 @@ def read_document(text: str, name: str, environment: Mapping[str, str] | None = 
     try:
         import yaml
     except ImportError as error:
-        raise MissingDependencyError(
-            "PyYAML cannot be imported", got=error, hint='pip install "trt-afdet[cameras]"'
-        ) from error
+        raise missing(error) from error
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()

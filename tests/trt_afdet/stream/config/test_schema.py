@@ -120,6 +120,14 @@ def test_everything_a_file_can_say(tmp_path: Path) -> None:
     )
 
 
+def test_the_confidence_at_the_top_holds_for_sources_that_do_not_say(tmp_path: Path) -> None:
+    text = "conf: ${CONF}\nsources:\n- a\n- {uri: b, conf: 0.7}\n- {uri: c, conf: {imp: 0.1}}\n"
+    config = load(tmp_path, text, {"CONF": "0.5"})
+    assert [source.conf for source in config.sources] == [0.5, 0.7, 0.5]
+    assert config.lowest_conf == 0.1
+    assert problems(tmp_path, text, {"CONF": "2"}) == ["F:1: conf: must be at most 1 (got 2)"]
+
+
 def test_the_least_a_file_can_say(tmp_path: Path) -> None:
     config = load(tmp_path, "sources: ['test://', 'test://', 'test://']")
     assert config == Config(sources=config.sources)

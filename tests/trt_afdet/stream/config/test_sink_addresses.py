@@ -19,6 +19,7 @@ SCHEMES = {
     "video:///data/clips?segment=10min&keep_free=2GB&codec=mpeg4&quality=30&wait=no": (
         "video /data/clips"
     ),
+    "jsonl:~nobody-of-that-name/x": "jsonl ~nobody-of-that-name/x",
     "jsonl:out.jsonl?fsync=always&send=detections,events": "jsonl out.jsonl",
     "csv:out%3F.csv?fsync=never": "csv out?.csv",
     "mqtt://me:s3cr3t@broker/site/{source}?client_id=x&keepalive=30&batch=5": (
