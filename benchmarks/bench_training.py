@@ -15,12 +15,8 @@ import torch
 from afdet_train.config import parse_recipe
 from afdet_train.losses import DetectionLoss, flatten_heads
 from afdet_train.model.network import STRIDES, TrainingNetwork, build_network
-from afdet_train.targets import (
-    Boxes,
-    PointGrid,
-    assign,
-    find_positives,
-)
+from afdet_train.samples.boxes import Boxes
+from afdet_train.targets import PointGrid, assign, find_positives
 from torch import Tensor
 
 from trt_afdet.cli import ui
@@ -35,7 +31,7 @@ def random_truth(batch: int, per_image: int, device: torch.device) -> Boxes:
     side = 16 + torch.rand(batch, per_image, 2, generator=generator) * 200
     boxes = torch.cat([corner, (corner + side).clamp(max=SIZE)], dim=2)
     labels = torch.randint(0, CLASSES, (batch, per_image), generator=generator)
-    return Boxes.collate(list(boxes), list(labels), device)
+    return Boxes.collate([*map(Boxes.of_image, boxes, labels)]).to(device)
 
 
 def synchronised(device: torch.device) -> float:
@@ -65,7 +61,7 @@ def our_step(batch: int, device: torch.device, bf16: bool) -> Callable[[], None]
 
     def step() -> None:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            outputs, levels = training(images, truth.per_image())
+            outputs, levels = training(images, truth.rois())
         loss(outputs, levels, truth).total.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -89,7 +85,7 @@ def effdet_step(batch: int, device: torch.device, bf16: bool) -> Callable[[], No
     images = images.contiguous(memory_format=torch.channels_last)
     truth = random_truth(batch, 8, device)
     # effdet wants y first, and classes from 1.
-    boxes = [b[:, [1, 0, 3, 2]] for b in truth.per_image()]
+    boxes = [b[:, [1, 0, 3, 2]] for b in truth.xyxy.split([8] * batch)]
     labels = list((truth.labels + 1).split([8] * batch))
     target = {"bbox": boxes, "cls": labels}
 

@@ -14,7 +14,7 @@ import pytest
 from afdet_train.config import parse_recipe
 from afdet_train.evaluate import load_detector
 from afdet_train.export import export_checkpoint
-from afdet_train.fit import fit
+from afdet_train.trainer import fit
 
 from trt_afdet.cli import eval as command
 from trt_afdet.datasets import Dataset, Record, open_dataset

@@ -9,7 +9,8 @@ import torch
 from afdet_train.config import LossConfig, TargetConfig
 from afdet_train.losses import DetectionLoss, focal_negative, focal_positive, iou_loss
 from afdet_train.model import HeadOutputs
-from afdet_train.targets import Boxes, PointGrid
+from afdet_train.samples.boxes import Boxes
+from afdet_train.targets import PointGrid
 from torchvision.ops import sigmoid_focal_loss
 
 GRID = PointGrid(128, 128, (8, 16, 32, 64, 128))
@@ -27,11 +28,11 @@ def heads(classes: int = 3, batch: int = 2, *, seed: int = 0) -> HeadOutputs:
 def truth() -> Boxes:
     return Boxes.collate(
         [
-            torch.tensor([[10.0, 20, 60, 90], [64, 64, 120, 126]]),
-            torch.tensor([[30.0, 30, 47, 49]]),
-        ],
-        [torch.tensor([0, 2]), torch.tensor([1])],
-        torch.device("cpu"),
+            Boxes.of_image(
+                torch.tensor([[10.0, 20, 60, 90], [64, 64, 120, 126]]), torch.tensor([0, 2])
+            ),
+            Boxes.of_image(torch.tensor([[30.0, 30, 47, 49]]), torch.tensor([1])),
+        ]
     )
 
 
@@ -122,9 +123,7 @@ def test_level_weights_are_detached_and_the_cross_entropy_is_not() -> None:
 
 def test_pictures_without_boxes_still_train_the_background() -> None:
     outputs = heads(batch=1)
-    empty = Boxes.collate(
-        [torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.long)], torch.device("cpu")
-    )
+    empty = Boxes.of_image(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long))
     parts = DetectionLoss(GRID, TargetConfig(), LossConfig())(outputs, torch.zeros(0, 5), empty)
     parts.total.backward()
     assert parts.positives == 0

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 from afdet_train.config import TargetConfig
+from afdet_train.samples.boxes import Boxes
 from afdet_train.targets import (
-    Boxes,
     PointGrid,
     assign,
     centerness,
@@ -30,6 +30,7 @@ def boxes_of(*rows: tuple[float, float, float, float], image: list[int] | None =
     return Boxes(
         xyxy=xyxy,
         labels=torch.zeros(len(xyxy), dtype=torch.long),
+        flags=torch.zeros(len(xyxy), dtype=torch.uint8),
         image=index,
         batch_size=int(index.max()) + 1 if len(index) else 1,
     )

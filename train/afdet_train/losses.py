@@ -12,8 +12,8 @@ from torch import Tensor
 
 from afdet_train.config import LossConfig, TargetConfig
 from afdet_train.model import HeadOutputs
+from afdet_train.samples.boxes import Boxes
 from afdet_train.targets import (
-    Boxes,
     PointGrid,
     Positives,
     assign,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from afdet_train.config import TargetConfig
+from afdet_train.samples.boxes import Boxes
 
 
 @dataclass(frozen=True)
@@ -49,46 +50,11 @@ class PointGrid:
 
 
 @dataclass(frozen=True)
-class Boxes:
-    """The ground truth of a batch as flat tensors; G boxes in all.
-
-    Attributes:
-        xyxy: float32 [G, 4], input pixels.
-        labels: int64 [G], class index.
-        image: int64 [G], index of the image in the batch.
-        batch_size: Number of images.
-    """
-
-    xyxy: Tensor
-    labels: Tensor
-    image: Tensor
-    batch_size: int
-
-    @classmethod
-    def collate(cls, boxes: list[Tensor], labels: list[Tensor], device: torch.device) -> Boxes:
-        counts = torch.tensor([len(b) for b in boxes])
-        image = torch.repeat_interleave(torch.arange(len(boxes)), counts)
-        return cls(
-            xyxy=torch.cat(boxes).float().reshape(-1, 4).to(device, non_blocking=True),
-            labels=torch.cat(labels).long().to(device, non_blocking=True),
-            image=image.to(device, non_blocking=True),
-            batch_size=len(boxes),
-        )
-
-    def __len__(self) -> int:
-        return len(self.xyxy)
-
-    def per_image(self) -> list[Tensor]:
-        counts = torch.bincount(self.image, minlength=self.batch_size).tolist()
-        return list(self.xyxy.split(counts))
-
-
-@dataclass(frozen=True)
 class Positives:
     """(box, point) pairs, M in all.
 
     Attributes:
-        box: int64 [M], index into :class:`Boxes`.
+        box: int64 [M], index into :class:`~afdet_train.samples.boxes.Boxes`.
         level: int64 [M], index of the level, 0 the finest.
         point: int64 [M], index into the concatenated points of one image.
         distances: float32 [M, 4], l t r b in units of S * stride (Eq. 3).
@@ -165,10 +131,10 @@ def resolve_overlaps(positives: Positives, boxes: Boxes, grid: PointGrid) -> Pos
     area = size[:, 0] * size[:, 1]
     rank = torch.empty(len(boxes), dtype=torch.long, device=area.device)
     rank[torch.argsort(area, stable=True)] = torch.arange(len(boxes), device=area.device)
-    slot = boxes.image[positives.box] * grid.num_points + positives.point
+    place = boxes.image[positives.box] * grid.num_points + positives.point
     best = torch.full((boxes.batch_size * grid.num_points,), len(boxes), device=area.device)
-    best.scatter_reduce_(0, slot, rank[positives.box], "amin")
-    return positives.select(rank[positives.box] == best[slot])
+    best.scatter_reduce_(0, place, rank[positives.box], "amin")
+    return positives.select(rank[positives.box] == best[place])
 
 
 def centerness(distances: Tensor, *, sqrt: bool = True) -> Tensor:
@@ -195,9 +161,9 @@ def select_levels(pair_loss: Tensor, positives: Positives, num_boxes: int, level
         int64 [G]: level of each box. A level without positives counts as infinite; a box without
         any positive gets level 0.
     """
-    slot = positives.box * levels + positives.level
-    total = pair_loss.new_zeros(num_boxes * levels).index_add_(0, slot, pair_loss)
-    count = pair_loss.new_zeros(num_boxes * levels).index_add_(0, slot, torch.ones_like(pair_loss))
+    group = positives.box * levels + positives.level
+    total = pair_loss.new_zeros(num_boxes * levels).index_add_(0, group, pair_loss)
+    count = pair_loss.new_zeros(num_boxes * levels).index_add_(0, group, torch.ones_like(pair_loss))
     mean = torch.where(count > 0, total / count.clamp(min=1), float("inf"))
     return mean.view(num_boxes, levels).argmin(dim=1)
 

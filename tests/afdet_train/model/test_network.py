@@ -108,12 +108,11 @@ def test_exp_distances_stay_within_fp16() -> None:
 def test_meta_selection_with_many_one_and_no_boxes() -> None:
     net = MetaSelection(16, STRIDES).train()
     maps = [torch.randn(2, 16, 128 // s, 128 // s) for s in STRIDES]
-    box = torch.tensor([[10.0, 10.0, 60.0, 70.0]])
-    none = torch.zeros(0, 4)
-    assert net(maps, [box, box]).shape == (2, 5)
-    assert bool(torch.isfinite(net(maps, [box, none])).all())
+    rois = torch.tensor([[0.0, 10.0, 10.0, 60.0, 70.0], [1.0, 10.0, 10.0, 60.0, 70.0]])
+    assert net(maps, rois).shape == (2, 5)
+    assert bool(torch.isfinite(net(maps, rois[:1])).all())
     assert all(m.training for m in net.convs)
-    empty = net(maps, [none, none])
+    empty = net(maps, rois[:0])
     assert empty.shape == (0, 5)
     empty.sum().backward()
     assert all(p.grad is not None for p in net.parameters())

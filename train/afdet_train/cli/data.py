@@ -87,7 +87,7 @@ def _with_progress(title: str, total: int, work: Any) -> Any:
 
 
 def _dataset(args: argparse.Namespace) -> int:
-    from afdet_train.data.doom import card, dataset
+    from afdet_train.doom import card, dataset
 
     coco = _with_progress(
         f"filming {args.split}",
@@ -112,7 +112,7 @@ def _dataset(args: argparse.Namespace) -> int:
 
 
 def _clip(args: argparse.Namespace) -> int:
-    from afdet_train.data.doom import clip
+    from afdet_train.doom import clip
 
     truth = _with_progress(
         f"filming {args.video.name}",

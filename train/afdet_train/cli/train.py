@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe, overrides)
     out = args.out or Path("runs") / args.recipe.stem
 
-    from afdet_train.fit import fit
+    from afdet_train.trainer import fit
 
     # Ctrl-C and SIGTERM save alike; SIGINT does so too where a shell's "&" hid it.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -31,20 +31,20 @@ class MetaSelection(nn.Module):
         self.convs = nn.Sequential(*layers)
         self.out = nn.Linear(channels, len(strides))
 
-    def forward(self, maps: list[Tensor], boxes: list[Tensor]) -> Tensor:
+    def forward(self, maps: list[Tensor], rois: Tensor) -> Tensor:
         """Level logits of every box.
 
         Args:
             maps: Neck outputs [N, width, h, w] of each level.
-            boxes: Ground truth of each image [G_i, 4], x1 y1 x2 y2 in input pixels.
+            rois: float32 [G, 5], image index and x1 y1 x2 y2 in input pixels of every box.
 
         Returns:
-            float32 [sum of G_i, levels]; apply softmax for Eq. (5)'s weights.
+            float32 [G, levels]; apply softmax for Eq. (5)'s weights.
         """
-        rois = [
+        aligned = [
             roi_align(
                 x,
-                [b.to(x.dtype) for b in boxes],
+                rois.to(x.dtype),
                 ROI_SIZE,
                 spatial_scale=1.0 / stride,
                 sampling_ratio=2,
@@ -52,7 +52,7 @@ class MetaSelection(nn.Module):
             )
             for x, stride in zip(maps, self.strides, strict=True)
         ]
-        features = torch.cat(rois, dim=1)
+        features = torch.cat(aligned, dim=1)
         if len(features) == 0:
             # Empty, but tied to the parameters: every rank of a distributed run must have them
             # in its backward pass.

@@ -57,12 +57,12 @@ class TrainingNetwork(nn.Module):
         super().__init__()
         self.detector = detector
 
-    def forward(self, images: Tensor, boxes: list[Tensor]) -> tuple[HeadOutputs, Tensor | None]:
+    def forward(self, images: Tensor, rois: Tensor) -> tuple[HeadOutputs, Tensor | None]:
         """Heads, and the meta-selection net's level logits of each box (None without the net)."""
         detector = self.detector
         maps = detector.neck(detector.backbone(images))
         outputs = HeadOutputs(*detector.heads(maps))
-        return outputs, None if detector.meta is None else detector.meta(maps, boxes)
+        return outputs, None if detector.meta is None else detector.meta(maps, rois)
 
 
 def build_network(config: ModelConfig, *, load_weights: bool = True) -> AnchorFreeDetector:

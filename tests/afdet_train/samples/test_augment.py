@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from afdet_train.config import AugmentConfig, parse_recipe
-from afdet_train.data.augment import RandomWindow
-from afdet_train.data.stream import Sample, TrainingPictures
 from afdet_train.model.network import model_spec
+from afdet_train.samples.augment import RandomWindow
+from afdet_train.samples.stream import Sample, TrainingPictures
 from torchvision import tv_tensors
 
 from trt_afdet.datasets import Dataset, Record
@@ -72,8 +72,8 @@ def test_without_augmentation_a_sample_is_the_letterboxed_picture(
     assert sample.image.shape == (128, 256, 3)
     # 200 x 90 into 256 x 128: by 1.28 to 256 x 115, 6 above.
     ratio = np.array([256 / 200, 115 / 90] * 2)
-    np.testing.assert_allclose(sample.boxes, np.array(THREE) * ratio + [0, 6, 0, 6], atol=1e-3)
-    assert sample.labels.tolist() == [0, 1, 2]
+    np.testing.assert_allclose(sample.boxes.xyxy, np.array(THREE) * ratio + [0, 6, 0, 6], atol=1e-3)
+    assert sample.boxes.labels.tolist() == [0, 1, 2]
     assert (sample.image[:6] == 128).all()
     assert sample.name.endswith("picture.png")
 
@@ -86,10 +86,10 @@ def test_boxes_stay_on_their_objects(tiny_recipe: Values, tmp_path: Path) -> Non
     flipped, compared = set(), 0
     for position in range(150):
         sample = moving[position]
-        assert sample.boxes.dtype == torch.float32
-        assert sample.labels.dtype == torch.int64
+        assert sample.boxes.xyxy.dtype == torch.float32
+        assert sample.boxes.labels.dtype == torch.int64
         centres = {}
-        for box, label in zip(sample.boxes.numpy(), sample.labels.tolist(), strict=True):
+        for box, label in zip(sample.boxes.xyxy.numpy(), sample.boxes.labels.tolist(), strict=True):
             assert (box >= 0).all()
             assert (box <= [256, 128, 256, 128]).all()
             centres[label] = (box[0] + box[2]) / 2
@@ -100,7 +100,7 @@ def test_boxes_stay_on_their_objects(tiny_recipe: Values, tmp_path: Path) -> Non
         if {0, 2} <= set(centres):
             flipped.add(bool(centres[0] > centres[2]))
         # An object without a box is out of view but for a sliver.
-        for label in {0, 1, 2} - set(sample.labels.tolist()):
+        for label in {0, 1, 2} - set(sample.boxes.labels.tolist()):
             assert seen(sample, label).sum() == 0
     assert flipped == {True, False}
     assert compared > 150
@@ -114,7 +114,7 @@ def test_safe_windows_keep_every_box_whole(tiny_recipe: Values, tmp_path: Path) 
     )  # fmt: skip
     for position in range(100):
         # min_visible 1: a box that lost a pixel would be gone.
-        assert safe[position].labels.tolist() == [0, 1]
+        assert safe[position].boxes.labels.tolist() == [0, 1]
 
 
 def test_safe_windows_keep_boxes_between_pixels() -> None:
@@ -163,20 +163,21 @@ def test_a_box_out_of_view_by_too_much_loses_its_label(
 def test_a_box_too_small_in_the_input_is_no_target(tiny_recipe: Values, tmp_path: Path) -> None:
     data = data_of(tmp_path, [(20, 10, 60, 70), (90, 30, 150, 36)])  # 6 rows: 7.7 in the input
     still = {"flip": 0, "scale_p": 0, "translate": 0}
-    assert pictures(tiny_recipe, data, **still, min_side=7.5)[0].labels.tolist() == [0, 1]
-    assert pictures(tiny_recipe, data, **still, min_side=8.0)[0].labels.tolist() == [0]
+    assert pictures(tiny_recipe, data, **still, min_side=7.5)[0].boxes.labels.tolist() == [0, 1]
+    assert pictures(tiny_recipe, data, **still, min_side=8.0)[0].boxes.labels.tolist() == [0]
 
 
 @pytest.mark.parametrize("flag", ["difficult", "crowd"])
 def test_ignored_objects_are_no_targets(tiny_recipe: Values, tmp_path: Path, flag: str) -> None:
     data = data_of(tmp_path, THREE, **{flag: [False, True, False]})
-    assert pictures(tiny_recipe, data, flip=0, scale_p=0, translate=0)[0].labels.tolist() == [0, 2]
+    sample = pictures(tiny_recipe, data, flip=0, scale_p=0, translate=0)[0]
+    assert sample.boxes.labels.tolist() == [0, 2]
 
 
 def test_a_picture_without_objects_is_a_sample(tiny_recipe: Values, tmp_path: Path) -> None:
     sample = pictures(tiny_recipe, data_of(tmp_path, []), scale_p=1.0)[0]
-    assert sample.boxes.shape == (0, 4)
-    assert sample.labels.shape == (0,)
+    assert sample.boxes.xyxy.shape == (0, 4)
+    assert sample.boxes.labels.shape == (0,)
     assert sample.image.shape == (128, 256, 3)
 
 
@@ -186,7 +187,7 @@ def test_colour_changes_pixels_and_leaves_boxes(tiny_recipe: Values, tmp_path: P
     plain = pictures(tiny_recipe, data, **still)[0]
     coloured = pictures(tiny_recipe, data, **still, color_p=1.0)[0]
     assert not torch.equal(plain.image, coloured.image)
-    assert torch.equal(plain.boxes, coloured.boxes)
+    assert torch.equal(plain.boxes.xyxy, coloured.boxes.xyxy)
 
 
 def test_channels_are_in_the_specs_order(tiny_recipe: Values, tmp_path: Path) -> None:

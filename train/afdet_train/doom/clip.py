@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from afdet_train.data.doom.camera import Shot, summon_near
-from afdet_train.data.doom.classes import CLASS_OF_ACTOR, CLASSES
-from afdet_train.data.doom.dataset import categories, write_json
-from afdet_train.data.doom.film import sequence
-from afdet_train.data.doom.maps import WAD, maps_of
-from afdet_train.data.doom.rules import inside_and_open, keep, measure
-from afdet_train.data.doom.world import (
+from afdet_train.doom.camera import Shot, summon_near
+from afdet_train.doom.classes import CLASS_OF_ACTOR, CLASSES
+from afdet_train.doom.dataset import annotations_of, categories, write_json
+from afdet_train.doom.film import objects_of, sequence
+from afdet_train.doom.maps import WAD, maps_of
+from afdet_train.doom.rules import inside_and_open, keep, measure
+from afdet_train.doom.world import (
     SETTLE_TICS,
     World,
     check_resolution,
@@ -276,32 +276,12 @@ def film_clip(
         if best == -math.inf:
             raise RunError("no walk could be filmed", got=split, hint="try another --seed")
         writer = _Encoder(home / part, size)
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
+        found = []
         try:
-            for index, (full, _) in enumerate(_walk(*chosen, frames, resolution, scratch)):
+            for full, _ in _walk(*chosen, frames, resolution, scratch):
                 shot = _shrink(full, size)
                 writer.write(shot.image)
-                images.append(
-                    {
-                        "id": index,
-                        "frame_index": index,
-                        "file_name": video.name,
-                        "width": size[0],
-                        "height": size[1],
-                    }
-                )
-                annotations += [
-                    {
-                        "id": len(annotations) + 1 + k,
-                        "image_id": index,
-                        "category_id": box.class_id + 1,
-                        "bbox": list(box.xywh),
-                        "area": box.area,
-                        "iscrowd": 0,
-                    }
-                    for k, box in enumerate(shot.boxes)
-                ]
+                found.append(objects_of(shot))
                 if on_progress:
                     on_progress(1)
         finally:
@@ -320,8 +300,17 @@ def film_clip(
             "map": chosen[0],
             "fps": FPS,
         },
-        "images": images,
-        "annotations": annotations,
+        "images": [
+            {
+                "id": index,
+                "frame_index": index,
+                "file_name": video.name,
+                "width": width,
+                "height": height,
+            }
+            for index in range(len(found))
+        ],
+        "annotations": annotations_of(found),
         "categories": categories(),
     }
     count = count_frames(part)

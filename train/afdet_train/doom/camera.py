@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from afdet_train.data.doom.classes import CLASS_OF_ACTOR, CLASSES
-from afdet_train.data.doom.rules import MIN_BRIGHTNESS, Box, focal, inside_and_open, keep, measure
-from afdet_train.data.doom.world import SETTLE_TICS, World
+from afdet_train.doom.classes import CLASS_OF_ACTOR, CLASSES
+from afdet_train.doom.rules import MIN_BRIGHTNESS, Box, focal, inside_and_open, keep, measure
+from afdet_train.doom.world import SETTLE_TICS, World
 
 #: Height of the eye above the floor, in map units.
 EYE = 41.0

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from afdet_train.data.copy_paste import CopyPaste, decode_mask
+from afdet_train.samples.copy_paste import CopyPaste, decode_mask
 from faster_coco_eval.core import mask as rle
 
 from trt_afdet.datasets import Dataset, Record, open_dataset

@@ -11,15 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import afdet_train.fit as fit_module
+import afdet_train.trainer as trainer
 import pytest
 import torch
 import yaml
 from afdet_train import checkpoint as checkpoints
 from afdet_train.config import parse_recipe
-from afdet_train.curves import read_metrics
-from afdet_train.fit import fit, normalise_on_device
 from afdet_train.model.network import build_network, model_spec
+from afdet_train.report import read_metrics
+from afdet_train.trainer import fit, normalise_on_device
 
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.preprocess import normalise
@@ -61,14 +61,14 @@ def test_resumed_run_equals_the_uninterrupted_one(
 ) -> None:
     """Cut between two epochs and within one: weights, average and optimiser are bit-equal."""
     fit(recipe_of(tiny_recipe), tmp_path / "whole")
-    step = fit_module.train_step
+    step = trainer.train_step
 
-    def interrupted(run: fit_module.Run, batch: object) -> object:
+    def interrupted(run: trainer.Run, batch: object) -> object:
         if run.iteration == cut:
             raise KeyboardInterrupt
         return step(run, batch)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fit_module, "train_step", interrupted)
+    monkeypatch.setattr(trainer, "train_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         fit(recipe_of(tiny_recipe), tmp_path / "parts")
     assert checkpoints.load(tmp_path / "parts" / "last.safetensors").progress["iteration"] == cut
@@ -92,7 +92,7 @@ def test_a_run_is_not_overwritten(tiny_recipe: Values, tmp_path: Path) -> None:
 def test_non_finite_loss_names_the_pictures_and_keeps_the_weights(
     tiny_recipe: Values, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    normalise_images = fit_module.normalise_on_device
+    normalise_images = trainer.normalise_on_device
     calls = 0
 
     def poisoned(*args: Any) -> torch.Tensor:
@@ -101,7 +101,7 @@ def test_non_finite_loss_names_the_pictures_and_keeps_the_weights(
         images = normalise_images(*args)
         return images * float("nan") if calls == 3 else images
 
-    monkeypatch.setattr(fit_module, "normalise_on_device", poisoned)
+    monkeypatch.setattr(trainer, "normalise_on_device", poisoned)
     with pytest.raises(RunError, match=r"not finite at iteration 2 .*train_\d\.png"):
         fit(recipe_of(tiny_recipe), tmp_path)
     saved = checkpoints.load(tmp_path / "last.safetensors")

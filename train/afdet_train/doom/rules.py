@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from afdet_train.data.doom.classes import CLASS_OF_ACTOR, CLASSES
+from afdet_train.doom.classes import CLASS_OF_ACTOR, CLASSES
 
 #: A box whose shorter side is under this many pixels is not annotated.
 MIN_SIDE = 8

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from afdet_train.data.doom.classes import REMOVED_ACTORS
-from afdet_train.data.doom.maps import WAD
-from afdet_train.data.doom.rules import Camera
+from afdet_train.doom.classes import REMOVED_ACTORS
+from afdet_train.doom.maps import WAD
+from afdet_train.doom.rules import Camera
 from trt_afdet.errors import InvalidValueError, MissingDependencyError, RunError
 
 #: The player cannot turn during the first tics of a map.

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from afdet_train.data.doom.dataset import write_json
-from afdet_train.data.doom.rules import MIN_BRIGHTNESS, MIN_SIDE, MIN_VISIBLE
+from afdet_train.doom.dataset import write_json
+from afdet_train.doom.rules import MIN_BRIGHTNESS, MIN_SIDE, MIN_VISIBLE
 from trt_afdet.media import read_picture
 from trt_afdet.support.figures import new_figure, save_figure
 

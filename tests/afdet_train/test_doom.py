@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from afdet_train.cli import data as data_cli
-from afdet_train.data.doom import classes, clip, dataset, film, maps, rules, world
+from afdet_train.doom import classes, clip, dataset, film, maps, rules, world
 
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.media import Video, count_frames

@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from afdet_train.config import AugmentConfig
 
 
-def _uniform(low: float, high: float) -> float:
+def uniform(low: float, high: float) -> float:
     return low + (high - low) * float(torch.rand(()))
 
 
@@ -37,7 +37,7 @@ class RandomWindow(v2.Transform):
         scale = 1.0
         if float(torch.rand(())) < config.scale_p:
             low, high = config.scale
-            scale = math.exp(_uniform(math.log(low), math.log(high)))
+            scale = math.exp(uniform(math.log(low), math.log(high)))
         size = (height / scale, width / scale)
         shift = (height * config.translate, width * config.translate)
         safe = len(boxes) > 0 and float(torch.rand(())) < config.box_safe
@@ -52,7 +52,7 @@ class RandomWindow(v2.Transform):
                 last = math.ceil(float(boxes[:, 3 - axis].max()))
                 length = max(length, last - first)
             slack = full - length  # positive: zoomed in; negative: zoomed out
-            start = _uniform(min(0.0, slack), max(0.0, slack)) + _uniform(-extra, extra)
+            start = uniform(min(0.0, slack), max(0.0, slack)) + uniform(-extra, extra)
             if safe:
                 start = min(max(start, last - length), first)
             window.append((round(start), max(1, math.ceil(length))))

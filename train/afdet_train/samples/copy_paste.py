@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from afdet_train.samples.augment import uniform
 from trt_afdet.datasets import Dataset, Record
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError
 
@@ -62,10 +63,6 @@ def _decode_runs(segmentation: Any, height: int, width: int) -> Mask:
         values = np.repeat(np.arange(len(counts)) % 2, counts).astype(np.uint8)
         return np.ascontiguousarray(values.reshape(width, height).T)
     return np.asarray(rle.decode(segmentation), np.uint8).reshape(height, width)
-
-
-def _uniform(low: float, high: float) -> float:
-    return low + (high - low) * float(torch.rand(()))
 
 
 class CopyPaste:
@@ -137,10 +134,10 @@ class CopyPaste:
         """The source picture moved, scaled and maybe mirrored onto the target's size."""
         picture = self.dataset.read_image(source)
         height, width = size
-        scale = float(np.exp(_uniform(*np.log(SCALE))))
+        scale = float(np.exp(uniform(*np.log(SCALE))))
         scale *= min(height / picture.shape[0], width / picture.shape[1])
         span_x, span_y = width - scale * picture.shape[1], height - scale * picture.shape[0]
-        shift_x, shift_y = _uniform(0, 1) * span_x, _uniform(0, 1) * span_y
+        shift_x, shift_y = uniform(0, 1) * span_x, uniform(0, 1) * span_y
         matrix = np.array([[scale, 0, shift_x], [0, scale, shift_y]])
         if float(torch.rand(())) < 0.5:
             matrix[0] = [-scale, 0, shift_x + scale * (picture.shape[1] - 1)]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from afdet_train.data.doom.classes import NAMES
-from afdet_train.data.doom.film import Frame, film
-from afdet_train.data.doom.maps import WAD, maps_of
-from afdet_train.data.doom.world import check_resolution, require_vizdoom
+from afdet_train.doom.classes import NAMES
+from afdet_train.doom.film import Frame, Object, film
+from afdet_train.doom.maps import WAD, maps_of
+from afdet_train.doom.world import check_resolution, require_vizdoom
 from trt_afdet.errors import InvalidValueError, WriteError
 from trt_afdet.support.files import write_text
 
@@ -31,6 +31,22 @@ def categories() -> list[dict[str, Any]]:
     return [{"id": i + 1, "name": name, "supercategory": "doom"} for i, name in enumerate(NAMES)]
 
 
+def annotations_of(objects: Iterable[Iterable[Object]]) -> list[dict[str, Any]]:
+    """COCO annotations of the objects of each image; images count from 0, annotations from 1."""
+    flat = ((image, found) for image, group in enumerate(objects) for found in group)
+    return [
+        {
+            "id": number,
+            "image_id": image,
+            "category_id": class_id + 1,
+            "bbox": [x, y, w, h],
+            "area": area,
+            "iscrowd": 0,
+        }
+        for number, (image, (class_id, x, y, w, h, area)) in enumerate(flat, 1)
+    ]
+
+
 def to_coco(frames: list[Frame], info: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     """A COCO ``instances`` dictionary of filmed frames, numbered from 0 in their order."""
     width, height = size
@@ -44,26 +60,13 @@ def to_coco(frames: list[Frame], info: dict[str, Any], size: tuple[int, int]) ->
         }
         for i, frame in enumerate(frames)
     ]
-    annotations: list[dict[str, Any]] = []
-    for i, frame in enumerate(frames):
-        for class_id, x, y, w, h, area in frame.objects:
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": i,
-                    "category_id": class_id + 1,
-                    "bbox": [x, y, w, h],
-                    "area": area,
-                    "iscrowd": 0,
-                }
-            )
     return {
         "info": info,
         "licenses": [
             {"id": 1, "name": "Freedoom, modified BSD", "url": "https://freedoom.github.io"}
         ],
         "images": images,
-        "annotations": annotations,
+        "annotations": annotations_of([frame.objects for frame in frames]),
         "categories": categories(),
     }
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from afdet_train.data.doom.camera import take_shot
-from afdet_train.data.doom.classes import CLASSES
-from afdet_train.data.doom.maps import SPLITS, maps_of
-from afdet_train.data.doom.rules import EMPTY_SHARE
-from afdet_train.data.doom.world import open_world
+from afdet_train.doom.camera import Shot, take_shot
+from afdet_train.doom.classes import CLASSES
+from afdet_train.doom.maps import SPLITS, maps_of
+from afdet_train.doom.rules import EMPTY_SHARE
+from afdet_train.doom.world import open_world
 from trt_afdet.errors import RunError, WriteError
 
 #: Frames of one visit to a map. Part of the data's definition: another value, other pictures.
@@ -45,13 +45,21 @@ class Job:
     scratch: Path
 
 
+#: Class id, x, y, w, h, visible area.
+Object = tuple[int, int, int, int, int, int]
+
+
+def objects_of(shot: Shot) -> tuple[Object, ...]:
+    return tuple((b.class_id, *b.xywh, b.area) for b in shot.boxes)
+
+
 @dataclass(frozen=True)
 class Frame:
-    """One written picture: file name, and (class id, x, y, w, h, visible area) per object."""
+    """One written picture and its objects."""
 
     file_name: str
     map_name: str
-    objects: tuple[tuple[int, int, int, int, int, int], ...]
+    objects: tuple[Object, ...]
 
 
 def sequence(split: str, seed: int, *key: int) -> np.random.SeedSequence:
@@ -93,9 +101,7 @@ def film_chunk(job: Job) -> list[Frame]:
                 _write_jpeg(job.images / name, shot.image)
                 for box in shot.boxes:
                     counts[box.class_id] += 1
-                frames.append(
-                    Frame(name, map_name, tuple((b.class_id, *b.xywh, b.area) for b in shot.boxes))
-                )
+                frames.append(Frame(name, map_name, objects_of(shot)))
         if len(frames) == job.frames:
             return frames
     raise RunError(

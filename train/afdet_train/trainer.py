@@ -17,8 +17,6 @@ from torch.nn.parallel import DistributedDataParallel
 from afdet_train import checkpoint as checkpoints
 from afdet_train.checkpoint import Checkpoint
 from afdet_train.config import Recipe
-from afdet_train.curves import plot_curves, read_metrics
-from afdet_train.data.stream import Batch, TrainingPictures, batches
 from afdet_train.distributed import Ranks, process_group
 from afdet_train.evaluate import evaluate_network
 from afdet_train.losses import DetectionLoss, LossParts
@@ -39,8 +37,9 @@ from afdet_train.optimise import (
     set_learning_rate,
     train_mode,
 )
-from afdet_train.report import Report
-from afdet_train.targets import Boxes, PointGrid
+from afdet_train.report import Report, plot_curves, read_metrics
+from afdet_train.samples.stream import Batch, TrainingPictures, batches
+from afdet_train.targets import PointGrid
 from trt_afdet.cli import ui
 from trt_afdet.datasets import Dataset, open_dataset
 from trt_afdet.datasets import Report as DataReport
@@ -184,12 +183,12 @@ def train_step(run: Run, batch: Batch) -> tuple[LossParts, float]:
     """
     config = run.recipe
     device = run.ranks.device
-    boxes = Boxes.collate(batch.boxes, batch.labels, device)
+    boxes = batch.boxes.to(device)
     images = normalise_on_device(batch.images, run.spec, device)
     if not config.train.channels_last:
         images = images.contiguous()
     with _autocast(run):
-        outputs, level_logits = run.network(images, boxes.per_image())
+        outputs, level_logits = run.network(images, boxes.rois())
     soft = run.epoch >= config.model.targets.ofs_epochs
     parts = run.loss(outputs, level_logits, boxes, soft=soft)
     if run.ranks.any(not bool(torch.isfinite(parts.total))):

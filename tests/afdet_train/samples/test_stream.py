@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 from afdet_train.config import parse_recipe
-from afdet_train.data.stream import (
+from afdet_train.model.network import model_spec
+from afdet_train.samples.boxes import Boxes
+from afdet_train.samples.stream import (
     Batch,
     StreamBatches,
     TrainingPictures,
@@ -18,7 +20,6 @@ from afdet_train.data.stream import (
     collate,
     position_seed,
 )
-from afdet_train.model.network import model_spec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,6 +39,9 @@ def recipe_of(values: Values, *, workers: int = 0, seed: int = 0) -> Any:
     return parse_recipe(values, "test")
 
 
+COLUMNS = ("xyxy", "labels", "flags", "image")
+
+
 def pictures_of(recipe: Any, shapes: Path) -> TrainingPictures:
     return TrainingPictures(open_dataset(shapes, "train"), recipe, model_spec(recipe.model))
 
@@ -45,8 +49,8 @@ def pictures_of(recipe: Any, shapes: Path) -> TrainingPictures:
 def same(a: Batch, b: Batch) -> bool:
     return (
         torch.equal(a.images, b.images)
-        and all(map(torch.equal, a.boxes, b.boxes))
-        and all(map(torch.equal, a.labels, b.labels))
+        and all(torch.equal(getattr(a.boxes, n), getattr(b.boxes, n)) for n in COLUMNS)
+        and a.boxes.batch_size == b.boxes.batch_size
         and a.names == b.names
     )
 
@@ -102,8 +106,7 @@ def test_shares_of_the_ranks_are_the_whole_batch(tiny_recipe: Values, shapes: Pa
     shares = [next(iter(batches(pictures_of(recipe, shapes), recipe, 2, 3, r, 2))) for r in (0, 1)]
     joined = Batch(
         torch.cat([s.images for s in shares]),
-        [b for s in shares for b in s.boxes],
-        [x for s in shares for x in s.labels],
+        Boxes.collate([s.boxes for s in shares]),
         [n for s in shares for n in s.names],
     )
     assert same(whole, joined)

@@ -21,8 +21,9 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision import tv_tensors
 
 from afdet_train.config import Recipe
-from afdet_train.data.augment import geometric, photometric
-from afdet_train.data.copy_paste import CopyPaste
+from afdet_train.samples.augment import geometric, photometric
+from afdet_train.samples.boxes import Boxes
+from afdet_train.samples.copy_paste import CopyPaste
 from trt_afdet.datasets import Dataset
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError
 from trt_afdet.preprocess import letterbox
@@ -35,15 +36,13 @@ class Sample:
 
     Attributes:
         image: uint8 [H, W, 3], letterboxed, in the spec's channel order.
-        boxes: float32 [G, 4], x1 y1 x2 y2 in input pixels.
-        labels: int64 [G].
+        boxes: Its ground truth.
         name: The picture's file, for messages.
         broken: Files that could not be read, in whose place this one stands.
     """
 
     image: Tensor
-    boxes: Tensor
-    labels: Tensor
+    boxes: Boxes
     name: str
     broken: tuple[str, ...] = ()
 
@@ -53,26 +52,20 @@ class Batch:
     """Samples side by side; ``images`` is uint8 [N, H, W, 3]."""
 
     images: Tensor
-    boxes: list[Tensor]
-    labels: list[Tensor]
+    boxes: Boxes
     names: list[str]
     broken: tuple[str, ...] = ()
 
     def pin_memory(self) -> Batch:
-        return Batch(
-            self.images.pin_memory(),
-            [b.pin_memory() for b in self.boxes],
-            [x.pin_memory() for x in self.labels],
-            self.names,
-            self.broken,
+        return dataclasses.replace(
+            self, images=self.images.pin_memory(), boxes=self.boxes.pin_memory()
         )
 
 
 def collate(samples: list[Sample]) -> Batch:
     return Batch(
         torch.stack([s.image for s in samples]),
-        [s.boxes for s in samples],
-        [s.labels for s in samples],
+        Boxes.collate([s.boxes for s in samples]),
         [s.name for s in samples],
         tuple(name for s in samples for name in s.broken),
     )
@@ -162,8 +155,9 @@ class TrainingPictures(TorchDataset[Sample]):
         coloured = self.photometric(tv_tensors.Image(torch.from_numpy(canvas).permute(2, 0, 1)))
         return Sample(
             image=coloured.as_subclass(torch.Tensor).permute(1, 2, 0).contiguous(),
-            boxes=placed[keep],
-            labels=torch.from_numpy(np.asarray(labels, np.int64))[keep],
+            boxes=Boxes.of_image(
+                placed[keep], torch.from_numpy(np.asarray(labels, np.int64))[keep]
+            ),
             name=name,
         )
 

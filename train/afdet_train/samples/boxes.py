@@ -1,0 +1,68 @@
+"""The ground truth of pictures as flat tensors, from the sample to the loss."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """The boxes of a batch, image after image; G boxes in all.
+
+    Attributes:
+        xyxy: float32 [G, 4], input pixels.
+        labels: int64 [G], class index.
+        flags: uint8 [G], properties of a box that change what is learned from it; 0 so far.
+        image: int64 [G], index of the image in the batch.
+        batch_size: Number of images.
+    """
+
+    xyxy: Tensor
+    labels: Tensor
+    flags: Tensor
+    image: Tensor
+    batch_size: int
+
+    @classmethod
+    def of_image(cls, xyxy: Tensor, labels: Tensor, flags: Tensor | None = None) -> Boxes:
+        """The boxes [G, 4] and labels [G] of one image."""
+        if flags is None:
+            flags = torch.zeros(len(xyxy), dtype=torch.uint8)
+        image = torch.zeros(len(xyxy), dtype=torch.long)
+        return cls(xyxy.float().reshape(-1, 4), labels.long(), flags, image, 1)
+
+    @classmethod
+    def collate(cls, parts: Sequence[Boxes]) -> Boxes:
+        """Batches one after the other as one batch."""
+        starts = [0]
+        for part in parts:
+            starts.append(starts[-1] + part.batch_size)
+        return cls(
+            xyxy=torch.cat([p.xyxy for p in parts]),
+            labels=torch.cat([p.labels for p in parts]),
+            flags=torch.cat([p.flags for p in parts]),
+            image=torch.cat([p.image + start for p, start in zip(parts, starts, strict=False)]),
+            batch_size=starts[-1],
+        )
+
+    def __len__(self) -> int:
+        return len(self.xyxy)
+
+    def to(self, device: torch.device) -> Boxes:
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Boxes:
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Boxes:
+        tensors = {n: change(t) for n, t in vars(self).items() if isinstance(t, Tensor)}
+        return dataclasses.replace(self, **tensors)
+
+    def rois(self) -> Tensor:
+        """float32 [G, 5], image index and x1 y1 x2 y2: the form that ``roi_align`` takes."""
+        return torch.cat([self.image[:, None].to(self.xyxy.dtype), self.xyxy], dim=1)
