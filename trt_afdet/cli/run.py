@@ -309,11 +309,11 @@ def _source_row(source: ConfiguredSource, resolved: Resolved) -> list[str]:
     settings = source.config
     options = settings.analysis
     shapes = resolved.shapes.get(source.name)
-    policy = settings.policy or ("drop-oldest" if source.spec.live else "wait")
+    policy = settings.policy or ("drop-oldest" if source.address.live else "wait")
     tracked = options.track is not None or options.every > 1 or bool(shapes)
     return [
         source.name,
-        source.spec.kind,
+        source.address.kind,
         policy,
         str(options.every),
         "yes" if tracked else "no",

@@ -45,12 +45,12 @@ class ConfiguredSource:
 
     Attributes:
         name: Unique in the pipeline, without credentials.
-        spec: Where its frames come from.
+        address: Where its frames come from.
         config: What is done with them.
     """
 
     name: str
-    spec: SourceAddress
+    address: SourceAddress
     config: SourceConfig
 
     def same_capture(self, other: ConfiguredSource) -> bool:
@@ -400,11 +400,11 @@ class Deployment:
         )
 
     def _source_spec(self, source: ConfiguredSource, analysis: SourceAnalysis) -> SourceSpec:
-        config, spec = source.config, source.spec
+        config, address = source.config, source.address
         return SourceSpec(
             name=source.name,
-            make=lambda: make_source(spec, source.name),
-            live=spec.live,
+            make=lambda: make_source(address, source.name),
+            live=address.live,
             policy=config.policy,
             queue=config.queue,
             realtime=config.realtime,
@@ -441,17 +441,17 @@ def _sources(config: Config, problems: list[tuple[Place, str]]) -> list[Configur
     taken = Counter(source.name for source in config.sources if source.name is not None)
     for index, source in enumerate(config.sources):
         try:
-            spec = parse_source(source.uri, **source.options)
+            address = parse_source(source.uri, **source.options)
         except AfdetError as error:
             problems.append((("sources", index, "uri"), str(error)))
             continue
         name = source.name
         if name is None:
-            name, number = spec.name, 2
+            name, number = address.name, 2
             while taken[name]:
-                name, number = f"{spec.name} ({number})", number + 1
+                name, number = f"{address.name} ({number})", number + 1
             taken[name] += 1
-        configured.append(ConfiguredSource(name, spec, source))
+        configured.append(ConfiguredSource(name, address, source))
     return configured
 
 

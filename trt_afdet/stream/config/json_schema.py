@@ -91,6 +91,7 @@ def json_schema() -> Schema:
         **_with_variables(top),
         "$defs": {
             **{name: _with_variables(kind) for name, kind in kinds.items()},
+            "Point": _with_variables(_POINT),
             "Variable": _VARIABLE,
         },
     }
@@ -112,7 +113,7 @@ def _ref(name: str) -> Schema:
 
 def _or_null(schema: Schema) -> Schema:
     """A key with nothing behind it is a key that is not there."""
-    text = {key: schema[key] for key in ("description", "default") if key in schema}
+    text: Schema = {key: schema[key] for key in ("description", "default") if key in schema}
     rest = {key: value for key, value in schema.items() if key not in text}
     kinds = rest.pop("anyOf", None) or [rest]
     return {**text, **(rest if kinds[0] is not rest else {}), "anyOf": [*kinds, {"type": "null"}]}
@@ -139,15 +140,16 @@ def _write_short_forms(keys: dict[str, Schema]) -> None:
     share = {"type": "number", "minimum": 0, "maximum": 1}
     number = {"type": "number", "minimum": 0}
     size = {"anyOf": [number, _POINT | {"prefixItems": [number, number]}]}
-    for name, schema in {
+    short: dict[str, Schema] = {
         "track": {"anyOf": [{"type": "boolean"}, _ref("TrackOptions")]},
         "conf": {"anyOf": [share, {"type": "object", "additionalProperties": share}]},
         "classes": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
         "min_size": size,
         "max_size": size,
-        "region": {"type": "array", "items": _POINT, "minItems": 3},
+        "region": {"type": "array", "items": _ref("Point"), "minItems": 3},
         "zones": _zones(),
-    }.items():
+    }
+    for name, schema in short.items():
         text = keys[name].get("description")
         keys[name] = {"description": text, **schema} if text else dict(schema)
 
@@ -163,12 +165,14 @@ def _zones() -> Schema:
             "items": {
                 "type": "object",
                 "properties": {
-                    "name": name, "units": units, key: {"type": "array", "items": _POINT, **points},
+                    "name": name,
+                    "units": units,
+                    key: {"type": "array", "items": _ref("Point"), **points},
                 },
                 "required": ["name", key],
                 "additionalProperties": False,
             },
-        }  # fmt: skip
+        }
 
     return {
         "type": "object",

@@ -152,6 +152,8 @@ def test_the_command_prints_it_and_editors_can_use_it(
     assert main(["run", "--schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
     assert schema == json_schema()
+    # The copy beside the example, for editors.
+    assert json.loads(EXAMPLE.with_name("cameras.schema.json").read_text()) == schema
     file = tmp_path / "cameras.schema.json"
     file.write_text(json.dumps(schema))
     for arguments in (["--check-metaschema", file], ["--schemafile", file, EXAMPLE]):
