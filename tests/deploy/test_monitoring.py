@@ -22,6 +22,7 @@ import yaml
 
 from tests.paths import ROOT
 from tests.skips import skip_test
+from tests.trt_afdet.stream.detectors import FunctionDetector
 from tests.waiting import wait_until
 from trt_afdet.detections import Detections
 from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourceSpec
@@ -56,6 +57,7 @@ class Dead:
         """Nothing is open."""
 
 
+@FunctionDetector
 def detector(frames: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
     boxes = np.array([[8, 8, 40, 40]], np.float32)
     scores, classes = np.array([0.9], np.float32), np.array([0], np.int32)

@@ -27,8 +27,8 @@ def rows(snapshot: PipelineSnapshot) -> list[list[str]]:
 
 def _row(snapshot: PipelineSnapshot, name: str) -> list[str]:
     state = snapshot.states[name]
-    figures, lane = snapshot.sources.get(name), snapshot.lanes.get(name)
-    dropped = lane.dropped + lane.stale if lane else 0
+    figures, queue = snapshot.sources.get(name), snapshot.queues.get(name)
+    dropped = queue.dropped + queue.stale if queue else 0
     row = [name, state.state]
     if figures is None:
         return [*row, "-", "-", "-", str(dropped), "0", "-"]
@@ -51,7 +51,7 @@ def summary(snapshot: PipelineSnapshot) -> str:
     live = sum(event.state == "live" for event in snapshot.states.values())
     fps = sum(figures.fps for figures in snapshot.sources.values())
     frames = sum(figures.processed for figures in snapshot.sources.values())
-    dropped = sum(lane.dropped + lane.stale for lane in snapshot.lanes.values())
+    dropped = sum(queue.dropped + queue.stale for queue in snapshot.queues.values())
     worst = max((f.latency_p99 for f in snapshot.sources.values()), default=math.nan)
     objects = sum(sum(f.objects.values()) for f in snapshot.sources.values())
     away = [f"{n} {e.state}" for n, e in snapshot.states.items() if e.state != "live"]

@@ -17,7 +17,7 @@ from typing import Literal, get_args
 
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.stream.frame import StreamFrame
-from trt_afdet.stream.monitoring.snapshot import LaneCount
+from trt_afdet.stream.monitoring.snapshot import QueueCount
 
 #: What happens to a frame that finds its source's queue full: the oldest waiting frame goes
 #: (live sources: latency stays bounded), the new one goes, or the source waits (files).
@@ -25,7 +25,7 @@ Policy = Literal["drop-oldest", "drop-newest", "wait"]
 
 
 @dataclass
-class _Lane:
+class _Queue:
     policy: Policy
     capacity: int
     frames: deque[StreamFrame] = field(default_factory=deque)
@@ -56,7 +56,7 @@ class _Lane:
         return due <= deadline and now <= due + self.interval
 
 
-class Intake:
+class Batcher:
     """The queues of all sources.
 
     Args:
@@ -72,7 +72,7 @@ class Intake:
             raise InvalidValueError("max_age must be above 0 seconds", got=max_age)
         self._max_age = max_age
         self._clock = clock
-        self._lanes: dict[str, _Lane] = {}
+        self._queues: dict[str, _Queue] = {}
         self._turn: deque[str] = deque()  # Sources in the order in which they are served next.
         self._changed = threading.Condition()
         self._stopped = False
@@ -91,49 +91,49 @@ class Intake:
         if capacity < 1:
             raise InvalidValueError("a queue's capacity must be at least 1", got=capacity)
         with self._changed:
-            lane = self._lanes.get(source)
-            if lane is not None and not lane.closed:
+            queue = self._queues.get(source)
+            if queue is not None and not queue.closed:
                 raise InvalidValueError("two sources have the same name", got=source)
-            if lane is None:
-                lane = self._lanes[source] = _Lane(policy, capacity)
+            if queue is None:
+                queue = self._queues[source] = _Queue(policy, capacity)
                 self._turn.append(source)
-            lane.policy, lane.capacity, lane.closed = policy, capacity, False
+            queue.policy, queue.capacity, queue.closed = policy, capacity, False
 
     def put(self, frame: StreamFrame) -> bool:
         """Hands in a frame; with policy ``wait`` blocks until there is room.
 
         Returns:
-            False if the source should end: it or the intake was closed.
+            False if the source should end: it or the batcher was closed.
         """
         with self._changed:
-            lane = self._lanes[frame.source]
-            if lane.policy == "wait":
+            queue = self._queues[frame.source]
+            if queue.policy == "wait":
                 self._changed.wait_for(
-                    lambda: len(lane.frames) < lane.capacity or lane.closed or self._stopped
+                    lambda: len(queue.frames) < queue.capacity or queue.closed or self._stopped
                 )
-            if lane.closed or self._stopped:
+            if queue.closed or self._stopped:
                 return False
-            lane.received += 1
-            lane.arrives(self._clock())
-            if len(lane.frames) >= lane.capacity:
-                lane.dropped += 1
-                if lane.policy == "drop-newest":
+            queue.received += 1
+            queue.arrives(self._clock())
+            if len(queue.frames) >= queue.capacity:
+                queue.dropped += 1
+                if queue.policy == "drop-newest":
                     return True
-                lane.frames.popleft()
-            lane.frames.append(frame)
+                queue.frames.popleft()
+            queue.frames.append(frame)
             self._changed.notify_all()
             return True
 
     def close(self, source: str) -> None:
         """Says that a source will hand in no more; what waits is still served."""
         with self._changed:
-            self._lanes[source].closed = True
+            self._queues[source].closed = True
             self._changed.notify_all()
 
     def forget(self, source: str) -> None:
         """Removes a source, frames and counts included."""
         with self._changed:
-            self._lanes.pop(source, None)
+            self._queues.pop(source, None)
             if source in self._turn:
                 self._turn.remove(source)
             self._changed.notify_all()
@@ -170,7 +170,7 @@ class Intake:
 
         Returns:
             1 to ``most`` frames of different sources where possible; none if there is none and
-            ``block`` is False; None when all sources are closed and served, or the intake was
+            ``block`` is False; None when all sources are closed and served, or the batcher was
             stopped.
         """
         with self._changed:
@@ -195,22 +195,22 @@ class Intake:
                     self._changed.notify_all()
                     return batch
 
-    def counts(self) -> dict[str, LaneCount]:
+    def counts(self) -> dict[str, QueueCount]:
         """Counts of every source."""
         with self._changed:
             return {
-                name: LaneCount(lane.received, lane.dropped, lane.stale, len(lane.frames))
-                for name, lane in self._lanes.items()
+                name: QueueCount(queue.received, queue.dropped, queue.stale, len(queue.frames))
+                for name, queue in self._queues.items()
             }
 
     def _waiting(self) -> int:
-        return sum(len(lane.frames) for lane in self._lanes.values())
+        return sum(len(queue.frames) for queue in self._queues.values())
 
     def _ended(self) -> bool:
         return (
             not self._held
-            and bool(self._lanes)
-            and all(lane.closed for lane in self._lanes.values())
+            and bool(self._queues)
+            and all(queue.closed for queue in self._queues.values())
         )
 
     def _full(self, most: int, deadline: float) -> bool:
@@ -218,7 +218,8 @@ class Intake:
             return True
         now = self._clock()
         return not any(
-            not lane.frames and lane.worth_waiting(now, deadline) for lane in self._lanes.values()
+            not queue.frames and queue.worth_waiting(now, deadline)
+            for queue in self._queues.values()
         )
 
     def _collect(self, most: int) -> list[StreamFrame]:
@@ -229,15 +230,15 @@ class Intake:
             for _ in range(len(self._turn)):
                 source = self._turn[0]
                 self._turn.rotate(-1)
-                lane = self._lanes[source]
-                while lane.frames:
-                    frame = lane.frames.popleft()
+                queue = self._queues[source]
+                while queue.frames:
+                    frame = queue.frames.popleft()
                     if (
                         self._max_age is not None
-                        and lane.policy != "wait"
+                        and queue.policy != "wait"
                         and now - frame.captured > self._max_age
                     ):
-                        lane.stale += 1
+                        queue.stale += 1
                         continue
                     batch.append(frame)
                     break

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from trt_afdet.stream.batcher import Intake
+from trt_afdet.stream.batcher import Batcher
 from trt_afdet.stream.frame import StreamFrame
 from trt_afdet.stream.monitoring.status import StatusBoard
 from trt_afdet.stream.retry import Retry
@@ -36,7 +36,7 @@ class Capture:
     Args:
         source: The name of the source in the pipeline.
         make: Makes the source; called for every connection, so nothing of a hung one is shared.
-        intake: Where frames go; the source must have been added.
+        batcher: Where frames go; the source must have been added.
         board: Where states go.
         retry: When to reconnect.
         realtime: Files only: hand frames in at the pace of the file.
@@ -53,7 +53,7 @@ class Capture:
         self,
         source: str,
         make: Callable[[], Source],
-        intake: Intake,
+        batcher: Batcher,
         board: StatusBoard,
         *,
         retry: Retry | None = None,
@@ -66,7 +66,7 @@ class Capture:
         self.reconnects = 0
         self.incomplete = ""
         self._make = make
-        self._intake = intake
+        self._batcher = batcher
         self._board = board
         self._retry = retry or Retry()
         self._realtime = realtime
@@ -136,7 +136,7 @@ class Capture:
         except BaseException as error:
             self._fail(error)
         finally:
-            self._intake.close(self.source)
+            self._batcher.close(self.source)
 
     def _retryable(self, reader: _Reader) -> bool:
         if not isinstance(reader.error, SourceError) or isinstance(
@@ -168,7 +168,7 @@ class Capture:
                 return
 
     def hand_in(self, reader: _Reader, picture: Picture) -> bool:
-        """A picture on its way from a reader to the intake.
+        """A picture on its way from a reader to the batcher.
 
         Returns:
             False if the reader should end.
@@ -185,7 +185,7 @@ class Capture:
             sequence = self._sequence
             self._sequence += 1
         self._board.set(self.source, "live")
-        return self._intake.put(
+        return self._batcher.put(
             StreamFrame(
                 source=self.source,
                 sequence=sequence,
@@ -236,7 +236,7 @@ class _Reader(Worker):
             while not self._abandoned.is_set():
                 self._waiting_since = time.monotonic()
                 picture = source.read()
-                self._waiting_since = None  # Waiting for room in the intake is no silence.
+                self._waiting_since = None  # Waiting for room in the batcher is no silence.
                 if picture is None or self._abandoned.is_set():
                     return
                 self.started = self.started or time.monotonic() - (picture.position or 0.0)

@@ -1,7 +1,7 @@
-"""The pipeline: captures -> intake -> detector -> trackers and zones -> sinks.
+"""The pipeline: captures -> batcher -> detector -> trackers and zones -> sinks.
 
 Threads: one or two per source (``capture.py``), one for the detector, one per sink. The detector's
-thread takes whatever frames are there (``intake.py``), so no source waits for another.
+thread takes whatever frames are there (``batcher.py``), so no source waits for another.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.detections import Detections
 from trt_afdet.errors import AfdetError, InvalidValueError, RunError
-from trt_afdet.stream.batcher import Intake, Policy
+from trt_afdet.stream.batcher import Batcher, Policy
 from trt_afdet.stream.capture import Capture
 from trt_afdet.stream.frame import StreamFrame, StreamResult
 from trt_afdet.stream.monitoring.metrics import Metrics
@@ -36,25 +35,29 @@ from trt_afdet.support.threads import at_work
 log = logging.getLogger("trt_afdet.stream")
 
 
-class DetectorLike(Protocol):
-    """Frames in, one result per frame out.
+class StreamDetector(Protocol):
+    """Frames in, one result per frame out; see :class:`trt_afdet.runtime.detector.Detector`."""
 
-    One that has ``is_async`` set is used as a :class:`BackgroundDetector` instead; ``max_batch``
-    bounds its batches. See :class:`trt_afdet.runtime.detector.Detector`.
-    """
+    @property
+    def is_async(self) -> bool:
+        """Whether :meth:`submit` returns before the work is done."""
+        ...
 
-    def __call__(self, frames: Sequence[npt.NDArray[np.uint8]], /) -> list[Detections]: ...
+    @property
+    def max_batch(self) -> int | None:
+        """Most frames of one :meth:`submit`; None if any number goes."""
+        ...
+
+    def submit(self, frames: Sequence[npt.NDArray[np.uint8]], /) -> Any:
+        """Takes frames, BGR uint8 [H, W, 3], and returns a ticket for :meth:`collect`."""
+        ...
+
+    def collect(self, ticket: Any, /) -> list[Detections]:
+        """The results of the frames of a ticket; waits for them."""
+        ...
 
 
-class BackgroundDetector(Protocol):
-    """One that works while the next frames are sent to it."""
-
-    def submit(self, frames: Sequence[npt.NDArray[np.uint8]], /) -> Any: ...
-
-    def collect(self, ticket: Any, /) -> list[Detections]: ...
-
-
-class Stage(Protocol):
+class Analysis(Protocol):
     """What happens to a source's detections before the sinks see them: filters, tracking, zones.
 
     One per source, called in the order of its frames from one thread. ``wants_detector`` may be
@@ -72,19 +75,6 @@ class Stage(Protocol):
         ...
 
 
-class PassThrough:
-    """The stage of a source without tracking, zones or filters."""
-
-    def wants_detector(self, frame: StreamFrame) -> bool:
-        return True
-
-    def apply(
-        self, frame: StreamFrame, found: Detections | None
-    ) -> tuple[Detections, tuple[object, ...]]:
-        assert found is not None
-        return found, ()
-
-
 @dataclass(frozen=True)
 class SourceSpec:
     """How one source is run.
@@ -96,7 +86,7 @@ class SourceSpec:
         policy, queue: What waits for the detector; by default the newest frame of a live source,
             and as many frames as a batch has of any other.
         realtime: Files only: at the pace of the file.
-        stage: Tracking, zones and filters.
+        analysis: Tracking, zones and filters; None: everything that is found is reported.
         retry: When it is reconnected.
     """
 
@@ -106,7 +96,7 @@ class SourceSpec:
     policy: Policy | None = None
     queue: int | None = None
     realtime: bool = False
-    stage: Stage | None = None
+    analysis: Analysis | None = None
     retry: Retry | None = None
 
 
@@ -152,10 +142,9 @@ class _Batch:
     """Frames on their way through the detector."""
 
     frames: list[StreamFrame]
-    stages: list[Stage]
+    analyses: list[Analysis | None]
     seen: list[bool]
-    count: int
-    collect: Callable[[], list[Detections]]
+    ticket: Any
 
 
 class Pipeline:
@@ -173,7 +162,7 @@ class Pipeline:
 
     def __init__(
         self,
-        detector: DetectorLike,
+        detector: StreamDetector,
         sources: Sequence[SourceSpec],
         sinks: Sequence[Sink] = (),
         options: PipelineOptions | None = None,
@@ -184,17 +173,12 @@ class Pipeline:
         self.metrics = Metrics()
         self.board = StatusBoard(self._tell_status)
         self._detector = detector
-        self._background = (
-            cast(BackgroundDetector, detector) if getattr(detector, "is_async", False) else None
-        )
-        self._batch = min(
-            self.options.batch, getattr(detector, "max_batch", None) or self.options.batch
-        )
-        self._intake = Intake(self.options.max_age)
+        self._batch = min(self.options.batch, detector.max_batch or self.options.batch)
+        self._batcher = Batcher(self.options.max_age)
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._captures: dict[str, Capture] = {}
-        self._stages: dict[str, Stage] = {}
+        self._analyses: dict[str, Analysis | None] = {}
         # Of sources that were removed: one that comes back goes on counting.
         self._sequences: dict[str, int] = {}
         self._specs = list(sources)
@@ -236,7 +220,7 @@ class Pipeline:
     def stop(self) -> None:
         """Ends the run soon; returns at once."""
         self._stop.set()
-        self._intake.stop()
+        self._batcher.stop()
 
     def add(self, spec: SourceSpec) -> None:
         """Starts a source.
@@ -250,7 +234,7 @@ class Pipeline:
         capture = Capture(
             spec.name,
             spec.make,
-            self._intake,
+            self._batcher,
             self.board,
             retry=spec.retry,
             realtime=spec.realtime,
@@ -258,9 +242,9 @@ class Pipeline:
             on_failure=self._source_failed,
         )
         with self._lock:
-            self._intake.add(spec.name, policy, queue)
+            self._batcher.add(spec.name, policy, queue)
             self._captures[spec.name] = capture
-            self._stages[spec.name] = spec.stage or PassThrough()
+            self._analyses[spec.name] = spec.analysis
             # Before anybody can remove it, who waits for its end.
             capture.start()
 
@@ -274,7 +258,7 @@ class Pipeline:
         # It waits for no driver; were it given up too early, it would close a successor's queue.
         capture.join(10.0)
         self._sequences[name] = capture.next_sequence
-        self._intake.forget(name)
+        self._batcher.forget(name)
         self.board.forget(name)
         self.metrics.forget(name)
 
@@ -354,7 +338,7 @@ class Pipeline:
 
     def changing(self) -> AbstractContextManager[None]:
         """While in this context, the run does not end for want of sources."""
-        return self._intake.kept_open()
+        return self._batcher.kept_open()
 
     def incomplete(self) -> dict[str, str]:
         """The sources that failed for good or could not be read as a whole, and why."""
@@ -368,7 +352,7 @@ class Pipeline:
             reconnects = {name: capture.reconnects for name, capture in self._captures.items()}
         return PipelineSnapshot(
             sources=self.metrics.snapshot(),
-            lanes=self._intake.counts(),
+            queues=self._batcher.counts(),
             states=self.board.latest(),
             sinks={r.sink.name: SinkCount(r.written, r.dropped, r.waiting()) for r in self._sinks},
             reconnects=reconnects,
@@ -381,7 +365,7 @@ class Pipeline:
         under_way: _Batch | None = None
         while not self._stop.is_set():
             idle = under_way is None
-            frames = self._intake.take(
+            frames = self._batcher.take(
                 self._batch, self.options.max_wait if idle else 0.0, block=idle
             )
             following = self._send(frames) if frames else None
@@ -390,29 +374,30 @@ class Pipeline:
             under_way = following
             if frames is None:
                 return
-            if under_way is not None and self._background is None:
+            if under_way is not None and not self._detector.is_async:
                 self._finish(under_way)
                 under_way = None
         if under_way is not None:
             self._finish(under_way)
 
     def _send(self, frames: list[StreamFrame]) -> _Batch:
-        stages = [self._stages[frame.source] for frame in frames]
-        seen = [stage.wants_detector(f) for stage, f in zip(stages, frames, strict=True)]
+        analyses = [self._analyses[frame.source] for frame in frames]
+        seen = [a is None or a.wants_detector(f) for a, f in zip(analyses, frames, strict=True)]
         images = [f.image for f, wanted in zip(frames, seen, strict=True) if wanted]
-        collect: Callable[[], list[Detections]] = list
-        if images and self._background is not None:
-            collect = partial(self._background.collect, self._background.submit(images))
-        elif images:
-            collect = partial(self._detector, images)
-        return _Batch(frames, stages, seen, len(images), collect)
+        ticket = self._detector.submit(images) if images else None
+        return _Batch(frames, analyses, seen, ticket)
 
     def _finish(self, batch: _Batch) -> None:
-        found = iter(batch.collect())
-        if batch.count:
-            self.metrics.batch_done(batch.count)
-        for frame, stage, wanted in zip(batch.frames, batch.stages, batch.seen, strict=True):
-            detections, events = stage.apply(frame, next(found) if wanted else None)
+        count = sum(batch.seen)
+        found = iter(self._detector.collect(batch.ticket) if count else ())
+        if count:
+            self.metrics.batch_done(count)
+        for frame, analysis, wanted in zip(batch.frames, batch.analyses, batch.seen, strict=True):
+            events: tuple[object, ...] = ()
+            if analysis is None:
+                detections = next(found)
+            else:
+                detections, events = analysis.apply(frame, next(found) if wanted else None)
             self._hand_out(frame, detections, events, wanted)
 
     def _hand_out(

@@ -9,7 +9,7 @@ from typing import Any
 
 from trt_afdet.stream.monitoring.health import Health
 from trt_afdet.stream.monitoring.public_names import key
-from trt_afdet.stream.monitoring.snapshot import LaneCount, PipelineSnapshot
+from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot, QueueCount
 from trt_afdet.support.redact import redact
 from trt_afdet.web.results import ResultStore
 
@@ -48,7 +48,7 @@ def _camera(
         "size": sizes.get(public),
         "tallies": results.tallies(public),
         "reconnects": snapshot.reconnects.get(name, 0),
-        **asdict(snapshot.lanes.get(name, LaneCount(0, 0, 0, 0))),
+        **asdict(snapshot.queues.get(name, QueueCount(0, 0, 0, 0))),
     }
     if figures is not None:
         camera |= {

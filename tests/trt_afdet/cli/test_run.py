@@ -25,7 +25,7 @@ from trt_afdet.cli import main
 from trt_afdet.cli.live import rows, summary
 from trt_afdet.errors import WriteError
 from trt_afdet.media import VideoWriter
-from trt_afdet.stream.monitoring.snapshot import LaneCount, PipelineSnapshot, SourceSnapshot
+from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot, QueueCount, SourceSnapshot
 from trt_afdet.stream.monitoring.status import StatusEvent
 from trt_afdet.stream.monitoring.systemd import Notifier, Watchdog
 
@@ -412,7 +412,7 @@ def snapshot(processed: int, waiting: int, state: str = "live") -> PipelineSnaps
     figures = SourceSnapshot(processed, processed, {"imp": 3}, 12.5, 0.02, 0.05, 0.06)
     return PipelineSnapshot(
         sources={"cam": figures},
-        lanes={"cam": LaneCount(processed + 4, 3, 1, waiting)},
+        queues={"cam": QueueCount(processed + 4, 3, 1, waiting)},
         states={"cam": StatusEvent("cam", state, "", 0.0)},  # type: ignore[arg-type]
         sinks={},
         reconnects={"cam": 0},

@@ -72,8 +72,8 @@ def play(uri: str, detector: Detector) -> Kept:
         figures = pipeline.snapshot()
         if pipeline.board.latest().get("clip", CONNECTING).state != "lost":
             return False
-        lane = figures.lanes["clip"]
-        return len(sink.results) + lane.dropped + lane.stale == lane.received
+        queue = figures.queues["clip"]
+        return len(sink.results) + queue.dropped + queue.stale == queue.received
 
     wait_until(lambda: not thread.is_alive() or is_over(), "the end of the clip", 4 * LIMIT)
     pipeline.stop()

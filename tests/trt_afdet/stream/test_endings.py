@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
+
 ROUNDS = int(os.environ.get("AFDET_ENDINGS", "2"))
 SCHEMES = ("rtsp", "rtsps", "http", "https", "rtmp", "rtmps", "tcp")
 
@@ -53,11 +55,13 @@ def silent() -> Iterator[list[str]]:
 PROGRAM = """
 import os, signal, sys, threading, time
 import numpy as np
+from tests.trt_afdet.stream.detectors import FunctionDetector
 from trt_afdet.detections import Detections
 from trt_afdet.stream.pipeline import Pipeline, SourceSpec
 from trt_afdet.stream.config.addresses import make_sink
 from trt_afdet.stream.config.addresses import make_source, parse_source
 
+@FunctionDetector
 def detect(frames):
     return [
         Detections(
@@ -128,7 +132,9 @@ def test_programs_end_with_their_own_status(how: str, status: int, silent: list[
     for number in range(ROUNDS):
         command = [sys.executable, "-X", "faulthandler", "-c", PROGRAM]
         command += [f"{0.3 + 0.13 * number:.2f}", how, sink, *silent]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        )
         ((ended, said),) = wait_for_all([process])
         assert ended == status, said
         assert "Fatal Python error" not in said

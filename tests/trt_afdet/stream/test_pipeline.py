@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.trt_afdet.stream.detectors import FunctionDetector, SyncDetector
 from tests.waiting import LIMIT, wait_until
 from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError
-from trt_afdet.stream.batcher import Intake
+from trt_afdet.stream.batcher import Batcher
 from trt_afdet.stream.frame import StreamFrame, StreamResult
 from trt_afdet.stream.monitoring.metrics import Histogram
 from trt_afdet.stream.monitoring.status import StatusEvent
@@ -42,7 +43,7 @@ def frame(source: str, sequence: int = 0, captured: float = 0.0) -> StreamFrame:
     return StreamFrame(source, sequence, IMAGE, captured, 0.0)
 
 
-class OneBox:
+class OneBox(SyncDetector):
     """Finds one object of class "a" in every frame."""
 
     def __init__(self) -> None:
@@ -133,133 +134,133 @@ def pattern(frames: int, fps: float = 0, seed: int = 1) -> Source:
 
 
 def test_a_full_queue_drops_as_its_policy_says() -> None:
-    intake = Intake()
-    intake.add("old", "drop-oldest", 2)
-    intake.add("new", "drop-newest", 2)
+    batcher = Batcher()
+    batcher.add("old", "drop-oldest", 2)
+    batcher.add("new", "drop-newest", 2)
     for sequence in range(5):
-        assert intake.put(frame("old", sequence))
-        assert intake.put(frame("new", sequence))
-    batch = intake.take(8, 0) or []
+        assert batcher.put(frame("old", sequence))
+        assert batcher.put(frame("new", sequence))
+    batch = batcher.take(8, 0) or []
     assert [f.sequence for f in batch if f.source == "old"] == [3, 4]
     assert [f.sequence for f in batch if f.source == "new"] == [0, 1]
-    counts = intake.counts()
+    counts = batcher.counts()
     assert (counts["old"].received, counts["old"].dropped) == (5, 3)
     assert (counts["new"].received, counts["new"].dropped) == (5, 3)
 
 
 def test_waiting_sources_lose_nothing_and_are_released_by_stop() -> None:
-    intake = Intake()
-    intake.add("file", "wait", 1)
+    batcher = Batcher()
+    batcher.add("file", "wait", 1)
     results: list[bool] = []
     thread = threading.Thread(
-        target=lambda: results.extend(intake.put(frame("file", i)) for i in range(3))
+        target=lambda: results.extend(batcher.put(frame("file", i)) for i in range(3))
     )
     thread.start()
-    assert [f.sequence for f in intake.take(4, 0) or []] == [0]
-    assert [f.sequence for f in intake.take(4, 0.2) or []] == [1]
-    intake.stop()
+    assert [f.sequence for f in batcher.take(4, 0) or []] == [0]
+    assert [f.sequence for f in batcher.take(4, 0.2) or []] == [1]
+    batcher.stop()
     thread.join(LIMIT)
     assert not thread.is_alive()
-    assert intake.take(4, 0) is None
-    assert intake.counts()["file"].dropped == 0
+    assert batcher.take(4, 0) is None
+    assert batcher.counts()["file"].dropped == 0
 
 
 def test_sources_take_turns() -> None:
-    intake = Intake()
+    batcher = Batcher()
     for name in "abc":
-        intake.add(name, "drop-oldest", 4)
+        batcher.add(name, "drop-oldest", 4)
         for sequence in range(4):
-            intake.put(frame(name, sequence))
-    batches = [[f.source for f in intake.take(2, 0) or []] for _ in range(6)]
+            batcher.put(frame(name, sequence))
+    batches = [[f.source for f in batcher.take(2, 0) or []] for _ in range(6)]
     assert batches == [["a", "b"], ["c", "a"], ["b", "c"]] * 2
 
 
 def test_a_batch_waits_for_nobody_who_is_not_due() -> None:
     now = [0.0]
-    intake = Intake(clock=lambda: now[0])
+    batcher = Batcher(clock=lambda: now[0])
     for name in ("quick", "slow", "dead"):
-        intake.add(name)
+        batcher.add(name)
     long = 300.0
     started = time.monotonic()
     for moment in (0.0, 1000.0, 2000.0):
         now[0] = moment
-        intake.put(frame("slow"))
-        assert len(intake.take(3, long) or []) == 1  # Nothing is known of the others.
+        batcher.put(frame("slow"))
+        assert len(batcher.take(3, long) or []) == 1  # Nothing is known of the others.
     now[0] = 2500.0
-    intake.put(frame("quick"))
-    assert len(intake.take(3, long) or []) == 1  # Due at 3000, after the deadline.
+    batcher.put(frame("quick"))
+    assert len(batcher.take(3, long) or []) == 1  # Due at 3000, after the deadline.
     now[0] = 4500.0
-    intake.put(frame("quick"))
-    assert len(intake.take(3, long) or []) == 1  # More than an interval overdue.
+    batcher.put(frame("quick"))
+    assert len(batcher.take(3, long) or []) == 1  # More than an interval overdue.
     assert time.monotonic() - started < LIMIT  # A fifth of what waiting once would take.
 
 
 def test_a_batch_waits_for_who_is_due() -> None:
     now = [0.0]
-    intake = Intake(clock=lambda: now[0])
-    intake.add("quick")
-    intake.add("due")
+    batcher = Batcher(clock=lambda: now[0])
+    batcher.add("quick")
+    batcher.add("due")
     for moment in (0.0, 100.0):
         now[0] = moment
-        intake.put(frame("due"))
-        intake.take(1, 0)
+        batcher.put(frame("due"))
+        batcher.take(1, 0)
     now[0] = 190.0
-    intake.put(frame("quick"))
-    late = threading.Timer(0.2, intake.put, [frame("due")])
+    batcher.put(frame("quick"))
+    late = threading.Timer(0.2, batcher.put, [frame("due")])
     late.start()
-    assert [f.source for f in intake.take(2, 30.0) or []] == ["quick", "due"]
+    assert [f.source for f in batcher.take(2, 30.0) or []] == ["quick", "due"]
     late.join()
 
 
 def test_a_batch_leaves_when_its_time_is_up() -> None:
     now = [0.0]
-    intake = Intake(clock=lambda: now[0])
-    intake.add("quick")
-    intake.add("due")
+    batcher = Batcher(clock=lambda: now[0])
+    batcher.add("quick")
+    batcher.add("due")
     for moment in (0.0, 0.1):
         now[0] = moment
-        intake.put(frame("due"))
-        intake.take(1, 0)
-    intake.put(frame("quick"))
+        batcher.put(frame("due"))
+        batcher.take(1, 0)
+    batcher.put(frame("quick"))
     started = time.monotonic()
-    assert len(intake.take(2, 0.2) or []) == 1
+    assert len(batcher.take(2, 0.2) or []) == 1
     assert time.monotonic() - started > 0.15
 
 
 def test_taking_need_not_block() -> None:
-    intake = Intake()
-    intake.add("camera")
-    assert intake.take(2, 1.0, block=False) == []
-    intake.put(frame("camera"))
-    assert len(intake.take(2, 1.0, block=False) or []) == 1
-    intake.close("camera")
-    assert intake.take(2, 1.0, block=False) is None
+    batcher = Batcher()
+    batcher.add("camera")
+    assert batcher.take(2, 1.0, block=False) == []
+    batcher.put(frame("camera"))
+    assert len(batcher.take(2, 1.0, block=False) or []) == 1
+    batcher.close("camera")
+    assert batcher.take(2, 1.0, block=False) is None
 
 
 def test_frames_that_waited_too_long_are_dropped_and_counted() -> None:
     now = [100.0]
-    intake = Intake(max_age=0.5, clock=lambda: now[0])
-    intake.add("live", "drop-oldest", 3)
-    intake.add("file", "wait", 3)
-    intake.put(frame("live", 0, captured=99.0))
-    intake.put(frame("live", 1, captured=99.9))
-    intake.put(frame("file", 0, captured=1.0))
-    taken = {(f.source, f.sequence) for f in intake.take(8, 0) or []}
+    batcher = Batcher(max_age=0.5, clock=lambda: now[0])
+    batcher.add("live", "drop-oldest", 3)
+    batcher.add("file", "wait", 3)
+    batcher.put(frame("live", 0, captured=99.0))
+    batcher.put(frame("live", 1, captured=99.9))
+    batcher.put(frame("file", 0, captured=1.0))
+    taken = {(f.source, f.sequence) for f in batcher.take(8, 0) or []}
     assert taken == {("live", 1), ("file", 0)}
-    assert intake.counts()["live"].stale == 1
+    assert batcher.counts()["live"].stale == 1
 
 
 def test_bad_queues_are_refused() -> None:
-    intake = Intake()
-    intake.add("a")
+    batcher = Batcher()
+    batcher.add("a")
     with pytest.raises(InvalidValueError, match="same name"):
-        intake.add("a")
+        batcher.add("a")
     with pytest.raises(InvalidValueError, match="drop-oldest, drop-newest, wait"):
-        intake.add("b", "random")  # type: ignore[arg-type]
+        batcher.add("b", "random")  # type: ignore[arg-type]
     with pytest.raises(InvalidValueError, match="capacity"):
-        intake.add("c", capacity=0)
+        batcher.add("c", capacity=0)
     with pytest.raises(InvalidValueError, match="max_age"):
-        Intake(max_age=0)
+        Batcher(max_age=0)
 
 
 def test_files_are_read_to_the_last_frame_in_order() -> None:
@@ -278,7 +279,7 @@ def test_files_are_read_to_the_last_frame_in_order() -> None:
     figures = pipeline.snapshot()
     assert figures.sources["f0"].processed == 300
     assert figures.sources["f0"].objects == {"a": 300}
-    assert figures.lanes["f0"].dropped == 0
+    assert figures.queues["f0"].dropped == 0
 
 
 def test_latency_stays_bounded_when_the_detector_is_too_slow() -> None:
@@ -292,24 +293,24 @@ def test_latency_stays_bounded_when_the_detector_is_too_slow() -> None:
 
     def slow(frames: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
         """Each batch takes as long as every camera needs for twenty frames more."""
-        before = {name: lane.received for name, lane in pipeline.snapshot().lanes.items()}
+        before = {name: queue.received for name, queue in pipeline.snapshot().queues.items()}
         received.append(before)
         if len(received) > 8:
             pipeline.stop()
         else:
             wait_until(
                 lambda: all(
-                    lane.received >= before[name] + 20
-                    for name, lane in pipeline.snapshot().lanes.items()
+                    queue.received >= before[name] + 20
+                    for name, queue in pipeline.snapshot().queues.items()
                 )
             )
         return detector(frames)
 
-    pipeline = Pipeline(slow, plans, [sink], PipelineOptions(batch=3))
+    pipeline = Pipeline(FunctionDetector(slow), plans, [sink], PipelineOptions(batch=3))
     pipeline.run()
     figures = pipeline.snapshot()
     for plan in plans:
-        assert figures.lanes[plan.name].dropped > 20
+        assert figures.queues[plan.name].dropped > 20
         sequences = sink.sequences(plan.name)
         assert sequences == sorted(set(sequences))
         # No frame waited for more than the batch in work: the newest one went next.
@@ -440,7 +441,7 @@ def test_a_failing_sink_or_detector_is_named() -> None:
 
     sink = Memory()
     with pytest.raises(PipelineError, match="detector failed: out of memory"):
-        Pipeline(broken, [plan()], [sink]).run()
+        Pipeline(FunctionDetector(broken), [plan()], [sink]).run()
     assert sink.closed == 1
 
 
@@ -465,7 +466,7 @@ def test_sources_come_and_go_while_it_runs() -> None:
         pipeline.add(SourceSpec("b", lambda: pattern(0, fps=60)))
     wait_until(lambda: sink.sequences("a") and sink.sequences("b"), "frames of both")
     pipeline.remove("b")
-    assert "b" not in pipeline.snapshot().lanes
+    assert "b" not in pipeline.snapshot().queues
     pipeline.stop()
     thread.join(LIMIT)
     assert not thread.is_alive()

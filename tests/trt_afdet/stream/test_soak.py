@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.paths import ROOT
+from tests.trt_afdet.stream.detectors import SyncDetector
 from trt_afdet.detections import Detections
 from trt_afdet.stream.config.addresses import make_sink, make_source, parse_source
 from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourceSpec
@@ -24,7 +26,7 @@ STREAMS = 8
 PER_FRAME = 2
 
 
-class Instant:
+class Instant(SyncDetector):
     """Finds the same two objects in every frame, at once."""
 
     def __init__(self) -> None:
@@ -79,7 +81,7 @@ def run(folder: str) -> None:
             {
                 "looks": looks,
                 "processed": {n: s.processed for n, s in counts.sources.items()},
-                "dropped": sum(lane.dropped + lane.stale for lane in counts.lanes.values()),
+                "dropped": sum(queue.dropped + queue.stale for queue in counts.queues.values()),
                 "threads_left": threading.active_count(),
             }
         )
@@ -92,7 +94,11 @@ def run(folder: str) -> None:
 )
 def test_a_hundred_thousand_frames(tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, __file__, str(tmp_path)], capture_output=True, text=True, check=False
+        [sys.executable, __file__, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert result.returncode == 0, result.stderr[-3000:]
     seen = json.loads(result.stdout)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tests.trt_afdet.stream.detectors import FunctionDetector
 from tests.waiting import wait_until as wait_for
 from trt_afdet.detections import Detections
 from trt_afdet.stream.analysis.zone_events import LineCrossed, ObjectEntered, ZoneCount
@@ -50,7 +51,7 @@ def result(
 
 
 class TrueBoxes:
-    """The stage that replaces whatever was found by the pattern's true boxes."""
+    """The analysis that replaces whatever was found by the pattern's true boxes."""
 
     def __init__(self, source: TestPatternSource, every: int = 0) -> None:
         self._pattern = source.pattern
@@ -72,6 +73,7 @@ class TrueBoxes:
         return detections(boxes_at(self._pattern, frame.sequence).tolist()), events
 
 
+@FunctionDetector
 def no_detector(frames: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
     return [Detections.empty(CLASSES) for _ in frames]
 
@@ -97,7 +99,7 @@ class Dead:
 
 def camera(name: str, options: str = "", every: int = 0) -> SourceSpec:
     source = TestPatternSource(f"test://?width=320&height=240&fps=20&objects=3&seed=3&{options}")
-    return SourceSpec(name, lambda: source, stage=TrueBoxes(source, every))
+    return SourceSpec(name, lambda: source, analysis=TrueBoxes(source, every))
 
 
 def dead(name: str = "dead") -> SourceSpec:

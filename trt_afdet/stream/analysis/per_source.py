@@ -39,7 +39,7 @@ class AnalysisOptions:
 
 
 class SourceAnalysis:
-    """The :class:`~trt_afdet.stream.pipeline.Stage` of one source.
+    """The :class:`~trt_afdet.stream.pipeline.Analysis` of one source.
 
     ``replace`` and ``set_shapes`` may be called from any thread, the rest from the pipeline's.
 

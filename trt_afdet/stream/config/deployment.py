@@ -20,7 +20,7 @@ from trt_afdet.stream.config.addresses import SourceAddress, make_sink, make_sou
 from trt_afdet.stream.config.schema import Config, ConfigError, Loaded, SourceConfig
 from trt_afdet.stream.config.yaml_reader import Place
 from trt_afdet.stream.options import join_options
-from trt_afdet.stream.pipeline import DetectorLike, Pipeline, SourceSpec
+from trt_afdet.stream.pipeline import Pipeline, SourceSpec, StreamDetector
 from trt_afdet.stream.sinks.base import Sink, SinkRunner
 from trt_afdet.support.suggest import nearest
 
@@ -224,7 +224,7 @@ class Deployment:
     def __init__(
         self,
         resolved: Resolved,
-        detector: DetectorLike,
+        detector: StreamDetector,
         class_names: Sequence[str],
         extra_sinks: Sequence[Sink] = (),
     ) -> None:
@@ -408,7 +408,7 @@ class Deployment:
             policy=config.policy,
             queue=config.queue,
             realtime=config.realtime,
-            stage=analysis,
+            analysis=analysis,
             retry=config.retry,
         )
 

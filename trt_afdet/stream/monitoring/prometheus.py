@@ -22,8 +22,8 @@ FIGURES = (
     ("sources", "processed", "counter", "frames_processed", "Frames that reached the sinks."),
     ("sources", "detected", "counter", "frames_detected", "Frames that the detector saw."),
     ("sources", "fps", "gauge", "frames_per_second", "Over the last seconds."),
-    ("lanes", "received", "counter", "frames_received", "Frames captured."),
-    ("lanes", "waiting", "gauge", "frames_waiting", "Frames in the queue."),
+    ("queues", "received", "counter", "frames_received", "Frames captured."),
+    ("queues", "waiting", "gauge", "frames_waiting", "Frames in the queue."),
     ("sinks", "written", "counter", "sink_written", "Results written."),
     ("sinks", "dropped", "counter", "sink_dropped", "Results it was too slow for."),
     ("sinks", "waiting", "gauge", "sink_waiting", "Results in its queue."),
@@ -98,8 +98,8 @@ class Exposition:
         yield _family("counter", "objects", "Detections.", objects, "source", "class")
         dropped = {
             (of(source), reason): count
-            for source, lane in snapshot.lanes.items()
-            for reason, count in (("full", lane.dropped), ("stale", lane.stale))
+            for source, queue in snapshot.queues.items()
+            for reason, count in (("full", queue.dropped), ("stale", queue.stale))
         }
         yield _family("counter", "frames_dropped", DROPPED, dropped, "source", "reason")
         states = {

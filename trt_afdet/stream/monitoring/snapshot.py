@@ -30,7 +30,7 @@ class SourceSnapshot:
 
 
 @dataclass(frozen=True)
-class LaneCount:
+class QueueCount:
     """What became of a source's frames so far.
 
     Attributes:
@@ -60,7 +60,7 @@ class PipelineSnapshot:
 
     Attributes:
         sources: What was processed.
-        lanes: What waits for the detector.
+        queues: What waits for the detector.
         states: The latest state of each source.
         sinks: What became of results.
         reconnects: How often each source was lost.
@@ -68,7 +68,7 @@ class PipelineSnapshot:
     """
 
     sources: dict[str, SourceSnapshot]
-    lanes: dict[str, LaneCount]
+    queues: dict[str, QueueCount]
     states: dict[str, StatusEvent]
     sinks: dict[str, SinkCount]
     reconnects: dict[str, int]

@@ -99,7 +99,7 @@ class Watchdog:
         assert self._notifier.watchdog is not None
         self._next = self._clock() + self._notifier.watchdog / 2
         processed = sum(figures.processed for figures in snapshot.sources.values())
-        waiting = sum(lane.waiting for lane in snapshot.lanes.values())
+        waiting = sum(queue.waiting for queue in snapshot.queues.values())
         good = processed != self._processed or waiting == 0
         self._processed = processed
         if good:

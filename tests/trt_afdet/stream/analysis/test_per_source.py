@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.trt_afdet.stream.detectors import FunctionDetector, SyncDetector
 from tests.waiting import LIMIT, wait_until
 from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError
@@ -42,7 +43,7 @@ def found(*confidences: float) -> Detections:
     )
 
 
-class Exact:
+class Exact(SyncDetector):
     """Finds the pattern's objects where they are."""
 
     def __init__(self, pattern: Pattern) -> None:
@@ -82,38 +83,38 @@ class Memory:
 
 
 def test_without_tracking_only_the_filters_work() -> None:
-    stage = SourceAnalysis("cam", NAMES, AnalysisOptions(FilterOptions(conf=0.5)))
+    analysis = SourceAnalysis("cam", NAMES, AnalysisOptions(FilterOptions(conf=0.5)))
     for sequence in range(3):
-        assert stage.wants_detector(frame(sequence, sequence))
-        kept, events = stage.apply(frame(sequence, sequence), found(0.9, 0.4, 0.5))
+        assert analysis.wants_detector(frame(sequence, sequence))
+        kept, events = analysis.apply(frame(sequence, sequence), found(0.9, 0.4, 0.5))
         assert kept.confidence.tolist() == pytest.approx([0.9, 0.5])
         assert kept.tracker_id is None
         assert events == ()
-    assert not stage.tracking
+    assert not analysis.tracking
 
 
 def test_weak_detections_are_reported_only_as_part_of_a_track() -> None:
-    stage = SourceAnalysis(
+    analysis = SourceAnalysis(
         "cam", NAMES, AnalysisOptions(FilterOptions(conf=0.5), TrackOptions(low=0.1))
     )
     tracks = []
     for step, confidences in enumerate([(0.9, 0.2), (0.9, 0.2), (0.3, 0.2), (0.9, 0.2)]):
-        kept, _ = stage.apply(frame(step, step / 10), found(*confidences))
+        kept, _ = analysis.apply(frame(step, step / 10), found(*confidences))
         tracks.append(kept.tracks)
     assert tracks == [[None], [1], [1], [1]]
 
 
 def test_every_third_frame_is_detected_and_the_rest_carried() -> None:
     pattern = Pattern(objects=3, seed=4)
-    stage = SourceAnalysis("cam", NAMES, AnalysisOptions(every=3))
+    analysis = SourceAnalysis("cam", NAMES, AnalysisOptions(every=3))
     asked = []
     for index in range(60):
         one = frame(index, index / 30)
-        wanted = stage.wants_detector(one)
+        wanted = analysis.wants_detector(one)
         asked.append(wanted)
         boxes = boxes_at(pattern, index)
         seen = Detections(boxes, np.full(3, 0.9), np.zeros(3), NAMES) if wanted else None
-        kept, _ = stage.apply(one, seen)
+        kept, _ = analysis.apply(one, seen)
         if index > 12 and not wanted:
             assert sorted(n for n in kept.tracks if n) == [1, 2, 3]
             order = np.argsort(kept.tracker_id)
@@ -124,55 +125,55 @@ def test_every_third_frame_is_detected_and_the_rest_carried() -> None:
 def test_a_file_has_its_own_time() -> None:
     # Read in no time at all, or with an hour's pause: the positions are a tenth apart.
     for pace in (0.0, 3600.0):
-        stage = SourceAnalysis("cam", NAMES, AnalysisOptions(track=TrackOptions(lost=0.5)))
+        analysis = SourceAnalysis("cam", NAMES, AnalysisOptions(track=TrackOptions(lost=0.5)))
         tracks = [
-            stage.apply(frame(step, step * pace, position=step / 10), found(0.9))[0].tracks
+            analysis.apply(frame(step, step * pace, position=step / 10), found(0.9))[0].tracks
             for step in range(5)
         ]
         assert tracks == [[None], [1], [1], [1], [1]]
 
 
 def test_zones_make_it_track_and_events_come_out() -> None:
-    stage = SourceAnalysis("cam", NAMES, AnalysisOptions(zones=ZoneOptions(confirm=1)), WHOLE)
-    assert stage.tracking
-    stage.apply(frame(0, 0.0), found(0.9))
-    _, events = stage.apply(frame(1, 0.1), found(0.9))
+    analysis = SourceAnalysis("cam", NAMES, AnalysisOptions(zones=ZoneOptions(confirm=1)), WHOLE)
+    assert analysis.tracking
+    analysis.apply(frame(0, 0.0), found(0.9))
+    _, events = analysis.apply(frame(1, 0.1), found(0.9))
     assert [type(event).__name__ for event in events] == ["ObjectEntered", "ZoneCount"]
 
 
 def test_zones_drawn_later_start_the_tracking() -> None:
-    stage = SourceAnalysis("cam", NAMES)
-    assert stage.apply(frame(0, 0.0), found(0.9))[0].tracker_id is None
-    stage.set_shapes(WHOLE)
-    assert stage.shapes == WHOLE
-    kept, _ = stage.apply(frame(1, 0.1), found(0.9))
+    analysis = SourceAnalysis("cam", NAMES)
+    assert analysis.apply(frame(0, 0.0), found(0.9))[0].tracker_id is None
+    analysis.set_shapes(WHOLE)
+    assert analysis.shapes == WHOLE
+    kept, _ = analysis.apply(frame(1, 0.1), found(0.9))
     assert kept.tracker_id is not None
 
 
 def test_other_options_take_effect_and_tracks_live_on() -> None:
-    stage = SourceAnalysis("cam", NAMES, AnalysisOptions(track=TrackOptions()))
+    analysis = SourceAnalysis("cam", NAMES, AnalysisOptions(track=TrackOptions()))
     for step in range(3):
-        kept, _ = stage.apply(frame(step, step / 10), found(0.9, 0.8))
+        kept, _ = analysis.apply(frame(step, step / 10), found(0.9, 0.8))
     assert kept.tracks == [1, 2]
-    stage.replace(AnalysisOptions(FilterOptions(conf=0.85), TrackOptions()))
-    kept, _ = stage.apply(frame(3, 0.3), found(0.9, 0.8))
+    analysis.replace(AnalysisOptions(FilterOptions(conf=0.85), TrackOptions()))
+    kept, _ = analysis.apply(frame(3, 0.3), found(0.9, 0.8))
     assert kept.tracks == [1, 2]  # Weak now, but its track exists.
-    stage.replace(AnalysisOptions(FilterOptions(conf=0.85), TrackOptions(low=0.2)))
-    stage.apply(frame(4, 0.4), found(0.9))
-    kept, _ = stage.apply(frame(5, 0.5), found(0.9))
+    analysis.replace(AnalysisOptions(FilterOptions(conf=0.85), TrackOptions(low=0.2)))
+    analysis.apply(frame(4, 0.4), found(0.9))
+    kept, _ = analysis.apply(frame(5, 0.5), found(0.9))
     assert kept.tracks == [3]  # A new tracker goes on counting.
     with pytest.raises(InvalidValueError, match="no such class"):
-        stage.replace(AnalysisOptions(FilterOptions(classes=("c",))))
-    assert stage.apply(frame(6, 0.6), found(0.9))[0].tracks == [3]
+        analysis.replace(AnalysisOptions(FilterOptions(classes=("c",))))
+    assert analysis.apply(frame(6, 0.6), found(0.9))[0].tracks == [3]
 
 
 def test_if_tracking_ends_between_two_frames_the_undetected_one_is_empty() -> None:
-    stage = SourceAnalysis("cam", NAMES, AnalysisOptions(every=2))
-    assert stage.wants_detector(frame(0, 0))
-    assert not stage.wants_detector(frame(1, 0.1))
-    stage.replace(AnalysisOptions())
-    stage.apply(frame(0, 0), found(0.9))
-    assert len(stage.apply(frame(1, 0.1), None)[0]) == 0
+    analysis = SourceAnalysis("cam", NAMES, AnalysisOptions(every=2))
+    assert analysis.wants_detector(frame(0, 0))
+    assert not analysis.wants_detector(frame(1, 0.1))
+    analysis.replace(AnalysisOptions())
+    analysis.apply(frame(0, 0), found(0.9))
+    assert len(analysis.apply(frame(1, 0.1), None)[0]) == 0
 
 
 @pytest.mark.parametrize("every", [1, 2])
@@ -191,8 +192,8 @@ def test_numbers_are_stable_through_a_pipeline(every: int) -> None:
             return results
 
     sink = Memory()
-    stage = SourceAnalysis("cam", NAMES, AnalysisOptions(track=TrackOptions(), every=every))
-    plan = SourceSpec("cam", lambda: TestPatternSource(uri), live=False, stage=stage)
+    analysis = SourceAnalysis("cam", NAMES, AnalysisOptions(track=TrackOptions(), every=every))
+    plan = SourceSpec("cam", lambda: TestPatternSource(uri), live=False, analysis=analysis)
     Pipeline(Numbered(pattern), [plan], [sink], PipelineOptions(batch=4)).run()
     assert [r.frame.sequence for r in sink.results] == list(range(300))
     assert [r.detected for r in sink.results] == [i % every == 0 for i in range(300)]
@@ -215,7 +216,7 @@ def test_a_jump_of_the_wall_clock_disturbs_nothing(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(time, "time", lambda: real() + offset[0])
     uri = "test://?objects=1&fps=50&width=64&height=64"
     zone = ZoneOptions(confirm=1, dwell=1.0, grace=5.0)
-    stage = SourceAnalysis("cam", NAMES, AnalysisOptions(zones=zone), WHOLE)
+    analysis = SourceAnalysis("cam", NAMES, AnalysisOptions(zones=zone), WHOLE)
     sink = Memory()
     pattern = Pattern.parse(uri)
 
@@ -224,7 +225,9 @@ def test_a_jump_of_the_wall_clock_disturbs_nothing(monkeypatch: pytest.MonkeyPat
         return [Detections(box, np.full(1, 0.9), np.zeros(1), NAMES) for _ in frames]
 
     pipeline = Pipeline(
-        still, [SourceSpec("cam", lambda: TestPatternSource(uri), stage=stage)], [sink]
+        FunctionDetector(still),
+        [SourceSpec("cam", lambda: TestPatternSource(uri), analysis=analysis)],
+        [sink],
     )
     thread = threading.Thread(target=pipeline.run)
     started = time.monotonic()
@@ -275,11 +278,11 @@ def test_shapes_outside_the_picture_are_mentioned_once(
 ) -> None:
     corners = tuple((float(x), float(y)) for x, y in points)
     shapes = parse_shapes({"zones": [{"name": "far", "polygon": points}]})
-    stage = SourceAnalysis(
+    analysis = SourceAnalysis(
         "cam", NAMES, AnalysisOptions(FilterOptions(region=corners)), shapes, first_id=1
     )
     for sequence in range(5):
-        stage.apply(frame(sequence, sequence / 10), found(0.9))
+        analysis.apply(frame(sequence, sequence / 10), found(0.9))
     texts = [record.getMessage() for record in caplog.records]
     if said is None:
         assert texts == []
@@ -289,6 +292,6 @@ def test_shapes_outside_the_picture_are_mentioned_once(
         f"cam: the region {said}",
     ]
     # Other shapes are looked at again.
-    stage.set_shapes(parse_shapes({"lines": [{"name": "l", "points": [[0, 0], [9000, 0]]}]}))
-    stage.apply(frame(5, 0.5), found(0.9))
+    analysis.set_shapes(parse_shapes({"lines": [{"name": "l", "points": [[0, 0], [9000, 0]]}]}))
+    analysis.apply(frame(5, 0.5), found(0.9))
     assert "cam: line l reaches out of the picture" in caplog.text

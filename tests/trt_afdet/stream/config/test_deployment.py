@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.trt_afdet.stream.detectors import SyncDetector
 from tests.waiting import LIMIT, wait_until
 from trt_afdet.detections import Detections
 from trt_afdet.errors import AfdetError
@@ -24,7 +25,7 @@ CAMERA = "test://?width=64&height=64&fps=40&objects=1"
 HALF = {"zones": [{"name": "z", "polygon": [[0, 0], [1, 0], [1, 1], [0, 1]]}]}
 
 
-class OneBox:
+class OneBox(SyncDetector):
     """Finds one object of class "a" in the middle of every frame."""
 
     def __call__(self, frames: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pytest
 import yaml
 
+from tests.trt_afdet.stream.detectors import SyncDetector
 from tests.waiting import wait_until
 from trt_afdet.detections import Detections
 from trt_afdet.errors import AfdetError
@@ -29,7 +30,7 @@ SQUARE = [[0, 0], [1, 0], [1, 1], [0, 1]]
 BOW = [[0.1, 0.1], [0.9, 0.9], [0.9, 0.1], [0.1, 0.8]]
 
 
-class OneBox:
+class OneBox(SyncDetector):
     """Finds one object of class "a" in the middle of every frame."""
 
     names = NAMES

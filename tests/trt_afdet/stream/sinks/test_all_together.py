@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pytest
 
 from tests.skips import skip_test
+from tests.trt_afdet.stream.detectors import FunctionDetector
 from tests.trt_afdet.stream.sinks.sink_makers import detections, wait_until
 from tests.trt_afdet.stream.sinks.sink_peers import free_port
 from trt_afdet.detections import Detections
@@ -25,6 +26,7 @@ from trt_afdet.stream.pipeline import Pipeline, PipelineError, PipelineOptions, 
 from trt_afdet.stream.sources.test_pattern import TestPatternSource
 
 
+@FunctionDetector
 def two_each(frames: Sequence[npt.NDArray[np.uint8]]) -> list[Detections]:
     return [detections(2) for _ in frames]
 
