@@ -11,7 +11,7 @@ import math
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import is_dataclass
 from functools import cache, partial
 from pathlib import Path
 from types import NoneType
@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote, unquote
 
 from trt_afdet.errors import InvalidValueError
+from trt_afdet.support.fields import Limit, unknown_choice
 from trt_afdet.support.suggest import nearest
 from trt_afdet.support.text import read_secret
 
@@ -142,14 +143,13 @@ def _quantity(value: object, units: Mapping[str, float], example: str) -> float:
 def _choose(choices: tuple[str, ...], value: object) -> str:
     text = _text(value)
     if text not in choices:
-        listed = ", ".join(c for c in choices if c)
-        hint = nearest(text, choices) or f"one of {listed}"
-        raise InvalidValueError("has no such choice", got=value, hint=hint)
+        raise unknown_choice(text, choices)
     return text
 
 
 #: Annotations of options that are times and sizes.
 Seconds = Annotated[float, read_seconds]
+Timeout = Annotated[float, read_seconds, Limit(least=0.1)]
 Size = Annotated[int, read_size]
 
 _READERS: dict[Any, Callable[[object], Any]] = {
@@ -163,36 +163,12 @@ _READERS: dict[Any, Callable[[object], Any]] = {
 
 # ---- The options of a class.
 
-
-@dataclass(frozen=True)
-class Option:
-    """An option: how its value is read, and the least that a number may be."""
-
-    read: Callable[[object], Any]
-    least: float | None = None
-
-
-def option(
-    default: Any,
-    *,
-    least: float | None = None,
-    choices: tuple[str, ...] = (),
-    secret: bool = False,
-) -> Any:
-    """A field of a dataclass of options.
-
-    Args:
-        default: Its value when it is not given.
-        least: Smallest number.
-        choices: Texts that are allowed.
-        secret: Keeps it out of the ``repr``.
-    """
-    metadata = {"least": least, "choices": choices}
-    return field(default=default, repr=not secret, metadata=metadata)
+#: How the value of an option is read.
+Reader = Callable[[object], Any]
 
 
 @cache
-def options_of(make: Callable[..., Any], without: tuple[str, ...] = ()) -> Mapping[str, Option]:
+def options_of(make: Callable[..., Any], without: tuple[str, ...] = ()) -> Mapping[str, Reader]:
     """The options of a class: its parameters that have a default and can be read from a text.
 
     Args:
@@ -201,25 +177,24 @@ def options_of(make: Callable[..., Any], without: tuple[str, ...] = ()) -> Mappi
     """
     holder = make if is_dataclass(make) else vars(make)["__init__"]
     hints = typing.get_type_hints(holder, include_extras=True)
-    more = {f.name: f.metadata for f in fields(make)} if is_dataclass(make) else {}
-    options: dict[str, Option] = {}
+    options: dict[str, Reader] = {}
     for name, parameter in inspect.signature(make).parameters.items():
-        limits: Mapping[str, Any] = more.get(name, {})
-        choices = limits.get("choices")
-        read = partial(_choose, choices) if choices else _reader(hints.get(name))
+        read = _reader(hints.get(name))
         if read is None or name in without or parameter.default is parameter.empty:
             continue
-        options[name] = Option(read, limits.get("least"))
+        options[name] = read
         if name in SECRETS:
-            options[f"{name}_file"] = Option(lambda value: read_secret(Path(_text(value))))
+            options[f"{name}_file"] = lambda value: read_secret(Path(_text(value)))
     return options
 
 
-def _reader(hint: Any) -> Callable[[object], Any] | None:
+def _reader(hint: Any) -> Reader | None:
     """How a value of a type is read; None if it cannot be written in a text."""
     kinds = [kind for kind in typing.get_args(hint) if kind is not NoneType]
     if typing.get_origin(hint) is Annotated:
-        return next(kind for kind in kinds[1:] if callable(kind))
+        read = next((kind for kind in kinds[1:] if callable(kind)), None) or _reader(kinds[0])
+        limit = next((kind for kind in kinds[1:] if isinstance(kind, Limit)), Limit())
+        return None if read is None else lambda value: limit.check(read(value))
     if typing.get_origin(hint) is Literal:
         return partial(_choose, tuple(kinds))
     if len(kinds) == 1:  # X | None
@@ -228,7 +203,7 @@ def _reader(hint: Any) -> Callable[[object], Any] | None:
 
 
 def read_values(
-    known: Mapping[str, Option], scheme: str, values: Mapping[str, object]
+    known: Mapping[str, Reader], scheme: str, values: Mapping[str, object]
 ) -> dict[str, Any]:
     """The values of options, read.
 
@@ -247,10 +222,7 @@ def read_values(
             hint = (nearest(name, known) if got else None) or f"it has {_listed(known)}"
             raise InvalidValueError(f"{scheme}: no such option", got=got, hint=hint)
         try:
-            found = known[name].read(value)
-            least = known[name].least
-            if least is not None and found < least:
-                raise InvalidValueError(f"must be at least {least:g}", got=value)
+            found = known[name](value)
         except InvalidValueError as error:
             raise InvalidValueError(
                 f"{scheme}: {name} {error.what}",

@@ -23,7 +23,7 @@ from trt_afdet.errors import InvalidValueError
 from trt_afdet.media import PICTURE_SUFFIXES, VIDEO_SUFFIXES, is_video_file
 from trt_afdet.stream.addresses import ENCODE, Address, parse_address, scheme_of
 from trt_afdet.stream.options import (
-    Option,
+    Reader,
     Size,
     join_options,
     options_of,
@@ -84,7 +84,7 @@ class Scheme:
 
     example: str
     what: str
-    options: Mapping[str, Option]
+    options: Mapping[str, Reader]
     make: Callable[..., Any]
     peers_query: bool = False
 

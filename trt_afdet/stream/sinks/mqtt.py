@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from trt_afdet.errors import AfdetError, InvalidValueError
 from trt_afdet.records import Record
-from trt_afdet.stream.options import Seconds, option
+from trt_afdet.stream.options import Timeout
 from trt_afdet.stream.sinks.delivery import (
     DeliveryError,
     RefusedError,
@@ -94,7 +94,7 @@ class MqttOptions:
     key: Path | None = None
     client_id: str = ""
     availability: str | None = None
-    timeout: Seconds = option(10.0, least=0.1)
+    timeout: Timeout = 10.0
     keepalive: int = 15
     version: str | None = None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trt_afdet.errors import InvalidValueError
-from trt_afdet.stream.options import Seconds, option
+from trt_afdet.stream.options import Timeout
 from trt_afdet.stream.sinks.delivery import (
     DeliveryError,
     RefusedError,
@@ -52,7 +52,7 @@ class RedisOptions:
     tls: bool = False
     ca: Path | None = None
     maxlen: int = 100_000
-    timeout: Seconds = option(5.0, least=0.1)
+    timeout: Timeout = 5.0
 
     def __post_init__(self) -> None:
         if not self.stream:

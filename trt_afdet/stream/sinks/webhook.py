@@ -24,7 +24,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from trt_afdet.errors import InvalidValueError, MissingFileError
-from trt_afdet.stream.options import Seconds, option
+from trt_afdet.stream.options import Timeout
 from trt_afdet.stream.sinks.delivery import DeliveryError, RefusedError, SpooledSink
 from trt_afdet.stream.sinks.spool import Entry, Spool
 
@@ -50,7 +50,7 @@ class WebhookOptions:
     secret: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
     ca: Path | None = None
-    timeout: Seconds = option(10.0, least=0.1)
+    timeout: Timeout = 10.0
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)

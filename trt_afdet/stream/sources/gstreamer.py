@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.errors import MissingDependencyError
-from trt_afdet.stream.options import Seconds, option
+from trt_afdet.stream.options import Timeout
 from trt_afdet.stream.sources.base import (
     LoginRefusedError,
     Picture,
@@ -43,10 +43,10 @@ class GstOptions:
         backend: ``gi`` (PyGObject), ``opencv``, or ``auto`` for the first of these there is.
     """
 
-    live: bool = option(True)
-    connect_timeout: Seconds = option(10.0, least=0.1)
-    timeout: Seconds = option(5.0, least=0.1)
-    backend: str = option("auto", choices=("auto", "gi", "opencv"))
+    live: bool = True
+    connect_timeout: Timeout = 10.0
+    timeout: Timeout = 5.0
+    backend: Literal["auto", "gi", "opencv"] = "auto"
 
 
 def full_pipeline(pipeline: str, *, live: bool) -> str:

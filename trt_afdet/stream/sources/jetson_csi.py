@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal, get_args
 
-from trt_afdet.stream.options import Seconds, option
+from trt_afdet.stream.options import Timeout
 from trt_afdet.stream.sources.feed import FeedSource
 from trt_afdet.stream.sources.gstreamer import GstOptions, gst_source
+from trt_afdet.support.fields import Limit
 
-FLIPS = (
+Flip = Literal[
     "none", "counterclockwise", "rotate-180", "clockwise", "horizontal-flip",
     "upper-right-diagonal", "vertical-flip", "upper-left-diagonal",
-)  # fmt: skip
+]  # fmt: skip
+FLIPS: tuple[Flip, ...] = get_args(Flip)
 
 
 @dataclass(frozen=True)
@@ -27,16 +30,16 @@ class CsiOptions:
         backend: See :class:`GstOptions`.
     """
 
-    width: int = option(1920, least=16)
-    height: int = option(1080, least=16)
-    fps: int = option(30, least=1)
-    out_width: int = option(0, least=0)
-    out_height: int = option(0, least=0)
-    flip: str = option("none", choices=FLIPS)
-    sensor_mode: int = option(-1, least=-1)
-    connect_timeout: Seconds = option(15.0, least=0.1)
-    timeout: Seconds = option(5.0, least=0.1)
-    backend: str = option("auto", choices=("auto", "gi", "opencv"))
+    width: Annotated[int, Limit(least=16)] = 1920
+    height: Annotated[int, Limit(least=16)] = 1080
+    fps: Annotated[int, Limit(least=1)] = 30
+    out_width: Annotated[int, Limit(least=0)] = 0
+    out_height: Annotated[int, Limit(least=0)] = 0
+    flip: Flip = "none"
+    sensor_mode: Annotated[int, Limit(least=-1)] = -1
+    connect_timeout: Timeout = 15.0
+    timeout: Timeout = 5.0
+    backend: Literal["auto", "gi", "opencv"] = "auto"
 
 
 def csi_pipeline(number: int, options: CsiOptions) -> str:

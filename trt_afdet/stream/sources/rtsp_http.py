@@ -5,18 +5,19 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from trt_afdet.media.pyav import load_av
 from trt_afdet.media.videos import Converter
-from trt_afdet.stream.options import Seconds, option
+from trt_afdet.stream.options import Timeout
 from trt_afdet.stream.sources.av_reader import AvInput, AvReader
 from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo
 from trt_afdet.stream.sources.feed import FeedSource, Pending
 from trt_afdet.stream.sources.http_camera import HttpCamera
 from trt_afdet.stream.sources.lag import Clockwork, Lag
+from trt_afdet.support.fields import Limit
 from trt_afdet.support.threads import interrupted, resolve
 
 if TYPE_CHECKING:
@@ -43,16 +44,16 @@ class RtspOptions:
         threads: Of the decoder on the CPU; 0 for two.
     """
 
-    transport: str = option("tcp", choices=("tcp", "udp", "multicast", "http"))
-    user: str = option("", secret=True)
-    password: str = option("", secret=True)
-    connect_timeout: Seconds = option(10.0, least=0.1)
-    timeout: Seconds = option(5.0, least=0.1)
-    max_lag: Seconds = option(1.0, least=0.1)
-    verify: bool = option(False)
-    decoder: str = option("cpu", choices=("cpu", "nvdec"))
-    device: int = option(0, least=0)
-    threads: int = option(0, least=0)
+    transport: Literal["tcp", "udp", "multicast", "http"] = "tcp"
+    user: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+    connect_timeout: Timeout = 10.0
+    timeout: Timeout = 5.0
+    max_lag: Timeout = 1.0
+    verify: bool = False
+    decoder: Literal["cpu", "nvdec"] = "cpu"
+    device: Annotated[int, Limit(least=0)] = 0
+    threads: Annotated[int, Limit(least=0)] = 0
 
 
 @dataclass(frozen=True)
@@ -70,15 +71,15 @@ class HttpOptions:
         threads: Of the decoder; 0 to choose.
     """
 
-    user: str = option("", secret=True)
-    password: str = option("", secret=True)
-    connect_timeout: Seconds = option(10.0, least=0.1)
-    timeout: Seconds = option(5.0, least=0.1)
-    max_lag: Seconds = option(1.0, least=0.1)
-    verify: bool = option(True)
-    live: str = option("auto", choices=("auto", "yes", "no"))
-    snapshot: float = option(2.0, least=0.001)
-    threads: int = option(0, least=0)
+    user: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+    connect_timeout: Timeout = 10.0
+    timeout: Timeout = 5.0
+    max_lag: Timeout = 1.0
+    verify: bool = True
+    live: Literal["auto", "yes", "no"] = "auto"
+    snapshot: Annotated[float, Limit(least=0.001)] = 2.0
+    threads: Annotated[int, Limit(least=0)] = 0
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,11 @@ class StreamOptions:
         threads: Of the decoder; 0 for two.
     """
 
-    format: str = option("")
-    connect_timeout: Seconds = option(10.0, least=0.1)
-    timeout: Seconds = option(5.0, least=0.1)
-    max_lag: Seconds = option(1.0, least=0.1)
-    threads: int = option(0, least=0)
+    format: str = ""
+    connect_timeout: Timeout = 10.0
+    timeout: Timeout = 5.0
+    max_lag: Timeout = 1.0
+    threads: Annotated[int, Limit(least=0)] = 0
 
 
 def stream_input(address: str, name: str, options: StreamOptions) -> AvInput:

@@ -9,25 +9,27 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from trt_afdet.stream.options import option, read_options, split_options
+from trt_afdet.stream.options import read_options, split_options
 from trt_afdet.stream.sources.base import Picture, SourceInfo
+from trt_afdet.support.fields import Limit
 
 
 @dataclass(frozen=True)
 class Pattern:
     """What the pattern looks like; see the module."""
 
-    width: int = option(640, least=64)
-    height: int = option(480, least=64)
-    fps: float = option(30.0, least=0)
-    objects: int = option(3, least=0)
-    frames: int = option(0, least=0)
-    seed: int = option(1, least=0)
+    width: Annotated[int, Limit(least=64)] = 640
+    height: Annotated[int, Limit(least=64)] = 480
+    fps: Annotated[float, Limit(least=0)] = 30.0
+    objects: Annotated[int, Limit(least=0)] = 3
+    frames: Annotated[int, Limit(least=0)] = 0
+    seed: Annotated[int, Limit(least=0)] = 1
 
     @classmethod
     def parse(cls, uri: str) -> Pattern:

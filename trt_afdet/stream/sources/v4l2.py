@@ -15,16 +15,18 @@ import select
 import threading
 import time
 from dataclasses import dataclass
+from typing import Annotated
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.errors import InvalidValueError
-from trt_afdet.stream.options import Seconds, option
+from trt_afdet.stream.options import Timeout
 from trt_afdet.stream.sources import v4l2_abi as abi
 from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo, SourceRefusedError
 from trt_afdet.stream.sources.v4l2_cameras import Mode, can_capture, list_cameras, modes
+from trt_afdet.support.fields import Limit
 
 log = logging.getLogger("trt_afdet.stream")
 
@@ -43,11 +45,11 @@ class V4l2Options:
         timeout: Seconds without a frame.
     """
 
-    format: str = option("")
-    width: int = option(0, least=0)
-    height: int = option(0, least=0)
-    fps: float = option(0.0, least=0)
-    timeout: Seconds = option(5.0, least=0.1)
+    format: str = ""
+    width: Annotated[int, Limit(least=0)] = 0
+    height: Annotated[int, Limit(least=0)] = 0
+    fps: Annotated[float, Limit(least=0)] = 0.0
+    timeout: Timeout = 5.0
 
     def __post_init__(self) -> None:
         if self.format and self.format.upper() not in DECODERS:

@@ -6,12 +6,13 @@ import logging
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 from trt_afdet.errors import AfdetError, CorruptFileError, MissingFileError
 from trt_afdet.media.videos import Video
-from trt_afdet.stream.options import option
 from trt_afdet.stream.sources.av_reader import AvInput, no_nvdec, nvdec
 from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo, SourceRefusedError
+from trt_afdet.support.fields import Limit
 
 log = logging.getLogger("trt_afdet.stream")
 
@@ -26,9 +27,9 @@ class FileOptions:
         threads: Of the decoder on the CPU; 0: as many as there are cores.
     """
 
-    decoder: str = option("cpu", choices=("cpu", "nvdec"))
-    device: int = option(0, least=0)
-    threads: int = option(0, least=0)
+    decoder: Literal["cpu", "nvdec"] = "cpu"
+    device: Annotated[int, Limit(least=0)] = 0
+    threads: Annotated[int, Limit(least=0)] = 0
 
 
 class VideoFileSource:

@@ -102,7 +102,7 @@ def test_options_in_an_address_and_beside_it() -> None:
         ("v4l2://0?format=H264", {}, "none that can be decoded"),
         ("v4l2://front", {}, "takes a number or a device"),
         ("csi://front", {}, "takes the number"),
-        ("csi://0?flip=upside", {}, "csi: flip has no such choice"),
+        ("csi://0?flip=upside", {}, "csi: flip must be one of"),
         ("rtsp:///1", {}, "needs a host"),
         ("rtsp://cam:port/1", {}, "cannot be read"),
         ("file://clip.mp4", {}, "takes an absolute path"),
