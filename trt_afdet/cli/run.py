@@ -306,20 +306,17 @@ def _describe(resolved: Resolved) -> None:
 
 
 def _source_row(source: ConfiguredSource, resolved: Resolved) -> list[str]:
-    settings = source.config
-    options = settings.analysis
-    shapes = resolved.shapes.get(source.name)
-    policy = settings.policy or ("drop-oldest" if source.address.live else "wait")
-    tracked = options.track is not None or options.every > 1 or bool(shapes)
+    config, shapes = source.config, resolved.shapes.get(source.name)
+    tracked = config.track is not None or config.every > 1 or bool(shapes)
     return [
         source.name,
         source.address.kind,
-        policy,
-        str(options.every),
+        config.policy or ("drop-oldest" if source.address.live else "wait"),
+        str(config.every),
         "yes" if tracked else "no",
-        f"{options.filters.conf:g}" + ("*" if options.filters.class_conf else ""),
-        ", ".join(options.filters.classes) if options.filters.classes else "all",
-        str(len(shapes.zones) + len(shapes.lines)) if shapes else "-",
+        f"{config.conf:g}" + ("*" if config.class_conf else ""),
+        ", ".join(config.classes) if config.classes else "all",
+        str(len(shapes.all)) if shapes else "-",
     ]
 
 

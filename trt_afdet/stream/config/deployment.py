@@ -32,11 +32,8 @@ FIXED = (
     "options",
 )  # fmt: skip
 
-#: What is done with a source's detections: changed without touching the camera.
-ANALYSIS_ONLY = (
-    "every", "track", "classes", "conf", "class_conf", "min_size", "max_size", "region", "zones",
-    "events",
-)  # fmt: skip
+#: How a camera is used; a source's other keys change without touching the camera.
+CAPTURE = ("uri", "options", "retry", "policy", "queue", "realtime")
 
 
 @dataclass(frozen=True)
@@ -55,14 +52,7 @@ class ConfiguredSource:
 
     def same_capture(self, other: ConfiguredSource) -> bool:
         """Whether the camera itself is used in the same way."""
-        plain = [
-            replace(
-                configured.config,
-                **{key: getattr(SourceConfig(uri=""), key) for key in ANALYSIS_ONLY},
-            )
-            for configured in (self, other)
-        ]
-        return plain[0] == plain[1]
+        return all(getattr(self.config, key) == getattr(other.config, key) for key in CAPTURE)
 
 
 @dataclass(frozen=True)
