@@ -1,4 +1,4 @@
-"""Detections: what a detector found in one frame, as a struct of arrays."""
+"""Detections: the objects of one frame, as a struct of arrays."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Detections:
             )
         if not isinstance(index, slice):
             index = np.asarray(index)
-            if index.size == 0:  # An empty list has no dtype that says "indices".
+            if index.size == 0:  # The dtype of an empty list does not say "indices".
                 index = index.astype(np.intp)
         return Detections(
             self.xyxy[index],

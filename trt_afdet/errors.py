@@ -25,7 +25,7 @@ class AfdetError(Exception):
     Args:
         what: What went wrong, as a clause without a full stop.
         got: The value or file that was met instead, if it helps.
-        hint: What the reader can do next.
+        hint: The next step for the reader.
     """
 
     #: Exit status of the command line: 2 for bad input, 1 for a run that failed.

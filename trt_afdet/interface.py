@@ -1,4 +1,4 @@
-"""What a network's file shows from outside: its input, its outputs, its metadata.
+"""A network file's interface: input, outputs, metadata.
 
 The builder writes it, every runtime checks it.
 """
@@ -38,7 +38,7 @@ def read_spec(text: str | None, file: object) -> ModelSpec:
     """
     if not text:
         raise InvalidValueError(
-            f"{file} is no trt-afdet model: it carries no {METADATA_KEY!r} metadata",
+            f"{file} is not a trt-afdet model: it lacks the metadata {METADATA_KEY!r}",
             hint="export one with `trt-afdet export`",
         )
     try:
@@ -52,7 +52,7 @@ def foreign_network(
     inputs: Sequence[tuple[str, Sequence[Any]]],
     outputs: Sequence[tuple[str, Sequence[Any]]],
 ) -> InvalidValueError:
-    """What to raise for a network without our metadata: what it has, and what was expected."""
+    """The error for a network without our metadata: its interface, and the expected one."""
 
     def listed(tensors: Sequence[tuple[str, Sequence[Any]]]) -> str:
         shown = [f"{name} [{', '.join(map(str, shape))}]" for name, shape in tensors[:4]]
@@ -62,7 +62,7 @@ def foreign_network(
     names = {name for name, _ in outputs}
     like = next((kind for marks, kind in _FOREIGN if marks(names, outputs)), None)
     return InvalidValueError(
-        f"{file} is no trt-afdet model: it carries no {METADATA_KEY!r} metadata",
+        f"{file} is not a trt-afdet model: it lacks the metadata {METADATA_KEY!r}",
         got=f"input {listed(inputs)}; output {listed(outputs)}"
         + (f", as {like} has" if like else ""),
         hint=f"expected are input {INPUT_NAME} and outputs cls_p3 ... reg_p7; such a file comes "
@@ -117,7 +117,7 @@ def check_network(
     Args:
         spec: The network's spec.
         file: For the message.
-        inputs: Name, shape and element type of each input; a size that may vary is no int.
+        inputs: Name, shape and element type of each input; a size that may vary is not an int.
         outputs: Name and shape of each output.
         has_nms: Whether the network ends in NMS: it gives detections instead of heads.
         elements: Element types that the input may have.

@@ -464,7 +464,7 @@ def emulated() -> CudaLibrary:
 
 
 def plugin_build_info() -> str:
-    """What the TensorRT plugin was built with: TensorRT's version, toolkit and architectures.
+    """How the TensorRT plugin was built: TensorRT's version, toolkit and architectures.
 
     Raises:
         NativeMissingError: If it is not there.

@@ -2,7 +2,7 @@
 
 The reference is what every other implementation must equal. Per level: threshold on raw logits, the
 best ``candidates_per_level`` in a total order, Eq. (8) as corrected. Over all levels: greedy NMS,
-the best ``max_detections``. Fine print, for whoever writes the next implementation:
+the best ``max_detections``. Details for another implementation:
 
 * The score threshold t, the IoU threshold and the scale are rounded to float32 first. The logit
   threshold is ln(t / (1 - t)) in double precision, rounded to float32. t = 0 admits every logit

@@ -151,7 +151,7 @@ def _lines(path: Path) -> Iterator[Record]:
                 newer = record["schema"] > SCHEMA
             except (ValueError, KeyError, TypeError) as error:
                 raise CorruptFileError(
-                    "a line is no record", got=f"{path}, line {number}"
+                    "a line is not a record", got=f"{path}, line {number}"
                 ) from error
             if newer:
                 raise CorruptFileError(

@@ -33,7 +33,7 @@ def _is_power_of_two(value: int) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """What a detector expects, what it returns, and how its heads become boxes.
+    """A detector's input, output, and the constants of its decoding.
 
     Attributes:
         name: Model name, for people.
@@ -143,14 +143,14 @@ class ModelSpec:
         """Reads the JSON form.
 
         Raises:
-            InvalidValueError: If it is no spec, or of a newer layout than this version knows.
+            InvalidValueError: If it is not a spec, or of a newer layout than this version knows.
         """
         try:
             raw = json.loads(text)
         except json.JSONDecodeError as error:
             raise InvalidValueError("the model's spec is not JSON", got=str(error)) from error
         if not isinstance(raw, dict) or not isinstance(raw.get("schema_version"), int):
-            raise InvalidValueError("the model's spec has no schema_version", got=text[:60])
+            raise InvalidValueError("the model's spec lacks schema_version", got=text[:60])
         if raw["schema_version"] > SCHEMA_VERSION:
             raise InvalidValueError(
                 f"the model's spec has schema version {raw['schema_version']}, "

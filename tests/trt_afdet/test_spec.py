@@ -77,8 +77,8 @@ def edited(**changes: Any) -> str:
     ("text", "message"),
     [
         ("{", "not JSON"),
-        ("[]", "no schema_version"),
-        ('{"name": "x"}', "no schema_version"),
+        ("[]", "lacks schema_version"),
+        ('{"name": "x"}', "lacks schema_version"),
         (edited(schema_version=SCHEMA_VERSION + 1), "upgrade trt-afdet"),
         (edited(colour="red"), "unknown keys.*colour"),
         (json.dumps({"schema_version": SCHEMA_VERSION}), "incomplete"),

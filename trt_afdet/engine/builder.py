@@ -1,4 +1,4 @@
-"""From a model.onnx to an engine that is what was asked for, or to an error and nothing."""
+"""Builds an engine of the requested precision from a model.onnx, or raises and writes nothing."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ _NUMPY = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "INT64": "int
 
 
 class Listener(Protocol):
-    """Whoever wants to know how it goes."""
+    """Receives warnings, tables and progress of a build."""
 
     def warn(self, text: str) -> None:
-        """Something worth knowing that is no error."""
+        """A warning."""
         ...
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -69,7 +69,7 @@ class Listener(Protocol):
 
 
 class FallbackError(RunError):
-    """TensorRT built something else than what was asked for."""
+    """TensorRT built an engine of another precision than requested."""
 
 
 class StillBuildingError(KeyboardInterrupt):
@@ -84,7 +84,7 @@ class Prepared:
         plan: What to do.
         source: The canonical model.
         converted: The model in its precision, without NMS.
-        model: What was parsed.
+        model: The parsed ONNX model.
         builder, network, config, logger: TensorRT's.
         planned: ONNX node -> type that it should compute in.
         types: Read back from the network.
@@ -113,7 +113,7 @@ class Built:
     """An engine in memory, with all that is known of it.
 
     Attributes:
-        engine_bytes: What the file will hold.
+        engine_bytes: The content of the file.
         sidecar: What will lie beside it.
     """
 
@@ -133,7 +133,7 @@ def prepare(plan: BuildPlan, listener: Listener) -> Prepared:
     from trt_afdet.interface import PLUGIN_VERSION
 
     options, flavour = plan.options, plan.flavour
-    # What is wrong with the model or the plugin shows before minutes of calibration.
+    # Finds faults of model and plugin before minutes of calibration.
     source = Canonical.load(options.onnx)
     canonical, spec = source.model, source.spec
     _check_batch(canonical, options.batch)
@@ -180,14 +180,14 @@ def prepare(plan: BuildPlan, listener: Listener) -> Prepared:
     if options.dla_core is not None:
         report_dla(prepared, listener)
     if flavour.is_rtx and options.timing_cache is not None:
-        listener.warn(f"{flavour} measures nothing when it builds: there are no timings to keep")
+        listener.warn(f"{flavour} measures nothing when it builds, so it keeps no timings")
     if plan.implicit and not options.dry_run:
         _calibrate(prepared, profile, listener)
     return prepared
 
 
 def _convert(plan: BuildPlan, source: Canonical, listener: Listener) -> Converted:
-    """Precision into the ONNX, as far as it is not left to flags."""
+    """Writes the precision into the ONNX model, unless flags set it."""
     from trt_afdet.engine.precision.calibration import FEWEST
     from trt_afdet.engine.precision.sensitivity import save_picture
     from trt_afdet.engine.prepare import ConvertOptions, convert
@@ -291,7 +291,7 @@ def _top_k(graph: onnx.GraphProto) -> list[tuple[str, int]]:
 def _keep_float(
     plan: BuildPlan, canonical: onnx.ModelProto, converted: onnx.ModelProto, model: onnx.ModelProto
 ) -> set[str]:
-    """Nodes that flags must not turn into FP16: what it breaks, what was asked for, and NMS."""
+    """Nodes that flags must leave in FP32: those FP16 breaks, those of ``keep``, and NMS."""
     from trt_afdet.engine.precision.blocks import expand
     from trt_afdet.engine.precision.fp16 import fp32_tail, out_of_range
 
@@ -318,7 +318,7 @@ def check_precision(
     """What fell back to a larger type, by block.
 
     Raises:
-        FallbackError: If most of what was asked for did, unless that is allowed.
+        FallbackError: If most layers did, unless that is allowed.
     """
     asked = plan.options.precision
     fallback = types.fallback(planned)
@@ -332,7 +332,7 @@ def check_precision(
         raise FallbackError(
             f"the {types.source} is not {asked}: {plan.flavour} made it {counts} layers",
             got=f"{share:.0%} of the {asked} layers",
-            hint="--allow-fallback takes it as it is",
+            hint="--allow-fallback accepts it",
         )
     listener.warn(f"the {types.source} is not {asked}: {counts} layers")
     return fallback
@@ -409,10 +409,10 @@ def _calibrate(prepared: Prepared, profile: Any, listener: Listener) -> None:
 
 
 def build(prepared: Prepared, listener: Listener) -> Built:
-    """Builds, reads precision back once more where a GPU can load the engine, describes.
+    """Builds the engine, reads its precision back if a GPU can load it, and describes it.
 
     Raises:
-        RunError: If TensorRT fails; FallbackError if the engine is not what was asked for.
+        RunError: If TensorRT fails; FallbackError if the precision is not the requested one.
         KeyboardInterrupt: After Ctrl-C, once TensorRT has stopped.
     """
     plan = prepared.plan
@@ -436,7 +436,7 @@ def build(prepared: Prepared, listener: Listener) -> Built:
 
 
 def _run(prepared: Prepared, state: BuildState, listener: Listener) -> Any:
-    """Runs TensorRT in a thread of its own, so that Ctrl-C is heard."""
+    """Runs TensorRT in a separate thread, so that Ctrl-C works."""
     flavour, result = prepared.plan.flavour, []
     can_stop = flavour.has("progress")
     if can_stop:
@@ -487,7 +487,7 @@ def _wait(done: threading.Event, can_stop: bool) -> None:
 
 
 def _keep_timings(prepared: Prepared, path: Path, listener: Listener) -> None:
-    """A cache that cannot be written is no reason to lose an engine."""
+    """Saves the timings; a failure is only a warning."""
     try:
         with atomic_path(path) as temporary:
             temporary.write_bytes(prepared.plan.flavour.save_timings(prepared.config))
@@ -507,7 +507,7 @@ def _read_back(
     except RunError as error:
         if not plan.typed and not plan.options.allow_fallback:
             raise
-        listener.warn(f"{error}; types are those of the network")
+        listener.warn(f"{error}; the types come from the network")
         return types, types.fallback(prepared.planned)
     return types, check_precision(plan, types, prepared.planned, listener)
 

@@ -29,14 +29,14 @@ class BuildResult:
 
     Attributes:
         path: The engine; its sidecar lies beside it.
-        sidecar: What it is: precision of every block, TensorRT version, GPUs, verification.
+        sidecar: Precision of every block, TensorRT version, GPUs, verification.
     """
 
     path: Path
     sidecar: EngineSidecar
 
     def lines(self) -> list[str]:
-        """What was built, in a few lines."""
+        """A summary in a few lines."""
         facts = self.sidecar
         counts = ", ".join(f"{count} {kind}" for kind, count in facts.precision_layers.items())
         memory = f"{facts.peak_memory / 2**20:.0f} MiB of memory"
@@ -62,23 +62,23 @@ class BuildResult:
 def build_engine(
     onnx: str | Path, output: str | Path | None = None, *, flavour: str = "auto", **options: Any
 ) -> BuildResult:
-    """Builds a TensorRT engine from an exported model, and checks that it is what was asked for.
+    """Builds a TensorRT engine from an exported model and checks its precision.
 
     Example: ``build_engine("model.onnx", precision="int8", calib="pictures/")``.
 
     Args:
         onnx: The model, as ``trt-afdet export`` writes it.
         output: The engine; by default the model's name with ``.engine``.
-        flavour: "tensorrt", "rtx", or "auto" for what is installed.
+        flavour: "tensorrt", "rtx", or "auto" for the installed one.
         options: Any of :class:`~trt_afdet.engine.plan.BuildOptions`: ``precision``, ``nms``,
             ``batch`` (one number, or smallest, best and largest), ``calib``, ``verify`` ...
 
     Returns:
-        Where the engine is and what it is.
+        The engine's path and its description.
 
     Raises:
         AfdetError: If an option is wrong, a file cannot be read, TensorRT is not installed, or the
-            engine is not what was asked for. Nothing is written then.
+            engine has another precision than requested. Nothing is written then.
     """
     known = {field.name for field in dataclasses.fields(BuildOptions)} - {"onnx", "output"}
     for name in options:
@@ -120,7 +120,7 @@ def make_engine(
         flavour: See :func:`trt_afdet.trt.versions.load`.
 
     Returns:
-        What was written beside it; None for a dry run.
+        The sidecar; None for a dry run.
 
     Raises:
         AfdetError: See the modules that do it. Nothing is written then.
@@ -182,7 +182,7 @@ def _best(
 ) -> Built | None:
     """FP16, or INT8 where it is measured to be faster and passes its gates.
 
-    INT8 is no promise of speed: where a network leaves and enters it often, FP16 is faster.
+    INT8 is not always faster: a network that often changes between types may run faster in FP16.
     """
     half = dataclasses.replace(options, precision="fp16", calib=None, picture=None)
     if options.calib is None:

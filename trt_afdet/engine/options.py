@@ -26,7 +26,7 @@ CALIBRATION_METHODS = ("entropy", "minmax", "percentile")
 #: Types of the input and the heads.
 IO_TYPES = ("float32", "float16")
 
-#: What the verification can be told to allow; see :class:`trt_afdet.engine.verify.Limits`.
+#: Limits of the verification; see :class:`trt_afdet.engine.verify.Limits`.
 LIMIT_NAMES = ("output_error", "matched", "ap_drop")
 
 CALIBRATION_IMAGES = 512
@@ -42,7 +42,7 @@ _LARGEST_SIZE = 2**50
 
 @dataclass(frozen=True)
 class Option:
-    """What the command line and the docs say of a field of :class:`BuildOptions`.
+    """A field of :class:`BuildOptions` on the command line and in the docs.
 
     Attributes:
         name: The field.
@@ -55,7 +55,7 @@ class Option:
         aliases: trtexec's words for it.
         switch_off: The switch sets the field to False: ``--no-tf32`` for ``tf32``.
         flag: The option's name, if it is not the field's.
-        again: Whether an engine has to be built with it again: where it differs from the default,
+        again: Whether a rebuild needs it: where it differs from the default,
             or ("int8") always with INT8.
     """
 

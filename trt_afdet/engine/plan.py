@@ -26,7 +26,7 @@ class BuildPlan:
     """What will be done.
 
     Attributes:
-        options: What was asked for.
+        options: The request.
         flavour: The TensorRT.
         gpu: This machine's; None without.
         typed: Whether the network's own types are the engine's; else flags and constraints are.
@@ -134,7 +134,7 @@ def _check_output(options: BuildOptions) -> None:
         )
     if output.exists() and not sidecar_path(output).exists() and not options.force:
         raise InvalidValueError(
-            "there is a file already, and it is no engine of trt-afdet",
+            "there is a file already, and it is not an engine of trt-afdet",
             got=output,
             hint="choose another name, or --force to replace it",
         )
@@ -209,7 +209,7 @@ def _capabilities(options: BuildOptions, flavour: Flavour, gpu: Gpu | None) -> t
     if not flavour.is_rtx:
         return (gpu.compute_capability,) if gpu else ()
     known = tuple(flavour.compute_capabilities())
-    # Turing lacks kernels that Ampere and newer have; it has to be asked for.
+    # Turing lacks kernels of Ampere and newer, so it is built for on request only.
     usual = tuple(name for name in known if float(name) >= 8)
     wanted = options.compute_capability or ((gpu.compute_capability,) if gpu else usual)
     for name in wanted:

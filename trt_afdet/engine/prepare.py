@@ -55,7 +55,7 @@ class ConvertOptions:
             measured on; 0 leaves it out, and then only ``keep`` is kept.
         max_ap_drop: Points of AP that INT8 may lose on them.
         progress: Shows how far a step is.
-        warn: Told what is worth knowing but no error.
+        warn: Receives warnings.
         measured: Told what INT8 does to each block, also where it is too much.
 
     Raises:
@@ -100,7 +100,7 @@ class Converted:
     Attributes:
         model: To build from, or to run in ONNX Runtime.
         spec: Its spec.
-        precision: What was asked for.
+        precision: The requested one.
         kept: Blocks and nodes in higher precision than asked: by ``keep``, by what FP16 can hold,
             or by sensitivity.
         calibration_key: Of the ranges; None without INT8.
@@ -172,7 +172,7 @@ def _to_int8(canonical: Canonical, asked: set[str], options: ConvertOptions) -> 
         model,
         spec,
         rest,
-        # All that could be quantized: the ranges then serve every choice of what is kept.
+        # Ranges of everything that could be quantized serve every choice of kept blocks.
         place(model).tensors,
         method=options.method,
         model_sha256=canonical.sha256,

@@ -1,4 +1,4 @@
-"""How far a build is, told by TensorRT from whatever thread, read by whoever shows it."""
+"""Progress of a build: TensorRT writes it from any thread, the display reads it."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Pictures:
     """Pictures of a folder, a dataset or a video; what cannot be read is skipped.
 
     Attributes:
-        source: What was named.
+        source: The given text.
         files: The picture of each item; of a video's frames, the video.
         frames: The frame's number, or None for a picture.
         truth: The dataset, whose records go with the items, where boxes are known.
@@ -153,6 +153,6 @@ def _truth(source: str | Path, path: Path, split: str) -> Dataset | None:
 def _video(path: Path) -> Pictures:
     if not is_video_file(path):
         return Pictures(str(path), (path,), (None,))
-    # What a container says of its length is a guess.
+    # The length in a container is a guess.
     count = count_frames(path)
     return Pictures(str(path), (path,) * count, tuple(range(count)))

@@ -68,7 +68,7 @@ class CandidateResult:
             reference's boxes among the candidate's and the other way round, the mean.
         ap: AP in points of 100, or None where boxes are not known.
         ap_drop: Points below the reference.
-        failures: What is beyond a limit, one line each.
+        failures: Values beyond a limit, one line each.
     """
 
     name: str
@@ -86,7 +86,7 @@ class VerifyResult:
     Attributes:
         pictures: How many were compared.
         reference_ap: The reference's AP in points of 100, or None where boxes are not known.
-        limits: What they were held to.
+        limits: The limits.
         candidates: One result each.
     """
 
@@ -100,7 +100,7 @@ class VerifyResult:
         return not any(c.failures for c in self.candidates)
 
     def to_json(self) -> dict[str, Any]:
-        """For the engine's sidecar: JSON types only, no infinity (null stands for it)."""
+        """For the engine's sidecar: JSON types, null in place of infinity."""
         plain: dict[str, Any] = _finite({"passed": self.passed, **dataclasses.asdict(self)})
         return plain
 
@@ -127,7 +127,7 @@ def verify(
 
     Args:
         reference: The canonical network.
-        candidates: What was made of it, by name.
+        candidates: The converted networks, by name.
         pictures: With truth for AP.
         limits: What passes.
         progress: Shows how far it is.

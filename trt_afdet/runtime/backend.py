@@ -1,8 +1,8 @@
 """What runs a network: from frames to detections, whatever is behind it.
 
 A backend has ``spec``, ``has_nms``, ``batch_size``, ``max_batch`` and ``is_async``, and the methods
-of :class:`Backend`. :class:`HostBackend` is the base of those that only run the network and
-leave letterbox and boxes to the CPU.
+of :class:`Backend`. :class:`HostBackend` is the base of backends that only run the network;
+the CPU does letterbox and boxes.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class HostBackend(ABC):
         outputs = timed("network", lambda: self.infer(network_input))
         return HostTicket(timed("postprocess", boxes), seconds)
 
-    def close(self) -> None:  # noqa: B027 - most have nothing to free.
+    def close(self) -> None:  # noqa: B027 - most hold nothing to free.
         """Frees the network."""
 
     def __enter__(self: _Host) -> _Host:

@@ -1,4 +1,4 @@
-"""What runs between upload and download: letterbox, network, boxes.
+"""Runs letterbox, network and boxes, between upload and download.
 
 Queued on one stream and captured in one graph per slot and batch size. The network's tensors are
 shared by the slots, as networks run one after another.
@@ -23,9 +23,9 @@ class Program:
     """The stages of one network with one set of thresholds and classes.
 
     Args:
-        resources: Gives and later frees what it allocates.
+        resources: Allocates and later frees its memory.
         network: What to run.
-        kernels: Without them the input comes letterboxed and the heads go out as they are.
+        kernels: Without them the input arrives letterboxed and the heads leave unchanged.
         has_nms: Whether the network ends in NMS.
         spec: Thresholds and limits of the decode kernel.
         wanted: Ids of the classes to look for; all if None.
@@ -114,7 +114,7 @@ class Program:
         if batch in self._warm:
             return
         if not self._network.keeps_batches:
-            # What was captured points at a state of the network that is about to change.
+            # The captured graphs refer to a state of the network that is about to change.
             self.forget()
         self._network.prepare(batch, self.tensors)
 

@@ -1,10 +1,10 @@
 """The GPU as the runtime needs it: memory, pinned host memory, streams, events, graphs.
 
 A small interface with two implementations, over pycuda and over cuda-python. Handles and addresses
-are plain integers: they go as they are to TensorRT and to the CUDA library. Both use the device's
+are plain integers, as TensorRT and the CUDA library take them. Both use the device's
 primary context, which the CUDA runtime inside those shares.
 
-What the driver refuses becomes a :class:`trt_afdet.native.NativeError`, with advice, in one place.
+A refusal of the driver becomes a :class:`trt_afdet.native.NativeError`, with advice, in one place.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Device(Protocol):
         ...
 
     def wait(self, stream: int, event: int) -> None:
-        """What is queued on the stream from now on starts after the event."""
+        """Work queued on the stream from now on starts after the event."""
         ...
 
     def synchronize_event(self, event: int) -> None: ...
@@ -137,7 +137,7 @@ class Device(Protocol):
     def destroy_graph(self, graph: int) -> None: ...
 
     def close(self) -> None:
-        """Lets go of the device; what was allocated must be freed before. Twice is fine."""
+        """Releases the device; free its memory before. Twice is fine."""
         ...
 
 

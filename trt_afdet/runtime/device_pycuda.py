@@ -158,7 +158,7 @@ class PycudaDevice:
         with self._errors("queueing a wait"):
             if stream in self._streams:
                 self._streams[stream].wait_for_event(self._events[event])
-            else:  # A consumer's: pycuda makes no Stream of a number, so the host waits instead.
+            else:  # A consumer's: pycuda cannot make a Stream from a number, so the host waits.
                 self._events[event].synchronize()
 
     def synchronize_event(self, event: int) -> None:

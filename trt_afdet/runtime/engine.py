@@ -1,7 +1,7 @@
-"""TensorRT engines: everything that can be wrong is looked at before TensorRT is.
+"""Opens TensorRT engines; checks everything before TensorRT reads them.
 
 TensorRT itself answers an engine of another version or GPU with "magic tag does not match", or ends
-the process. The sidecar beside the engine tells what it was built with.
+the process. The sidecar beside the engine says which version and GPU it needs.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _open(path: Path, library: str | None, index: int, graphs: bool) -> Runner:
     facts = sidecar.read(path)
     if facts.stripped:
         raise InvalidValueError(
-            f"{path} has no weights: it was built to be refitted",
+            f"{path} lacks its weights: it was built to be refitted",
             hint="refit it, or build it again without --strip-weights",
         )
     flavour = versions.load(_FLAVOURS[facts.flavour])
@@ -190,7 +190,7 @@ def rebuild_command(path: Path, facts: EngineSidecar) -> list[str] | None:
 
 
 def rebuild_hint(path: Path, facts: EngineSidecar) -> str:
-    """What to do about an engine that does not fit."""
+    """A hint for an engine that does not fit."""
     command = rebuild_command(path, facts)
     if command is None:
         return f"build it again on this machine, from the {facts.onnx_file} that it was built from"
@@ -200,7 +200,7 @@ def rebuild_hint(path: Path, facts: EngineSidecar) -> str:
 def _rebuild(path: Path, mismatch: EngineMismatchError) -> None:
     """Builds an engine again, as the hint says.
 
-    In a process of its own: what runs engines knows nothing of what builds them.
+    In a separate process, because the runtime does not import the builder.
     """
     command = rebuild_command(path, sidecar.read(path))
     if command is None:

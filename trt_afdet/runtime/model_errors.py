@@ -1,4 +1,4 @@
-"""Why a model file cannot be opened: what it is instead, or what the runtime says, in one line."""
+"""Explains in one line why a model file cannot be opened."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _LONGEST = 600
 
 
 def kind_of(path: Path) -> tuple[str, str] | None:
-    """What a file is that is no ONNX model, and what to do about it; None if nobody can tell."""
+    """What a file is instead of an ONNX model, and a hint; None if unknown."""
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)
@@ -88,7 +88,7 @@ def reason(error: BaseException) -> str:
     text = " ".join(_PLACE.sub("", text).split())
     text = text.replace("[ONNXRuntimeError] : 1 : FAIL : ", "")
     if len(text) > _LONGEST:
-        # What went wrong stands at the end more often than at the start.
+        # The cause is at the end more often than at the start.
         text = f"{text[: _LONGEST // 3]} ... {text[-2 * _LONGEST // 3 :]}"
     return text or type(error).__name__
 
@@ -104,7 +104,8 @@ def refusal(path: Path, error: BaseException, reader: str) -> AfdetError:
     kind = kind_of(path)
     if kind is not None:
         return CorruptFileError(
-            f"{reader} cannot open {path}: it is no ONNX model but {kind[0]}", hint=kind[1] or None
+            f"{reader} cannot open {path}: it is not an ONNX model but {kind[0]}",
+            hint=kind[1] or None,
         )
     said = reason(error)
     if found := re.search(r"IR version:? (\d+), max supported IR version:? (\d+)", said):

@@ -1,4 +1,4 @@
-"""What the runner needs of a network on a device, and of the kernels around it."""
+"""Protocols of a network on a device and of the kernels around it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Network(Protocol):
     Attributes:
         inputs, outputs: Its tensors, all with the batch in front.
         batches: Smallest, best and largest batch.
-        keeps_batches: Whether what was prepared for one batch size stays so while another runs.
+        keeps_batches: Whether a batch size stays prepared while another runs.
     """
 
     inputs: Sequence[TensorInfo]
@@ -57,7 +57,7 @@ class Network(Protocol):
 
 
 class Kernels(Protocol):
-    """What the runner calls of :class:`trt_afdet.native.CudaLibrary`."""
+    """The methods that the runner calls of :class:`trt_afdet.native.CudaLibrary`."""
 
     def detect_workspace(self, spec: ModelSpec, dtype: str, batch: int) -> int: ...
 

@@ -49,7 +49,7 @@ class OnnxRuntimeBackend(HostBackend):
 
     Raises:
         MissingFileError: If there is no such file.
-        CorruptFileError: If it is no readable ONNX file.
+        CorruptFileError: If it is not a readable ONNX file.
         InvalidValueError: If it is not ours, does not fit its own spec, or ends in the TensorRT
             plugin.
         MissingDependencyError: If onnxruntime is not installed.
@@ -98,7 +98,7 @@ class OnnxRuntimeBackend(HostBackend):
         try:
             typed = images.astype(self._element, copy=False)
             outputs = self._session.run(list(self._outputs), {INPUT_NAME: typed})
-        except Exception as error:  # ONNX Runtime's exceptions share no base of their own.
+        except Exception as error:  # ONNX Runtime's exceptions share no base class.
             raise RunError(f"ONNX Runtime cannot run {self.path}", got=reason(error)) from error
         return list(outputs)
 
@@ -140,7 +140,7 @@ def _open(
         return onnxruntime.InferenceSession(
             str(path), options, providers=chosen, provider_options=settings
         )
-    except Exception as error:  # ONNX Runtime's exceptions share no base of their own.
+    except Exception as error:  # ONNX Runtime's exceptions share no base class.
         if PLUGIN_OP in str(error):
             raise InvalidValueError(
                 f"{path} ends in the TensorRT plugin {PLUGIN_OP}, which ONNX Runtime does not have",

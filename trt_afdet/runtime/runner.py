@@ -87,7 +87,7 @@ class Ticket:
                     self._found, self.seconds = self._runner.take(
                         self._slot, self._batch, self._boxes
                     )
-                except Exception as error:  # Kept for whoever collects.
+                except Exception as error:  # Raised by detections().
                     self._error = error
 
     def detections(self) -> list[Detections]:
@@ -126,7 +126,7 @@ class Runner:
     Args:
         network, device: Closed with the runner.
         spec: Of the network.
-        kernels: The CUDA library; without it the CPU does what it would do.
+        kernels: The CUDA library; without it the CPU does its work.
         graphs: Whether to capture graphs where the device can.
         file: For messages.
 
@@ -200,7 +200,7 @@ class Runner:
         """Sets thresholds, limits and classes of everything submitted from now on.
 
         A network that ends in NMS keeps its own; its results are then cut down to the spec's score
-        threshold, maximum and classes. Whether that is what was asked for is the caller's to check.
+        threshold, maximum and classes. The caller checks whether that is acceptable.
 
         Args:
             spec: The network's, with other ``score_threshold``, ``nms_iou``, ``max_detections``.
@@ -287,7 +287,7 @@ class Runner:
         return [found for ticket in tickets for found in ticket.detections()]
 
     def _next_slot(self) -> Slot:
-        """The slot whose turn it is, emptied. What it held is gone, whatever happens next."""
+        """The next slot, emptied."""
         holder = self._holders[self._turn]
         if holder is not None:
             holder.finish()
@@ -399,7 +399,7 @@ class Runner:
         return DeviceDetections(*(arrays[name] for name in DETECTION_NAMES))
 
     def check_kept(self, ticket: Ticket, slot: Slot) -> None:
-        """Raises RunError if a slot's results are no longer a ticket's."""
+        """Raises RunError if a slot holds another ticket's results."""
         if not self._open or self._holders[slot.index] is not ticket:
             raise OverwrittenError(
                 "results on the device were overwritten or freed",
@@ -519,7 +519,7 @@ class Runner:
         return self._program
 
     def close(self) -> None:
-        """Collects what is under way, then frees everything; twice is fine."""
+        """Collects running batches, then frees everything; twice is fine."""
         with self._lock:
             if not self._open:
                 return

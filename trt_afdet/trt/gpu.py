@@ -107,7 +107,7 @@ def _context(driver: ctypes.CDLL) -> Iterator[bool]:
 
 
 def _available() -> int:
-    """What the host could give a program, in bytes; 0 if it does not say."""
+    """Available host memory in bytes; 0 if unknown."""
     try:
         lines = _MEMINFO.read_text().splitlines()
     except OSError:

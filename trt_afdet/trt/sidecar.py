@@ -1,7 +1,7 @@
 """The engine's sidecar: ``model.engine.json`` beside ``model.engine``.
 
-The engine file stays a pure TensorRT plan. What a plan does not tell, or tells only to the very
-TensorRT and GPU that made it, is written here, so that a reader can check it first.
+The engine file stays a plain TensorRT engine. The sidecar holds what the engine does not reveal, or
+reveals only to the TensorRT and GPU that built it, so that a reader can check that first.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _REBUILD = "build the engine again"
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSidecar:
-    """What an engine is and where it runs.
+    """Describes an engine and where it runs.
 
     Attributes:
         spec: The model's.
@@ -128,7 +128,7 @@ class EngineSidecar:
                 "output_dtypes must name the outputs", got=", ".join(self.output_dtypes)[:80]
             )
         if self.layer_types and Counter(self.layer_types.values()) != self.precision_layers:
-            raise InvalidValueError("layer_types must be those that precision_layers counts")
+            raise InvalidValueError("layer_types must be as counted in precision_layers")
         if (self.nms == "plugin") != (self.plugin_version is not None):
             raise InvalidValueError("plugin_version goes with nms 'plugin'", got=self.nms)
 
@@ -160,7 +160,7 @@ class EngineSidecar:
         version = raw.get("schema_version")
         if not isinstance(version, int) or isinstance(version, bool):
             raise CorruptFileError(
-                f"{file} is no engine's sidecar: it has no schema_version", hint=_REBUILD
+                f"{file} is not an engine's sidecar: it lacks schema_version", hint=_REBUILD
             )
         if version > SCHEMA_VERSION:
             raise InvalidValueError(
@@ -252,15 +252,15 @@ def _parse(text: str | bytes, file: object) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         line = next(iter(str(error).splitlines()), "")[:120]
         raise CorruptFileError(
-            f"{file} is no JSON, or it is cut off", got=line, hint=_REBUILD
+            f"{file} is not JSON, or it is cut off", got=line, hint=_REBUILD
         ) from error
     if not isinstance(raw, dict):
-        raise CorruptFileError(f"{file} is no engine's sidecar", hint=_REBUILD)
+        raise CorruptFileError(f"{file} is not an engine's sidecar", hint=_REBUILD)
     return raw
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _checksum(raw: Mapping[str, Any]) -> str:

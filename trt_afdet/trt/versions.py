@@ -39,7 +39,7 @@ class Feature:
         asked: The name below the module whose presence tells.
         exists: One mark for each of :data:`VERSIONS`: "x" where it is.
         what: For messages: "... has no {what}".
-        instead: A hint for those who asked for it.
+        instead: A hint for the error.
     """
 
     asked: str
@@ -48,7 +48,7 @@ class Feature:
     instead: str | None = None
 
 
-#: What is asked for, by the name that this package gives it.
+#: Features by this package's name.
 #                                                 8.5 8.6 10.3 10.13 10.16 11.4 RTX
 FEATURES: dict[str, Feature] = {
     "typed_networks": Feature(
@@ -193,7 +193,7 @@ class Flavour:
 
     @property
     def is_rtx(self) -> bool:
-        """RTX measures nothing when it builds: it needs no GPU, and its timing cache is idle. It
+        """RTX builds without measuring: it needs no GPU, and does not use its timing cache. It
         has no NonMaxSuppression and no DLA. Its kernels are compiled where the engine runs."""
         return self.name == "tensorrt-rtx"
 
@@ -226,7 +226,7 @@ class Flavour:
         """
         try:
             return self.trt.Builder(logger)
-        except TypeError as error:  # What the bindings make of a null pointer.
+        except TypeError as error:  # The bindings turn a null pointer into this.
             raise RunError(
                 f"{self} cannot start a build on this machine",
                 got=next(iter(logger.errors), None),
@@ -255,7 +255,7 @@ class Flavour:
             nodes: Its nodes, to name the one that fails.
 
         Returns:
-            The parser: it owns the network's weights, so it has to live as long.
+            The parser: it owns the network's weights, so it must live as long.
 
         Raises:
             InvalidValueError: Naming node and operator that TensorRT does not take.
@@ -377,7 +377,7 @@ class Flavour:
 
     @needs("calibrator")
     def set_calibrator(self, config: Any, profile: Any, batches: CalibrationBatches) -> Any:
-        """Implicit INT8: TensorRT runs the pictures itself. Keep what is returned."""
+        """Implicit INT8: TensorRT runs the pictures itself. Keep a reference to the result."""
         trt = self.trt
 
         class Calibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc, name-defined]
@@ -425,7 +425,7 @@ class Flavour:
 
     @needs("compute_capabilities")
     def compute_capabilities(self) -> dict[str, Any]:
-        """Those that engines can be built for: {"8.9": ComputeCapability.SM89}."""
+        """Compute capabilities that it can build for: {"8.9": ComputeCapability.SM89}."""
         known = {}
         for name in dir(self.trt.ComputeCapability):
             if name.startswith("SM") and name[2:].isdigit():
@@ -481,7 +481,7 @@ class Flavour:
 
     @needs("progress")
     def set_monitor(self, config: Any, progress: Progress) -> Any:
-        """Has ``progress`` told how far the build is. Keep what is returned."""
+        """Reports the progress of a build. Keep a reference to the result."""
         trt = self.trt
 
         class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
@@ -508,7 +508,7 @@ class Flavour:
         return builder.build_serialized_network(network, config)
 
     def describe_engine(self, plan: Any, logger: Any) -> str:
-        """What the built engine says of its layers, as JSON; needs a GPU that it is for.
+        """The built engine's report on its layers, as JSON; needs a GPU that can run it.
 
         Raises:
             RunError: If it cannot be loaded.
@@ -526,7 +526,7 @@ class Flavour:
 
     @needs("version_compatible")
     def _allow_host_code(self, runtime: Any) -> None:
-        """A version-compatible engine brings a runtime of its own, which is code."""
+        """A version-compatible engine contains a runtime, which is code."""
         runtime.engine_host_code_allowed = True
 
     def load_plugin(self, path: Path, name: str, version: str) -> None:
@@ -624,7 +624,7 @@ def _check_rtx_library() -> None:
 
 
 def _plugin_info(path: Path) -> str:
-    """What the plugin library says of itself."""
+    """The plugin library's build information."""
     try:
         library = ctypes.CDLL(str(path))
         library.afdet_plugin_build_info.restype = ctypes.c_char_p

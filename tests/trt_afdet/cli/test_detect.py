@@ -144,7 +144,7 @@ def test_sources_are_never_overwritten(model: Path, pictures: Path, video: Path)
         ("good.png", ["--model", "none.onnx"], ["none.onnx"]),
         ("good.png", ["--model", "text.onnx"], ["text.onnx"]),
         ("good.png", ["--model", "cut.onnx"], ["cut.onnx"]),
-        ("good.png", ["--model", "foreign.onnx"], ["foreign.onnx", "no trt-afdet model"]),
+        ("good.png", ["--model", "foreign.onnx"], ["foreign.onnx", "not a trt-afdet model"]),
         ("good.png", ["--model", "newer.onnx"], ["newer.onnx", "upgrade"]),
         ("good.png", ["--model", "x.engine"], ["x.engine", "sidecar"]),
         ("good.png", ["--conf", "1.5"], ["0..1", "1.5"]),

@@ -141,8 +141,8 @@ def test_files_that_cannot_be_told_of(
         (alone, "the engine's sidecar is missing"),
         (cut, "is not the engine that its sidecar describes, or it is cut off"),
         (edited, "was changed after it was written"),
-        (short, "is no ONNX model, or it is cut off"),
-        (save(tmp_path / "foreign.onnx", foreign), "is no trt-afdet model"),
+        (short, "is not an ONNX model, or it is cut off"),
+        (save(tmp_path / "foreign.onnx", foreign), "is not a trt-afdet model"),
     ]
     for path, message in cases:
         assert main(["inspect", str(path)]) == 2

@@ -270,9 +270,9 @@ def test_bad_input_takes_one_line_and_leaves_nothing(
     int8 = ["--precision", "int8", "--calib-images", "32", "--held-out", "0", "--calib"]
     cases: list[tuple[Path, list[Any], str]] = [
         (bad / "none.onnx", [], "there is no such model (got"),
-        (bad / "text.onnx", [], "is no ONNX model but a text file"),
-        (bad / "short.onnx", [], "is no ONNX model, or it is cut off"),
-        (bad / "foreign.onnx", [], "is no trt-afdet model"),
+        (bad / "text.onnx", [], "is not an ONNX model but a text file"),
+        (bad / "short.onnx", [], "is not an ONNX model, or it is cut off"),
+        (bad / "foreign.onnx", [], "is not a trt-afdet model"),
         (bad / "fixed.onnx", ["--batch", "1,2,4"], "the model has a fixed batch of 2 (got 1,2,4)"),
         (bad / "unsupported.onnx", ["--fp16"], "does not take Bernoulli (node 'odd_one')"),
         (model, ["--batch", "8,4,1"], "batch range must ascend from 1 on"),
@@ -319,7 +319,7 @@ def test_outputs_that_are_in_the_way(rtx: TensorRT, model: Path, tmp_path: Path)
         [model, "-o", text, *rest],
     )
     assert "Is a directory) - name a file in it" in outcomes[0].complaint()
-    assert "it is no engine of trt-afdet" in outcomes[1].complaint()
+    assert "it is not an engine of trt-afdet" in outcomes[1].complaint()
     assert "would replace its own model" in outcomes[2].complaint()
     assert "cannot write" in outcomes[3].complaint()
     # An engine of ours is replaced without a word.

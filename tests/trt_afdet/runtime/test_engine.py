@@ -258,7 +258,7 @@ def test_a_gpu_older_than_ampere(machine: Machine, tmp_path: Path) -> None:
 
 
 def test_an_engine_without_weights(machine: Machine, tmp_path: Path) -> None:
-    with pytest.raises(InvalidValueError, match="has no weights"):
+    with pytest.raises(InvalidValueError, match="lacks its weights"):
         machine.open(tmp_path, stripped=True)
 
 

@@ -74,7 +74,7 @@ def test_another_file_is_named(
     data, what, way_out = OTHERS[name]
     path = tmp_path / "model.onnx"
     path.write_bytes(data)
-    with pytest.raises(CorruptFileError, match="no ONNX model") as caught:
+    with pytest.raises(CorruptFileError, match="not an ONNX model") as caught:
         open_it(path)
     said = str(caught.value)
     assert what in said
@@ -169,7 +169,7 @@ def test_an_unknown_operator_is_named(tmp_path: Path) -> None:
         ({"output": [1, 25200, 85]}, "YOLO"),
         ({"pred_logits": [1, 100, 92], "pred_boxes": [1, 100, 4]}, "DETR"),
         ({"boxes": [100, 4], "labels": [100], "scores": [100]}, "torchvision"),
-        ({"logits": [1, 1000]}, "no trt-afdet model"),
+        ({"logits": [1, 1000]}, "not a trt-afdet model"),
     ],
 )
 def test_a_model_of_others_tells_what_it_has(
@@ -192,7 +192,7 @@ def test_a_model_of_others_tells_what_it_has(
     source = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, 640, 640])
     graph = helper.make_graph(nodes, "foreign", [source], values, sizes)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    with pytest.raises(InvalidValueError, match="no trt-afdet model") as caught:
+    with pytest.raises(InvalidValueError, match="not a trt-afdet model") as caught:
         OnnxRuntimeBackend(save_model(tmp_path / "model.onnx", model))
     said = str(caught.value)
     assert like in said

@@ -81,8 +81,8 @@ def test_missing_empty_truncated_and_foreign_files(tmp_path: Path, model: Path) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"metadata": None}, "is no trt-afdet model"),
-        ({"metadata": "{}"}, "model.onnx: the model's spec has no schema_version"),
+        ({"metadata": None}, "is not a trt-afdet model"),
+        ({"metadata": "{}"}, "model.onnx: the model's spec lacks schema_version"),
         ({"metadata": SPEC.to_json().replace('version": 1', 'version": 2')}, "upgrade trt-afdet"),
         ({"input_name": "x"}, r"input must be 'images' \(got x\)"),
         ({"input_size": (256, 256)}, r"'images' does not fit.*\[N, 3, 256, 384\]"),

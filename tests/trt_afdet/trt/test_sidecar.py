@@ -153,15 +153,15 @@ def test_versions_and_keys() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "no JSON, or it is cut off"),
-        ("[]", "no engine's sidecar"),
-        ("{}", "no schema_version"),
-        ('{"schema_version": true}', "no schema_version"),
-        ("\x00", "no JSON"),
-        ("[" * 100000, "no JSON"),
-        ('{"schema_version": NaN}', "NaN is no JSON"),
-        ('{"schema_version": ' + "9" * 5000 + "}", "no JSON"),
-        (b"\xff\xfe\xff", "no JSON"),
+        ("", "not JSON, or it is cut off"),
+        ("[]", "not an engine's sidecar"),
+        ("{}", "lacks schema_version"),
+        ('{"schema_version": true}', "lacks schema_version"),
+        ("\x00", "not JSON"),
+        ("[" * 100000, "not JSON"),
+        ('{"schema_version": NaN}', "NaN is not JSON"),
+        ('{"schema_version": ' + "9" * 5000 + "}", "not JSON"),
+        (b"\xff\xfe\xff", "not JSON"),
     ],
 )
 def test_what_is_no_sidecar(text: str | bytes, message: str) -> None:

@@ -42,12 +42,12 @@ def load_canonical(path: str | Path) -> tuple[onnx.ModelProto, ModelSpec]:
     """Reads an exported model.onnx.
 
     Returns:
-        The model, FP32, with a shape for every tensor and a name of its own for every node; and its
+        The model, FP32, with a shape for every tensor and a unique name for every node; and its
         spec.
 
     Raises:
         MissingFileError: If there is no such file.
-        CorruptFileError: If it is no ONNX file, or damaged.
+        CorruptFileError: If it is not an ONNX file, or damaged.
         InvalidValueError: If it is not ours, not canonical, not FP32, or uses an operator that
             ONNX does not have.
         MissingDependencyError: If onnx is not installed.
@@ -63,7 +63,7 @@ def load_canonical(path: str | Path) -> tuple[onnx.ModelProto, ModelSpec]:
         raise
     except Exception as error:  # onnx's errors share no base; damaged text comes as bytes.
         raise CorruptFileError(
-            f"{path} is no valid ONNX model", got=reason(error), hint="export it again"
+            f"{path} is not a valid ONNX model", got=reason(error), hint="export it again"
         ) from error
 
 
@@ -90,17 +90,17 @@ def _parse(path: Path) -> onnx.ModelProto:
         kind = kind_of(path)
         if kind is not None:
             raise CorruptFileError(
-                f"{path} is no ONNX model but {kind[0]}", hint=kind[1] or None
+                f"{path} is not an ONNX model but {kind[0]}", hint=kind[1] or None
             ) from error
         raise CorruptFileError(
-            f"{path} is no ONNX model, or it is cut off",
+            f"{path} is not an ONNX model, or it is cut off",
             got=reason(error),
-            hint="export or copy it again; weights in a file of their own belong beside it",
+            hint="export or copy it again; a separate file of weights belongs beside it",
         ) from error
     if not model.graph.node or not model.graph.output:
         what, hint = kind_of(path) or (None, None)
         what = f"it is {what}" if what else "it holds no graph"
-        raise CorruptFileError(f"{path} is no ONNX model: {what}", hint=hint or None)
+        raise CorruptFileError(f"{path} is not an ONNX model: {what}", hint=hint or None)
     return model
 
 

@@ -38,7 +38,7 @@ def add_nms(
     """A copy of a canonical model that ends in decode + NMS, as its spec says.
 
     Args:
-        model: Canonical; input and heads FP32 or FP16. Stays as it is.
+        model: Canonical; input and heads FP32 or FP16. Not changed.
         form: ``"plugin"`` for the TensorRT plugin, ``"onnx"`` for standard operators, ``"none"``
             to keep the heads.
         loop: In the ``"onnx"`` form, suppress by a loop of elementary operators, not by
@@ -75,7 +75,7 @@ def add_nms(
         onnx.checker.check_model(result, full_check=form == "onnx")
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise InvalidValueError(
-            f"{file} is no valid ONNX model once NMS is added",
+            f"{file} is not a valid ONNX model once NMS is added",
             got=next(iter(str(error).strip().splitlines()), ""),
             hint="export the model again",
         ) from error
@@ -131,7 +131,7 @@ def _onnx() -> Any:
 
 
 def _shape(value: onnx.ValueInfoProto) -> list[int | str]:
-    """Sizes, and names of those that may vary."""
+    """Sizes; names for those that vary."""
     dims = value.type.tensor_type.shape.dim
     return [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in dims]
 

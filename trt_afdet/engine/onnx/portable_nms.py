@@ -1,7 +1,7 @@
 """Decode + NMS in standard ONNX operators.
 
 What :mod:`trt_afdet.postprocess` computes, from operators that ONNX Runtime and TensorRT know. The
-total order of candidates needs no sort of its own: TopK breaks ties by the lower index, so a level
+total order of candidates needs no separate sort: TopK breaks ties by the lower index, so a level
 is laid out with index = point * classes + class, and the levels' best stand one after the other.
 (Where a runtime's TopK breaks ties otherwise, equal logits may come in another order.)
 """

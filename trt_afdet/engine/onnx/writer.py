@@ -90,7 +90,7 @@ class GraphWriter:
         return self.add("ConstantOfShape", self.add("Shape", tensor), value=fill)
 
     def publish(self, tensor: str, name: str) -> None:
-        """Gives a tensor a name of its own, as the graph's outputs need it."""
+        """Renames a tensor, as the graph's outputs need it."""
         from onnx import helper
 
         self.nodes.append(helper.make_node("Identity", [tensor], [name], name=name))

@@ -1,4 +1,4 @@
-"""Proof that a quantized graph is what TensorRT takes, and what was planned."""
+"""Proves that a quantized graph follows TensorRT's rules and the plan."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check_quantized(model: onnx.ModelProto, placement: Placement) -> None:
-    """Proves that a quantized graph is what TensorRT takes and what was planned.
+    """Proves that a quantized graph follows TensorRT's rules and the plan.
 
     Checked: standard Q/DQ in pairs of equal parameters; int8 with zero points that are there and
     zero; positive finite scales; one scale per tensor for activations, one per output channel and

@@ -1,7 +1,7 @@
 """FP16 written into the ONNX itself: every tensor has the type it will have in the engine.
 
 The conversion is ONNX Runtime's own (``onnxruntime.transformers.float16``, MIT licence, released
-with the runtime). What is done here is around it: what has to stay FP32, what FP16 cannot hold, and
+with the runtime). This module adds: which parts stay FP32, which values FP16 cannot hold, and
 taking out the pairs of casts that the converter leaves between neighbours that both stay FP32.
 """
 
@@ -235,7 +235,7 @@ def _check_range(model: onnx.ModelProto, kept: Collection[str]) -> None:
 
 
 def _unshare_constants(model: onnx.ModelProto, kept: Collection[str]) -> None:
-    """Gives kept nodes their own copy of what they share with others, which would be rounded."""
+    """Copies weights that kept nodes share with others, whose copy is rounded."""
     from onnx import TensorProto
 
     floats = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}

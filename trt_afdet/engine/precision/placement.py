@@ -3,7 +3,7 @@
 NVIDIA's rules: every input of a convolution or matrix product, not its output (what follows keeps
 floating point); the shortcut of a residual addition, so that it can join the convolution's kernel;
 one scale for all inputs of a concatenation. Floating point stay: convolutions of fewer than 16
-channels, depthwise ones whose channels are no multiple of 8 or whose kernel is below 3,
+channels, depthwise ones whose channels are not a multiple of 8 or whose kernel is below 3,
 squeeze-and-excite, and the last convolution of each head.
 """
 
@@ -24,7 +24,7 @@ _POOLS = ("GlobalAveragePool", "ReduceMean", "GlobalMaxPool")
 
 @dataclass(frozen=True)
 class Placement:
-    """What is quantized.
+    """Which tensors are quantized.
 
     Attributes:
         nodes: Convolutions and matrix products that run in INT8, in order.
@@ -97,7 +97,7 @@ def _unfit(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> str | No
         ins, outs = shape[0], shape[1] * group
     if group > 1 and group == ins:
         if outs % 8:
-            return "depthwise of channels that are no multiple of 8"
+            return "depthwise with channels that 8 does not divide"
         if min(shape[2:]) < 3:
             return "depthwise of a kernel below 3"
         return None

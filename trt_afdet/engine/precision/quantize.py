@@ -1,7 +1,7 @@
 """INT8 by Q/DQ in the ONNX: ONNX Runtime's quantizer with the settings that TensorRT takes.
 
 The library's defaults do not build: they quantize biases, use unsigned zero points and put Q/DQ
-behind convolutions. ``qdq_check`` proves on the graph what was asked for, because a wrong
+behind convolutions. ``check_qdq`` proves the result on the graph, because a wrong
 axis of a per-channel scale builds silently and only costs accuracy.
 """
 
@@ -61,7 +61,7 @@ def quantize(
     """Puts Q/DQ into a canonical model.
 
     Args:
-        model: FP32; stays as it is.
+        model: FP32; not changed.
         spec: Its spec.
         ranges: Of :attr:`Placement.tensors` at least.
         keep: Names of nodes that stay in floating point.

@@ -173,7 +173,7 @@ def of_network(flavour: Flavour, network: Any, block: Mapping[str, str]) -> Prec
         node = flavour.onnx_node(layer)
         if flavour.kind(layer) not in _KINDS or node not in block:
             continue
-        # A stored weight is no tensor.
+        # A stored weight is not a tensor.
         inputs = [t for t in flavour.inputs(layer)[:2] if t is not None]
         int8 = len(inputs) == 2 and all(map(quantized, inputs))
         found[node] = "INT8" if int8 else enum_name(inputs[0].dtype)

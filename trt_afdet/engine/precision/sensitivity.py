@@ -1,4 +1,4 @@
-"""Which blocks INT8 hurts, and which have to stay in FP16 for it.
+"""Which blocks INT8 damages, and which must therefore stay in FP16.
 
 Each block is quantized alone and run on pictures that calibration did not see. Then all are
 quantized, and the worst one after the other is taken out until the loss is small enough.
@@ -115,7 +115,7 @@ class Sensitivity:
 
 
 class HeldOut:
-    """Pictures with what the FP32 network says of them.
+    """Pictures with the outputs of the FP32 network.
 
     Args:
         model: The FP32 network.
@@ -159,7 +159,7 @@ class HeldOut:
             raise InvalidValueError(
                 "the held-out pictures show nothing that INT8 could lose",
                 got=f"{len(used)} pictures without an object",
-                hint="calibrate with pictures of what the detector is for",
+                hint="calibrate with pictures like those the detector will see",
             )
 
     def loss(self, model: onnx.ModelProto) -> tuple[float, float]:
@@ -205,7 +205,7 @@ def measure(
     keep: Collection[str] = (),
     progress: ProgressLike | None = None,
 ) -> Sensitivity:
-    """Measures each block, then finds what has to stay in floating point.
+    """Measures each block, then finds those that must stay in floating point.
 
     Args:
         model: Canonical, FP32.

@@ -83,7 +83,7 @@ def test_models_that_are_not_canonical(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     model = build_network()
     del model.metadata_props[:]
-    with pytest.raises(InvalidValueError, match="is no trt-afdet model"):
+    with pytest.raises(InvalidValueError, match="is not a trt-afdet model"):
         load_canonical(save(path, model))
     with pytest.raises(InvalidValueError, match="already ends in NMS"):
         load_canonical(save(path, add_nms(build_network(), "onnx")))
@@ -114,7 +114,7 @@ def test_graphs_that_do_not_hang_together(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     model = build_network()
     model.graph.node[4].input[0] = "nowhere"
-    with pytest.raises(CorruptFileError, match="no valid ONNX model"):
+    with pytest.raises(CorruptFileError, match="not a valid ONNX model"):
         load_canonical(save(path, model))
     model = build_network()
     del model.graph.node[:]

@@ -275,7 +275,7 @@ def _unmarked(form: str) -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: build_model(metadata=None), "is no trt-afdet model"),
+        (lambda: build_model(metadata=None), "is not a trt-afdet model"),
         (lambda: build_model(metadata="{"), "spec is not JSON"),
         (lambda: build_model(input_name="x"), "input must be 'images'"),
         (lambda: build_model(input_size=(256, 256)), "'images' does not fit"),
@@ -286,7 +286,7 @@ def _unmarked(form: str) -> onnx.ModelProto:
         (lambda: _unmarked("onnx"), r"already ends in NMS \(got num_detections"),
         (_without_output_type, r"'reg_p4' must be float32 or float16 \(got double"),
         (_newer_form, "trt_afdet.nms must be one of"),
-        (onnx.ModelProto, "is no trt-afdet model"),
+        (onnx.ModelProto, "is not a trt-afdet model"),
     ],
 )
 @pytest.mark.parametrize("form", ["plugin", "onnx", "none"])
@@ -309,7 +309,7 @@ def test_unknown_forms_old_opsets_and_broken_graphs_are_refused() -> None:
         add_nms(build_model(opset=13), "onnx")
     broken = build_model()
     broken.graph.node[0].op_type = "NoSuchOperator"
-    with pytest.raises(InvalidValueError, match=r"no valid ONNX model.*NoSuchOperator"):
+    with pytest.raises(InvalidValueError, match=r"not a valid ONNX model.*NoSuchOperator"):
         add_nms(broken, "onnx")
     assert check_canonical(build_model()) == SPEC
 

@@ -120,7 +120,7 @@ def test_constants_beyond_fp16_are_found_and_infinity_is_not_one() -> None:
 
 
 def test_bad_options() -> None:
-    with pytest.raises(InvalidValueError, match="io must be float16 or float32"):
+    with pytest.raises(InvalidValueError, match="io must be float32 or float16"):
         to_half(build_network(), io="int8")
     with pytest.raises(InvalidValueError, match=r"no such node to keep \(got nothing"):
         to_half(build_network(), ["nothing"])

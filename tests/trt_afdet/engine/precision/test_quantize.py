@@ -74,7 +74,7 @@ def test_placement_follows_the_rules() -> None:
         ((8, 16, 3, 3), 1, "fewer than 16 channels"),
         ((16, 8, 1, 1), 1, "fewer than 16 channels"),
         ((24, 1, 3, 3), 24, None),
-        ((20, 1, 3, 3), 20, "depthwise of channels that are no multiple of 8"),
+        ((20, 1, 3, 3), 20, "depthwise with channels that 8 does not divide"),
         ((24, 1, 1, 1), 24, "depthwise of a kernel below 3"),
         ((64, 16, 3, 3), 4, None),
         ((64, 8, 3, 3), 8, "fewer than 16 channels"),
