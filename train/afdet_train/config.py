@@ -271,8 +271,3 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
         detail = str(error).replace("\n", " ")
         raise CorruptFileError("recipe is not YAML", got=f"{path}: {detail}") from error
     return parse_recipe(apply_overrides(raw or {}, overrides or []), path.name)
-
-
-def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML, every value spelled out."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from afdet_train import checkpoint as checkpoints
 from afdet_train.evaluate import TorchBackend
 from afdet_train.model.network import AnchorFreeDetector, build_network, model_spec
+from trt_afdet import __version__
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.preprocess import preprocess
 from trt_afdet.spec import METADATA_KEY, ModelSpec
@@ -115,17 +115,11 @@ def to_onnx(detector: AnchorFreeDetector, spec: ModelSpec, *, batch: int | None 
     del model.graph.metadata_props[:]
     del model.functions[:]
     onnx.helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
-    model.producer_name, model.producer_version = "trt-afdet", _version()
+    model.producer_name, model.producer_version = "trt-afdet", __version__
     if batch is None:
         _name_batch(model)
     onnx.checker.check_model(model, full_check=True)
     return onnx.shape_inference.infer_shapes(model, strict_mode=True)
-
-
-def _version() -> str:
-    from trt_afdet import __version__
-
-    return __version__
 
 
 def _name_batch(model: Any) -> None:
@@ -151,7 +145,7 @@ def check_parity(
         for start in range(0, len(frames), 4):
             images, _ = preprocess(frames[start : start + 4], spec)
             if onnx_backend.batch_size:
-                images = _fill(images, onnx_backend.batch_size)
+                images = images[np.arange(onnx_backend.batch_size) % len(images)]
             pairs = zip(torch_backend.infer(images), onnx_backend.infer(images), strict=True)
             for name, (ours, theirs) in zip(spec.output_names, pairs, strict=True):
                 scale = max(float(np.abs(ours).max()), 1e-6)
@@ -159,10 +153,6 @@ def check_parity(
                 # NaN must not pass as "not larger".
                 worst[name] = max(worst[name], difference if difference == difference else np.inf)
     return Parity(worst, len(frames))
-
-
-def _fill(images: npt.NDArray[np.float32], batch: int) -> npt.NDArray[np.float32]:
-    return images[np.arange(batch) % len(images)]
 
 
 def export_checkpoint(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,10 +108,7 @@ class Run:
 
 
 def with_classes(recipe: Recipe, dataset: Dataset) -> Recipe:
-    """The recipe with the data's class names.
-
-    Where the recipe names classes, the data was opened with them.
-    """
+    """The recipe with the class names of the data, which was opened with the recipe's if any."""
     names = tuple(dataset.class_names)
     model = recipe.model.model_copy(update={"classes": names})
     return recipe.model_copy(update={"model": model})
@@ -214,21 +212,18 @@ def train_step(run: Run, batch: Batch) -> tuple[LossParts, float]:
     return parts, float(norm)
 
 
-def _averaged(run: Run) -> AbstractContextManager[None]:
-    """Inside, the detector holds the averaged weights."""
+@contextmanager
+def _averaged(run: Run) -> Iterator[None]:
+    """Inside, the detector holds the averaged weights, if the run averages."""
     if run.average is None:
-        return nullcontext()
-    average = run.average
-
-    class Swap(AbstractContextManager[None]):
-        def __enter__(self) -> None:
-            self.own = {n: t.detach().clone() for n, t in run.detector.state_dict().items()}
-            run.detector.load_state_dict(average.tensors)
-
-        def __exit__(self, *_: object) -> None:
-            run.detector.load_state_dict(self.own)
-
-    return Swap()
+        yield
+        return
+    own = {n: t.detach().clone() for n, t in run.detector.state_dict().items()}
+    run.detector.load_state_dict(run.average.tensors)
+    try:
+        yield
+    finally:
+        run.detector.load_state_dict(own)
 
 
 def _evaluate(run: Run, truth: Dataset, report: Report) -> dict[str, float]:

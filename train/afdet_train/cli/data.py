@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections import deque
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -45,45 +48,13 @@ def run(args: argparse.Namespace) -> int:
     return _clip(args) if args.video is not None else _dataset(args)
 
 
-def _progress() -> Any:
-    try:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-    except ImportError as error:
-        from trt_afdet.errors import MissingDependencyError
-
-        raise MissingDependencyError(
-            "rich is not installed", hint='pip install "trt-afdet[doom]"'
-        ) from error
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]} frames/s"),
-        TimeRemainingColumn(),
-    )
-
-
 def _with_progress(title: str, total: int, work: Any) -> Any:
     """Run `work(on_progress)` under a progress bar that counts frames."""
-    import time
+    from trt_afdet.cli import ui
 
-    start, done = time.monotonic(), 0
-    with _progress() as progress:
-        task = progress.add_task(title, total=total, rate="-")
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            rate = done / max(time.monotonic() - start, 1e-6)
-            progress.update(task, advance=count, rate=f"{rate:.1f}")
-
-        return work(advance)
+    with closing(ui.progress(range(total + 1), total, title)) as bar:
+        next(bar)  # The bar counts an item when the next one is asked for.
+        return work(lambda count: deque(islice(bar, count), maxlen=0))
 
 
 def _dataset(args: argparse.Namespace) -> int:

@@ -170,7 +170,7 @@ def _score(walk: Iterator[tuple[Shot, bool]], frames: int) -> float:
 
 
 class _Encoder:
-    """H.264 by PyAV: OpenCV's own encoders have no quality setting."""
+    """H.264 by PyAV: one thread, so that the same frames give the same bytes."""
 
     def __init__(self, path: Path, size: tuple[int, int]) -> None:
         try:

@@ -17,6 +17,8 @@ MIN_VISIBLE = 0.4
 #: A frame with an annotated object whose brightest tenth of pixels stays under this (0 to 255,
 #: largest channel) is not kept: nobody could see the object.
 MIN_BRIGHTNESS = 48.0
+#: Depth value under which a surface counts as right in front of the lens.
+NEAR_DEPTH = 8
 #: Share of the frames that show no object at all.
 EMPTY_SHARE = 0.05
 #: Horizontal field of view in degrees (Doom's own), and the pixel aspect of its 4:3 picture.
@@ -121,7 +123,3 @@ def inside_and_open(screen: np.ndarray, depth: np.ndarray, boxes: list[Box]) -> 
         free[y : y + h, x : x + w] = False
     rest = depth[free]
     return rest.size < 1000 or float((rest[::16] < NEAR_DEPTH).mean()) < 0.5
-
-
-#: Depth value under which a surface counts as right in front of the lens.
-NEAR_DEPTH = 8

@@ -25,6 +25,10 @@ ACTOR_CLEARANCE = 48.0
 #: A sector lower than this is a closed door or a slit: no place to stand.
 _HEADROOM = 64.0
 
+#: What `World.step` sets, and what `World.camera` reads.
+_BUTTONS = ("TURN_LEFT_RIGHT_DELTA", "LOOK_UP_DOWN_DELTA", "MOVE_FORWARD_BACKWARD_DELTA")
+_VARIABLES = ("POSITION_X", "POSITION_Y", "CAMERA_POSITION_Z", "ANGLE", "PITCH")
+
 #: Resolutions with square 4:3 frames that ViZDoom offers.
 RESOLUTIONS = ("640x480", "800x600", "1024x768", "1280x960")
 
@@ -139,14 +143,14 @@ class World:
         across_ray = side(x, y, px, py, ax, ay) * side(x, y, px, py, bx, by) <= 0
         return ~(across_wall & across_ray).any(axis=1)
 
-    def clear(self, points: np.ndarray, wall_clearance: float = WALL_CLEARANCE) -> np.ndarray:
+    def clear(self, points: np.ndarray) -> np.ndarray:
         """(K,) bool: away from every wall, and from every actor."""
         a, b = self.walls[:, :2], self.walls[:, 2:]
         ab = b - a
         length2 = np.maximum((ab**2).sum(1), 1e-9)
         t = ((points[:, None] - a) * ab).sum(-1) / length2
         nearest = a + np.clip(t, 0, 1)[..., None] * ab
-        ok = ((points[:, None] - nearest) ** 2).sum(-1).min(1) >= wall_clearance**2
+        ok = ((points[:, None] - nearest) ** 2).sum(-1).min(1) >= WALL_CLEARANCE**2
         actors = np.array(
             [(o.position_x, o.position_y) for o in self.state.objects if o.name != "DoomPlayer"]
         ).reshape(-1, 2)
@@ -207,24 +211,8 @@ def open_world(
     game.set_depth_buffer_enabled(True)
     game.set_objects_info_enabled(True)
     game.set_sectors_info_enabled(True)
-    button = vzd.Button
-    game.set_available_buttons(
-        [
-            button.TURN_LEFT_RIGHT_DELTA,
-            button.LOOK_UP_DOWN_DELTA,
-            button.MOVE_FORWARD_BACKWARD_DELTA,
-        ]
-    )
-    variable = vzd.GameVariable
-    game.set_available_game_variables(
-        [
-            variable.POSITION_X,
-            variable.POSITION_Y,
-            variable.CAMERA_POSITION_Z,
-            variable.ANGLE,
-            variable.PITCH,
-        ]
-    )
+    game.set_available_buttons([getattr(vzd.Button, name) for name in _BUTTONS])
+    game.set_available_game_variables([getattr(vzd.GameVariable, name) for name in _VARIABLES])
     # The two last ones: "a secret is revealed" is no HUD message to ViZDoom, and stays otherwise.
     game.add_game_args("+sv_cheats 1 +con_midtime 0 +cl_showsecretmessage 0")
     try:

@@ -37,11 +37,8 @@ class Node:
 
 
 def _graph(*lines: str) -> tuple[Node, ...]:
-    nodes = []
-    for line in lines:
-        name, sources = line.split("=")
-        nodes.append(Node(name.strip(), tuple(sources.split())))
-    return tuple(nodes)
+    pairs = (line.split(" = ") for line in lines)
+    return tuple(Node(name, tuple(sources.split())) for name, sources in pairs)
 
 
 #: One layer of each neck. Sources of another level are resampled to the node's level. A level
@@ -106,10 +103,7 @@ class Sum(nn.Module):
     """Unweighted fusion."""
 
     def forward(self, inputs: list[Tensor]) -> Tensor:
-        total = inputs[0]
-        for other in inputs[1:]:
-            total = total + other
-        return total
+        return sum(inputs[1:], inputs[0])
 
 
 class FusionNode(nn.Module):

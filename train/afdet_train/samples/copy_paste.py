@@ -79,15 +79,8 @@ class CopyPaste:
     def __init__(self, dataset: Dataset, probability: float) -> None:
         self.dataset = dataset
         self.probability = probability
-        self.sources = (
-            [
-                i
-                for i, r in enumerate(dataset.records)
-                if any(s is not None for s in r.segmentations)
-            ]
-            if probability > 0
-            else []
-        )
+        masked = (any(s is not None for s in r.segmentations) for r in dataset.records)
+        self.sources = np.flatnonzero(list(masked)).tolist() if probability > 0 else []
         if probability > 0 and not self.sources:
             raise InvalidValueError(
                 "augment.copy_paste needs masks, and the training data has none",
