@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections import deque
-from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -52,9 +51,10 @@ def _with_progress(title: str, total: int, work: Any) -> Any:
     """Run `work(on_progress)` under a progress bar that counts frames."""
     from trt_afdet.cli import ui
 
-    with closing(ui.progress(range(total + 1), total, title)) as bar:
-        next(bar)  # The bar counts an item when the next one is asked for.
-        return work(lambda count: deque(islice(bar, count), maxlen=0))
+    # A bar counts an item when the next one is asked for.
+    bar = ui.progress(range(total + 1), total, title)
+    next(bar)
+    return work(lambda count: deque(islice(bar, count), maxlen=0))
 
 
 def _dataset(args: argparse.Namespace) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -60,8 +59,8 @@ class Boxes:
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Boxes:
-        tensors = {n: change(t) for n, t in vars(self).items() if isinstance(t, Tensor)}
-        return dataclasses.replace(self, **tensors)
+        columns = map(change, (self.xyxy, self.labels, self.flags, self.image))
+        return Boxes(*columns, self.batch_size)
 
     def rois(self) -> Tensor:
         """float32 [G, 5], image index and x1 y1 x2 y2: the form that ``roi_align`` takes."""
