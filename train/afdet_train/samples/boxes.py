@@ -59,8 +59,8 @@ class Boxes:
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Boxes:
-        columns = map(change, (self.xyxy, self.labels, self.flags, self.image))
-        return Boxes(*columns, self.batch_size)
+        xyxy, labels, flags, image = map(change, (self.xyxy, self.labels, self.flags, self.image))
+        return Boxes(xyxy, labels, flags, image, self.batch_size)
 
     def rois(self) -> Tensor:
         """float32 [G, 5], image index and x1 y1 x2 y2: the form that ``roi_align`` takes."""
