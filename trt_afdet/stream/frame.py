@@ -1,4 +1,4 @@
-"""What travels through a pipeline: a frame, and what was found in it."""
+"""A frame on its way through the pipeline, and its result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When what is lost is tried again: a source, a broker, a server."""
+"""When a lost source, broker or server is tried again."""
 
 from __future__ import annotations
 

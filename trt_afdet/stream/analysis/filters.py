@@ -1,4 +1,4 @@
-"""What a source reports: classes, confidence per class, size, and where in the picture."""
+"""Filters of a source: classes, confidence per class, size, place in the picture."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class SourceAnalysis:
     Args:
         source: Its name, for the events.
         class_names: The model's.
-        options: What it does.
+        options: Filters, tracking, zones.
         shapes: Zones and lines.
         first_id: Number of the first track.
 

@@ -281,7 +281,7 @@ def read_zones(path: Path) -> dict[str, Shapes]:
 
     Raises:
         MissingFileError: If there is none.
-        CorruptFileError: If it is not what it must be.
+        CorruptFileError: If its content is not valid.
     """
     try:
         table = json.loads(read_text(path), object_pairs_hook=_no_repeats)
@@ -292,7 +292,7 @@ def read_zones(path: Path) -> dict[str, Shapes]:
         raise MissingFileError("the file of zones does not exist", got=path) from error
     except (OSError, ValueError, RecursionError) as error:
         text = getattr(error, "strerror", None) or str(error)
-        raise CorruptFileError(f"{path} is no file of zones: {text}") from error
+        raise CorruptFileError(f"{path} is not a file of zones: {text}") from error
 
 
 def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

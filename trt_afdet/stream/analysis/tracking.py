@@ -31,7 +31,7 @@ class TrackOptions:
     Attributes:
         low: Boxes with a confidence from here up to the source's own limit start no track, but
             carry on one that exists.
-        confirm: Detections in a row that make a track; until then it has no number.
+        confirm: Detections in a row that make a track and give it a number.
         lost: Seconds that a track lives on without being seen.
         overlap: Least IoU of a track's predicted box and a detection.
         reset_after: A gap of more seconds between two frames ends all tracks.
@@ -93,7 +93,7 @@ class Tracker:
         Args:
             found: All of them, weak ones included.
             time: Seconds, on one time base for all frames; by default the clock's.
-            strong: bool [N], which ones may start a track; by default those of at least ``conf``.
+            strong: bool [N], which ones may start a track; by default those above ``conf``.
 
         Returns:
             The same detections in the same order with ``tracker_id``; -1 for those not tracked.

@@ -1,4 +1,4 @@
-"""What zones and lines have to say."""
+"""Events of zones and lines."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ObjectEntered(_InZone):
 
 @dataclass(frozen=True)
 class ObjectLeft(_InZone):
-    """An object is no longer in a zone.
+    """An object left a zone.
 
     Attributes:
         seconds: How long it was there.

@@ -45,7 +45,7 @@ class ZoneOptions:
         anchor: See :data:`ANCHORS`.
         confirm: Frames in a row that must agree before an object is in or out of a zone.
         margin: How far an object must be beyond a zone's edge to have left, and beyond a line to
-            have crossed it; share of the picture's shorter side. An object that stands on the edge
+            have crossed it; share of the picture's shorter side. An object on the edge
             then does not enter and leave all the time.
         grace: An object that is not seen for more seconds has left its zones.
         dwell: Seconds in a zone after which there is a dwell event; None: never.
@@ -144,11 +144,11 @@ class Zones:
         self._tracks: dict[int, _Track] = {}
         self._entered: Counter[Zone] = Counter()
         self._crossed: dict[Line, list[int]] = {}
-        self._events: list[ZoneEvent] = []  # Of the frame at hand.
+        self._events: list[ZoneEvent] = []  # Of the current frame.
 
     @property
     def shapes(self) -> Shapes:
-        """What is watched."""
+        """The watched zones and lines."""
         return self._wanted[0]
 
     @property
@@ -188,8 +188,8 @@ class Zones:
             tracked: With ``tracker_id``; objects without a track are left out.
             time: Seconds on one time base for all frames; durations are differences of it. By
                 default the clock's.
-            wall_time: What the events carry as their time; ``time`` by default.
-            size: Width and height of the frame, pixels; those of the class by default.
+            wall_time: Time of the events; ``time`` by default.
+            size: Width and height of the frame, pixels; the constructor's by default.
 
         Returns:
             What happened, oldest first.

@@ -26,7 +26,7 @@ class Health:
 
 
 class HealthCheck:
-    """Judges snapshots; must see one every second or so to notice a detector that stands still.
+    """Judges snapshots; must see one every second or so to notice a stuck detector.
 
     Args:
         names: Public names of the sources.

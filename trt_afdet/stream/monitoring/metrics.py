@@ -23,7 +23,7 @@ RATE_WINDOW = 5.0
 
 
 class Histogram:
-    """Counts of values per bucket. Not thread-safe by itself."""
+    """Counts of values per bucket. Not thread-safe."""
 
     def __init__(self) -> None:
         self.counts = [0] * (len(EDGES) + 1)

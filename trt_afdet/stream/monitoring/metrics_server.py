@@ -1,6 +1,6 @@
-"""Serves ``/metrics`` and ``/healthz`` on a port of their own, without the web page.
+"""Serves ``/metrics`` and ``/healthz`` on a separate port, without the web page.
 
-prometheus_client's own server answers every path with the metrics, so health would have no address.
+prometheus_client's own server answers every path with the metrics and cannot serve health.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class PublicNames:
     def find(self, text: str) -> str | None:
         """The public name that an address means: one of them, or one's :func:`key`.
 
-        Proxies leave keys as they are; they change names with ``//`` or ``..`` in them.
+        Proxies keep keys and change names with ``//`` or ``..`` in them.
         """
         with self._lock:
             return self._public_of_key.get(text, text if text in self._source else None)

@@ -59,7 +59,7 @@ class PipelineSnapshot:
     """All figures at a moment, by source or sink name.
 
     Attributes:
-        sources: What was processed.
+        sources: Figures of each source.
         queues: What waits for the detector.
         states: The latest state of each source.
         sinks: What became of results.

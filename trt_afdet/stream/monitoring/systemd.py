@@ -15,7 +15,7 @@ log = logging.getLogger("trt_afdet.stream")
 
 
 class Notifier:
-    """Sends messages to ``$NOTIFY_SOCKET``; does nothing where there is none.
+    """Sends messages to ``$NOTIFY_SOCKET``; does nothing without it.
 
     Args:
         environment: Instead of the process's.

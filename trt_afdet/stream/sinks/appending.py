@@ -31,7 +31,7 @@ class AppendingFile:
     next record begins a new one. Devices and pipes are written to as they are.
 
     Args:
-        path: The file; made with its folder if there is none.
+        path: The file; it and its folder are created if missing.
         start: What every file begins with; others are refused rather than damaged.
         complete: Whether a line (without its end) closes a record.
         header: Written into an empty file.
@@ -65,7 +65,7 @@ class AppendingFile:
         self._syncer: threading.Thread | None = None
 
     def open(self) -> None:
-        """Opens the file, and cuts off what was not written to its end.
+        """Opens the file and removes an incomplete record at its end.
 
         Raises:
             WriteError: If it cannot be opened.
@@ -173,7 +173,7 @@ class AppendingFile:
         if size - end > LONGEST_TORN:
             raise CorruptFileError(
                 "the end of the file is damaged; nothing was added to it",
-                got=f"{self.path}: more than {LONGEST_TORN >> 20} MiB that are no records",
+                got=f"{self.path}: more than {LONGEST_TORN >> 20} MiB that are not records",
                 hint="move it away",
             )
         if end < size:

@@ -1,4 +1,4 @@
-"""What a sink is, and the thread and queue that each one has to itself.
+"""The protocol of a sink, and the thread and queue of each.
 
 A sink never slows another one down. One that must not lose anything (``durable``) makes the
 pipeline wait when its queue is full, so that frames are dropped before they are processed; any
@@ -30,7 +30,7 @@ class Sink(Protocol):
         name: For people and logs; without credentials.
         durable: Whether every result counts.
 
-    One that loses something by itself, such as from a bounded spool, has an int ``dropped``, too;
+    A sink that loses results itself (a bounded spool) counts them in an int ``dropped``;
     one to which a file belongs alone, be it a lock, has its ``path``.
     """
 
@@ -119,7 +119,7 @@ class SinkRunner:
 
     @property
     def dropped(self) -> int:
-        """Results lost: from the queue, and what the sink itself counts in its ``dropped``."""
+        """Lost results: those of the queue, and the sink's own ``dropped``."""
         return self._dropped + int(getattr(self.sink, "dropped", 0))
 
     def waiting(self) -> int:

@@ -117,14 +117,14 @@ class _Suspect:
 
 
 class SpooledSink(ABC):
-    """A sink that writes to a spool; a thread of its own delivers from there.
+    """A sink that writes to a spool; a separate thread delivers from there.
 
-    A subclass says how to deliver. The thread calls its methods, but for :meth:`abort`.
+    A subclass implements the delivery. The thread calls all its methods except :meth:`abort`.
 
     Args:
         name: For people and logs; without credentials.
-        spool: What is not delivered yet.
-        send: What is sent.
+        spool: Records that wait for delivery.
+        send: Kinds of records to send.
         key: Where a record goes (a topic).
         batch: Most records delivered at a time.
         linger: Seconds that a record waits for others to fill the batch.
@@ -182,7 +182,7 @@ class SpooledSink(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Called about every second while there is nothing to send.
+        """Called about every second while the spool is empty.
 
         Raises:
             DeliveryError: If the connection is lost.
@@ -198,7 +198,7 @@ class SpooledSink(ABC):
 
     @property
     def path(self) -> Path:
-        """The spool's file, which belongs to one sink at a time."""
+        """The spool's file; one sink at a time uses it."""
         return self._spool.path
 
     @property
@@ -249,7 +249,7 @@ class SpooledSink(ABC):
         if self._crash is not None:
             raise RunError("delivering failed", got=self._crash) from self._crash
         before = self._spool.dropped
-        # Half a surrogate pair, from a file name that is no UTF-8, is written as JSON writes it.
+        # Half a surrogate pair, from a file name that is not UTF-8, is written as JSON writes it.
         self._spool.put((self._key(record), dumps(record)) for record in records)
         if before == 0 and self._spool.dropped:
             log.warning("%s: the spool is full; the oldest records are dropped", self.name)

@@ -31,7 +31,7 @@ from trt_afdet.support.slug import slug
 
 log = logging.getLogger("trt_afdet.stream")
 
-#: Seconds after which a viewer who takes nothing, or says nothing, is let go.
+#: Seconds after which a silent viewer is disconnected.
 PATIENCE = 15.0
 SHORTEST_TOKEN = 12
 _BOUNDARY = "trt-afdet-frame"
@@ -242,10 +242,10 @@ class _Server(ThreadingHTTPServer):
                 try:
                     request.shutdown(socket.SHUT_RDWR)
                 except OSError:
-                    continue  # It has just ended by itself.
+                    continue  # It has just ended.
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Viewers come and go; that is no news."""
+        """Ignores viewers that disconnect."""
         log.debug("mjpeg: a connection broke", exc_info=True)
 
 

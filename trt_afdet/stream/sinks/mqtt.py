@@ -1,4 +1,4 @@
-"""Records to an MQTT broker: QoS 1, with what the broker misses kept on disk.
+"""Records to an MQTT broker: QoS 1; undelivered records stay on disk.
 
 Topics follow a template: ``cameras/{source}/{type}``. ``{type}`` is result, event or status, and
 ``{source}`` the source's name as ``slug`` writes it, so that ``a/b`` and ``a_b`` differ; the
@@ -80,7 +80,7 @@ class MqttOptions:
         availability: Topic of "online" and "offline"; by default beside the others.
         timeout: Seconds for a connection, and for acknowledgements.
         keepalive: Seconds after which a silent connection is given up, times 1.5.
-        version: Of the protocol, see :data:`VERSIONS`; None: 5, or 3.1.1 if the broker knows no 5.
+        version: Of the protocol, see :data:`VERSIONS`; None: 5, else 3.1.1.
     """
 
     host: str
@@ -144,7 +144,7 @@ class MqttSink(SpooledSink):
 
     Args:
         options: The broker and its topics.
-        spool: What the broker has not acknowledged yet.
+        spool: Records that the broker has not acknowledged.
         more: Of :class:`~.delivery.SpooledSink`.
     """
 
@@ -225,7 +225,7 @@ class MqttSink(SpooledSink):
             client.publish(topic, body, qos=1, retain=self._retains)
 
     def _learn_from(self, reason: Any) -> None:
-        """What the broker cannot do is not asked of it at the next attempt."""
+        """Leaves out what the broker cannot do at the next attempt."""
         code = getattr(reason, "value", 0)
         if code == _NO_RETAIN:
             self._retains = False

@@ -13,8 +13,8 @@ from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.monitoring.status import StatusEvent
 from trt_afdet.support.suggest import nearest
 
-#: What a sink may be asked to send: every processed frame; only those with a detection or an event;
-#: each event by itself; changes of state.
+#: Kinds of records: every processed frame; only frames with a detection or an event; single
+#: events; changes of state.
 Content = Literal["results", "detections", "events", "status"]
 
 
@@ -27,7 +27,7 @@ def parse_contents(text: object) -> tuple[Content, ...]:
     """``results,status`` as the contents they name.
 
     Raises:
-        InvalidValueError: If one is unknown, or there is none.
+        InvalidValueError: If one is unknown, or the list is empty.
     """
     names = [name.strip() for name in str(text).split(",") if name.strip()]
     for name in names:
@@ -47,7 +47,7 @@ class Recorder:
     """Makes the records of one sink and numbers them.
 
     Args:
-        contents: What the sink sends.
+        contents: The kinds that the sink sends.
     """
 
     def __init__(self, contents: Sequence[Content] = ("results", "status")) -> None:

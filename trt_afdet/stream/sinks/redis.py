@@ -24,7 +24,7 @@ from trt_afdet.stream.sinks.delivery import (
 from trt_afdet.stream.sinks.spool import Entry, Spool
 from trt_afdet.support.packages import missing
 
-#: What a server says of a record longer than its ``proto-max-bulk-len``, or than a string may be.
+#: The server's answers to a record longer than its ``proto-max-bulk-len``, or than a string may be.
 HOPELESS = ("invalid bulk length", "invalid multibulk length", "too big", "exceeds maximum allowed")
 
 
@@ -56,7 +56,9 @@ class RedisOptions:
 
     def __post_init__(self) -> None:
         if not self.stream:
-            raise InvalidValueError("the stream has no name", hint="redis://host/STREAM")
+            raise InvalidValueError(
+                "the address lacks the name of the stream", hint="redis://host/STREAM"
+            )
         if self.maxlen < 1:
             raise InvalidValueError("maxlen must be at least 1", got=self.maxlen)
         check_certificates(self.tls, "rediss:// for redis://", self.ca)
@@ -73,7 +75,7 @@ class RedisSink(SpooledSink):
 
     Args:
         options: The server and the stream.
-        spool: What the server has not taken yet.
+        spool: Records that the server has not taken.
         more: Of :class:`~.delivery.SpooledSink`.
     """
 
@@ -115,7 +117,7 @@ class RedisSink(SpooledSink):
         import redis
 
         options = self._options
-        # Not MULTI: the server takes what it can, and nothing has to be taken together.
+        # Not MULTI: the server may take some records and refuse others.
         pipeline = self._client.pipeline(transaction=False)
         for entry in entries:
             record = json.loads(entry.body)
@@ -152,7 +154,7 @@ class RedisSink(SpooledSink):
 
 
 def _text(error: Exception) -> str:
-    """What a server says, without the command that it may repeat."""
+    """A server's answer, without the command that it may repeat."""
     return (
         str(error).partition("Command #")[0].strip() or str(error).rpartition("caused error: ")[2]
     )

@@ -33,7 +33,7 @@ TIMEOUT = 5.0
 
 
 class RtspSink:
-    """Publishes each source under an address of its own.
+    """Publishes each source under its own address.
 
     Args:
         url: ``rtsp://[USER:PASSWORD@]HOST[:PORT]/PATH``; ``{source}`` in it is the source's name,

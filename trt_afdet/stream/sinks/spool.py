@@ -1,4 +1,4 @@
-"""A bounded queue on disk: what a broker has not taken yet waits here, over restarts too."""
+"""A bounded queue on disk for undelivered records; it survives restarts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, RunError, WriteError
 from trt_afdet.support.files import write_error
 
-#: What an entry takes beside its text, bytes, roughly.
+#: Bytes of an entry besides its text, roughly.
 OVERHEAD = 64
 #: Least bound, bytes.
 LEAST = 64 << 10
@@ -44,7 +44,7 @@ class Spool:
     What :meth:`put` has taken survives a kill at once, and a power cut after some seconds.
 
     Args:
-        path: The file; made with its folder if there is none.
+        path: The file; it and its folder are created if missing.
         limit: Bytes that may wait; beyond that the oldest entries go, and are counted. The file is
             a little larger, and keeps its largest size.
     """
@@ -67,7 +67,7 @@ class Spool:
 
         Raises:
             WriteError: If it cannot be opened.
-            CorruptFileError: If it is no spool.
+            CorruptFileError: If it is not a spool.
             RunError: If another process uses it.
         """
         try:
@@ -211,7 +211,7 @@ class Spool:
             what = "another process uses this spool"
             return RunError(what, got=self.path, hint="give each its own by spool=FILE")
         if "not a database" in text or "malformed" in text or "no such column" in text:
-            what = "the file is no spool, or damaged"
+            what = "the file is not a spool, or damaged"
             return CorruptFileError(what, got=self.path, hint="move it away")
         hint = "the disk is full" if "full" in text or "disk I/O" in text else None
         return WriteError("the spool cannot be written", got=f"{self.path}: {text}", hint=hint)

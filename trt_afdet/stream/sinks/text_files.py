@@ -44,7 +44,7 @@ class JsonLinesSink(_TextFileSink):
     Args:
         path: The file or device.
         fsync: When data is forced onto the disk; see :data:`~.appending.Fsync`.
-        send: What is written.
+        send: Kinds of records to write.
     """
 
     def __init__(

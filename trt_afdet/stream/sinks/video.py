@@ -44,7 +44,7 @@ class VideoSink:
     """Draws the detections on the frames and records them.
 
     Args:
-        folder: Where the files go; made if there is none. One sink at a time.
+        folder: For the files; created if missing. One sink at a time uses it.
         segment: Seconds after which a new file begins; 0 for never.
         keep_free: Bytes of the disk that stay free: the oldest recordings of this sink in the
             folder, of earlier runs too, are deleted for that. If even all of them would not do, it
@@ -86,7 +86,7 @@ class VideoSink:
         self._paused = False
 
     def open(self) -> None:
-        """Makes the folder, looks for the encoder, and repairs what a kill has left."""
+        """Creates the folder, finds the encoder, and repairs files that a kill left open."""
         self._codec = choose_codec(self._wanted)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -216,7 +216,7 @@ class _Segment:
         self._latest = self._first
         self._file = _WholeWrites(path)
         # Each frame is a fragment, written at once and by one call: a kill costs the latest frame,
-        # and nothing that was written has to be changed afterwards.
+        # and written data never changes.
         self._container: Any = av.open(
             self._file,
             "w",
@@ -297,7 +297,7 @@ class _WholeWrites:
 def repair(path: Path) -> None:
     """Cuts a torn fragment off a recording, so that every reader likes the file.
 
-    A recording that then holds no frame is deleted; one that was closed is left as it is.
+    A recording without a frame is deleted; a closed one is not touched.
 
     Raises:
         OSError: If it cannot be read or changed.
@@ -316,7 +316,7 @@ def repair(path: Path) -> None:
 
 
 def _whole_fragments(file: BinaryIO, size: int) -> int:
-    """Bytes up to the end of the last fragment that is complete; 0 if there is none."""
+    """Bytes up to the end of the last complete fragment; 0 without one."""
     end, place, after_moof = 0, 0, False
     while place + 8 <= size:
         file.seek(place)

@@ -76,7 +76,7 @@ class WebhookSink(SpooledSink):
 
     Args:
         options: The server.
-        spool: What the server has not taken yet.
+        spool: Records that the server has not taken.
         more: Of :class:`~.delivery.SpooledSink`.
     """
 
@@ -120,7 +120,7 @@ class WebhookSink(SpooledSink):
             connection.request("POST", self._path, body, headers)
             answer = connection.getresponse()
             answer.read(1 << 20)
-            if not answer.isclosed():  # A longer answer is nothing to wait for.
+            if not answer.isclosed():  # The rest of a longer answer is not needed.
                 connection.close()
         except (BrokenPipeError, ConnectionResetError) as error:
             # A server that finds a body too long may answer and hang up before it is sent.

@@ -25,7 +25,7 @@ WIDTH, HEIGHT = 1280, 720
 #: Seconds between pictures.
 INTERVAL = 1 / 30
 
-# OpenCV ends the whole process if there is no screen: that must happen to another one.
+# Without a screen OpenCV ends the process, so a child process tries first.
 _PROBE = "import cv2; cv2.namedWindow('trt-afdet'); cv2.waitKey(1); cv2.destroyAllWindows()"
 
 
@@ -126,7 +126,7 @@ def check_screen(hint: str) -> None:
         hint: What else the user can do.
 
     Raises:
-        MissingDependencyError: If this OpenCV has no windows.
+        MissingDependencyError: If this OpenCV is built without windows.
         RunError: If there is no screen.
     """
     for line in cv2.getBuildInformation().splitlines():

@@ -291,7 +291,7 @@ def test_a_file_of_zones(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[]", "one object with an entry per source"),
-        ("{", "is no file of zones"),
+        ("{", "is not a file of zones"),
         ('{"c": {"zonse": []}}', "did you mean 'zones'"),
         ('{"c": {"zones": {}}}', "must be a list"),
         ('{"c": {"zones": [{"polygon": []}]}}', "needs a name"),

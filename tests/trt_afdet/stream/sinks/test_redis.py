@@ -147,7 +147,7 @@ def test_a_key_of_another_kind_is_named_and_waited_for(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stream": ""}, "no name"),
+        ({"stream": ""}, "lacks the name"),
         ({"stream": "x", "maxlen": 0}, "maxlen"),
         ({"stream": "x", "ca": Path("x")}, "rediss://"),
     ],

@@ -123,7 +123,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 def test_bad_files_and_bounds_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "letter.txt"
     path.write_text("Dear Sir or Madam, " * 1000)
-    with pytest.raises(CorruptFileError, match="no spool"):
+    with pytest.raises(CorruptFileError, match="not a spool"):
         Spool(path).open()
     assert path.read_text().startswith("Dear")
     with pytest.raises(WriteError, match="a part of the path is a file"):
