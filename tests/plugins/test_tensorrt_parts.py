@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
 from tests.plugins import tensorrt_parts
 from tests.plugins.tensorrt_parts import PartMissingError, _cached
 
 TWO_AT_ONCE = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
 from tests.plugins.tensorrt_parts import _cached
 def make(folder):
     (folder / "part").write_text("whole")
-    with Path(sys.argv[2]).open("a") as file:
+    with Path(sys.argv[1]).open("a") as file:
         file.write("made\\n")
 print("ready", flush=True)
 sys.stdin.readline()
@@ -29,11 +29,14 @@ print(_cached("NOT_SET", "parts", make))
 
 def test_processes_share_one_making(tmp_path: Path) -> None:
     made = tmp_path / "made"
-    folder = Path(tensorrt_parts.__file__).parent
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", TWO_AT_ONCE, str(folder), str(made)],
-            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache dir")},
+            [sys.executable, "-c", TWO_AT_ONCE, str(made)],
+            env={
+                **os.environ,
+                "XDG_CACHE_HOME": str(tmp_path / "cache dir"),
+                "PYTHONPATH": str(ROOT),
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

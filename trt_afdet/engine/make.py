@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trt_afdet.engine import gate
+from trt_afdet.engine import verify
 from trt_afdet.engine.builder import Built, Listener, build, prepare, write
 from trt_afdet.engine.options import BuildOptions
 from trt_afdet.engine.plan import make_plan
@@ -143,7 +143,7 @@ def _make(
 ) -> Built | None:
     plan = make_plan(options, flavour, gpu)
     listener.table("plan", ("what", "how"), plan.rows())
-    pictures = gate.open_verification(options)
+    pictures = verify.open_verification(options)
     prepared = prepare(plan, listener)
     if options.dry_run:
         _show(prepared.types, listener)
@@ -152,16 +152,16 @@ def _make(
     # Flags leave no converted model that ONNX Runtime could run.
     by_flags = not plan.typed and prepared.converted.precision == "fp32"
     if pictures is not None and not by_flags:
-        results.append(gate.verify_converted(options, prepared.converted, pictures, listener))
+        results.append(verify.verify_converted(options, prepared.converted, pictures, listener))
     built = build(prepared, listener)
     if pictures is not None:
         if options.strip_weights:
             listener.warn("the engine itself is not verified: its weights are left out")
         elif gpu is not None and gpu.compute_capability in plan.compute_capability:
-            results.append(gate.verify_engine(options, built, pictures, listener))
+            results.append(verify.verify_engine(options, built, pictures, listener))
         else:
             listener.warn("the engine itself is not verified: this machine has no GPU for it")
-    verified = gate.merged(results)
+    verified = verify.merged(results)
     if verified is None:
         return built
     sidecar = dataclasses.replace(built.sidecar, verification=verified.to_json())
@@ -207,7 +207,10 @@ def _best(
         return built
     assert built is not None
     assert other is not None
-    rates = {"fp16": gate.network_rate(options, built), "int8": gate.network_rate(options, other)}
+    rates = {
+        "fp16": verify.network_rate(options, built),
+        "int8": verify.network_rate(options, other),
+    }
     rows = [[name, f"{rate:.1f}"] for name, rate in rates.items()]
     listener.table("measured", ("precision", "images/s"), rows)
     return other if rates["int8"] > rates["fp16"] else built
