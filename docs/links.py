@@ -1,4 +1,4 @@
-"""Links that leave the site: files of the repository are named instead."""
+"""Links that leave the site name a file of the repository; docstrings lose their Sphinx roles."""
 
 from __future__ import annotations
 
@@ -19,3 +19,11 @@ def on_page_markdown(markdown: str, config: Any, **_: Any) -> str:
         return text if text.strip("`") == path else f"{text} (`{path}`)"
 
     return _OUTSIDE.sub(target, markdown)
+
+
+_ROLE = re.compile(r":(?:class|meth|func|data|mod|attr|exc):(\s*<code>)~?(?:[a-z_]\w*\.)*")
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Shows ``:class:`~trt_afdet.Detector``` as ``Detector``."""
+    return _ROLE.sub(r"\1", html)

@@ -32,37 +32,7 @@ CHUNK = 16
 
 
 class Detector:
-    """A detector ready to run.
-
-    ``detector(picture)`` gives :class:`Detections`, ``detector([picture, ...])`` a list of them.
-    Use it as a context manager, or call :meth:`close`. Several threads may call one detector.
-
-    Args:
-        model: A model file, or an open backend; the shipped model by default. ONNX Runtime runs
-            .onnx files, TensorRT runs .engine and .plan files.
-        conf: Lowest confidence, 0..1; the model's own by default, as for the next two.
-        iou: NMS IoU, 0..1.
-        max_detections: Most detections per picture.
-        classes: Names or ids of the classes to look for; all by default.
-        device: Number of the GPU, also as "cuda:1", or "cpu". By default an engine runs on GPU 0
-            and an ONNX file on the CPU.
-        threads: CPU threads of the network; the backend's choice by default.
-        providers: ONNX Runtime execution providers, instead of ``device``.
-        rebuild: Build an engine that does not fit this machine again, from the ONNX file beside it.
-
-    A network that ends in NMS has thresholds built in: only a higher ``conf`` and a lower
-    ``max_detections`` can be asked of it.
-
-    Attributes:
-        spec: The model's spec with these values.
-        times: Milliseconds of every stage.
-
-    Raises:
-        MissingFileError, CorruptFileError: If the file is missing or damaged.
-        InvalidValueError: If a value is out of range or cannot be changed, or a class is unknown.
-        MissingDependencyError: If the package that runs the model is not installed.
-        RunError: If there is no such GPU.
-    """
+    """A detector ready to run. :class:`trt_afdet.Detector` documents its arguments."""
 
     def __init__(
         self,
