@@ -99,8 +99,12 @@ class Batcher:
                 self._turn.append(source)
             queue.policy, queue.capacity, queue.closed = policy, capacity, False
 
-    def put(self, frame: StreamFrame) -> bool:
+    def put(self, frame: StreamFrame, given_up: Callable[[], bool] = lambda: False) -> bool:
         """Hands in a frame; with policy ``wait`` blocks until there is room.
+
+        Args:
+            frame: Of a source that was added.
+            given_up: Whether the source should end; asked again after :meth:`wake`.
 
         Returns:
             False if the source should end: it or the batcher was closed.
@@ -109,9 +113,14 @@ class Batcher:
             queue = self._queues[frame.source]
             if queue.policy == "wait":
                 self._changed.wait_for(
-                    lambda: len(queue.frames) < queue.capacity or queue.closed or self._stopped
+                    lambda: (
+                        len(queue.frames) < queue.capacity
+                        or queue.closed
+                        or self._stopped
+                        or given_up()
+                    )
                 )
-            if queue.closed or self._stopped:
+            if queue.closed or self._stopped or given_up():
                 return False
             queue.received += 1
             queue.arrives(self._clock())
@@ -123,6 +132,11 @@ class Batcher:
             queue.frames.append(frame)
             self._changed.notify_all()
             return True
+
+    def wake(self) -> None:
+        """Lets waiting puts ask whether they are given up."""
+        with self._changed:
+            self._changed.notify_all()
 
     def close(self, source: str) -> None:
         """Says that a source will hand in no more; what waits is still served."""

@@ -1,4 +1,9 @@
-"""Keeps one source running: reads it, reconnects it, restarts it when it falls silent."""
+"""Keeps one source running: reads it, reconnects it, restarts it when it falls silent.
+
+The only place with deadlines for a source, two threads for each: one reads and may hang in a
+driver (:class:`Connection`), the other one waits for it and never longer than it should
+(:class:`Capture`).
+"""
 
 from __future__ import annotations
 
@@ -14,12 +19,14 @@ from trt_afdet.stream.monitoring.status import StatusBoard
 from trt_afdet.stream.retry import Retry
 from trt_afdet.stream.sources.base import (
     LoginRefusedError,
+    Pending,
     Picture,
     Source,
     SourceError,
     SourceInfo,
     UnusableSourceError,
     incomplete,
+    own_limit,
 )
 from trt_afdet.support.redact import redact
 from trt_afdet.support.threads import Worker
@@ -27,26 +34,141 @@ from trt_afdet.support.threads import Worker
 log = logging.getLogger("trt_afdet.stream")
 
 
-class Capture:
-    """Runs one source in threads of its own until it ends, fails for good, or is stopped.
+class SilentError(SourceError):
+    """A source did not open, or gave no frame, within its time."""
 
-    Reading happens in a reader thread. Should that hang inside a driver, it is left behind, told to
-    go as soon as it comes back, and another one started with a source opened anew.
+
+class Connection(Worker):
+    """Opens a source, reads it to its end and closes it, in a thread of its own.
+
+    Of the :data:`Pending` frames of a live source only the newest waits to be taken: a slow reader
+    gets fresh frames and fewer of them. Every other source waits until its frame is taken.
+
+    Args:
+        name: Of the source, for the name of the thread.
+        source: Used by this thread alone, except for ``interrupt``.
+    """
+
+    def __init__(self, name: str, source: Source) -> None:
+        super().__init__(name=f"read {name}", on_exit=self.abandon)
+        self._source = source
+        self._changed = threading.Condition()
+        self._info: SourceInfo | None = None
+        self._waiting: Picture | Pending | None = None
+        self._error: BaseException | None = None
+        self._ended = False
+        self._abandoned = False
+
+    def wait_open(self, limit: float) -> SourceInfo:
+        """What the source says of itself, once it is open.
+
+        Args:
+            limit: Seconds; the source may have a shorter one (``connect_timeout``).
+
+        Raises:
+            SilentError: If it is not open by then.
+            SourceError: If it cannot be opened, or the connection was abandoned.
+        """
+        limit = min(limit, own_limit(self._source, "connect_timeout"))
+        with self._changed:
+            self._changed.wait_for(lambda: self._info or self._ended or self._abandoned, limit)
+            if self._info is None or self._abandoned:
+                self._raise(f"no answer for {limit:g} s")
+            assert self._info is not None
+            return self._info
+
+    def take(self, limit: float) -> Picture | None:
+        """The next frame; None at the end.
+
+        Args:
+            limit: Seconds; the source may have a shorter one (``timeout``).
+
+        Raises:
+            SilentError: If there is none by then.
+            SourceError: If the source is lost, or the connection was abandoned.
+        """
+        limit = min(limit, own_limit(self._source, "timeout"))
+        deadline = time.monotonic() + limit
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._waiting or self._ended or self._abandoned,
+                    max(0.0, deadline - time.monotonic()),
+                )
+                read, self._waiting = self._waiting, None
+                if self._abandoned or (read is None and (self._error or not self._ended)):
+                    self._raise(f"no frame for {limit:g} s")
+                self._changed.notify_all()
+            picture = read() if callable(read) else read
+            if picture is not None or read is None:
+                return picture
+
+    def abandon(self) -> None:
+        """Tells it to end; it may take until its driver returns. From any thread."""
+        with self._changed:
+            self._abandoned = True
+            self._waiting = None
+            self._changed.notify_all()
+        self.interrupt()
+        self._source.interrupt()
+
+    def work(self) -> None:
+        try:
+            if not self._abandoned:
+                self._read()
+        except BaseException as error:
+            # What an abandoned driver meets on its way out is no news.
+            self._error = None if self._abandoned else error
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _read(self) -> None:
+        source = self._source
+        try:
+            info = source.open()
+            with self._changed:
+                self._info = info
+                self._changed.notify_all()
+            while not self._abandoned and (read := source.read()) is not None:
+                with self._changed:
+                    if not (source.live and callable(read)):
+                        self._changed.wait_for(lambda: self._waiting is None or self._abandoned)
+                    self._waiting = None if self._abandoned else read
+                    self._changed.notify_all()
+                del read  # Megabytes, until the next frame.
+        finally:
+            source.close()
+
+    def _raise(self, silence: str) -> None:
+        if self._abandoned:
+            raise SourceError("reading was interrupted")
+        if self._error is not None:
+            raise self._error
+        raise SilentError(f"{self._source.name}: {silence}")
+
+
+class Capture:
+    """Runs one source until it ends, fails for good, or is stopped.
+
+    A connection that is silent for too long, or hangs in its driver, is left behind and told to end
+    as soon as the driver returns; another one is started with a source made anew.
 
     Args:
         source: The name of the source in the pipeline.
         make: Makes the source; called for every connection, so nothing of a hung one is shared.
         batcher: Where frames go; the source must have been added.
         board: Where states go.
-        retry: When to reconnect.
+        retry: When to reconnect, and the longest silence.
         realtime: Files only: hand frames in at the pace of the file.
         first_sequence: Number of the first frame.
         on_failure: Called when the source fails for good, with the error.
 
     Attributes:
-        info: What the source says of itself, once it is open.
         reconnects: How often it was tried again.
         incomplete: Why it failed for good, or what of it could not be read; empty if all is well.
+        next_sequence: Number of the next frame.
     """
 
     def __init__(
@@ -62,9 +184,9 @@ class Capture:
         on_failure: Callable[[str, BaseException], None] | None = None,
     ) -> None:
         self.source = source
-        self.info: SourceInfo | None = None
         self.reconnects = 0
         self.incomplete = ""
+        self.next_sequence = first_sequence
         self._make = make
         self._batcher = batcher
         self._board = board
@@ -72,16 +194,10 @@ class Capture:
         self._realtime = realtime
         self._on_failure = on_failure
         self._stop = threading.Event()
-        self._sequence = first_sequence
         self._lock = threading.Lock()
-        self._reader: _Reader | None = None
+        self._connection: Connection | None = None
+        self._started = 0.0  # ``time.monotonic`` of the connection's first frame.
         self._thread = Worker(self._supervise, name=f"capture {source}", on_exit=self.stop)
-
-    @property
-    def next_sequence(self) -> int:
-        """Number of the next frame."""
-        with self._lock:
-            return self._sequence
 
     def start(self) -> None:
         self._board.set(self.source, "connecting")
@@ -90,9 +206,10 @@ class Capture:
     def stop(self) -> None:
         """Asks it to end; returns at once."""
         self._stop.set()
+        self._batcher.wake()
         with self._lock:
-            if self._reader is not None:
-                self._reader.abandon()
+            if self._connection is not None:
+                self._connection.abandon()
 
     def join(self, timeout: float) -> bool:
         """Waits for the end; False if it takes longer."""
@@ -104,33 +221,35 @@ class Capture:
         try:
             while not self._stop.is_set():
                 self._board.set(self.source, "connecting")
-                reader = _Reader(self)
-                with self._lock:
-                    self._reader = reader
-                reader.start()
-                self._watch(reader)
-                if reader.error is None:
-                    self.incomplete = incomplete(reader.source)
+                source: Source | None = None
+                error: BaseException | None = None
+                self._started = 0.0
+                try:
+                    source = self._make()
+                    self._read(source)
+                except BaseException as caught:
+                    error = caught
+                if error is None or self._stop.is_set():
+                    self.incomplete = incomplete(source)
                     self._board.set(self.source, "ended", self.incomplete)
                     return
-                live_for = reader.live_for()
+                live_for = time.monotonic() - self._started if self._started else 0.0
                 failures = 1 if live_for >= self._retry.settled else failures + 1
-                if self._stop.is_set():
-                    break
-                if not self._retryable(reader):
-                    self._fail(reader.error)
+                if not self._retryable(source, error):
+                    self._fail(error)
                     return
                 if 0 < self._retry.give_up <= failures:
-                    self._fail(reader.error, f"; given up after {failures} tries")
+                    self._fail(error, f"; given up after {failures} tries")
                     return
-                login = isinstance(reader.error, LoginRefusedError)
+                login = isinstance(error, LoginRefusedError)
                 logins = logins + 1 if login else 0
                 pause = self._retry.pause(logins or failures, random.random(), login=login)
                 when = time.strftime("%H:%M:%S", time.localtime(time.time() + pause))
-                detail = f"{redact(str(reader.error))}; trying again in {pause:.1f} s, at {when}"
+                detail = f"{redact(str(error))}; trying again in {pause:.1f} s, at {when}"
                 log.warning("%s: lost: %s", self.source, detail)
                 self._board.set(self.source, "lost", detail)
                 self.reconnects += 1
+                source = error = None  # A lost connection is not kept while nothing happens.
                 self._stop.wait(pause)
             self._board.set(self.source, "ended", "stopped")
         except BaseException as error:
@@ -138,12 +257,37 @@ class Capture:
         finally:
             self._batcher.close(self.source)
 
-    def _retryable(self, reader: _Reader) -> bool:
-        if not isinstance(reader.error, SourceError) or isinstance(
-            reader.error, UnusableSourceError
-        ):
+    def _read(self, source: Source) -> None:
+        """One connection, from its opening to its end."""
+        connection = Connection(self.source, source)
+        with self._lock:
+            if self._stop.is_set():
+                return
+            self._connection = connection
+        connection.start()
+        try:
+            connection.wait_open(self._retry.opening)
+            while (picture := connection.take(self._retry.stall)) is not None:
+                if not self._started:
+                    self._started = time.monotonic() - (picture.position or 0.0)
+                if not self._hand_in(picture):
+                    return
+        except SilentError as error:
+            self._board.set(self.source, "stalled", redact(str(error)))
+            raise
+        finally:
+            connection.abandon()
+            with self._lock:
+                self._connection = None
+            connection.join(0.2)
+            if connection.is_alive():
+                log.debug("%s: left behind inside its driver", self.source)
+
+    @staticmethod
+    def _retryable(source: Source | None, error: BaseException) -> bool:
+        if not isinstance(error, SourceError) or isinstance(error, UnusableSourceError):
             return False
-        return reader.source is None or reader.source.live
+        return source is None or source.live
 
     def _fail(self, error: BaseException, more: str = "") -> None:
         detail = self.incomplete = redact(str(error)) + more
@@ -152,38 +296,18 @@ class Capture:
         if self._on_failure is not None:
             self._on_failure(self.source, error)
 
-    def _watch(self, reader: _Reader) -> None:
-        """Waits for the reader's end; leaves it behind if it hangs."""
-        retry = self._retry
-        while not reader.done.wait(min(0.2, retry.stall / 4)):
-            if self._stop.is_set():
-                return
-            opening = self._board.latest()[self.source].state == "connecting"
-            limit = retry.opening if opening else retry.stall
-            if reader.silent_for() > limit:
-                detail = f"{'no answer' if opening else 'no frame'} for {limit:g} s"
-                self._board.set(self.source, "stalled", detail)
-                reader.error = SourceError(detail)
-                reader.abandon()
-                return
-
-    def hand_in(self, reader: _Reader, picture: Picture) -> bool:
-        """A picture on its way from a reader to the batcher.
-
-        Returns:
-            False if the reader should end.
-        """
+    def _hand_in(self, picture: Picture) -> bool:
+        """Hands a picture to the batcher; False if the connection should end."""
         if self._realtime and picture.position is not None:
-            late = time.monotonic() - (reader.started + picture.position)
+            late = time.monotonic() - (self._started + picture.position)
             if late < 0 and self._stop.wait(-late):
                 return False
+        if self._stop.is_set():
+            return False
         now = time.monotonic()
         captured = now if picture.captured is None else min(now, picture.captured)
-        with self._lock:
-            if self._reader is not reader or self._stop.is_set():
-                return False
-            sequence = self._sequence
-            self._sequence += 1
+        sequence = self.next_sequence
+        self.next_sequence += 1
         self._board.set(self.source, "live")
         return self._batcher.put(
             StreamFrame(
@@ -193,70 +317,6 @@ class Capture:
                 captured=captured,
                 wall_time=time.time() - (now - captured),
                 position=picture.position,
-            )
+            ),
+            self._stop.is_set,
         )
-
-
-class _Reader(Worker):
-    """One connection: opens a source and hands in its frames until it ends.
-
-    Attributes:
-        source: Once it is made.
-        error: Why it ended; None if the source came to its end.
-        done: Set when it has ended and closed its source.
-        started: ``time.monotonic`` of the first frame.
-    """
-
-    def __init__(self, capture: Capture) -> None:
-        super().__init__(name=f"read {capture.source}", on_exit=self.abandon)
-        self.source: Source | None = None
-        self.error: BaseException | None = None
-        self.done = threading.Event()
-        self.started = 0.0
-        self._capture = capture
-        self._abandoned = threading.Event()
-        self._waiting_since: float | None = time.monotonic()
-
-    def work(self) -> None:
-        try:
-            self._read()
-        except BaseException as error:
-            # What an abandoned reader meets on its way out is no news.
-            if self.error is None and not self._abandoned.is_set():
-                self.error = error
-        finally:
-            self.done.set()
-
-    def _read(self) -> None:
-        source = self.source = self._capture._make()
-        if self._abandoned.is_set():
-            return
-        try:
-            self._capture.info = source.open()
-            while not self._abandoned.is_set():
-                self._waiting_since = time.monotonic()
-                picture = source.read()
-                self._waiting_since = None  # Waiting for room in the batcher is no silence.
-                if picture is None or self._abandoned.is_set():
-                    return
-                self.started = self.started or time.monotonic() - (picture.position or 0.0)
-                if not self._capture.hand_in(self, picture):
-                    return
-        finally:
-            source.close()
-
-    def abandon(self) -> None:
-        """Tells it to go; it may take until its driver returns."""
-        self._abandoned.set()
-        self.interrupt()
-        if self.source is not None:
-            self.source.interrupt()
-
-    def silent_for(self) -> float:
-        """Seconds since it began to wait for the frame it is waiting for."""
-        since = self._waiting_since
-        return 0.0 if since is None else time.monotonic() - since
-
-    def live_for(self) -> float:
-        """Seconds since its first frame."""
-        return time.monotonic() - self.started if self.started else 0.0

@@ -1,6 +1,6 @@
 """The pipeline: captures -> batcher -> detector -> trackers and zones -> sinks.
 
-Threads: one or two per source (``capture.py``), one for the detector, one per sink. The detector's
+Threads: two per source (``capture.py``), one for the detector, one per sink. The detector's
 thread takes whatever frames are there (``batcher.py``), so no source waits for another.
 """
 
@@ -427,8 +427,7 @@ class Pipeline:
             if not runner.close(max(0.05, deadline - time.monotonic())):
                 log.warning("sink %s did not finish in time", runner.sink.name)
         for capture in captures:
-            if not capture.join(max(0.05, deadline - time.monotonic())):
-                log.warning("%s: its driver does not answer; left behind", capture.source)
+            capture.join(max(0.05, deadline - time.monotonic()))
 
     def _tell_status(self, event: StatusEvent) -> None:
         log.info("%s: %s%s", event.source, event.state, f": {event.detail}" if event.detail else "")

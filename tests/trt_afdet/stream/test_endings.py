@@ -57,6 +57,7 @@ import os, signal, sys, threading, time
 import numpy as np
 from tests.trt_afdet.stream.detectors import FunctionDetector
 from trt_afdet.detections import Detections
+from trt_afdet.stream.capture import Connection
 from trt_afdet.stream.pipeline import Pipeline, SourceSpec
 from trt_afdet.stream.config.addresses import make_sink
 from trt_afdet.stream.config.addresses import make_source, parse_source
@@ -86,7 +87,7 @@ elif how == "never started":
     del pipeline
 elif how == "opened by hand":
     for spec in specs[:-1]:
-        threading.Thread(target=make_source(spec).open, daemon=True).start()
+        Connection("by hand", make_source(spec)).start()
     time.sleep(float(wait))
 else:
     in_background(pipeline.run)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trt_afdet.media.pyav import load_av, open_input
 from trt_afdet.stream.sources.av_errors import ffmpeg_messages, source_error
-from trt_afdet.stream.sources.base import SourceError, SourceInfo, SourceRefusedError
+from trt_afdet.stream.sources.base import GRACE, SourceError, SourceInfo, SourceRefusedError
 
 if TYPE_CHECKING:
     import av
@@ -115,6 +115,9 @@ class AvReader:
         av = load_av()
         what = self.what
         hwaccel = None if what.gpu is None else nvdec(what)
+        limits = None
+        if what.timeout is not None and what.connect_timeout is not None:
+            limits = (what.connect_timeout + GRACE, what.timeout + GRACE)
         said: list[str] = []
         rtsp = what.address.startswith("rtsp")
         listening: AbstractContextManager[list[str]]
@@ -125,7 +128,7 @@ class AvReader:
                     what.address,
                     format=what.format,
                     options=dict(what.options),
-                    timeout=(what.connect_timeout, what.timeout) if what.timeout else None,
+                    timeout=limits,
                     hwaccel=hwaccel,
                 )
         except (av.error.FFmpegError, OSError, RuntimeError, ValueError) as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -58,6 +60,15 @@ class Picture:
     captured: float | None = None
 
 
+#: Seconds by which a driver's own timeout comes after the deadline of its source: it ends a driver
+#: that cannot be interrupted, and says nothing else.
+GRACE = 1.0
+
+#: Makes a picture of what a driver has read, in the thread that takes it; None if it is damaged.
+#: For live sources that must be read on while nobody takes their frames, which then cost nothing.
+Pending = Callable[[], Picture | None]
+
+
 def incomplete(source: object) -> str:
     """What of a source that came to its end could not be read, for people; empty if all could.
 
@@ -66,8 +77,20 @@ def incomplete(source: object) -> str:
     return str(getattr(source, "incomplete", ""))
 
 
+def own_limit(source: object, name: str) -> float:
+    """Seconds that a source allows for its opening (``connect_timeout``) or a frame (``timeout``).
+
+    Infinite if it does not say.
+    """
+    limit = getattr(source, name, None)
+    return math.inf if limit is None else float(limit)
+
+
 class Source(Protocol):
-    """A camera, a stream, a file. Used by one thread, except for :meth:`interrupt`.
+    """The driver of a camera, a stream, a file: one connection, used by one thread.
+
+    It may block: :class:`~trt_afdet.stream.capture.Connection` runs it in a thread of its own and
+    gives it up after the deadlines, of which a source may have its own (:func:`own_limit`).
 
     Attributes:
         name: For people and logs; without credentials.
@@ -79,7 +102,7 @@ class Source(Protocol):
     live: bool
 
     def open(self) -> SourceInfo:
-        """Connects; may be called again after :meth:`close`.
+        """Connects; blocks for as long as it takes.
 
         Raises:
             SourceError: If it cannot be opened now; SourceRefusedError if the peer says no;
@@ -87,21 +110,25 @@ class Source(Protocol):
         """
         ...
 
-    def read(self) -> Picture | None:
-        """The next frame; blocks no longer than the source's read timeout.
+    def read(self) -> Picture | Pending | None:
+        """The next frame; blocks for as long as it takes.
 
         Returns:
             None at the end of a file.
 
         Raises:
-            SourceError: If the source is lost, sends garbage, or is silent for too long.
+            SourceError: If the source is lost or sends garbage.
         """
         ...
 
     def interrupt(self) -> None:
-        """Makes a blocked :meth:`read` or :meth:`open` return soon. From any thread."""
+        """Makes a blocked :meth:`read` or :meth:`open` return soon. From any thread.
+
+        What waits inside PyAV is interrupted by its thread
+        (:class:`~trt_afdet.support.threads.Worker`).
+        """
         ...
 
     def close(self) -> None:
-        """Disconnects; closing twice is fine."""
+        """Disconnects, also after a failed :meth:`open`; closing twice is fine."""
         ...

@@ -20,12 +20,13 @@ from trt_afdet.errors import MissingDependencyError
 from trt_afdet.stream.options import Timeout
 from trt_afdet.stream.sources.base import (
     LoginRefusedError,
+    Pending,
     Picture,
+    Source,
     SourceError,
     SourceInfo,
     UnusableSourceError,
 )
-from trt_afdet.stream.sources.feed import FeedSource, Pending, Reader
 from trt_afdet.support.redact import redact
 from trt_afdet.support.threads import interrupted
 
@@ -62,27 +63,21 @@ def quoted(value: str) -> str:
     return f'"{escaped}"'
 
 
-def gst_source(pipeline: str, name: str, options: GstOptions) -> FeedSource:
-    """The source behind ``gst://``."""
-    return FeedSource(
-        name,
-        lambda: _reader(full_pipeline(pipeline, live=options.live), name, options),
-        live=options.live,
-        connect_timeout=options.connect_timeout,
-        timeout=options.timeout,
-    )
+def gst_source(pipeline: str, name: str, options: GstOptions) -> Source:
+    """The source behind ``gst://``; PyGObject's if there is a choice, as OpenCV gives no reasons.
 
-
-def _reader(pipeline: str, name: str, options: GstOptions) -> Reader:
-    """The driver; PyGObject's if there is a choice: OpenCV does not say why it fails."""
+    Raises:
+        MissingDependencyError: If neither has GStreamer.
+    """
+    pipeline = full_pipeline(pipeline, live=options.live)
     if options.backend in ("auto", "gi"):
         try:
-            return GiReader(pipeline, name, options)
+            return GiSource(pipeline, name, options)
         except MissingDependencyError:
             if options.backend == "gi":
                 raise
     if opencv_has_gstreamer():
-        return OpencvReader(pipeline, name, options)
+        return OpencvSource(pipeline, name, options)
     raise MissingDependencyError(
         "neither PyGObject nor an OpenCV with GStreamer is there",
         hint="apt install python3-gi gir1.2-gst-plugins-base-1.0, and a Python that sees them",
@@ -94,27 +89,38 @@ def opencv_has_gstreamer() -> bool:
     return bool(cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER))
 
 
-class OpencvReader:
+class _GstSource:
+    """A pipeline of GStreamer."""
+
+    def __init__(self, pipeline: str, name: str, options: GstOptions) -> None:
+        self.name = name
+        self.live = options.live
+        self.connect_timeout = options.connect_timeout
+        self.timeout = options.timeout
+        self._text = pipeline
+
+    def interrupt(self) -> None:
+        """Waiting ends with the thread's interruption, or OpenCV's own timeouts."""
+
+
+class OpencvSource(_GstSource):
     """A pipeline in OpenCV."""
 
     def __init__(self, pipeline: str, name: str, options: GstOptions) -> None:
-        self._pipeline = pipeline
-        self._name = name
-        self._options = options
+        super().__init__(pipeline, name, options)
         self._capture: cv2.VideoCapture | None = None
 
     def open(self) -> SourceInfo:
-        options = self._options
         limits = [
             cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-            int(options.connect_timeout * 1000),
+            int(self.connect_timeout * 1000),
             cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-            int(options.timeout * 1000),
+            int(self.timeout * 1000),
         ]
-        capture = self._capture = cv2.VideoCapture(self._pipeline, cv2.CAP_GSTREAMER, limits)
+        capture = self._capture = cv2.VideoCapture(self._text, cv2.CAP_GSTREAMER, limits)
         if not capture.isOpened():
             raise SourceError(
-                f"{self._name}: GStreamer cannot play it", hint="GST_DEBUG=3 makes it say why"
+                f"{self.name}: GStreamer cannot play it", hint="GST_DEBUG=3 makes it say why"
             )
         rate = float(capture.get(cv2.CAP_PROP_FPS))
         return SourceInfo(
@@ -124,17 +130,14 @@ class OpencvReader:
             "GStreamer",
         )
 
-    def read(self) -> Pending | None:
+    def read(self) -> Picture | None:
         assert self._capture is not None
         ok, image = self._capture.read()
         if ok:
             position = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            picture = Picture(
-                np.asarray(image, np.uint8), None if self._options.live else max(0.0, position)
-            )
-            return lambda: picture
-        if self._options.live:
-            raise SourceError(f"{self._name}: the pipeline gives no more frames")
+            return Picture(np.asarray(image, np.uint8), None if self.live else max(0.0, position))
+        if self.live:
+            raise SourceError(f"{self.name}: the pipeline gives no more frames")
         return None
 
     def close(self) -> None:
@@ -165,17 +168,15 @@ def load_gst() -> Any:
     return Gst
 
 
-class GiReader:
+class GiSource(_GstSource):
     """A pipeline in PyGObject's GStreamer."""
 
     #: Seconds between looks at the messages while no frame comes.
     STEP = 0.1
 
     def __init__(self, pipeline: str, name: str, options: GstOptions) -> None:
+        super().__init__(pipeline, name, options)
         self._gst = load_gst()
-        self._text = pipeline
-        self._name = name
-        self._options = options
         self._pipeline: Any = None
         self._sink: Any = None
         self._first: Any = None
@@ -186,12 +187,12 @@ class GiReader:
             self._pipeline = gst.parse_launch(self._text)
         except Exception as error:
             text = redact(str(getattr(error, "message", error)))
-            raise UnusableSourceError(f"{self._name}: not a pipeline", got=text) from None
+            raise UnusableSourceError(f"{self.name}: not a pipeline", got=text) from None
         self._sink = self._pipeline.get_by_name("afdet")
         self._pipeline.set_state(gst.State.PLAYING)
-        self._first = self._pull(self._options.connect_timeout)
+        self._first = self._pull()
         if self._first is None:
-            raise SourceError(f"{self._name}: the pipeline ended without a frame")
+            raise SourceError(f"{self.name}: the pipeline ended without a frame")
         caps = self._first.get_caps().get_structure(0)
         known, above, below = caps.get_fraction("framerate")
         return SourceInfo(
@@ -204,10 +205,10 @@ class GiReader:
     def read(self) -> Pending | None:
         sample, self._first = self._first, None
         if sample is None:
-            sample = self._pull(self._options.timeout)
+            sample = self._pull()
         if sample is None:
-            if self._options.live:
-                raise SourceError(f"{self._name}: the pipeline ended")
+            if self.live:
+                raise SourceError(f"{self.name}: the pipeline ended")
             return None
         captured = time.monotonic() - self._age(sample)
         return lambda: self._picture(sample, captured)
@@ -218,10 +219,9 @@ class GiReader:
         if pipeline is not None:
             pipeline.set_state(self._gst.State.NULL)
 
-    def _pull(self, timeout: float) -> Any:
+    def _pull(self) -> Any:
         """The next sample; None at the end."""
         gst = self._gst
-        deadline = time.monotonic() + timeout
         bus = self._pipeline.get_bus()
         while not interrupted():
             sample = self._sink.try_pull_sample(int(self.STEP * gst.SECOND))
@@ -232,8 +232,6 @@ class GiReader:
                 raise self._error(message)
             if self._sink.is_eos():
                 return None
-            if time.monotonic() > deadline:
-                raise SourceError(f"{self._name}: no frame for {timeout:g} s")
         raise SourceError("reading was interrupted")
 
     def _error(self, message: Any) -> SourceError:
@@ -242,19 +240,19 @@ class GiReader:
         text = redact(f"{message.src.get_name()}: {error.message}")
         refused = error.matches(gst.ResourceError.quark(), gst.ResourceError.NOT_AUTHORIZED)
         kind = LoginRefusedError if refused else SourceError
-        return kind(f"{self._name}: {text}")
+        return kind(f"{self.name}: {text}")
 
     def _age(self, sample: Any) -> float:
         """Seconds since a live frame was captured."""
         gst = self._gst
         stamp = sample.get_buffer().pts
         clock = self._pipeline.get_clock()
-        if not self._options.live or stamp == gst.CLOCK_TIME_NONE or clock is None:
+        if not self.live or stamp == gst.CLOCK_TIME_NONE or clock is None:
             return 0.0
         running = sample.get_segment().to_running_time(gst.Format.TIME, stamp)
         age = (clock.get_time() - self._pipeline.get_base_time() - running) / gst.SECOND
         # Pipelines whose timestamps are not of their clock would give anything.
-        return age if 0.0 <= age <= self._options.timeout else 0.0
+        return age if 0.0 <= age <= self.timeout else 0.0
 
     def _picture(self, sample: Any, captured: float) -> Picture:
         gst = self._gst
@@ -262,12 +260,12 @@ class GiReader:
         buffer = sample.get_buffer()
         ok, mapped = buffer.map(gst.MapFlags.READ)
         if not ok:
-            raise SourceError(f"{self._name}: a frame cannot be read")
+            raise SourceError(f"{self.name}: a frame cannot be read")
         try:
             image = _as_bgr(mapped.data, caps.get_value("width"), caps.get_value("height"))
         finally:
             buffer.unmap(mapped)
-        if self._options.live:
+        if self.live:
             return Picture(image, None, captured)
         stamp = buffer.pts
         return Picture(image, 0.0 if stamp == gst.CLOCK_TIME_NONE else stamp / gst.SECOND)

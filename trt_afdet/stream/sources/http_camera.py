@@ -18,7 +18,7 @@ import ssl
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -34,8 +34,7 @@ from trt_afdet.media.videos import Converter
 from trt_afdet.stream.addresses import Address, parse_address
 from trt_afdet.stream.sources.av_errors import status_error
 from trt_afdet.stream.sources.av_reader import MOST_DAMAGED
-from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo
-from trt_afdet.stream.sources.feed import Pending, Reader
+from trt_afdet.stream.sources.base import GRACE, Pending, Picture, Source, SourceError, SourceInfo
 
 #: Bytes; more than that without a whole picture is no stream of pictures.
 MOST_BETWEEN = 32 << 20
@@ -294,15 +293,17 @@ class _Login:
 
 
 class HttpCamera:
-    """The driver of one connection; see :class:`~trt_afdet.stream.sources.feed.FeedSource`.
+    """The source behind ``http://`` and ``https://``, for cameras.
 
     Args:
         address: With credentials.
         name: For people; without.
         connect_timeout, timeout, verify: See ``HttpOptions``.
         snapshot: Pictures a second, where the address gives one at a time.
-        other: Makes the reader for what is neither MJPEG nor a picture.
+        other: Reads what is neither MJPEG nor a picture.
     """
+
+    live = True
 
     def __init__(
         self,
@@ -313,15 +314,16 @@ class HttpCamera:
         timeout: float,
         verify: bool,
         snapshot: float,
-        other: Callable[[], Reader],
+        other: Source,
     ) -> None:
+        self.name = name
+        self.connect_timeout = connect_timeout
+        self.timeout = timeout
         self._address = parse_address(address)
-        self._name = name
-        self._limits = connect_timeout, timeout
         self._verify = verify
         self._pause = 1 / snapshot
         self._other = other
-        self._reader: Reader | None = None
+        self._reader: Source | None = None
         self._connection: _Connection | None = None
         self._login: _Login | None = None
         self._ended = threading.Event()
@@ -330,23 +332,23 @@ class HttpCamera:
         self._decoder: Any = None
 
     def open(self) -> SourceInfo:
-        with self._in_words(self._limits[0]):
+        with self._in_words(self.connect_timeout):
             answer = self._ask()
             kind = answer.headers.get_content_type()
             body = self._body(answer)
-            self._wait_up_to(self._limits[1])
+            self._wait_up_to(self.timeout + GRACE)
             first = next(body, b"")
             start = first.lstrip()
         picture = start.startswith(_START) or kind.startswith("image/")
         parts = kind.startswith("multipart/") or start.startswith(b"--")
         if kind == "text/html" or start[:9].lower() in (b"<!doctype", b"<html><bo"):
             raise SourceError(
-                f"{self._name}: not a video that can be read",
+                f"{self.name}: not a video that can be read",
                 hint="it is a web page; look for the address of the stream or of a picture",
             )
         if not picture and not parts:
             self._drop()
-            self._reader = self._other()
+            self._reader = self._other
             return self._reader.open()
         self._convert = Converter()
         single = picture and not parts and answer.length is not None
@@ -356,13 +358,13 @@ class HttpCamera:
         self._frames = frames
         return SourceInfo(0, 0, None, "pictures" if single else "mjpeg")
 
-    def read(self) -> Pending | None:
+    def read(self) -> Picture | Pending | None:
         if self._reader is not None:
             return self._reader.read()
-        with self._in_words(self._limits[1]):
+        with self._in_words(self.timeout):
             pending = next(self._frames, None)
         if pending is None:
-            raise SourceError(f"{self._name}: the stream broke off")
+            raise SourceError(f"{self.name}: the stream broke off")
         return pending
 
     def interrupt(self) -> None:
@@ -395,14 +397,14 @@ class HttpCamera:
         except AfdetError:
             raise
         except TimeoutError:
-            raise SourceError(f"{self._name}: silent for {waited:g} s") from None
+            raise SourceError(f"{self.name}: silent for {waited:g} s") from None
         except socket.gaierror:
             raise SourceError(
-                f"{self._name}: cannot be reached - is the host's name right?"
+                f"{self.name}: cannot be reached - is the host's name right?"
             ) from None
         except ssl.SSLCertVerificationError as error:
             raise SourceError(
-                f"{self._name}: its certificate is not valid",
+                f"{self.name}: its certificate is not valid",
                 got=error.verify_message,
                 hint="add #verify=no if the camera made it itself",
             ) from None
@@ -410,7 +412,7 @@ class HttpCamera:
             if self._ended.is_set():
                 raise SourceError("reading was interrupted") from None
             text = getattr(error, "strerror", None) or type(error).__name__
-            raise SourceError(f"{self._name}: {text}") from None
+            raise SourceError(f"{self.name}: {text}") from None
 
     def _ask(self) -> http.client.HTTPResponse:
         """The answer to a request, behind redirections and questions for the password."""
@@ -422,10 +424,12 @@ class HttpCamera:
                 if not self._verify:
                     context.check_hostname = False
                     context.verify_mode = ssl.CERT_NONE
-                self._connection = _Connection(address, self._name, context, self._limits[0])
+                self._connection = _Connection(
+                    address, self.name, context, self.connect_timeout + GRACE
+                )
                 if self._ended.is_set():
                     raise SourceError("reading was interrupted")
-            self._wait_up_to(self._limits[0])
+            self._wait_up_to(self.connect_timeout + GRACE)
             target = address.path + (f"?{address.query}" if address.query else "")
             headers = self._login.header(quote(target, safe=_URL) or "/") if self._login else {}
             answer = self._connection.get(headers)
@@ -437,9 +441,9 @@ class HttpCamera:
                 self._go_to(answer.headers.get("Location", ""))
                 continue
             if not 200 <= answer.status < 300:
-                raise status_error(self._name, answer.status)
+                raise status_error(self.name, answer.status)
             return answer
-        raise SourceError(f"{self._name}: redirected too often")
+        raise SourceError(f"{self.name}: redirected too often")
 
     def _learn(self, answer: http.client.HTTPResponse, refused: int) -> bool:
         """Whether there is something new to answer to a 401."""
@@ -458,9 +462,9 @@ class HttpCamera:
         try:
             after = parse_address(urljoin(bare.url(), location.strip()).replace(" ", "%20"))
         except InvalidValueError:
-            raise SourceError(f"{self._name}: redirects to an address that is none") from None
+            raise SourceError(f"{self.name}: redirects to an address that is none") from None
         if after.scheme not in ("http", "https") or not location:
-            raise SourceError(f"{self._name}: redirects to something that is no web address")
+            raise SourceError(f"{self.name}: redirects to something that is no web address")
         same = _server(before) == _server(after)
         # Nobody else gets this camera's password.
         if same and after.user is None:
@@ -489,7 +493,7 @@ class HttpCamera:
                 count += 1
                 yield self._pending(found)
             if splitter.between > MOST_BETWEEN:
-                raise SourceError(f"{self._name}: sends garbage, not video")
+                raise SourceError(f"{self.name}: sends garbage, not video")
             data = next(body, b"")
         for found in splitter.rest():
             count += 1
@@ -520,7 +524,7 @@ class HttpCamera:
                 # The server did not keep the connection.
                 self._drop()
                 answer = self._ask()
-            self._wait_up_to(self._limits[1])
+            self._wait_up_to(self.timeout + GRACE)
             yield self._single(answer, self._body(answer), b"")
 
     def _single(
@@ -531,7 +535,7 @@ class HttpCamera:
         for more in chain([first], body):
             data += more
             if len(data) > MOST_BETWEEN:
-                raise SourceError(f"{self._name}: sends garbage, not a picture")
+                raise SourceError(f"{self.name}: sends garbage, not a picture")
             if data[:3] == _START and (found := splitter.feed(more)):
                 data = bytearray(found[0])
                 break
@@ -548,7 +552,7 @@ class HttpCamera:
         if image is None:
             self._damaged += 1
             if self._damaged > MOST_DAMAGED:
-                raise SourceError(f"{self._name}: sends garbage, not video")
+                raise SourceError(f"{self.name}: sends garbage, not video")
             return None
         self._damaged = 0
         return Picture(image, None, captured)
@@ -556,7 +560,7 @@ class HttpCamera:
     def _decode(self, data: bytes) -> npt.NDArray[np.uint8] | None:
         if not data.startswith(_START):
             try:
-                return decode_picture(data, self._name)
+                return decode_picture(data, self.name)
             except (CorruptFileError, InvalidValueError):
                 return None
         av = load_av()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 from trt_afdet.stream.options import Timeout
-from trt_afdet.stream.sources.feed import FeedSource
+from trt_afdet.stream.sources.base import Source
 from trt_afdet.stream.sources.gstreamer import GstOptions, gst_source
 from trt_afdet.support.fields import Limit
 
@@ -55,7 +55,7 @@ def csi_pipeline(number: int, options: CsiOptions) -> str:
     )
 
 
-def csi_source(number: int, name: str, options: CsiOptions) -> FeedSource:
+def csi_source(number: int, name: str, options: CsiOptions) -> Source:
     """The source behind ``csi://``."""
     gst = GstOptions(True, options.connect_timeout, options.timeout, options.backend)
     return gst_source(csi_pipeline(number, options), name, gst)

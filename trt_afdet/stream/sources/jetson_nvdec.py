@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trt_afdet.stream.sources.feed import FeedSource
+from trt_afdet.stream.sources.base import Source
 from trt_afdet.stream.sources.gstreamer import GstOptions, gst_source, quoted
 from trt_afdet.stream.sources.rtsp_http import RtspOptions, with_credentials
 
@@ -37,12 +37,12 @@ def file_pipeline(path: str) -> str:
     return f"filesrc location={quoted(path)} ! {_DECODE}"
 
 
-def jetson_rtsp_source(address: str, name: str, options: RtspOptions) -> FeedSource:
+def jetson_rtsp_source(address: str, name: str, options: RtspOptions) -> Source:
     """``rtsp://`` with ``decoder=nvdec`` on a Jetson."""
     gst = GstOptions(True, options.connect_timeout, options.timeout)
     return gst_source(rtsp_pipeline(address, options), name, gst)
 
 
-def jetson_file_source(path: str, name: str) -> FeedSource:
+def jetson_file_source(path: str, name: str) -> Source:
     """A video file with ``decoder=nvdec`` on a Jetson."""
     return gst_source(file_pipeline(path), name, GstOptions(live=False))

@@ -13,8 +13,7 @@ from trt_afdet.media.pyav import load_av
 from trt_afdet.media.videos import Converter
 from trt_afdet.stream.options import Timeout
 from trt_afdet.stream.sources.av_reader import AvInput, AvReader
-from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo
-from trt_afdet.stream.sources.feed import FeedSource, Pending
+from trt_afdet.stream.sources.base import Pending, Picture, Source, SourceError, SourceInfo
 from trt_afdet.stream.sources.http_camera import HttpCamera
 from trt_afdet.stream.sources.lag import Clockwork, Lag
 from trt_afdet.support.fields import Limit
@@ -195,8 +194,8 @@ def _look_up(what: AvInput) -> None:
         raise SourceError("reading was interrupted")
 
 
-class NetworkReader:
-    """The driver of one connection; see :class:`FeedSource`.
+class NetworkSource:
+    """A source that FFmpeg reads.
 
     Args:
         what: The stream.
@@ -204,6 +203,10 @@ class NetworkReader:
     """
 
     def __init__(self, what: AvInput, max_lag: float) -> None:
+        self.name = what.name
+        self.live = what.live
+        self.connect_timeout = what.connect_timeout
+        self.timeout = what.timeout
         self._what = what
         self._reader = AvReader(what)
         self._max_lag = max_lag
@@ -233,6 +236,9 @@ class NetworkReader:
     def _may_end(self) -> bool:
         """Whether it is a playlist of something that is over; cameras end only if they are lost."""
         return self._reader.format.startswith("hls") and self._reader.duration is not None
+
+    def interrupt(self) -> None:
+        """FFmpeg is interrupted by the thread that is in it."""
 
     def close(self) -> None:
         # The iterator and this hold each other: megabytes would wait for the garbage collector.
@@ -305,48 +311,29 @@ class NetworkReader:
                 yield self._pending(frame, None, max(0.0, moment - start))
 
 
-def _live_source(what: AvInput, options: RtspOptions | StreamOptions) -> FeedSource:
-    return FeedSource(
-        what.name,
-        lambda: NetworkReader(what, options.max_lag),
-        connect_timeout=options.connect_timeout,
-        timeout=options.timeout,
-    )
-
-
-def rtsp_source(address: str, name: str, options: RtspOptions) -> FeedSource:
+def rtsp_source(address: str, name: str, options: RtspOptions) -> NetworkSource:
     """The source behind ``rtsp://`` and ``rtsps://``."""
-    return _live_source(rtsp_input(address, name, options), options)
+    return NetworkSource(rtsp_input(address, name, options), options.max_lag)
 
 
-def stream_source(address: str, name: str, options: StreamOptions) -> FeedSource:
+def stream_source(address: str, name: str, options: StreamOptions) -> NetworkSource:
     """The source behind :class:`StreamOptions`."""
-    return _live_source(stream_input(address, name, options), options)
+    return NetworkSource(stream_input(address, name, options), options.max_lag)
 
 
-def http_source(address: str, name: str, options: HttpOptions, *, live: bool) -> FeedSource:
+def http_source(address: str, name: str, options: HttpOptions, *, live: bool) -> Source:
     """The source behind ``http://`` and ``https://``."""
     what = http_input(address, name, options, live=live)
-
-    def by_ffmpeg() -> NetworkReader:
-        return NetworkReader(what, options.max_lag)
-
-    def camera() -> HttpCamera:
-        return HttpCamera(
-            what.address,
-            name,
-            connect_timeout=options.connect_timeout,
-            timeout=options.timeout,
-            verify=options.verify,
-            snapshot=options.snapshot,
-            other=by_ffmpeg,
-        )
-
+    by_ffmpeg = NetworkSource(what, options.max_lag)
     playlist = urlsplit(address).path.lower().endswith((".m3u8", ".m3u", ".mpd"))
-    return FeedSource(
+    if playlist or not live:
+        return by_ffmpeg
+    return HttpCamera(
+        what.address,
         name,
-        camera if live and not playlist else by_ffmpeg,
-        live=live,
         connect_timeout=options.connect_timeout,
         timeout=options.timeout,
+        verify=options.verify,
+        snapshot=options.snapshot,
+        other=by_ffmpeg,
     )

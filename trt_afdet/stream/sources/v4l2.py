@@ -1,6 +1,10 @@
 """``/dev/video0``, ``v4l2://0``: cameras on this machine, straight from the kernel.
 
 Frames carry the driver's time of capture; of several that wait, the newest is taken.
+
+FFmpeg's v4l2 input, which PyAV has, cannot do what this needs: it waits for a frame inside an ioctl
+that nothing can interrupt, gives old frames first, does not say what formats, sizes and rates a
+camera offers (it prints them), and has no list of cameras.
 """
 
 from __future__ import annotations
@@ -24,7 +28,13 @@ import numpy.typing as npt
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.stream.options import Timeout
 from trt_afdet.stream.sources import v4l2_abi as abi
-from trt_afdet.stream.sources.base import Picture, SourceError, SourceInfo, SourceRefusedError
+from trt_afdet.stream.sources.base import (
+    Pending,
+    Picture,
+    SourceError,
+    SourceInfo,
+    SourceRefusedError,
+)
 from trt_afdet.stream.sources.v4l2_cameras import Mode, can_capture, list_cameras, modes
 from trt_afdet.support.fields import Limit
 
@@ -79,6 +89,7 @@ class V4l2Source:
         self.name = name or device
         self._device = device
         self._options = options or V4l2Options()
+        self.timeout = self._options.timeout
         self._fd = -1
         self._pix = abi.PixFormat()
         self._buffers: list[mmap.mmap] = []
@@ -98,20 +109,19 @@ class V4l2Source:
         except OSError as error:
             raise self._error(error) from error
 
-    def read(self) -> Picture | None:
-        deadline = time.monotonic() + self._options.timeout
+    def read(self) -> Pending:
         try:
             while True:
-                self._wait(deadline)
+                self._wait()
                 buffer = self._newest()
                 if buffer is None:
                     continue
                 try:
-                    picture = self._picture(buffer)
+                    pending = self._pending(buffer)
                 finally:
                     abi.call(self._fd, abi.QBUF, buffer)
-                if picture is not None:
-                    return picture
+                if pending is not None:
+                    return pending
         except OSError as error:
             raise self._error(error) from error
 
@@ -200,7 +210,7 @@ class V4l2Source:
     def _buffer(self, index: int = 0) -> abi.Buffer:
         return abi.Buffer(index=index, type=abi.CAPTURE, memory=abi.MEMORY_MMAP)
 
-    def _wait(self, deadline: float) -> None:
+    def _wait(self) -> None:
         """Until a frame is there."""
         wake = self._wake
         if wake is None or self._fd < 0:
@@ -208,11 +218,9 @@ class V4l2Source:
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
         poll.register(wake[0], select.POLLIN)
-        events = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+        events = dict(poll.poll())
         if wake[0] in events:
             raise SourceError(f"{self.name}: reading was interrupted")
-        if not events:
-            raise SourceError(f"{self.name}: no frame for {self._options.timeout:g} s")
         if not events[self._fd] & select.POLLIN:
             raise SourceError(f"{self.name}: the camera is gone")
 
@@ -231,19 +239,19 @@ class V4l2Source:
             newest = buffer
         return newest
 
-    def _picture(self, buffer: abi.Buffer) -> Picture | None:
+    def _pending(self, buffer: abi.Buffer) -> Pending | None:
         if buffer.flags & abi.FLAG_ERROR or not buffer.bytesused:
             return None
-        data = np.frombuffer(self._buffers[buffer.index], np.uint8, count=buffer.bytesused)
-        captured = None
+        data = np.frombuffer(self._buffers[buffer.index], np.uint8, count=buffer.bytesused).copy()
+        pix, captured = self._pix, time.monotonic()
         if buffer.flags & abi.TIMESTAMP_MASK == abi.TIMESTAMP_MONOTONIC:
             captured = buffer.seconds + buffer.microseconds * 1e-6
-        try:
-            image = DECODERS[abi.fourcc_text(self._pix.pixelformat)](data, self._pix)
-        finally:
-            # Mapped memory cannot be given back while an array looks at it.
-            del data
-        return None if image is None else Picture(image, None, captured)
+
+        def decode() -> Picture | None:
+            image = DECODERS[abi.fourcc_text(pix.pixelformat)](data, pix)
+            return None if image is None else Picture(image, None, captured)
+
+        return decode
 
     def _error(self, error: OSError) -> SourceError:
         if isinstance(error, PermissionError):

@@ -16,9 +16,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from tests.waiting import LIMIT
 from tests.waiting import wait_until as wait_for  # noqa: F401
+from trt_afdet.stream.capture import Connection
 from trt_afdet.stream.config.addresses import make_source, parse_source
-from trt_afdet.stream.sources.base import Picture, Source
+from trt_afdet.stream.sources.base import Picture, Source, SourceInfo
 
 Image = npt.NDArray[np.uint8]
 
@@ -67,13 +69,43 @@ def make_clip(
     return path
 
 
-def source(text: str, **options: object) -> Source:
+class Supervised:
+    """A source in the thread that a pipeline reads it in, with the source's own deadlines."""
+
+    def __init__(self, make: Callable[[], Source]) -> None:
+        self.name = make().name
+        self._make = make
+        self._connection: Connection | None = None
+
+    def open(self) -> SourceInfo:
+        self.close()
+        self._connection = Connection(f"alone {self.name}", self._make())
+        self._connection.start()
+        return self._connection.wait_open(2 * LIMIT)
+
+    def read(self) -> Picture | None:
+        assert self._connection is not None
+        return self._connection.take(2 * LIMIT)
+
+    def interrupt(self) -> None:
+        if self._connection is not None:
+            self._connection.abandon()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.abandon()
+            self._connection.join(0.2)
+            self._connection = None
+
+
+def source(text: str, **options: object) -> Supervised:
     """The source behind an address."""
-    return make_source(parse_source(text, **options))
+    spec = parse_source(text, **options)
+    return Supervised(lambda: make_source(spec))
 
 
 @contextmanager
-def opened(text: str, **options: object) -> Iterator[Source]:
+def opened(text: str, **options: object) -> Iterator[Supervised]:
     """The same, opened."""
     made = source(text, **options)
     try:

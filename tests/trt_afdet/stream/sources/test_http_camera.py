@@ -306,12 +306,16 @@ def test_a_silent_peer_is_left_at_once(scheme: str) -> None:
         made = source(f"{scheme}://127.0.0.1:{port}/", connect_timeout=60)
         opening = threading.Thread(target=open_, args=(made,))
         opening.start()
-        wait_for(lambda: [t for t in threading.enumerate() if t.name.startswith("feed ")], "a feed")
+        wait_for(
+            lambda: [t for t in threading.enumerate() if t.name.startswith("read alone")],
+            "a reader",
+        )
         made.interrupt()
         opening.join(30)
         assert not opening.is_alive()
         wait_for(
-            lambda: not [t for t in threading.enumerate() if t.name.startswith("feed ")], "its end"
+            lambda: not [t for t in threading.enumerate() if t.name.startswith("read alone")],
+            "its end",
         )
 
 

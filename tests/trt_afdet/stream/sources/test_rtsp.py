@@ -18,6 +18,7 @@ import pytest
 from tests.trt_afdet.stream.peers_rtsp import Mount, RtspServer, free_port
 from tests.trt_afdet.stream.sources.source_rig import (
     Proxy,
+    Supervised,
     make_clip,
     opened,
     read_number,
@@ -30,11 +31,9 @@ from trt_afdet.stream.pipeline import Pipeline, PipelineError, SourceSpec
 from trt_afdet.stream.retry import Retry
 from trt_afdet.stream.sources.base import (
     LoginRefusedError,
-    Source,
     SourceError,
     SourceRefusedError,
 )
-from trt_afdet.stream.sources.feed import FeedSource
 from trt_afdet.support.redact import redact
 
 #: Short times; a loaded machine may take seconds to connect.
@@ -69,7 +68,7 @@ def running(*addresses: str, retry: Retry = SOON) -> Iterator[Memory]:
         assert not thread.is_alive()
 
 
-def read_on(made: Source) -> None:
+def read_on(made: Supervised) -> None:
     """Until it raises."""
     while made.read() is not None:
         pass
@@ -344,14 +343,12 @@ def test_interrupting_ends_opening_and_reading_at_once() -> None:
 
 def test_a_slow_reader_sees_the_present() -> None:
     with RtspServer({"cam": Mount(fps=30)}) as server, opened(server.url("cam")) as made:
-        assert isinstance(made, FeedSource)
         captured = []
         for _ in range(8):
             time.sleep(0.25)  # timing: lets frames pass; only what was filmed later may be shown
             picture = made.read()
             assert picture is not None
             captured.append(picture.captured or 0.0)
-        assert made.skipped > 0
         assert captured == sorted(captured)
         assert captured[-1] - captured[0] > 1.0
 
