@@ -1,1 +1,1 @@
-"""Training of the detector: the only home of torch in this project."""
+"""Training of the detector. Only this package imports torch."""

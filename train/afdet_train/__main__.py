@@ -1,4 +1,4 @@
-"""``python -m afdet_train RECIPE`` is ``trt-afdet train RECIPE``, as torchrun needs a module."""
+"""``python -m afdet_train RECIPE``: the same as ``trt-afdet train RECIPE``, for torchrun."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Checkpoints: tensors as safetensors, everything else as YAML beside it. No pickle.
+"""Checkpoints: tensors as safetensors, everything else as YAML beside them. No pickle.
 
-``best.safetensors`` holds the weights to use (averaged ones if the run averages).
-``last.safetensors`` holds all that a resumed run needs.
+``best.safetensors`` holds the weights to use (the averaged weights if the run averages).
+``last.safetensors`` holds everything that a resumed run needs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Checkpoint:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The weights to detect with."""
+        """The weights for detection."""
         return self.tensors.get("ema") or self.tensors["model"]
 
 
@@ -50,7 +50,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     """Writes ``path`` (.safetensors) and its YAML, each atomically, the tensors first.
 
     Raises:
-        WriteError: If the disk is full or not writable; older files are left as they were.
+        WriteError: If the disk is full or not writable; older files stay unchanged.
     """
     tensors_path, yaml_path = _paths(path)
     flat = {
@@ -62,12 +62,12 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         {"recipe": checkpoint.recipe.model_dump(mode="json"), "progress": checkpoint.progress},
         sort_keys=False,
     )
-    # The pair must not be mixed from two saves: both carry the iteration.
+    # Both files carry the iteration, so that files of two saves are not mixed.
     stamp = {"iteration": str(checkpoint.progress.get("iteration", 0))}
     with atomic_path(yaml_path) as text_file, atomic_path(tensors_path) as tensor_file:
         try:
             save_file(flat, tensor_file, metadata=stamp)
-        except SafetensorError as error:  # the library's own name for a full disk
+        except SafetensorError as error:  # the library raises this if the disk is full
             raise WriteError(
                 "cannot write checkpoint", got=f"{tensors_path}: {error}", hint="is the disk full?"
             ) from error
@@ -75,10 +75,10 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(path: Path) -> Checkpoint:
-    """Reads a checkpoint file, or ``best`` of a run's folder.
+    """Reads a checkpoint file, or the best checkpoint in the folder of a run.
 
     Raises:
-        MissingFileError, CorruptFileError: With one line each.
+        MissingFileError, CorruptFileError: If the files are missing or damaged.
     """
     tensors_path, yaml_path = _paths(path)
     for part in (tensors_path, yaml_path):
@@ -114,9 +114,9 @@ def load(path: Path) -> Checkpoint:
 
 
 def load_weights(module: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Loads weights, naming the first mismatch.
+    """Loads weights; the error names the first mismatch.
 
-    The meta-selection net may be missing on either side: it is not part of detection.
+    The meta-selection net may be missing on either side, because detection does not use it.
 
     Raises:
         InvalidValueError: If a tensor is missing, unexpected or of another shape.

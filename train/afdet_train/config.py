@@ -1,7 +1,7 @@
-"""A recipe: every choice of a training run, as one YAML file.
+"""A recipe: all settings of a training run in one YAML file.
 
-Values not named keep the defaults below, which are the paper's where it says them. On the command
-line ``section.key=value`` overrides the file.
+Missing values take the defaults below, which are the paper's where the paper states them. On the
+command line, ``section.key=value`` overrides the file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trt_afdet.support.text import load_yaml, read_text
 
 
 class Section(BaseModel):
-    """Frozen, and refuses keys it does not know."""
+    """Base of the sections: frozen, refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,7 +33,7 @@ class NeckConfig(Section):
     name: Literal["none", "fpn", "panet", "bifpn"] = "bifpn"
     width: int = Field(64, ge=8, multiple_of=8)
     repeats: int = Field(3, ge=1)
-    #: None: learnt fusion weights for bifpn, a plain sum for the others.
+    #: None: learnt fusion weights for bifpn, a plain sum for the other necks.
     weighted: bool | None = None
     activation: Literal["relu_after", "swish_before"] = "relu_after"
 
@@ -49,11 +49,11 @@ class HeadConfig(Section):
 
 
 class TargetConfig(Section):
-    """Section 2 and 3 of the method: which points are positive, and with what weight."""
+    """Sections 2 and 3 of the method: which points are positive, and their weights."""
 
     #: Epsilon of the effective box (paper Table 2).
     effective_ratio: float = Field(0.2, gt=0, le=1)
-    #: covered_inside: cells the effective box covers whose point lies inside the box;
+    #: covered_inside: cells that the effective box covers and whose point is inside the box;
     #: strict: points inside the effective box; cover: covered cells without the inside test.
     positives: Literal["covered_inside", "strict", "cover"] = "covered_inside"
     #: ofs: one level per box by its loss; ss: all levels, weighted; +sw: centre weights (Eq. 4).
@@ -85,13 +85,13 @@ class ModelConfig(Section):
     name: str = "afdet"
     height: int = Field(512, multiple_of=128, gt=0)
     width: int = Field(512, multiple_of=128, gt=0)
-    #: Filled from the training data when left empty.
+    #: If empty, filled from the training data.
     classes: tuple[str, ...] = ()
     backbone: BackboneConfig = BackboneConfig()
     neck: NeckConfig = NeckConfig()
     head: HeadConfig = HeadConfig()
-    #: Batch norm of neck, heads and meta-selection net: the weight of each new batch. Keras'
-    #: .99 is .01 here; short runs need more, or evaluation lags behind training.
+    #: Batch norm of neck, heads and meta-selection net: the weight of each new batch (.99 in Keras
+    #: is .01 here). Short runs need a larger value, or evaluation lags behind training.
     bn_momentum: float = Field(0.01, gt=0, le=1)
     targets: TargetConfig = TargetConfig()
     loss: LossConfig = LossConfig()
@@ -115,7 +115,7 @@ class DataConfig(Section):
     #: 0: all.
     val_limit: int = Field(0, ge=0)
     workers: int = Field(2, ge=0)
-    #: Sides below this many input pixels are dropped in training.
+    #: Training drops boxes with a side below this many input pixels.
     min_side: float = Field(3.0, ge=0)
 
 
@@ -127,9 +127,9 @@ class AugmentConfig(Section):
     scale_p: float = Field(0.5, ge=0, le=1)
     #: Largest shift as a share of the picture's sides.
     translate: float = Field(0.1, ge=0, le=1)
-    #: Share of zoomed-in pictures whose crop keeps every box whole.
+    #: Share of zoomed-in pictures whose crop does not cut any box.
     box_safe: float = Field(0.5, ge=0, le=1)
-    #: A box keeps its label if this share of it is still in view.
+    #: A box keeps its label if at least this share of it is still visible.
     min_visible: float = Field(0.4, ge=0, le=1)
     brightness: float = Field(0.2, ge=0)
     contrast: float = Field(0.2, ge=0)
@@ -147,7 +147,7 @@ class OptimConfig(Section):
     #: The backbone's learning rate as a share of lr.
     backbone_lr_factor: float = Field(1.0, ge=0)
     schedule: Literal["constant", "cosine", "steps"] = "constant"
-    #: Shares of the run at which "steps" divides the rate by ten.
+    #: Points of the run, as shares of its length, at which "steps" divides the rate by ten.
     milestones: tuple[float, ...] = (0.67, 0.89)
     #: Final rate of "cosine" as a share of lr.
     final_factor: float = Field(0.01, ge=0, le=1)
@@ -157,17 +157,17 @@ class OptimConfig(Section):
 
 
 class FreezeConfig(Section):
-    #: The whole backbone, its batch norm in eval mode (the paper's step 1).
+    #: Freeze the whole backbone, with its batch norm in eval mode (the paper's step 1).
     backbone: bool = False
-    #: The stem and this many stages after it, for short runs on a small machine.
+    #: Freeze the stem and this many stages after it, for short runs on a small machine.
     backbone_stages: int = Field(0, ge=0)
-    #: none | backbone | all: batch norms that keep their statistics and parameters (step 2: all).
+    #: none | backbone | all: which batch norms keep their statistics and parameters (step 2: all).
     batch_norm: Literal["none", "backbone", "all"] = "none"
 
 
 class TrainConfig(Section):
     epochs: int = Field(50, ge=1)
-    #: 0: as many as the data has.
+    #: 0: the number of batches in the data.
     iterations_per_epoch: int = Field(0, ge=0)
     #: Pictures per step over all ranks.
     batch_size: int = Field(32, ge=1)
@@ -178,7 +178,7 @@ class TrainConfig(Section):
     #: Epochs between evaluations; 0: never.
     eval_every: int = Field(1, ge=0)
     eval_threshold: float = Field(0.01, ge=0, le=1)
-    #: A checkpoint to start from (weights only), as step 2 does from step 1.
+    #: A checkpoint to start from (weights only): step 2 starts from step 1.
     start_from: str = ""
     tensorboard: bool = True
 
@@ -202,7 +202,7 @@ class Recipe(Section):
 
 
 def _nearest_key(location: tuple[Any, ...]) -> str:
-    """The hint for an unknown key: the nearest valid one of its section."""
+    """The hint for an unknown key: the nearest valid key of its section."""
     section: Any = Recipe
     for part in location[:-1]:
         section = section.model_fields[part].annotation
@@ -217,7 +217,7 @@ def parse_recipe(raw: Any, source: str) -> Recipe:
     """A recipe from plain values.
 
     Raises:
-        InvalidValueError: Naming the key, what it got and, for unknown keys, the nearest valid one.
+        InvalidValueError: Names the key, its value and, for unknown keys, the nearest valid key.
     """
     if not isinstance(raw, dict):
         raise InvalidValueError(f"recipe {source} must be a mapping", got=type(raw).__name__)
@@ -236,7 +236,7 @@ def parse_recipe(raw: Any, source: str) -> Recipe:
 
 
 def apply_overrides(raw: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """``section.key=value`` strings merged into plain recipe values; values are YAML."""
+    """Merges ``section.key=value`` strings into plain recipe values; values are YAML."""
     for text in overrides:
         key, separator, value = text.partition("=")
         if not separator or not key:
@@ -259,7 +259,7 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
     """Reads a recipe file and applies overrides.
 
     Raises:
-        MissingFileError, CorruptFileError, InvalidValueError: With one line each.
+        MissingFileError, CorruptFileError, InvalidValueError: If the file or a value is wrong.
     """
     if not path.is_file():
         raise MissingFileError("no such recipe", got=str(path), hint="see train/recipes")

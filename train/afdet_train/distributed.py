@@ -1,4 +1,4 @@
-"""The process group under torchrun, or none."""
+"""The process group of torchrun, or a single process."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from trt_afdet.errors import InvalidValueError
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all.
+    """This process and its group.
 
     Attributes:
-        rank: 0 writes files and talks.
+        rank: Index of this process; rank 0 writes files and messages.
         world: Number of processes.
-        device: Where this process computes.
+        device: The device of this process.
     """
 
     rank: int
@@ -34,7 +34,7 @@ class Ranks:
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank; every rank must ask."""
+        """Whether the flag is set on any rank; every rank must call this."""
         if self.world == 1:
             return flag
         value = torch.tensor([float(flag)], device=self.device)
@@ -42,7 +42,7 @@ class Ranks:
         return bool(value.item() > 0)
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """The mean over all ranks; every rank must ask."""
+        """The mean over all ranks; every rank must call this."""
         if self.world > 1:
             values = values.clone()
             dist.all_reduce(values)
@@ -51,14 +51,14 @@ class Ranks:
 
     @contextmanager
     def first_here(self) -> Iterator[None]:
-        """One process of each machine goes first; the others then find what it left on disk.
+        """One process of each machine runs the block first; the others then find its files.
 
-        Every rank must enter. If the first fails, the others go on, and fail for themselves.
+        Every rank must enter. If the first process fails, the others still run the block.
         """
         if self.world == 1:
             yield
             return
-        # Gloo waits without the GPU, and for as long as it takes to read a large dataset.
+        # Gloo waits without the GPU, and long enough to read a large dataset.
         group: Any = dist.new_group(backend="gloo", timeout=timedelta(days=1))
         first = os.environ.get("LOCAL_RANK", "0") == "0"
         if not first:
@@ -75,7 +75,7 @@ class Ranks:
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is the first CUDA device if there is one, else the CPU."""
+    """The device of a name; ``auto`` is the first CUDA device, or the CPU without CUDA."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -93,7 +93,7 @@ def pick_device(name: str) -> torch.device:
 
 @contextmanager
 def process_group(device_name: str) -> Iterator[Ranks]:
-    """Joins torchrun's group if there is one, on any number of machines."""
+    """Joins the group if torchrun started this process, on any number of machines."""
     device = pick_device(device_name)
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield Ranks(0, 1, device)

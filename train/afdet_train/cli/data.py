@@ -1,4 +1,4 @@
-"""``trt-afdet data doom``: films a dataset; the rest of ``data`` needs no training package."""
+"""``trt-afdet data doom`` films a dataset. Other ``data`` commands work without this package."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def add_kinds(kinds: Any) -> None:
     """Adds ``doom`` and its options to the kinds of ``trt-afdet data``."""
     doom = kinds.add_parser(
         "doom",
-        help="film Freedoom with ViZDoom, exact boxes included",
+        help="film Freedoom with ViZDoom, with exact boxes",
         description="Film Freedoom's maps with ViZDoom and write a COCO dataset. Splits are by "
         "map. The same seed gives the same bytes, whatever the number of workers.",
         epilog="example: trt-afdet data doom data/doom --split train --frames 7000 --seed 1 "
@@ -29,21 +29,21 @@ def add_kinds(kinds: Any) -> None:
         "--video",
         type=Path,
         metavar="CLIP.mp4",
-        help="write one continuous clip here instead, with its truth in CLIP.json",
+        help="write one continuous clip here instead, with its boxes in CLIP.json",
     )
     doom.add_argument(
         "--video-scale",
         type=float,
         default=1.0,
         metavar="R",
-        help="shrink the clip to this share of the resolution: a smaller file (default: 1)",
+        help="scale the clip's resolution, for a smaller file (0.1 to 1, default: 1)",
     )
-    doom.add_argument("--force", action="store_true", help="replace what is there")
+    doom.add_argument("--force", action="store_true", help="replace existing files")
     doom.set_defaults(work=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Film what `args` asks for; returns the exit status."""
+    """Film the dataset or clip that `args` describes; return the exit status."""
     return _clip(args) if args.video is not None else _dataset(args)
 
 
@@ -51,7 +51,7 @@ def _with_progress(title: str, total: int, work: Any) -> Any:
     """Run `work(on_progress)` under a progress bar that counts frames."""
     from trt_afdet.cli import ui
 
-    # A bar counts an item when the next one is asked for.
+    # The bar counts an item when the caller asks for the next one.
     bar = ui.progress(range(total + 1), total, title)
     next(bar)
     return work(lambda count: deque(islice(bar, count), maxlen=0))

@@ -1,4 +1,4 @@
-"""``trt-afdet export``: a checkpoint in, the canonical model.onnx out."""
+"""``trt-afdet export``: writes a checkpoint as the canonical model.onnx."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trt_afdet.support.files import check_output, data_on_stdout, is_file_target
 if TYPE_CHECKING:
     from afdet_train.export import Parity
 
-SUMMARY = "turn a checkpoint into the canonical model.onnx"
+SUMMARY = "export a checkpoint to the canonical model.onnx"
 
 EPILOG = """\
 examples:
@@ -25,7 +25,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     parser.add_argument(
-        "checkpoint", type=Path, metavar="CKPT", help="a .safetensors file or a run's folder"
+        "checkpoint", type=Path, metavar="CKPT", help="a .safetensors file or the folder of a run"
     )
     parser.add_argument(
         "-o",
@@ -36,17 +36,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--frames",
         type=Path,
-        help="picture, folder or video for the parity check (default: the shipped clip)",
+        help="picture, folder or video to compare on (default: the shipped clip)",
     )
     parser.add_argument(
-        "--num-frames", type=int, default=8, help="frames of the parity check (default: 8)"
+        "--num-frames", type=int, default=8, help="number of frames to compare (default: 8)"
     )
     parser.add_argument(
         "--batch", type=int, default=None, help="fix the batch size (default: dynamic)"
     )
     parser.add_argument("--score-threshold", type=float, help="store this score threshold")
     parser.add_argument("--nms-iou", type=float, help="store this NMS IoU")
-    parser.add_argument("--max-detections", type=int, help="store this maximum of detections")
+    parser.add_argument(
+        "--max-detections", type=int, help="store this maximum number of detections"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _tell(out: Path, parity: Parity) -> None:
-    """Says what was written."""
+    """Prints the file and the result of the comparison."""
     from afdet_train.export import TOLERANCE
 
     name, difference = parity.worst

@@ -1,4 +1,4 @@
-"""``trt-afdet train``: a recipe in, a checkpoint out."""
+"""``trt-afdet train``: trains a checkpoint from a recipe."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml", help="what to train and how")
+    parser.add_argument(
+        "recipe", type=Path, metavar="RECIPE.yaml", help="model, data and settings of the run"
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="recipe values, e.g. optim.lr=5e-4"
     )
     parser.add_argument(
-        "--out", type=Path, default=None, help="folder of the run (default: runs/<recipe name>)"
+        "--out", type=Path, default=None, help="output folder (default: runs/<recipe name>)"
     )
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint in --out"
+        "--resume", action="store_true", help="continue from the last checkpoint in --out"
     )
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="refuse data with any fault, instead of using the rest",
+        help="refuse data with any fault (default: use the valid rest)",
     )
     parser.add_argument(
         "--backbone-weights", metavar="FILE", help="short for model.backbone.weights=FILE"
@@ -40,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    # torch takes seconds to import: not before the recipe is known to be good.
+    # Importing torch takes seconds, so the recipe is checked first.
     from afdet_train.config import load_recipe
 
     overrides = list(args.overrides)
@@ -51,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
     from afdet_train.trainer import fit
 
-    # Ctrl-C and SIGTERM save alike; SIGINT does so too where a shell's "&" hid it.
+    # Ctrl-C and SIGTERM both save, and so does SIGINT where a shell's "&" made Python ignore it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         best = fit(recipe, out, resume=args.resume, strict=args.strict)

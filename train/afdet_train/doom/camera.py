@@ -1,4 +1,4 @@
-"""Where the camera goes for one picture: which object, from how far, looking where."""
+"""Chooses the camera's pose for one picture: target object, distance, direction."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from afdet_train.doom.world import SETTLE_TICS, World
 
 #: Height of the eye above the floor, in map units.
 EYE = 41.0
-#: Wanted height of the target in pixels of a 600-line frame, drawn log-uniformly.
+#: Intended height of the target in pixels of a 600-line frame, drawn log-uniformly.
 TARGET_HEIGHT = (20.0, 320.0)
 #: Limits of the distance to the target, in map units.
 DISTANCE = (72.0, 1500.0)
-#: How often an object already in the map is the target, rather than one put there.
+#: Probability that the target is an object already in the map, and not an added one.
 _USE_MAP_OBJECT = 0.5
-#: Tries for a picture of the wanted object, before any good picture will do, and altogether.
+#: Tries for a picture of the wanted object, then in total, including any other good picture.
 _STRICT_TRIES = 12
 _ALL_TRIES = 60
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A picture that was kept: (H, W, 3) uint8 BGR, and its boxes."""
+    """A kept picture: (H, W, 3) uint8 BGR, and its boxes."""
 
     image: np.ndarray
     boxes: tuple[Box, ...]
 
 
 def pick_class(counts: np.ndarray, rng: np.random.Generator) -> int:
-    """A class index, the likelier the fewer of it have been filmed."""
+    """A random class index; rarely filmed classes are more likely."""
     weight = 1.0 / (1.0 + counts)
     return int(rng.choice(len(counts), p=weight / weight.sum()))
 
@@ -45,9 +45,9 @@ def summon_near(
     rng: np.random.Generator,
     around: tuple[float, float, float] | None = None,
 ) -> Any | None:
-    """Put one to three objects, the first of class `wanted`, somewhere in the open.
+    """Put one to three objects, the first of class `wanted`, in free places.
 
-    `around` is (x, y, radius): only near objects inside it; anywhere in the map without it.
+    `around` is (x, y, radius): only near objects inside this circle; without it, anywhere.
     """
     objects = [o for o in world.state.objects if o.name != "DoomPlayer"]
     if around is not None:
@@ -75,14 +75,14 @@ def summon_near(
             if not world.sees(*spot, there)[0]:
                 return None
             target = made
-    # Items fall to the floor, monsters take a step.
+    # Let items fall to the floor and monsters take a step.
     world.step(tics=int(rng.integers(8, 24)))
     now = {o.id: o for o in world.state.objects}
     return now.get(target.id) if target is not None else None
 
 
 def _choose_target(world: World, wanted: int, rng: np.random.Generator) -> Any | None:
-    """An object of class `wanted`: one of the map's own, or one put there."""
+    """An object of class `wanted`, from the map or added."""
     if rng.random() < _USE_MAP_OBJECT:
         own = [o for o in world.state.objects if CLASS_OF_ACTOR.get(o.name) == wanted]
         if own:
@@ -91,7 +91,7 @@ def _choose_target(world: World, wanted: int, rng: np.random.Generator) -> Any |
 
 
 def _aim(world: World, target: Any, height: float, rng: np.random.Generator) -> bool:
-    """Stand somewhere around `target` and look roughly at it; False if there is no place."""
+    """Stand near `target` and look roughly at it; False if every place is blocked."""
     _, fy = focal(800)
     low, high = TARGET_HEIGHT
     wanted = np.exp(rng.uniform(math.log(low), math.log(high), 16))
@@ -101,7 +101,7 @@ def _aim(world: World, target: Any, height: float, rng: np.random.Generator) -> 
         return False
     dx, dy = target.position_x - spot[0], target.position_y - spot[1]
     angle = math.degrees(math.atan2(dy, dx)) + float(rng.uniform(-36, 36))
-    # The floor under the camera is not known before it stands there; the target's is near it.
+    # The floor height at the camera is unknown before the move; the target's is close to it.
     rise = math.atan2(height / 2 - EYE, math.hypot(dx, dy))
     pitch = math.degrees(rise) * float(rng.uniform(0.2, 1.0)) + float(rng.normal(0, 4))
     tics = SETTLE_TICS + int(rng.integers(0, 4))
@@ -110,7 +110,7 @@ def _aim(world: World, target: Any, height: float, rng: np.random.Generator) -> 
 
 
 def _look_anywhere(world: World, rng: np.random.Generator) -> bool:
-    """Stand somewhere in the map and look somewhere."""
+    """Stand at a random place in the map and look in a random direction."""
     objects = [o for o in world.state.objects if o.name != "DoomPlayer"]
     anchor = objects[int(rng.integers(len(objects)))]
     spot = world.place_near(anchor.position_x, anchor.position_y, rng.uniform(60, 900, 12), rng)
@@ -123,12 +123,12 @@ def _look_anywhere(world: World, rng: np.random.Generator) -> bool:
 def take_shot(
     world: World, counts: np.ndarray, empty: bool, rng: np.random.Generator
 ) -> Shot | None:
-    """The next picture of a visit; None if the map gave none in a fair number of tries.
+    """The next picture of a visit; None if all tries fail.
 
     Args:
         world: The running map.
-        counts: (classes,) objects annotated so far: rare ones are looked for first.
-        empty: Whether a picture without any object is wanted.
+        counts: (classes,) objects annotated so far; rare classes are preferred.
+        empty: Whether to take a picture without objects.
         rng: The visit's random numbers.
     """
     wanted = pick_class(counts, rng)

@@ -20,7 +20,7 @@ _MOSAIC = 16
 
 
 def summary(coco: dict[str, Any]) -> dict[str, Any]:
-    """Counts of a COCO dictionary: per class, per map, box sizes, and the rules it was made by."""
+    """Statistics of a COCO dictionary: counts per class and map, box sizes, and the rules."""
     names = {c["id"]: c["name"] for c in coco["categories"]}
     per_class = Counter(a["category_id"] for a in coco["annotations"])
     sizes = [float(np.sqrt(a["bbox"][2] * a["bbox"][3])) for a in coco["annotations"]]
@@ -44,7 +44,7 @@ def summary(coco: dict[str, Any]) -> dict[str, Any]:
 
 
 def mosaic(images: Path, coco: dict[str, Any], count: int = _MOSAIC) -> np.ndarray:
-    """(H, W, 3) uint8 BGR: `count` frames evenly taken from the split, boxes drawn."""
+    """(H, W, 3) uint8 BGR: `count` evenly spaced frames of the split, with boxes."""
     import cv2
 
     names = {c["id"]: c["name"] for c in coco["categories"]}

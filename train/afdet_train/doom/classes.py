@@ -1,4 +1,4 @@
-"""The classes of the Doom data: fixed names and ids, and the actors that belong to each."""
+"""The classes of the Doom data: fixed names and ids, and the actors of each class."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class DoomClass(NamedTuple):
-    """One class: its plain name, the actor names that count as it, and its sprite's size."""
+    """One class: its name, its actor names, and the size of its sprite."""
 
     name: str
     #: ViZDoom object names; the first is the usual one.
@@ -41,11 +41,11 @@ CLASSES: tuple[DoomClass, ...] = (
 
 NAMES: tuple[str, ...] = tuple(c.name for c in CLASSES)
 
-#: Actor name -> class index. A dead monster is another actor to ViZDoom ("DeadDoomImp"), so
-#: corpses are no objects by construction.
+#: Actor name -> class index. In ViZDoom a dead monster is a different actor ("DeadDoomImp"), so
+#: corpses are never labelled.
 CLASS_OF_ACTOR: dict[str, int] = {
     actor: index for index, c in enumerate(CLASSES) for actor in c.actors
 }
 
-#: Actors taken out of every map: nearly invisible, yet the shape of a labelled class.
+#: Actors removed from every map: they are nearly invisible but have the shape of a labelled class.
 REMOVED_ACTORS: tuple[str, ...] = ("Spectre",)

@@ -1,4 +1,4 @@
-"""A continuous clip: a camera that walks through a map like a person, with the truth per frame."""
+"""A continuous clip: a camera that walks through a map like a person, with boxes per frame."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from trt_afdet.media import count_frames
 FPS = 30
 #: Constant rate factor of H.264: about half a megabyte a second at 640x480.
 QUALITY = 25
-#: Walks that are tried; the one that shows most is filmed.
+#: Number of walks to try; the one that shows most is filmed.
 _CANDIDATES = 10
-#: Groups of objects put near the way, and how near, in map units.
+#: Groups of objects added near the path, and their distance from it in map units.
 _GROUPS = 30
 _GROUP_RADIUS = 700.0
 #: Walking: map units per tic, largest turn and look per tic in degrees.
 _SPEED = 7.0
 _TURN = 2.2
 _LOOK = 0.8
-#: A goal is reached at this distance; tics without progress after which it is given up.
+#: Distance at which a goal is reached; tics without progress before the walk abandons a goal.
 _REACHED = 130.0
 _PATIENCE = 20
 _GOAL_RANGE = (200.0, 1100.0)
@@ -50,7 +50,7 @@ _GOAL_RANGE = (200.0, 1100.0)
 
 @dataclass
 class _Walker:
-    """The steering of one walk: goals are objects in sight, turns are smooth."""
+    """Steers one walk: goals are visible objects, turns are smooth."""
 
     world: World
     rng: np.random.Generator
@@ -60,7 +60,7 @@ class _Walker:
     idle: int = 0
 
     def _pick_goal(self, x: float, y: float, heading: float) -> tuple[float, float] | None:
-        """An object in sight, rather ahead than behind."""
+        """A visible object, preferably ahead."""
         objects = [o for o in self.world.state.objects if o.name in CLASS_OF_ACTOR]
         points = np.array([(o.position_x, o.position_y) for o in objects]).reshape(-1, 2)
         distance = np.hypot(points[:, 0] - x, points[:, 1] - y)
@@ -103,7 +103,7 @@ class _Walker:
 
 
 def _start(world: World, rng: np.random.Generator) -> bool:
-    """Stand at a free place with something in sight, and more put around it."""
+    """Stand at a free place with a visible object, and add objects around it."""
     for _ in range(40):
         objects = [o for o in world.state.objects if o.name in CLASS_OF_ACTOR]
         anchor = objects[int(rng.integers(len(objects)))]
@@ -125,7 +125,7 @@ def _start(world: World, rng: np.random.Generator) -> bool:
 def _walk(
     map_name: str, seed: np.random.SeedSequence, frames: int, resolution: str, scratch: Path
 ) -> Iterator[tuple[Shot, bool]]:
-    """The frames of one walk, each with whether it looks into the open; none without a start."""
+    """The frames of one walk, each with whether its view is open; empty without a start place."""
     rng = np.random.default_rng(seed)
     with open_world(
         map_name,
@@ -148,12 +148,12 @@ def _walk(
 
 
 def work_units(frames: int) -> int:
-    """How many frames `film_clip` looks at, and reports progress on, for a clip of `frames`."""
+    """How many frames `film_clip` processes, and reports, for a clip of `frames`."""
     return frames * (_CANDIDATES + 1)
 
 
 def _score(walk: Iterator[tuple[Shot, bool]], frames: int) -> float:
-    """How much a walk shows: frames with objects, kinds of objects, movement, open views."""
+    """The score of a walk: frames with objects, classes of objects, movement, open views."""
     total, count = 0.0, 0
     kinds: set[int] = set()
     last: np.ndarray | None = None
@@ -170,7 +170,7 @@ def _score(walk: Iterator[tuple[Shot, bool]], frames: int) -> float:
 
 
 class _Encoder:
-    """H.264 by PyAV: one thread, so that the same frames give the same bytes."""
+    """Writes H.264 with PyAV."""
 
     def __init__(self, path: Path, size: tuple[int, int]) -> None:
         try:
@@ -199,7 +199,7 @@ class _Encoder:
 
 
 def _shrink(shot: Shot, size: tuple[int, int]) -> Shot:
-    """The shot at another (width, height); boxes under the size rule drop out."""
+    """The shot at another (width, height), without boxes below the size limit."""
     import cv2
 
     height, width = shot.image.shape[:2]
@@ -227,25 +227,25 @@ def film_clip(
     force: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> dict[str, Any]:
-    """Film one walk through a map of a split; writes `video` and its truth beside it.
+    """Film one walk through a map of a split; write `video` and its boxes beside it.
 
     Args:
-        video: ``*.mp4``; the truth, COCO with one image per frame, is ``*.json``.
-        split: Whose maps to choose from.
-        frames: Length; `FPS` of them are a second.
-        seed: Same seed, same walk.
+        video: ``*.mp4``; the boxes, COCO with one image per frame, go to ``*.json``.
+        split: The split to choose a map from.
+        frames: Number of frames, at `FPS` per second.
+        seed: The same seed gives the same walk.
         resolution: ``WxH``, one of `world.RESOLUTIONS`.
-        scale: Size of the clip over `resolution`, at most 1: a smaller file.
+        scale: Size of the clip relative to `resolution`, at most 1.
         force: Replace existing files.
         on_progress: Called with the number of frames done, out of `work_units`.
 
     Returns:
-        The truth as written.
+        The COCO dictionary as written.
     """
     maps = maps_of(split)
     if not 0.1 <= scale <= 1.0:
         raise InvalidValueError("--video-scale is out of range", got=scale, hint="0.1 to 1")
-    # Codecs want even sides.
+    # Codecs need even sides.
     width, height = (2 * round(side * scale / 2) for side in check_resolution(resolution))
     size = (width, height)
     truth_path = video.with_suffix(".json")

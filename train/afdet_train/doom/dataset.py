@@ -17,12 +17,12 @@ from trt_afdet.support.files import write_text
 
 
 def annotations_path(out: Path, split: str) -> Path:
-    """Where the COCO file of a split goes."""
+    """The path of a split's COCO file."""
     return out / "annotations" / f"instances_{split}.json"
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all; `WriteError` on a full disk."""
+    """Write JSON atomically; raises `WriteError` if the disk is full."""
     write_text(path, json.dumps(value, separators=(",", ":")))
 
 
@@ -32,7 +32,7 @@ def categories() -> list[dict[str, Any]]:
 
 
 def annotations_of(objects: Iterable[Iterable[Object]]) -> list[dict[str, Any]]:
-    """COCO annotations of the objects of each image; images count from 0, annotations from 1."""
+    """COCO annotations of the objects of each image; image ids start at 0, annotation ids at 1."""
     flat = ((image, found) for image, group in enumerate(objects) for found in group)
     return [
         {
@@ -48,7 +48,7 @@ def annotations_of(objects: Iterable[Iterable[Object]]) -> list[dict[str, Any]]:
 
 
 def to_coco(frames: list[Frame], info: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
-    """A COCO ``instances`` dictionary of filmed frames, numbered from 0 in their order."""
+    """A COCO ``instances`` dictionary of filmed frames, numbered from 0."""
     width, height = size
     images = [
         {
@@ -103,11 +103,11 @@ def film_dataset(
     """Film a split into folder `out` and return its COCO dictionary.
 
     Args:
-        out: Gets ``images/SPLIT/*.jpg`` and ``annotations/instances_SPLIT.json``.
+        out: Folder for ``images/SPLIT/*.jpg`` and ``annotations/instances_SPLIT.json``.
         split: ``train``, ``val`` or ``test``.
-        frames: How many pictures.
-        seed: Same seed, same bytes, whatever the number of workers.
-        workers: Processes.
+        frames: Number of pictures.
+        seed: The same seed gives the same bytes with any number of workers.
+        workers: Number of processes.
         resolution: ``WxH``, one of `world.RESOLUTIONS`.
         force: Replace an existing split.
         on_progress: Called with the number of new frames.
@@ -132,7 +132,7 @@ def film_dataset(
             done += chunk
             if on_progress:
                 on_progress(len(chunk))
-        # An annotations file must never describe pictures of another run: it goes first.
+        # Removed first, so that annotations never describe pictures of another run.
         annotations_path(out, split).unlink(missing_ok=True)
         shutil.rmtree(images, ignore_errors=True)
         part.replace(images)

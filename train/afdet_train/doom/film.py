@@ -1,4 +1,4 @@
-"""Filming a split: fixed chunks of frames, each with its own seed, over several processes."""
+"""Films a split in several processes: fixed chunks of frames, each with its own seed."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from afdet_train.doom.rules import EMPTY_SHARE
 from afdet_train.doom.world import open_world
 from trt_afdet.errors import RunError, WriteError
 
-#: Frames of one visit to a map. Part of the data's definition: another value, other pictures.
+#: Frames of one visit to a map. A different value gives different pictures.
 CHUNK = 25
 JPEG_QUALITY = 90
-#: Shares of the visits: skill levels 1 to 5, and monsters that notice the camera.
+#: Shares of the visits at skill levels 1 to 5, and with monsters that notice the camera.
 _SKILLS = (0.1, 0.15, 0.25, 0.4, 0.1)
 _AWAKE = 0.3
-#: Fresh starts of a map that gives no picture, before giving up.
+#: Restarts of a map without a good picture, before an error.
 _RESTARTS = 8
 
 
@@ -63,12 +63,12 @@ class Frame:
 
 
 def sequence(split: str, seed: int, *key: int) -> np.random.SeedSequence:
-    """The seed of one part of a run; differs between splits of the same `seed`."""
+    """The seed of one part of a run; it differs between splits with the same `seed`."""
     return np.random.SeedSequence([seed, list(SPLITS).index(split), *key])
 
 
 def map_of_chunk(split: str, seed: int, chunk: int) -> str:
-    """The map of a chunk: all maps of the split in turn, in a new order each round."""
+    """The map of a chunk: chunks cycle through the split's maps, in a new order each round."""
     maps = maps_of(split)
     turn, place = divmod(chunk, len(maps))
     order = np.random.default_rng(sequence(split, seed, 1, turn)).permutation(len(maps))
@@ -76,7 +76,7 @@ def map_of_chunk(split: str, seed: int, chunk: int) -> str:
 
 
 def film_chunk(job: Job) -> list[Frame]:
-    """Film one chunk, write its JPEGs, and return what is in them."""
+    """Film one chunk, write its JPEGs, and return their objects."""
     map_name = map_of_chunk(job.split, job.seed, job.chunk)
     rng = np.random.default_rng(sequence(job.split, job.seed, 2, job.chunk))
     frames: list[Frame] = []
@@ -122,10 +122,10 @@ def _write_jpeg(path: Path, image: np.ndarray) -> None:
 
 
 def _start_worker(scratch: str) -> None:
-    """Set a worker up: its own folder, one thread, deaf to Ctrl-C."""
+    """Prepare a worker: its own folder, one thread, Ctrl-C ignored."""
     import cv2
 
-    # Ctrl-C reaches every process of the terminal; the parent alone decides. Doom inherits this.
+    # Ctrl-C reaches every process of the terminal; only the parent reacts. Doom inherits this.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     os.chdir(tempfile.mkdtemp(dir=scratch))
@@ -134,9 +134,9 @@ def _start_worker(scratch: str) -> None:
 def film(
     images: Path, split: str, frames: int, seed: int, workers: int, resolution: str
 ) -> Iterator[list[Frame]]:
-    """Film `frames` pictures of a split into folder `images`; yields chunks in order.
+    """Film `frames` pictures of a split into folder `images`; yield chunks in order.
 
-    The pictures depend on the split, seed, frames' index and resolution only, not on `workers`.
+    The pictures depend only on the split, seed, frame index and resolution, not on `workers`.
     """
     scratch = Path(tempfile.mkdtemp(prefix="afdet-doom-"))
     jobs = [
@@ -156,6 +156,6 @@ def film(
             "a worker died", got=str(error), hint="is there enough memory? try fewer --workers"
         ) from error
     finally:
-        # Chunks in progress take a second or two; the rest is dropped.
+        # Wait for chunks in progress (a second or two) and drop the rest.
         pool.shutdown(cancel_futures=True)
         shutil.rmtree(scratch, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Which visible objects become boxes, and which frames are worth keeping."""
+"""Rules: which visible objects get boxes, and which frames are kept."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 
 from afdet_train.doom.classes import CLASS_OF_ACTOR, CLASSES
 
-#: A box whose shorter side is under this many pixels is not annotated.
+#: A box whose shorter side is below this many pixels is not annotated.
 MIN_SIDE = 8
-#: An object is annotated only if at least this share of its sprite's area can be seen.
+#: An object is annotated only if at least this share of its sprite's area is visible.
 MIN_VISIBLE = 0.4
-#: A frame with an annotated object whose brightest tenth of pixels stays under this (0 to 255,
-#: largest channel) is not kept: nobody could see the object.
+#: A frame is dropped if the brightest tenth of an annotated object's pixels is below this (0 to
+#: 255, largest channel), because the object is too dark to see.
 MIN_BRIGHTNESS = 48.0
-#: Depth value under which a surface counts as right in front of the lens.
+#: Surfaces with a depth value below this are directly in front of the lens.
 NEAR_DEPTH = 8
-#: Share of the frames that show no object at all.
+#: Share of frames without objects.
 EMPTY_SHARE = 0.05
 #: Horizontal field of view in degrees (Doom's own), and the pixel aspect of its 4:3 picture.
 FOV = 90.0
@@ -28,7 +28,7 @@ PIXEL_ASPECT = 1.2
 
 @dataclass(frozen=True)
 class Camera:
-    """Where the picture was taken from: map units and degrees, counter-clockwise from east."""
+    """The camera's pose: map units, and degrees counter-clockwise from east."""
 
     x: float
     y: float
@@ -43,7 +43,7 @@ class Box:
     class_id: int
     xywh: tuple[int, int, int, int]
     area: int
-    #: Visible area over the area the whole sprite would have at this distance.
+    #: Visible area divided by the area of the whole sprite at this distance.
     visible: float
     #: 90th percentile of its visible pixels' largest channel, 0 to 255.
     brightness: float
@@ -62,7 +62,7 @@ def depth_of(camera: Camera, x: float, y: float) -> float:
 
 
 def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """(x, y, w, h) of the true pixels of a non-empty (H, W) mask."""
+    """(x, y, w, h) of the set pixels of a non-empty (H, W) mask."""
     ys = np.flatnonzero(mask.any(axis=1))
     xs = np.flatnonzero(mask.any(axis=0))
     return int(xs[0]), int(ys[0]), int(xs[-1] - xs[0] + 1), int(ys[-1] - ys[0] + 1)
@@ -71,13 +71,13 @@ def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
 def measure(
     labels: Any, labels_buffer: np.ndarray, screen: np.ndarray, camera: Camera
 ) -> list[tuple[Any, Box]]:
-    """Every visible object of a class, with the box of its visible pixels, before any rule.
+    """All visible objects with a class, with the box of their visible pixels, before the rules.
 
     Args:
         labels: ViZDoom's labels of a state.
         labels_buffer: (H, W) uint8, the label value at each pixel.
         screen: (H, W, 3) uint8.
-        camera: Where it was seen from.
+        camera: The camera's pose.
     """
     fx, fy = focal(labels_buffer.shape[1])
     out = []
@@ -85,7 +85,7 @@ def measure(
         index = CLASS_OF_ACTOR.get(label.object_name)
         if index is None:
             continue
-        # The label's own box is only where to look: its pixels decide.
+        # The label's box only limits the search; the box comes from the label's pixels.
         x0, y0 = max(label.x - 1, 0), max(label.y - 1, 0)
         window = labels_buffer[y0 : label.y + label.height + 1, x0 : label.x + label.width + 1]
         mask = window == label.value
@@ -102,17 +102,17 @@ def measure(
 
 
 def keep(box: Box) -> bool:
-    """The annotation rule: big enough, and enough of it to be seen."""
+    """Whether the object is annotated: large enough, and enough of it visible."""
     return min(box.xywh[2:]) >= MIN_SIDE and box.visible >= MIN_VISIBLE
 
 
 def inside_and_open(screen: np.ndarray, depth: np.ndarray, boxes: list[Box]) -> bool:
-    """Whether a frame looks into the level, and not at a wall, the void or pitch dark.
+    """Whether a frame shows the level, and not only a wall, the void or darkness.
 
     Args:
         screen: (H, W, 3) uint8.
         depth: (H, W) uint8, ViZDoom's depth buffer; 0 is at the lens.
-        boxes: The objects in it: what they cover may be near.
+        boxes: The objects in it; these areas may be near the lens.
     """
     small = screen[::8, ::8]
     if float(small.mean()) < 14 or float(small.std()) < 8:

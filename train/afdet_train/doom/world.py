@@ -1,4 +1,4 @@
-"""One running Doom map: teleporting, summoning, looking, and which places are free."""
+"""One running Doom map: teleport, add actors, take pictures, find free places."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from trt_afdet.errors import InvalidValueError, MissingDependencyError, RunError
 
 #: The player cannot turn during the first tics of a map.
 _WAKE_TICS = 10
-#: Tics after a teleport until the eye is back at standing height.
+#: Tics after a teleport until the eye is at standing height again.
 SETTLE_TICS = 6
-#: Free space that a camera position keeps to walls, and to actors, in map units.
+#: Smallest distance of the camera to walls, and to actors, in map units.
 WALL_CLEARANCE = 26.0
 ACTOR_CLEARANCE = 48.0
-#: A sector lower than this is a closed door or a slit: no place to stand.
+#: A sector lower than this is a closed door or a slit; the camera cannot stand there.
 _HEADROOM = 64.0
 
-#: What `World.step` sets, and what `World.camera` reads.
+#: Values that `World.step` sets and `World.camera` reads.
 _BUTTONS = ("TURN_LEFT_RIGHT_DELTA", "LOOK_UP_DOWN_DELTA", "MOVE_FORWARD_BACKWARD_DELTA")
 _VARIABLES = ("POSITION_X", "POSITION_Y", "CAMERA_POSITION_Z", "ANGLE", "PITCH")
 
@@ -34,7 +34,7 @@ RESOLUTIONS = ("640x480", "800x600", "1024x768", "1280x960")
 
 
 def require_vizdoom() -> Any:
-    """The ViZDoom module; `MissingDependencyError` where it is not installed."""
+    """The ViZDoom module; raises `MissingDependencyError` if it is not installed."""
     try:
         import vizdoom
     except ImportError as error:
@@ -45,7 +45,7 @@ def require_vizdoom() -> Any:
 
 
 def check_resolution(resolution: str) -> tuple[int, int]:
-    """(width, height) of a ``WxH`` text; `InvalidValueError` if ViZDoom has no such mode."""
+    """(width, height) of a ``WxH`` text; raises `InvalidValueError` if ViZDoom lacks the mode."""
     if resolution not in RESOLUTIONS:
         raise InvalidValueError(
             "unknown resolution", got=resolution, hint=f"choose one of {', '.join(RESOLUTIONS)}"
@@ -55,7 +55,7 @@ def check_resolution(resolution: str) -> tuple[int, int]:
 
 
 class World:
-    """A Doom map with a ghost for a camera. Use `open_world`."""
+    """A Doom map with an invisible camera. Use `open_world`."""
 
     def __init__(self, game: Any, awake: bool) -> None:
         self.game = game
@@ -69,7 +69,7 @@ class World:
         self.walls = self._walls()
 
     def _walls(self) -> np.ndarray:
-        """(N, 4) float64: x1, y1, x2, y2 of every line that cannot be walked through."""
+        """(N, 4) float64: x1, y1, x2, y2 of every blocking line."""
         rows = {
             (line.x1, line.y1, line.x2, line.y2)
             for sector in self.state.sectors
@@ -86,7 +86,7 @@ class World:
         return self._state
 
     def step(self, turn: float = 0.0, look: float = 0.0, tics: int = 1) -> None:
-        """Let `tics` pass; turn and look (degrees) act in the first of them."""
+        """Let `tics` pass; turn and look (degrees) in the first of them."""
         self._state = None
         self.game.set_action([-turn, look, 0.0])
         self.game.advance_action(1, tics == 1)
@@ -95,16 +95,16 @@ class World:
             self.game.advance_action(tics - 1, True)
 
     def walk(self, turn: float, look: float, forward: float) -> None:
-        """One tic on foot: turn and look in degrees, push forward in map units per tic."""
+        """Walk for one tic: turn and look in degrees, speed in map units per tic."""
         self._state = None
-        # Walking is a push against Doom's friction, which takes 3/32 of the speed in each tic:
-        # a steady push of that share keeps the speed. One step of the button is 1/32 unit.
+        # Doom's friction takes 3/32 of the speed in each tic; a push of that share keeps the
+        # speed. One step of the button is 1/32 unit.
         push = forward * (3 / 32) * 32
         self.game.set_action([-turn, look, push])
         self.game.advance_action(1, True)
 
     def camera(self) -> Camera:
-        """The pose of the eye now."""
+        """The current pose of the eye."""
         x, y, z, angle, _ = (float(v) for v in self.state.game_variables)
         return Camera(x, y, z, angle)
 
@@ -116,7 +116,7 @@ class World:
         self.step(turn, pitch + now_pitch, tics)
 
     def standing(self) -> bool:
-        """Whether the player stands where a person could: headroom above the floor."""
+        """Whether the player has enough headroom above the floor."""
         state = self.state
         me = next((o for o in state.objects if o.name == "DoomPlayer"), None)
         if me is None or not 0 <= me.sector_id < len(state.sectors):
@@ -125,7 +125,7 @@ class World:
         return bool(sector.ceiling_height - sector.floor_height >= _HEADROOM)
 
     def summon(self, actor: str) -> Any | None:
-        """Put an actor in front of the player; None where it does not fit."""
+        """Put an actor in front of the player; None if it does not fit."""
         before = {o.id for o in self.state.objects}
         self.game.send_game_command(f"summon {actor}")
         self.step(tics=2)
@@ -144,7 +144,7 @@ class World:
         return ~(across_wall & across_ray).any(axis=1)
 
     def clear(self, points: np.ndarray) -> np.ndarray:
-        """(K,) bool: away from every wall, and from every actor."""
+        """(K,) bool: whether each point is far enough from all walls and actors."""
         a, b = self.walls[:, :2], self.walls[:, 2:]
         ab = b - a
         length2 = np.maximum((ab**2).sum(1), 1e-9)
@@ -162,9 +162,9 @@ class World:
     def place_near(
         self, x: float, y: float, distances: np.ndarray, rng: np.random.Generator
     ) -> tuple[float, float] | None:
-        """A free place at one of `distances` from (x, y), in line of sight; the first that fits.
+        """The first free place at one of `distances` from (x, y), in line of sight.
 
-        (x, y) lies inside the level, and no wall lies between: so the place is inside as well.
+        (x, y) is inside the level and the line of sight crosses no wall, so the place is inside.
         """
         bearing = rng.uniform(0, 2 * math.pi, len(distances))
         points = np.stack((x + distances * np.cos(bearing), y + distances * np.sin(bearing)), 1)
@@ -181,12 +181,12 @@ def open_world(
     """Run a map, headless, until the block ends.
 
     Args:
-        map_name: Such as ``MAP01``.
-        seed: Of the game's own random numbers.
+        map_name: For example ``MAP01``.
+        seed: Seed of the game's random numbers.
         skill: 1 (easy) to 5.
         awake: Whether monsters notice the camera.
         resolution: One of `RESOLUTIONS`.
-        folder: Where ViZDoom may write its configuration.
+        folder: Folder for ViZDoom's configuration.
     """
     vzd = require_vizdoom()
     wad = str(Path(vzd.__file__).parent / WAD)
@@ -213,11 +213,11 @@ def open_world(
     game.set_sectors_info_enabled(True)
     game.set_available_buttons([getattr(vzd.Button, name) for name in _BUTTONS])
     game.set_available_game_variables([getattr(vzd.GameVariable, name) for name in _VARIABLES])
-    # The two last ones: "a secret is revealed" is no HUD message to ViZDoom, and stays otherwise.
+    # The last two hide "a secret is revealed", which ViZDoom does not treat as a HUD message.
     game.add_game_args("+sv_cheats 1 +con_midtime 0 +cl_showsecretmessage 0")
     try:
         game.init()
-    except Exception as error:  # ViZDoom's own errors derive from Exception alone.
+    except Exception as error:  # ViZDoom's errors derive directly from Exception.
         raise RunError("Doom did not start", got=f"{map_name}: {error}") from error
     try:
         yield World(game, awake)
