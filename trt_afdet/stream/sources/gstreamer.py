@@ -64,24 +64,16 @@ def quoted(value: str) -> str:
 
 
 def gst_source(pipeline: str, name: str, options: GstOptions) -> Source:
-    """The source behind ``gst://``; PyGObject's if there is a choice, as OpenCV gives no reasons.
-
-    Raises:
-        MissingDependencyError: If neither has GStreamer.
-    """
-    pipeline = full_pipeline(pipeline, live=options.live)
-    if options.backend in ("auto", "gi"):
+    """The source behind ``gst://``; PyGObject's if there is a choice: OpenCV gives no reasons."""
+    kind: type[GiSource | OpencvSource] = GiSource
+    if options.backend == "opencv":
+        kind = OpencvSource
+    elif options.backend == "auto" and opencv_has_gstreamer():
         try:
-            return GiSource(pipeline, name, options)
+            load_gst()
         except MissingDependencyError:
-            if options.backend == "gi":
-                raise
-    if opencv_has_gstreamer():
-        return OpencvSource(pipeline, name, options)
-    raise MissingDependencyError(
-        "neither PyGObject nor an OpenCV with GStreamer is there",
-        hint="apt install python3-gi gir1.2-gst-plugins-base-1.0, and a Python that sees them",
-    )
+            kind = OpencvSource
+    return kind(full_pipeline(pipeline, live=options.live), name, options)
 
 
 def opencv_has_gstreamer() -> bool:
@@ -111,6 +103,10 @@ class OpencvSource(_GstSource):
         self._capture: cv2.VideoCapture | None = None
 
     def open(self) -> SourceInfo:
+        if not opencv_has_gstreamer():
+            raise MissingDependencyError(
+                "this OpenCV was built without GStreamer", hint="use backend=gi"
+            )
         limits = [
             cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
             int(self.connect_timeout * 1000),
@@ -176,13 +172,13 @@ class GiSource(_GstSource):
 
     def __init__(self, pipeline: str, name: str, options: GstOptions) -> None:
         super().__init__(pipeline, name, options)
-        self._gst = load_gst()
+        self._gst: Any = None
         self._pipeline: Any = None
         self._sink: Any = None
         self._first: Any = None
 
     def open(self) -> SourceInfo:
-        gst = self._gst
+        gst = self._gst = load_gst()
         try:
             self._pipeline = gst.parse_launch(self._text)
         except Exception as error:
