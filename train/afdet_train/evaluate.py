@@ -1,4 +1,4 @@
-"""A checkpoint through the runtime's own code path: only the network's forward pass is torch."""
+"""Evaluates a checkpoint with the runtime's code; torch runs only the network's forward pass."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class TorchBackend(HostBackend):
 
     Args:
         module: Images [N, 3, H, W] -> HeadOutputs; must be in eval mode.
-        spec: What it expects and returns.
-        device: Where it is.
+        spec: The network's inputs and outputs.
+        device: The module's device.
     """
 
     def __init__(self, module: nn.Module, spec: ModelSpec, device: torch.device) -> None:
@@ -67,7 +67,7 @@ def load_detector(
     threads: int | None = None,
     device: str = "auto",
 ) -> Detector:
-    """A checkpoint (.safetensors or a run's folder) as a :class:`Detector`.
+    """A checkpoint (.safetensors or the folder of a run) as a :class:`Detector`.
 
     Raises:
         MissingFileError, CorruptFileError, InvalidValueError: See ``checkpoint.load``.

@@ -1,4 +1,4 @@
-"""Checkpoint to canonical ONNX: ten raw head tensors, no decode, no NMS, the spec inside."""
+"""Checkpoint to canonical ONNX: ten raw head tensors and the spec, without decode and NMS."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from trt_afdet.support.files import atomic_path
 #: Largest difference between torch and ONNX Runtime, relative to a tensor's largest magnitude.
 TOLERANCE = 1e-3
 
-#: The oldest opset torch's exporter writes without a converter.
+#: The oldest opset that torch's exporter writes without a converter.
 OPSET = 18
 
-#: Backbones whose layers have no standard ONNX op.
+#: Backbones with layers that standard ONNX ops cannot express.
 _UNEXPORTABLE = ("_dcn",)
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far ONNX Runtime's outputs are from torch's.
+    """Differences between the outputs of ONNX Runtime and torch.
 
     Attributes:
         differences: Output name -> largest absolute difference over the tensor's largest magnitude.
@@ -78,7 +78,7 @@ def to_onnx(detector: AnchorFreeDetector, spec: ModelSpec, *, batch: int | None 
 
     example = torch.zeros(batch or 2, 3, spec.height, spec.width)
     dynamic = None if batch else ({0: torch.export.Dim("batch")},)
-    # The exporter narrates on stdout and by warnings; what it says is shown only if it fails.
+    # The exporter prints to stdout and warns; its output is shown only if it fails.
     chatter = io.StringIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
@@ -123,7 +123,7 @@ def to_onnx(detector: AnchorFreeDetector, spec: ModelSpec, *, batch: int | None 
 
 
 def _name_batch(model: Any) -> None:
-    """The batch dimension is called N everywhere it is not a number."""
+    """Names every dynamic batch dimension N."""
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "N"
     del model.graph.value_info[:]
@@ -135,7 +135,7 @@ def check_parity(
     """Runs the same frames through torch and through ONNX Runtime.
 
     Args:
-        frames: BGR uint8 pictures; real ones, so that activations have their real sizes.
+        frames: BGR uint8 pictures; real pictures give activations of realistic size.
     """
     from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend
 
@@ -150,7 +150,7 @@ def check_parity(
             for name, (ours, theirs) in zip(spec.output_names, pairs, strict=True):
                 scale = max(float(np.abs(ours).max()), 1e-6)
                 difference = float(np.abs(ours - theirs).max()) / scale
-                # NaN must not pass as "not larger".
+                # max() would ignore a NaN.
                 worst[name] = max(worst[name], difference if difference == difference else np.inf)
     return Parity(worst, len(frames))
 
@@ -166,8 +166,8 @@ def export_checkpoint(
     """Writes the canonical ONNX of a checkpoint, unless it differs from torch.
 
     Args:
-        checkpoint: A .safetensors file or a run's folder.
-        out: The .onnx file; appears only once it is checked.
+        checkpoint: A .safetensors file or the folder of a run.
+        out: The .onnx file, written only after the check.
         frames: BGR uint8 pictures for the parity check.
         batch: A fixed batch size; None for a dynamic one.
         spec_changes: Values of the spec to store instead of the defaults.

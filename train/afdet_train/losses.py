@@ -35,10 +35,10 @@ def focal_positive(logits: Tensor, alpha: float, gamma: float) -> Tensor:
 
 
 def iou_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """-ln IoU of two boxes seen from the same point (UnitBox).
+    """-ln IoU of two boxes around the same point (UnitBox).
 
     Args:
-        predicted, target: [M, 4] distances l t r b, same units.
+        predicted, target: [M, 4] distances l t r b, in the same units.
 
     Returns:
         [M], -ln((I + 1e-7) / (U + 1e-7)).
@@ -58,14 +58,14 @@ def flatten_heads(maps: list[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class LossParts:
-    """One step's losses.
+    """The losses of one step.
 
     Attributes:
         total: Scalar to differentiate.
-        cls, box, meta: Its parts, detached, already weighted.
+        cls, box, meta: Its parts, weighted and detached.
         positives: Number of positive points on this rank.
         dead: Share of positives with a box output of exactly zero on some side (dying ReLU).
-        levels: int64 [L]: how many boxes chose each level, for the log.
+        levels: int64 [L], number of boxes that chose each level, for the log.
     """
 
     total: Tensor
@@ -76,14 +76,14 @@ class LossParts:
     dead: Tensor
     levels: Tensor
 
-    #: What :meth:`figures` holds.
+    #: Names of the values of :meth:`figures`.
     names: ClassVar[tuple[str, ...]] = ("loss", "cls", "box", "meta", "dead")
 
     def figures(self) -> Tensor:
-        """The figures to log as one tensor, to be fetched from the device in one go.
+        """The figures to log as one tensor, so that one copy fetches them from the device.
 
-        Their mean over the ranks is the whole batch's loss: each rank divides its own sum by the
-        common normaliser's share.
+        Each rank divides its sum by its share of the common normaliser, so the mean over the ranks
+        is the loss of the whole batch.
         """
         return torch.stack([self.total.detach(), self.cls, self.box, self.meta, self.dead])
 
@@ -113,7 +113,7 @@ class DetectionLoss:
     def select_levels_by_loss(
         self, logits: Tensor, distances: Tensor, boxes: Boxes, positives: Positives
     ) -> Tensor:
-        """OFS: focal over all classes plus IoU loss of every pair, no centre weight."""
+        """OFS: focal loss over all classes plus IoU loss of every pair, without centre weights."""
         alpha, gamma = self.losses.focal_alpha, self.losses.focal_gamma
         image = boxes.image[positives.box]
         label = boxes.labels[positives.box]
@@ -131,9 +131,9 @@ class DetectionLoss:
 
         Args:
             outputs: The heads.
-            level_logits: [G, L] of the meta-selection net, None without it.
+            level_logits: [G, L] of the meta-selection net, or None without it.
             boxes: Ground truth.
-            soft: False: one-hot selection although the mode is soft (the first epochs, by flag).
+            soft: False: one-hot selection, also if the mode is soft (for the first epochs).
         """
         alpha, gamma = self.losses.focal_alpha, self.losses.focal_gamma
         logits = flatten_heads(outputs.logits)
@@ -142,7 +142,7 @@ class DetectionLoss:
         selected = self.select_levels_by_loss(logits, distances, boxes, found)
         level_weight = None
         if self.targets.soft_selection and soft and level_logits is not None:
-            # Detached: otherwise weight drains to the level with most points.
+            # Detached: otherwise the weight moves to the level with most points.
             level_weight = level_logits.detach().softmax(dim=1)
         assignment = assign(found, boxes, self.grid, self.targets, selected, level_weight)
         pos = assignment.positives
@@ -168,7 +168,7 @@ class DetectionLoss:
             has_positive[found.box] = True
             count, world = _sum_over_ranks(has_positive.sum().float())
             entropy = F.cross_entropy(level_logits, selected, reduction="none")
-            # Times zero where a rank has no box: its parameters still take part in the backward.
+            # A rank without boxes multiplies by zero, so the net's parameters stay in the backward.
             meta_sum = (entropy * has_positive).sum()
             meta_loss = self.losses.meta_weight * meta_sum / (count.clamp(min=1.0) / world)
 

@@ -12,14 +12,14 @@ from afdet_train.model import AnchorFreeDetector
 
 
 def freeze(detector: AnchorFreeDetector, config: FreezeConfig) -> None:
-    """Takes the frozen parameters out of the gradient."""
+    """Turns gradients off for the frozen parameters."""
     for module in _frozen_modules(detector, config):
         for parameter in module.parameters():
             parameter.requires_grad_(False)
 
 
 def train_mode(detector: AnchorFreeDetector, config: FreezeConfig) -> None:
-    """``train()``, but frozen modules stay in eval mode: their statistics must not move."""
+    """``train()``, but frozen modules stay in eval mode, so their statistics do not change."""
     detector.train()
     for module in _frozen_modules(detector, config):
         module.eval()
@@ -42,7 +42,7 @@ def _frozen_modules(detector: AnchorFreeDetector, config: FreezeConfig) -> list[
 
 
 def _first_stages(backbone: nn.Module, count: int) -> list[nn.Module]:
-    """Stem and first stages, as timm names them in EfficientNets and ResNets."""
+    """Stem and first stages, by timm's names in EfficientNets and ResNets."""
     children = dict(backbone.named_children())
     stem = [m for n, m in children.items() if n in ("conv_stem", "conv1", "bn1")]
     if "blocks" in children:
@@ -51,7 +51,7 @@ def _first_stages(backbone: nn.Module, count: int) -> list[nn.Module]:
 
 
 def build_optimizer(detector: AnchorFreeDetector, config: OptimConfig) -> torch.optim.Optimizer:
-    """Weight decay on convolution and linear weights alone; the backbone has its own rate."""
+    """Parameter groups: only convolution and linear weights decay; the backbone's rate differs."""
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in detector.named_parameters():
         if parameter.requires_grad:
@@ -73,7 +73,7 @@ def build_optimizer(detector: AnchorFreeDetector, config: OptimConfig) -> torch.
 
 
 def learning_rate(config: OptimConfig, iteration: int, total: int) -> float:
-    """The rate of one iteration, a function of nothing else: a resumed run has the same one."""
+    """The rate of one iteration. It depends only on the iteration, so resumed runs agree."""
     if iteration < config.warmup_iterations:
         return config.lr * (iteration + 1) / (config.warmup_iterations + 1)
     share = (iteration - config.warmup_iterations) / max(1, total - config.warmup_iterations)

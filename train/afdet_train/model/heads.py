@@ -1,4 +1,4 @@
-"""Heads: one class subnet and one box subnet, shared by all levels."""
+"""Heads: one class subnet and one box subnet; all levels share them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from afdet_train.model.necks import batch_norm
 
-#: Bias of the last box convolution that makes each activation start at 0.1 (units of S * 2^l).
+#: Initial bias of the last box convolution: each activation starts at 0.1 (units of S * 2^l).
 _REG_BIAS = {"relu": 0.1, "softplus": math.log(math.expm1(0.1)), "exp": math.log(0.1)}
 
 
 class Tower(nn.Module):
     """``depth`` 3x3 convolutions of constant width, ReLU after each.
 
-    The convolutions are shared by the levels; with ``norm="bn"`` each level has its own
-    statistics, because the levels' activations differ.
+    The levels share the convolutions. With ``norm="bn"`` each level has separate statistics,
+    because the activations of the levels differ.
     """
 
     def __init__(self, width: int, depth: int, norm: str, levels: int) -> None:
@@ -58,7 +58,7 @@ class Heads(nn.Module):
     Args:
         width: Channels of the neck.
         num_classes: K.
-        depth: Convolutions before the last one.
+        depth: Number of convolutions before the last one.
         norm: ``none``, ``bn`` (per level) or ``gn``.
         reg_activation: ``relu`` (the paper's ancestors), ``softplus`` or ``exp``.
         levels: Number of pyramid levels.
@@ -88,7 +88,7 @@ class Heads(nn.Module):
         nn.init.constant_(self.reg_out.bias, _REG_BIAS[reg_activation])
 
     def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Maps of the levels -> logits [N, K, h, w] and distances [N, 4, h, w] of each."""
+        """Maps of the levels -> logits [N, K, h, w] and distances [N, 4, h, w] of each level."""
         logits, distances = [], []
         for level, x in enumerate(maps):
             logits.append(self.cls_out(self.cls_tower(x, level)))
@@ -100,5 +100,5 @@ class Heads(nn.Module):
             return F.relu(x)
         if self.reg_activation == "softplus":
             return F.softplus(x)
-        # Bounded: 2^8 units of S * 2^l is wider than any input; keeps FP16 finite.
+        # The bound of 2^8 units of S * 2^l is wider than any input and keeps FP16 finite.
         return torch.exp(x.clamp(max=5.5))

@@ -12,7 +12,7 @@ ROI_SIZE = 7
 
 
 class MetaSelection(nn.Module):
-    """RoI features of all levels -> one weight per level. Training only.
+    """RoI features of all levels -> one weight per level. Used only in training.
 
     Args:
         width: Channels of the neck.
@@ -54,11 +54,11 @@ class MetaSelection(nn.Module):
         ]
         features = torch.cat(aligned, dim=1)
         if len(features) == 0:
-            # Empty, but tied to the parameters: every rank of a distributed run must have them
-            # in its backward pass.
+            # The result is empty but depends on the parameters, because every rank of a
+            # distributed run needs them in its backward pass.
             tie = sum(p.sum() for p in self.parameters()) * 0.0
             return features.new_zeros((0, len(self.strides)), dtype=torch.float32) + tie
-        # Batch statistics of a single box are no statistics (a 1x1 map would even raise).
+        # A single box gives no useful batch statistics (a 1x1 map would even raise).
         few = self.training and len(features) < 2
         if few:
             self.convs.eval()

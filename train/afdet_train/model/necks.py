@@ -1,7 +1,7 @@
-"""Necks as data: a layer is a list of nodes, a node a list of sources.
+"""Necks as data: a layer is a list of nodes, and a node is a list of sources.
 
 ``bifpn`` is the graph of the paper's Eq. (2), which is denser than EfficientDet's; ``fpn``,
-``panet`` and ``none`` are the other columns of its Table 3.
+``panet`` and ``none`` are the other columns of the paper's Table 3.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from trt_afdet.errors import InvalidValueError
 
-#: Keras' epsilon. The momentum is the recipe's, set on the whole network.
+#: Keras' epsilon. The recipe sets the momentum for the whole network.
 BN_EPS = 1e-3
 
 LEVELS = (3, 4, 5, 6, 7)
@@ -26,7 +26,7 @@ def batch_norm(channels: int) -> nn.BatchNorm2d:
 
 @dataclass(frozen=True)
 class Node:
-    """One fusion node: its name ends in its level, and so does each source's."""
+    """One fusion node. Its name and those of its sources end with their level."""
 
     name: str
     sources: tuple[str, ...]
@@ -41,8 +41,8 @@ def _graph(*lines: str) -> tuple[Node, ...]:
     return tuple(Node(name, tuple(sources.split())) for name, sources in pairs)
 
 
-#: One layer of each neck. Sources of another level are resampled to the node's level. A level
-#: without an ``out`` node passes its input on.
+#: One layer of each neck. Sources of other levels are resampled to the node's level. A level
+#: without an ``out`` node returns its input.
 GRAPHS: dict[str, tuple[Node, ...]] = {
     "none": (),
     "fpn": _graph(
@@ -75,7 +75,7 @@ GRAPHS: dict[str, tuple[Node, ...]] = {
 
 
 def resample(x: Tensor, source: int, target: int) -> Tensor:
-    """A feature map of level ``source`` at level ``target``: nearest up, max-pool 3/2 down."""
+    """Resamples a map from level ``source`` to ``target``: nearest up, max-pool 3/2 down."""
     for _ in range(target, source):
         x = F.interpolate(x, scale_factor=2.0, mode="nearest")
     for _ in range(source, target):
@@ -100,7 +100,7 @@ class Fusion(nn.Module):
 
 
 class Sum(nn.Module):
-    """Unweighted fusion."""
+    """Fusion by a plain sum."""
 
     def forward(self, inputs: list[Tensor]) -> Tensor:
         return sum(inputs[1:], inputs[0])
@@ -124,7 +124,7 @@ class FusionNode(nn.Module):
 
 
 class NeckLayer(nn.Module):
-    """One pass over a graph: five maps in, five maps out."""
+    """One pass over a graph, from five maps to five maps."""
 
     def __init__(
         self, graph: tuple[Node, ...], width: int, *, weighted: bool, activation: str
@@ -178,14 +178,14 @@ class LevelInputs(nn.Module):
 
 
 class Neck(nn.Module):
-    """Level inputs, then the graph ``repeats`` times.
+    """Projects the inputs to the five levels, then applies the graph ``repeats`` times.
 
     Args:
         channels: Channels of C3, C4, C5.
         name: A key of :data:`GRAPHS`.
         width: Channels of every level.
-        repeats: Layers in a row.
-        weighted: Learnt fusion weights (Eq. 1) instead of a plain sum.
+        repeats: Number of layers.
+        weighted: Use learnt fusion weights (Eq. 1) instead of a plain sum.
         activation: ``relu_after`` or ``swish_before``.
     """
 

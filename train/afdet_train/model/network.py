@@ -17,7 +17,7 @@ STRIDES = (8, 16, 32, 64, 128)
 
 
 class HeadOutputs(NamedTuple):
-    """What the heads say about every point of every level.
+    """The outputs of the heads for every point of every level.
 
     Attributes:
         logits: [N, K, h_l, w_l] of each level.
@@ -31,7 +31,7 @@ class HeadOutputs(NamedTuple):
 class AnchorFreeDetector(nn.Module):
     """Images [N, 3, H, W], normalised -> the ten head tensors.
 
-    ``meta`` takes part in training alone: it is called by the loss, never by ``forward`` here.
+    ``meta`` is used only in training: the loss calls it, ``forward`` does not.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class AnchorFreeDetector(nn.Module):
 
 
 class TrainingNetwork(nn.Module):
-    """The detector as training runs it: heads and level logits in one ``forward``.
+    """The detector for training: heads and level logits in one ``forward``.
 
-    A module of its own because DistributedDataParallel wraps a ``forward`` and nothing else.
+    DistributedDataParallel only wraps ``forward``, so this is a separate module.
     """
 
     def __init__(self, detector: AnchorFreeDetector) -> None:
@@ -58,7 +58,7 @@ class TrainingNetwork(nn.Module):
         self.detector = detector
 
     def forward(self, images: Tensor, rois: Tensor) -> tuple[HeadOutputs, Tensor | None]:
-        """Heads, and the meta-selection net's level logits of each box (None without the net)."""
+        """Heads, and the meta-selection net's level logits per box (None without the net)."""
         detector = self.detector
         maps = detector.neck(detector.backbone(images))
         outputs = HeadOutputs(*detector.heads(maps))
@@ -66,11 +66,11 @@ class TrainingNetwork(nn.Module):
 
 
 def build_network(config: ModelConfig, *, load_weights: bool = True) -> AnchorFreeDetector:
-    """The network a recipe's ``model`` section describes.
+    """Builds the network of a recipe's ``model`` section.
 
     Args:
         config: The section.
-        load_weights: False where a checkpoint follows, so that no backbone weights are needed.
+        load_weights: Load the backbone's weights; False if a checkpoint follows.
     """
     weights = config.backbone.weights if load_weights else "none"
     backbone, channels = build_backbone(config.backbone.name, weights)
@@ -99,7 +99,7 @@ def build_network(config: ModelConfig, *, load_weights: bool = True) -> AnchorFr
 
 
 def model_spec(config: ModelConfig) -> ModelSpec:
-    """The spec of a recipe's model: what export stores and every runtime reads."""
+    """The spec of a recipe's model; export stores it and every runtime reads it."""
     mean, std = normalisation(config.backbone.name)
     return ModelSpec(
         name=config.name,

@@ -18,11 +18,11 @@ def uniform(low: float, high: float) -> float:
 
 
 class RandomWindow(v2.Transform):
-    """Scale, box-safe crop and translation as one window onto the picture.
+    """Scale, box-safe crop and translation as one window on the picture.
 
-    A window smaller than the picture zooms in, a larger one zooms out onto grey; the letterbox
-    that follows resizes it, so each pixel is resampled once. Expects an image (uint8 [3, H, W])
-    and its BoundingBoxes (XYXY).
+    A window smaller than the picture zooms in; a larger window zooms out and adds grey. The
+    following letterbox resizes the window, so each pixel is resampled once. Expects an image
+    (uint8 [3, H, W]) and its BoundingBoxes (XYXY).
     """
 
     def __init__(self, config: AugmentConfig, pad_value: int) -> None:
@@ -47,7 +47,7 @@ class RandomWindow(v2.Transform):
         ):
             first, last = 0.0, float(full)
             if safe:
-                # Whole pixels, so that rounding the window cannot shave a box.
+                # Whole pixels, so that rounding the window cannot cut a box.
                 first = math.floor(float(boxes[:, 1 - axis].min()))
                 last = math.ceil(float(boxes[:, 3 - axis].max()))
                 length = max(length, last - first)
@@ -71,11 +71,11 @@ def _is_boxes(value: Any) -> bool:
 
 
 def geometric(config: AugmentConfig, pad_value: int) -> v2.Transform:
-    """Flip and window, before the letterbox."""
+    """Flip and window; applied before the letterbox."""
     return v2.Compose([v2.RandomHorizontalFlip(config.flip), RandomWindow(config, pad_value)])
 
 
 def photometric(config: AugmentConfig) -> v2.Transform:
-    """Colour, after the letterbox, where there are fewer pixels."""
+    """Colour; applied after the letterbox, which leaves fewer pixels."""
     jitter = v2.ColorJitter(config.brightness, config.contrast, config.saturation, config.hue)
     return v2.RandomApply([jitter], p=config.color_p)

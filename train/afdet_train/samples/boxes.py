@@ -16,7 +16,7 @@ class Boxes:
     Attributes:
         xyxy: float32 [G, 4], input pixels.
         labels: int64 [G], class index.
-        flags: uint8 [G], properties of a box that change what is learned from it; 0 so far.
+        flags: uint8 [G], reserved for properties that change how a box is learned; always 0.
         image: int64 [G], index of the image in the batch.
         batch_size: Number of images.
     """
@@ -37,7 +37,7 @@ class Boxes:
 
     @classmethod
     def collate(cls, parts: Sequence[Boxes]) -> Boxes:
-        """Batches one after the other as one batch."""
+        """Concatenates batches."""
         starts = [0]
         for part in parts:
             starts.append(starts[-1] + part.batch_size)
@@ -63,5 +63,5 @@ class Boxes:
         return Boxes(xyxy, labels, flags, image, self.batch_size)
 
     def rois(self) -> Tensor:
-        """float32 [G, 5], image index and x1 y1 x2 y2: the form that ``roi_align`` takes."""
+        """float32 [G, 5], image index and x1 y1 x2 y2, for ``roi_align``."""
         return torch.cat([self.image[:, None].to(self.xyxy.dtype), self.xyxy], dim=1)

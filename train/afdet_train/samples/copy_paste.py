@@ -1,6 +1,6 @@
-"""Copy-Paste: objects of another picture, cut out by their masks, pasted into this one.
+"""Copy-Paste: cuts objects out of another picture by their masks and pastes them into this one.
 
-Used in the last row of the paper's Table 6. Needs data with masks (COCO segmentations).
+The last row of the paper's Table 6 uses it. It needs data with masks (COCO segmentations).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileErr
 
 #: Range of the pasted objects' size factor, drawn log-uniformly.
 SCALE = (0.5, 1.5)
-#: An object of the picture below which less than this share is left uncovered loses its label.
+#: A covered object loses its label if less than this share of it stays visible.
 MIN_LEFT = 0.3
 
 Mask = npt.NDArray[np.uint8]
@@ -28,7 +28,7 @@ def decode_mask(segmentation: Any, height: int, width: int) -> Mask:
     """A COCO segmentation (polygons, RLE as counts or as text) as a uint8 mask [H, W] of 0 and 1.
 
     Raises:
-        CorruptFileError: If it is none of these, or of another size.
+        CorruptFileError: If the format is unknown or the size differs.
     """
     try:
         if isinstance(segmentation, list) and segmentation:
@@ -42,7 +42,7 @@ def decode_mask(segmentation: Any, height: int, width: int) -> Mask:
 
 
 def _decode_polygons(polygons: list[Any], height: int, width: int) -> Mask:
-    """The union of polygons, each [x, y, x, y, ...], by COCO's rule for pixels on the border."""
+    """The union of polygons [x, y, x, y, ...], with COCO's rule for pixels on the border."""
     from faster_coco_eval.core import mask as rle
 
     corners = [np.asarray(p, np.float64) for p in polygons]
@@ -53,7 +53,7 @@ def _decode_polygons(polygons: list[Any], height: int, width: int) -> Mask:
 
 
 def _decode_runs(segmentation: Any, height: int, width: int) -> Mask:
-    """Run lengths of 0 and 1 by turns, down the columns; as a list or as COCO's text."""
+    """Alternating run lengths of 0 and 1, column by column, as a list or as COCO's text."""
     from faster_coco_eval.core import mask as rle
 
     if [int(side) for side in segmentation["size"]] != [height, width]:
@@ -69,11 +69,11 @@ class CopyPaste:
     """Pastes a random half of another picture's objects.
 
     Args:
-        dataset: Where pictures and masks come from.
-        probability: Share of pictures that get something pasted.
+        dataset: The source of pictures and masks.
+        probability: Share of pictures to paste into.
 
     Raises:
-        InvalidValueError: If it is asked for and the data has no masks.
+        InvalidValueError: If the probability is above 0 and the data lacks masks.
     """
 
     def __init__(self, dataset: Dataset, probability: float) -> None:
@@ -91,11 +91,11 @@ class CopyPaste:
     def __call__(
         self, record: Record, frame: npt.NDArray[np.uint8]
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """A picture with its boxes and labels, maybe with objects pasted in.
+        """A picture with its boxes and labels, sometimes with pasted objects.
 
         Args:
             record: The picture's record.
-            frame: BGR uint8 [H, W, 3]; left as it is.
+            frame: BGR uint8 [H, W, 3]; not modified.
 
         Returns:
             The picture, boxes float32 [N, 4] x1 y1 x2 y2, labels int64 [N].
@@ -108,7 +108,7 @@ class CopyPaste:
         try:
             pasted, masks, new_labels = self._objects(source, frame.shape[:2])
         except (CorruptFileError, MissingFileError):
-            return frame, boxes, labels  # It broke after the check; its own turn reports it.
+            return frame, boxes, labels  # Broken since the check; the stream reports it.
         if not masks:
             return frame, boxes, labels
         cover = np.maximum.reduce(masks)
@@ -124,7 +124,7 @@ class CopyPaste:
     def _objects(
         self, source: Record, size: tuple[int, int]
     ) -> tuple[npt.NDArray[np.uint8], list[Mask], list[int]]:
-        """The source picture moved, scaled and maybe mirrored onto the target's size."""
+        """The source picture, moved, scaled and sometimes mirrored, at the target's size."""
         picture = self.dataset.read_image(source)
         height, width = size
         scale = float(np.exp(uniform(*np.log(SCALE))))
@@ -152,7 +152,7 @@ class CopyPaste:
 
 
 def _tight(mask: Mask) -> tuple[int, int, int, int]:
-    """x1 y1 x2 y2 of the set pixels, right and bottom edge exclusive."""
+    """x1 y1 x2 y2 of the set pixels; right and bottom edges are exclusive."""
     x, y, w, h = cv2.boundingRect(mask)
     return x, y, x + w, y + h
 
@@ -160,7 +160,7 @@ def _tight(mask: Mask) -> tuple[int, int, int, int]:
 def _uncovered(
     record: Record, keep: npt.NDArray[np.bool_], cover: Mask
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """The record's own objects after pasting: boxes tightened to what is left of their masks."""
+    """The record's objects after pasting, with boxes tightened to the visible part of the masks."""
     boxes, labels = [], []
     for index in np.flatnonzero(keep):
         box, label = record.boxes[index], record.labels[index]

@@ -1,8 +1,8 @@
 """From a dataset on disk to training batches.
 
-The samples of a run form one endless stream: position q holds picture q % n of the permutation
+The samples of a run form one endless stream. Position q holds picture q % n of permutation
 number q // n, and every random choice about it derives from (seed, q). A batch is a slice of the
-stream, so a run can be cut at any iteration, split over any number of workers or ranks, and goes on
+stream, so a run can stop at any iteration, use any number of workers or ranks, and continue
 bit for bit.
 """
 
@@ -36,9 +36,9 @@ class Sample:
 
     Attributes:
         image: uint8 [H, W, 3], letterboxed, in the spec's channel order.
-        boxes: Its ground truth.
+        boxes: Ground truth.
         name: The picture's file, for messages.
-        broken: Files that could not be read, in whose place this one stands.
+        broken: Unreadable files that this picture replaces.
     """
 
     image: Tensor
@@ -49,7 +49,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples side by side; ``images`` is uint8 [N, H, W, 3]."""
+    """The samples of one step; ``images`` is uint8 [N, H, W, 3]."""
 
     images: Tensor
     boxes: Boxes
@@ -110,7 +110,7 @@ class TrainingPictures(TorchDataset[Sample]):
     def __getitem__(self, position: int) -> Sample:
         index = self._index(position)
         broken: list[str] = []
-        # All were read when the data was opened; one that breaks later does not end the run.
+        # Opening the data read all pictures. A picture that breaks later does not end the run.
         while True:
             record = self.dataset.records[index]
             try:
@@ -123,7 +123,7 @@ class TrainingPictures(TorchDataset[Sample]):
                 index = (index + 1) % len(self.dataset.records)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(position_seed(self.seed, position))
-            # VOC's difficult objects and COCO's crowds are no training targets.
+            # VOC's difficult objects and COCO's crowds are not training targets.
             frame, boxes, labels = self.copy_paste(record, picture)
             sample = self._augment(frame, boxes, labels, str(record.path))
         return dataclasses.replace(sample, broken=tuple(broken)) if broken else sample
@@ -134,7 +134,7 @@ class TrainingPictures(TorchDataset[Sample]):
         if self.spec.color_order == "RGB":
             frame = np.ascontiguousarray(frame[:, :, ::-1])
         image = tv_tensors.Image(torch.from_numpy(frame).permute(2, 0, 1))
-        # Clamping is left to the end: how much of a box is still visible must be known.
+        # Boxes are clamped last, because the visible share of each box is needed before.
         truth = tv_tensors.BoundingBoxes(  # type: ignore[call-arg]
             torch.from_numpy(np.ascontiguousarray(boxes, np.float32)).reshape(-1, 4),
             format=tv_tensors.BoundingBoxFormat.XYXY,
@@ -181,7 +181,7 @@ class StreamBatches(Sampler[list[int]]):
 
 
 def _single_thread(_: int) -> None:
-    # Workers run beside the training step: one thread each, or they fight over the cores.
+    # Workers run during the training step, so each uses one thread to leave it the cores.
     import cv2
 
     cv2.setNumThreads(0)
@@ -191,7 +191,7 @@ def _single_thread(_: int) -> None:
 def batches(
     pictures: TrainingPictures, recipe: Recipe, start: int, stop: int, rank: int, world: int
 ) -> DataLoader[Batch]:
-    """A loader of the batches ``start`` to ``stop`` of the stream."""
+    """A loader of batches ``start`` to ``stop`` of the stream."""
     workers = recipe.data.workers
     loader: DataLoader[Any] = DataLoader(
         pictures,
