@@ -1,8 +1,9 @@
-"""Decode + NMS on a GPU: ours beside TensorRT's EfficientNMS and torchvision's operators.
+"""Decode + NMS on a GPU, compared with TensorRT's EfficientNMS and torchvision's operators.
 
-Medians of CUDA-graph replays, in microseconds, for what a launch of many small kernels would hide.
-EfficientNMS gets decoded boxes and activated scores, so it does less; torchvision cannot be
-captured and is timed by events. Each peer is left out, with a line, where its package is missing.
+Times are medians of CUDA-graph replays in microseconds, so that the cost of launching many small
+kernels does not hide differences. EfficientNMS gets decoded boxes and activated scores, so it does
+less work; torchvision cannot be captured and is timed by events. The benchmark prints a line for
+each missing package and continues without it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from trt_afdet.spec import ModelSpec
 
 Arrays = list[npt.NDArray[Any]]
 
-#: Replays between two events: one launch is shorter than an event's resolution.
+#: Replays between two events, because one launch is shorter than an event's resolution.
 REPLAYS = 20
 
 
@@ -41,7 +42,7 @@ def upload(device: Device, resources: Resources, array: npt.NDArray[Any], stream
 
 
 def median_us(device: Device, resources: Resources, stream: int, graph: int, rounds: int) -> float:
-    """Median microseconds of a graph's replay."""
+    """Median microseconds of one replay of a graph."""
     start, end = resources.event(), resources.event()
     times = []
     for round_ in range(rounds + 3):
@@ -56,7 +57,7 @@ def median_us(device: Device, resources: Resources, stream: int, graph: int, rou
 
 
 def ours(device: Device, heads: Arrays, spec: ModelSpec, rounds: int) -> float:
-    """Microseconds of libafdet_cuda; also checks that it finds what the reference does."""
+    """Microseconds of libafdet_cuda; also checks that its boxes equal the reference's."""
     library = native.cuda()
     resources = Resources(device)
     try:
@@ -77,7 +78,7 @@ def ours(device: Device, heads: Arrays, spec: ModelSpec, rounds: int) -> float:
         device.synchronize(stream)
         want = native.host().detect(heads, spec).num_detections
         if not np.array_equal(number.view(np.int32), want[:, 0]):
-            raise SystemExit("the GPU finds other boxes than the CPU: no time is worth anything")
+            raise SystemExit("the boxes of the GPU differ from the CPU's; timing is meaningless")
         graph = device.capture(stream, queue)
         try:
             return median_us(device, resources, stream, graph, rounds)
@@ -88,7 +89,7 @@ def ours(device: Device, heads: Arrays, spec: ModelSpec, rounds: int) -> float:
 
 
 def efficient_nms(device: Device, heads: Arrays, spec: ModelSpec, rounds: int) -> float:
-    """Microseconds of an engine that is EfficientNMS_TRT alone."""
+    """Microseconds of an engine with only EfficientNMS_TRT."""
     import tensorrt as trt
 
     logger = trt.Logger(trt.Logger.ERROR)
@@ -140,7 +141,7 @@ def efficient_nms(device: Device, heads: Arrays, spec: ModelSpec, rounds: int) -
 
 
 def decoded(heads: Arrays, spec: ModelSpec) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """What EfficientNMS reads: boxes float32 [N, points, 4], scores float32 [N, points, K]."""
+    """Inputs of EfficientNMS: boxes float32 [N, points, 4], scores float32 [N, points, K]."""
     levels = len(spec.strides)
     boxes, scores = [], []
     for level, stride in enumerate(spec.strides):

@@ -1,7 +1,7 @@
-"""The letterbox kernel on a GPU: beside its byte floor, and beside OpenCV and an upload.
+"""The letterbox kernel on a GPU, compared with its byte floor, and with OpenCV and an upload.
 
-The floor is the bytes that must move, at the rate at which the GPU copies its own memory. Every
-launch of the kernel has other frames than the one before, together more than any cache holds.
+The floor is the time to move the necessary bytes at the GPU's memory-copy rate. Each launch uses
+different frames than the previous one; all frames together exceed every cache.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from trt_afdet.spec import ModelSpec
 
 SPEC = ModelSpec(name="bench", class_names=("any",), height=512, width=512)
 
-#: More than the caches of any GPU.
+#: More bytes than the caches of any GPU.
 COLD_BYTES = 256 << 20
 
 SECTOR = 32
 
 
 class Case(NamedTuple):
-    """What is letterboxed.
+    """One case.
 
     Attributes:
-        height, width: Of a frame.
-        nv12: Whether frames are NV12, else BGR.
-        batch: Frames in one launch.
-        dtype: Of the network input.
+        height, width: Size of a frame.
+        nv12: Whether frames are NV12; otherwise they are BGR.
+        batch: Frames per launch.
+        dtype: Type of the network input.
     """
 
     height: int
@@ -74,19 +74,19 @@ CASES = [
 
 
 def touched(size: int, resized: int) -> list[int]:
-    """The pixels along one axis of a frame that are asked for."""
+    """The pixels along one axis of a frame that the resize reads."""
     source = np.floor((np.arange(resized) + 0.5) * size / resized - 0.5).astype(int)
     return sorted({*np.clip(source, 0, size - 1), *np.clip(source + 1, 0, size - 1)})
 
 
 def sectors(columns: list[int], pixel_bytes: int) -> int:
-    """Memory is read by sectors: how many of a row hold these pixels."""
+    """The number of memory sectors of a row that hold these pixels."""
     first = np.array(columns) * pixel_bytes
     return len({*(first // SECTOR), *((first + pixel_bytes - 1) // SECTOR)})
 
 
 def bytes_moved(case: Case) -> int:
-    """By one launch that reads every sector that it needs once, and writes the output."""
+    """Bytes of one launch that reads each necessary sector once and writes the output."""
     box = Letterbox.fit(case.height, case.width, SPEC.height, SPEC.width)
     lines = touched(case.height, box.height)
     columns = touched(case.width, box.width)
@@ -104,7 +104,7 @@ def bgr(nv12: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 
 
 def describe(case: Case, address: int) -> native.FrameDescriptor:
-    """A frame without gaps between its rows."""
+    """The descriptor of a frame with contiguous rows."""
     box = Letterbox.fit(case.height, case.width, SPEC.height, SPEC.width)
     pixels = case.height * case.width
     return native.FrameDescriptor(
@@ -122,7 +122,7 @@ def describe(case: Case, address: int) -> native.FrameDescriptor:
 
 
 class Bench:
-    """Times work on one GPU."""
+    """Measures times on one GPU."""
 
     def __init__(self, device: Device, library: native.CudaLibrary) -> None:
         self.device = device
@@ -130,7 +130,7 @@ class Bench:
         self._rate = 0.0
 
     def median_ms(self, resources: Resources, work: Callable[[int], None], count: int) -> float:
-        """Of ``work``, called with a stream, which queues ``count`` of what is timed."""
+        """Time per item of ``work``, which queues ``count`` items on the stream it gets."""
         device = self.device
         stream = resources.stream()
         start, end = resources.event(), resources.event()
@@ -152,7 +152,7 @@ class Bench:
         return statistics.median(times)
 
     def bytes_per_ms(self) -> float:
-        """At which the GPU copies its own memory, reads and writes together."""
+        """Rate at which the GPU copies its memory, reads plus writes."""
         if not self._rate:
             resources = Resources(self.device)
             try:
@@ -168,7 +168,7 @@ class Bench:
         return self._rate
 
     def run(self, case: Case, seconds: float) -> dict[str, float]:
-        """Median milliseconds of one launch, and of what leads to the same otherwise."""
+        """Median milliseconds of one launch, and of the alternatives with the same result."""
         resources = Resources(self.device)
         try:
             return self._run(resources, case, seconds)
@@ -237,19 +237,19 @@ class Bench:
 
 
 def rows(case: Case, medians: dict[str, float]) -> list[list[str]]:
-    """One row each, to a tenth of a microsecond; the ratio is to the floor."""
+    """One row per task, rounded to 0.1 microseconds; the ratio is relative to the floor."""
     floor = next(iter(medians.values()))
     return [[str(case), name, f"{ms:.4f}", f"{ms / floor:.2f}"] for name, ms in medians.items()]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2.0, help="a case (default: 2)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="per case (default: 2)")
     args = parser.parse_args()
     try:
         library, device = native.cuda(), open_device()
     except AfdetError as error:
-        print(f"the letterbox kernel is not measured: {error}")
+        print(f"cannot measure the letterbox kernel: {error}")
         return
     cv2.setNumThreads(1)
     bench = Bench(device, library)

@@ -1,15 +1,15 @@
-"""Heads to boxes: ours beside torchvision's, Ultralytics', OpenCV's, ONNX Runtime's.
+"""Heads to boxes, compared with torchvision, Ultralytics, OpenCV and ONNX Runtime.
 
-All get the same numbers, in the layout each of them reads, and the same score threshold, IoU and
-limits. The frames: two made up (sparse, and crowded beyond all limits), and one of the shipped clip
-through the shipped detector; then 16 at once. "C ABI" is the call of the library alone, as from
+All get the same numbers, each in its own layout, and the same score threshold, IoU and limits.
+The frames are two synthetic ones (sparse, and crowded beyond all limits), one of the shipped clip
+through the shipped detector, and a batch of 16. "C ABI" is only the call of the library, as from
 C++; the row above it is ``postprocess`` in Python.
 
-What differs by the peers' design: Ultralytics decodes in the network, so there is one row with that
-step and one without; both take every class of a point (``multi_label``) as ours does, "best class"
-only one. OpenCV and ONNX Runtime have no decode or per-level cut and get the boxes and scores that
-pass ours: these rows are NMS alone. Median of interleaved runs, each task with tensors of its own:
-before each run others have had the caches, as the network would have.
+The peers differ by design. Ultralytics decodes in the network, so one row includes that step and
+one does not; both take every class of a point (``multi_label``) as ours does, "best class" only
+one. OpenCV and ONNX Runtime do not decode or cut per level and get the boxes and scores that pass
+our cut, so these rows measure only NMS. Times are medians of interleaved runs. Each task has
+separate tensors, so the other tasks evict its data from the caches, as a network would.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def make_spec(classes: int) -> ModelSpec:
 
 
 def sparse_heads(spec: ModelSpec, objects: int = 12, seed: int = 0) -> Heads:
-    """A few objects, each a peak over neighbouring points of one level: some hundred candidates."""
+    """A few objects, each a peak over neighbouring points of a level; some hundred candidates."""
     rng = np.random.default_rng(seed)
     cls = [rng.normal(-8, 1, (1, spec.num_classes, *g)).astype(np.float32) for g in spec.grid_sizes]
     reg = [rng.uniform(0.2, 1.2, (1, 4, *g)).astype(np.float32) for g in spec.grid_sizes]
@@ -54,7 +54,7 @@ def sparse_heads(spec: ModelSpec, objects: int = 12, seed: int = 0) -> Heads:
 
 
 def dense_heads(spec: ModelSpec, seed: int = 0) -> Heads:
-    """Every level that has as many pairs passes 1000 candidates."""
+    """1000 candidates on every level that has enough pairs."""
     rng = np.random.default_rng(seed)
     cls = [rng.normal(-2, 1, (1, spec.num_classes, *g)).astype(np.float32) for g in spec.grid_sizes]
     reg = [rng.uniform(0.2, 1.2, (1, 4, *g)).astype(np.float32) for g in spec.grid_sizes]
@@ -62,7 +62,7 @@ def dense_heads(spec: ModelSpec, seed: int = 0) -> Heads:
 
 
 def point_centres(spec: ModelSpec) -> list[Any]:
-    """Where each level's points sit: tensors [points, 2], x and y in pixels."""
+    """The points of each level: tensors [points, 2], x and y in pixels."""
     import torch
 
     centres = []
@@ -73,7 +73,7 @@ def point_centres(spec: ModelSpec) -> list[Any]:
 
 
 def torchvision_task(heads: Heads, spec: ModelSpec, device: str = "cpu") -> Task:
-    """What torchvision's FCOS does after its heads: sigmoid, per-level topk, batched_nms."""
+    """torchvision's FCOS after its heads: sigmoid, per-level topk, batched_nms."""
     import torch
     from torchvision.ops import batched_nms, clip_boxes_to_image
 
@@ -107,7 +107,7 @@ def torchvision_task(heads: Heads, spec: ModelSpec, device: str = "cpu") -> Task
 
 
 def ultralytics_tasks(heads: Heads, spec: ModelSpec) -> dict[str, Task]:
-    """non_max_suppression of centre boxes and probabilities, after its decode and without it."""
+    """non_max_suppression of centre boxes and probabilities, with and without the decode."""
     import torch
     from ultralytics.utils.nms import non_max_suppression
 
@@ -116,7 +116,7 @@ def ultralytics_tasks(heads: Heads, spec: ModelSpec) -> dict[str, Task]:
     centres = torch.cat(point_centres(spec)).T[None]
 
     def decode() -> Any:
-        """[1, 4 + K, points], as the last layer of its networks gives it."""
+        """[1, 4 + K, points], the output of the last layer of its networks."""
         score = torch.cat([head.flatten(2) for head in tensors[:count]], 2).sigmoid()
         units = [spec.regression_scale * stride for stride in spec.strides]
         reach = torch.cat(
@@ -141,18 +141,18 @@ def ultralytics_tasks(heads: Heads, spec: ModelSpec) -> dict[str, Task]:
     decoded = decode()
     return {
         "ultralytics + decode": torch.inference_mode()(lambda: suppress(decode(), True)),
-        # It may change its input in place: each run needs a copy.
+        # The function may change its input in place, so each run needs a copy.
         "ultralytics NMS only": lambda: suppress(decoded.clone(), True),
         "ultralytics best class": lambda: suppress(decoded.clone(), False),
     }
 
 
 def opencv_task(heads: Heads, spec: ModelSpec) -> Task:
-    """cv2.dnn.NMSBoxesBatched on the boxes that our decode leaves: NMS alone."""
+    """cv2.dnn.NMSBoxesBatched on our decoded boxes: only NMS."""
     count = len(spec.strides)
     levels = [decode_level(heads[i][0], heads[count + i][0], spec, i) for i in range(count)]
     corners = np.concatenate([level.boxes for level in levels])
-    # Arrays are as good as the sequences that its signature names.
+    # The function accepts arrays, although its signature names sequences.
     boxes: Any = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1).astype(float)
     scores: Any = sigmoid(np.concatenate([level.logits for level in levels]))
     class_id: Any = np.concatenate([level.class_id for level in levels]).astype(np.int32)
@@ -165,7 +165,7 @@ def opencv_task(heads: Heads, spec: ModelSpec) -> Task:
 
 
 def onnxruntime_task(heads: Heads, spec: ModelSpec) -> Task:
-    """A graph of one NonMaxSuppression node, on the boxes that our decode leaves."""
+    """A graph of one NonMaxSuppression node, on our decoded boxes."""
     import onnx
     import onnxruntime
     from onnx import TensorProto, helper
@@ -201,7 +201,7 @@ def onnxruntime_task(heads: Heads, spec: ModelSpec) -> Task:
 
 
 def library_task(heads: Sequence[npt.NDArray[Any]], spec: ModelSpec, threads: int = 1) -> Task:
-    """The C ABI's function with everything prepared, in memory that stays."""
+    """A call of the C ABI's function with prepared arguments."""
     library = native.host()
     outputs = native.Outputs.empty(len(heads[0]), spec)
     addresses = (ctypes.c_void_p * len(heads))(*(head.ctypes.data for head in heads))
@@ -213,31 +213,31 @@ def library_task(heads: Sequence[npt.NDArray[Any]], spec: ModelSpec, threads: in
         native.check_status(
             library._detect(params, addresses, dtype, batch, None, threads, out), "decoding"
         )
-        return heads, outputs  # They must live as long as the task does.
+        return heads, outputs  # They must live as long as the task.
 
     return run
 
 
-#: Peers that do all of the work; the others are NMS alone.
+#: Peers that do all of the work; the others only do NMS.
 WHOLE = ("torchvision FCOS", "ultralytics + decode")
 
 PYTHON, LIBRARY = "trt-afdet", "trt-afdet, C ABI"
 
 
 def copies(heads: Heads, dtype: type = np.float32) -> list[npt.NDArray[Any]]:
-    """The same numbers in other memory."""
+    """A copy of the heads."""
     return [np.array(head, dtype) for head in heads]
 
 
 def tasks_for(heads: Heads, spec: ModelSpec, peers: dict[str, bool]) -> dict[str, Task]:
-    """One frame's tasks."""
+    """The tasks of one frame."""
     half = copies(heads, np.float16)
     flat = [head[0] for head in copies(heads)]
     tasks: dict[str, Task] = {}
     if peers["library"]:
         tasks[LIBRARY] = library_task(copies(heads), spec)
     tasks[PYTHON] = lambda: postprocess(heads, spec)
-    # A peer between them: the second of two that run the same code is the faster one.
+    # A peer runs between ours, because the second of two tasks with the same code is faster.
     if peers["torchvision"]:
         tasks["torchvision FCOS"] = torchvision_task(copies(heads), spec)
     if peers["library"]:
@@ -255,7 +255,7 @@ def tasks_for(heads: Heads, spec: ModelSpec, peers: dict[str, bool]) -> dict[str
 def batch_tasks(
     spec: ModelSpec, frames: Sequence[Heads], peers: dict[str, bool]
 ) -> dict[str, Task]:
-    """Many frames at once, ours on one thread and on two."""
+    """The tasks of a batch; ours on one thread and on two."""
     heads = [np.concatenate(level) for level in zip(*frames, strict=True)]
     tasks: dict[str, Task] = {}
     if peers["library"]:
@@ -273,7 +273,7 @@ def batch_tasks(
 
 
 def verdicts(case: str, medians: Mapping[str, float]) -> list[str]:
-    """How many times as fast as the fastest peers ours is."""
+    """Speed of ours relative to the fastest peers."""
     peers = {name: ms for name, ms in medians.items() if not name.startswith(PYTHON)}
     ours = [name for name in (LIBRARY, f"{LIBRARY}, 1 thread(s)", PYTHON) if name in medians]
     lines = []
@@ -286,7 +286,7 @@ def verdicts(case: str, medians: Mapping[str, float]) -> list[str]:
 
 
 def real_heads() -> tuple[ModelSpec, Heads]:
-    """The shipped detector's, of a frame of the shipped clip, at the threshold of evaluations."""
+    """Heads of the shipped detector for a frame of its clip, with evaluation's threshold."""
     from trt_afdet.assets import ASSETS, SHIPPED_MODEL
     from trt_afdet.media import FrameReader
     from trt_afdet.preprocess import preprocess
@@ -300,11 +300,11 @@ def real_heads() -> tuple[ModelSpec, Heads]:
 
 
 def has_library() -> bool:
-    """Whether the native code is there; says so if not."""
+    """Whether the native code is available; prints a line if it is not."""
     try:
         native.host()
     except native.NativeMissingError as error:
-        print(f"NumPy alone is measured: {error}")
+        print(f"only NumPy is measured: {error}")
         return False
     return True
 

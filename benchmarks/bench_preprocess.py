@@ -1,7 +1,7 @@
-"""A 1920x1080 BGR frame to a 512x512 network input: ours beside the peers' own paths.
+"""A 1920x1080 BGR frame to a 512x512 network input, compared with the peers' functions.
 
-Ultralytics and OpenCV only divide by 255; torchvision and ours also take off the mean. Median of
-interleaved runs.
+Ultralytics and OpenCV only divide by 255; torchvision and ours also subtract the mean. Times are
+medians of interleaved runs.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ SPEC = ModelSpec(name="bench", class_names=("any",), height=512, width=512)
 
 
 def film_frame() -> Frame:
-    """Smooth colour with noise, so that nothing is trivially constant."""
+    """A frame of smooth colour with noise, so that no part is constant."""
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (27, 48, 3), dtype=np.uint8)
     return np.asarray(cv2.resize(small, (1920, 1080), interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
 def ultralytics_task(frame: Frame) -> Task:
-    """LetterBox, then what its predictor does: stack, BGR to RGB, NCHW, torch, float, / 255."""
+    """LetterBox, then the predictor's steps: stack, BGR to RGB, NCHW, torch, float, / 255."""
     import torch
     from ultralytics.data.augment import LetterBox
 
@@ -47,7 +47,7 @@ def ultralytics_task(frame: Frame) -> Task:
 
 
 def torchvision_task(frame: Frame) -> Task:
-    """transforms.v2: resize without antialiasing (as OpenCV's), pad, scale, normalise."""
+    """transforms.v2: resize without antialiasing (as OpenCV), pad, scale, normalise."""
     import torch
     from torchvision.transforms import v2
 
@@ -96,7 +96,7 @@ def main() -> None:
         torch.set_num_threads(args.threads)
         tasks["torchvision v2"] = torchvision_task(frame)
     tasks["cv2 letterbox + blobFromImage"] = opencv_task(frame)
-    cv2.setNumThreads(args.threads)  # After the imports: Ultralytics sets it to 0 for itself.
+    cv2.setNumThreads(args.threads)  # After the imports, because Ultralytics sets it to 0.
     medians = interleaved_ms(tasks, args.seconds)
     show(f"preprocess, {args.threads} thread(s)", rows("1920x1080 to 512x512", medians))
 

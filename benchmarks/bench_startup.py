@@ -1,4 +1,4 @@
-"""Start-up: whole processes, interleaved, medians; beside an empty Python and Ultralytics."""
+"""Start-up time of whole processes (interleaved medians), compared with Python and Ultralytics."""
 
 from __future__ import annotations
 

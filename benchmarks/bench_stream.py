@@ -1,7 +1,7 @@
-"""What a pipeline costs: overhead, many streams, overload, a dead camera, and lockstep beside it.
+"""The cost of a pipeline: overhead, many streams, overload, a dead camera, and a lockstep loader.
 
-Frames are decoded once and kept in memory, so that what is measured is scheduling. The detector is
-the shipped one on ONNX Runtime. Bare loop and pipelines take turns; medians.
+Frames are decoded once and kept in memory, so the benchmark measures scheduling. The shipped
+detector runs on ONNX Runtime. The bare loop and the pipelines take turns; times are medians.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ ASSETS = Path(trt_afdet.__file__).parent / "assets"
 
 
 class Kept:
-    """A source of frames that are in memory already.
+    """A source of frames in memory.
 
     Args:
-        frames: Shown over and over.
-        count: Frames until its end; 0: none.
-        fps: Frames per second; 0: as fast as it is read.
+        frames: The frames, repeated.
+        count: Number of frames until the source ends; 0: endless.
+        fps: Frames per second; 0: as fast as possible.
     """
 
     name = "kept"
@@ -78,7 +78,7 @@ class Kept:
 
 
 class Dead:
-    """A camera that was switched on, but never answers."""
+    """A camera that never finishes opening."""
 
     name = "dead"
     live = True
@@ -101,7 +101,7 @@ class Dead:
 
 
 class Latencies:
-    """A sink that notes how old each frame is when it arrives."""
+    """A sink that records the age of each frame on arrival."""
 
     name = "latencies"
     durable = True
@@ -130,7 +130,7 @@ def load_frames(count: int) -> list[Image]:
 
 
 def bare_loop(detector: Detector, frames: Sequence[Image], count: int, batch: int) -> float:
-    """Frames per second of nothing but the detector."""
+    """Frames per second of the detector without a pipeline."""
     endless = itertools.cycle(frames)
     started = time.perf_counter()
     for _ in range(count // batch):
@@ -141,7 +141,7 @@ def bare_loop(detector: Detector, frames: Sequence[Image], count: int, batch: in
 def piped(
     detector: Detector, frames: Sequence[Image], count: int, batch: int, streams: int
 ) -> float:
-    """Frames per second of so many files side by side through a pipeline."""
+    """Frames per second of ``streams`` files side by side in a pipeline."""
     each = count // streams
     plans = [
         SourceSpec(f"s{i}", lambda: Kept(frames, each), live=False, queue=2 * batch)
@@ -155,7 +155,7 @@ def piped(
 
 
 def interleaved(tasks: dict[str, Callable[[], float]], rounds: int) -> dict[str, float]:
-    """Median of each, in turns."""
+    """The median of each task; the tasks take turns."""
     values: dict[str, list[float]] = {name: [] for name in tasks}
     for _ in range(rounds):
         for name, task in tasks.items():
@@ -166,7 +166,7 @@ def interleaved(tasks: dict[str, Callable[[], float]], rounds: int) -> dict[str,
 def for_a_while(
     detector: Detector, plans: list[SourceSpec], options: PipelineOptions, seconds: float
 ) -> tuple[Latencies, float]:
-    """Runs live sources for so many seconds."""
+    """Runs live sources for ``seconds``."""
     sink = Latencies()
     pipeline = Pipeline(detector, plans, [sink], options)
     timer = threading.Timer(seconds, pipeline.stop)
@@ -219,7 +219,7 @@ def overload(detector: Detector, frames: list[Image], seconds: float) -> None:
 
 
 def dead_camera(detector: Detector, frames: list[Image], seconds: float, rounds: int) -> None:
-    """Seven live cameras at more than the CPU can do, with and without a dead eighth."""
+    """Seven live cameras that overload the CPU, with and without a dead eighth camera."""
 
     def run(with_dead: bool) -> float:
         plans = [SourceSpec(f"s{i}", lambda: Kept(frames, fps=30)) for i in range(7)]
@@ -241,7 +241,7 @@ def dead_camera(detector: Detector, frames: list[Image], seconds: float, rounds:
 
 @contextlib.contextmanager
 def cameras(frames: Sequence[Image], rates: Sequence[float]) -> Iterator[list[str]]:
-    """MJPEG cameras over HTTP, each with a rate of its own; their addresses."""
+    """Starts MJPEG cameras over HTTP with the given rates; yields their addresses."""
     encoded = [cv2.imencode(".jpg", frame)[1].tobytes() for frame in frames[:32]]
 
     class Camera(BaseHTTPRequestHandler):
@@ -274,7 +274,7 @@ def cameras(frames: Sequence[Image], rates: Sequence[float]) -> Iterator[list[st
 
 
 def beside_lockstep(detector: Detector, frames: list[Image], seconds: float) -> None:
-    """Three cameras of 8 frames/s and one of a frame per second, over HTTP; the same detector."""
+    """Three cameras of 8 frames/s and one of 1 frame/s over HTTP, with the same detector."""
     from trt_afdet.stream.config.addresses import make_source, parse_source
 
     rates = (8.0, 8.0, 8.0, 1.0)
@@ -304,7 +304,7 @@ def beside_lockstep(detector: Detector, frames: list[Image], seconds: float) -> 
 def lockstep(
     detector: Detector, addresses: Sequence[str], seconds: float
 ) -> tuple[dict[str, int], float]:
-    """New frames of each camera that went through the detector, and seconds."""
+    """The number of new frames per camera that the detector processed, and the seconds."""
     os.environ.setdefault("YOLO_OFFLINE", "true")
     from ultralytics.data.loaders import LoadStreams
 
@@ -328,7 +328,7 @@ def lockstep(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=8.0, help="per live case (default: 8)")
-    parser.add_argument("--rounds", type=int, default=5, help="of interleaved runs (default: 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved runs (default: 5)")
     args = parser.parse_args()
     socket.setdefaulttimeout(10)
     frames = load_frames(64)

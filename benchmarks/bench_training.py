@@ -1,7 +1,7 @@
-"""Training step: images/s beside the effdet package's EfficientDet-D0, and what targets cost.
+"""Training step: images/s, compared with EfficientDet-D0 of effdet, and the cost of targets.
 
-Same device, same batch, same size, synthetic pictures and boxes, interleaved steps, medians.
-Both steps are forward, loss, backward and an AdamW step in FP32 (``--bf16`` on a GPU).
+Both use the same device, batch, size, and synthetic pictures and boxes; times are medians of
+interleaved steps. A step is forward, loss, backward and AdamW in FP32 (``--bf16`` on a GPU).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def effdet_step(batch: int, device: torch.device, bf16: bool) -> Callable[[], No
     images = torch.randn(batch, 3, SIZE, SIZE, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     truth = random_truth(batch, 8, device)
-    # effdet wants y first, and classes from 1.
+    # effdet expects y first, and classes from 1.
     boxes = [b[:, [1, 0, 3, 2]] for b in truth.xyxy.split([8] * batch)]
     labels = list((truth.labels + 1).split([8] * batch))
     target = {"bbox": boxes, "cls": labels}
@@ -121,7 +121,7 @@ def target_seconds(batch: int, device: torch.device) -> float:
             selected = loss.select_levels_by_loss(logits, distances, truth, found)
         assign(found, truth, grid, config, selected, weights)
         times.append(synchronised(device) - start)
-    # The median of the later ones: the first calls warm caches up.
+    # The median excludes the first calls, which warm up caches.
     return statistics.median(times[2:])
 
 

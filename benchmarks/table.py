@@ -1,4 +1,4 @@
-"""Interleaved medians and the one table every benchmark prints."""
+"""Interleaved medians and the table that every benchmark prints."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def interleaved_ms(
 ) -> dict[str, float]:
     """Median milliseconds of each task.
 
-    The tasks take turns, so that a busy moment of the machine hits all of them.
+    The tasks take turns, so that load on the machine affects all of them.
 
     Args:
-        tasks: What to time, by name.
-        seconds: For all of them together; each runs five times at least.
-        warm_up: Runs before the clock starts.
+        tasks: Functions to time, by name.
+        seconds: Time for all tasks together; each runs at least five times.
+        warm_up: Runs of each task before timing.
     """
     for task in tasks.values():
         for _ in range(warm_up):
@@ -39,13 +39,13 @@ def interleaved_ms(
 
 
 def rows(case: str, medians: Mapping[str, float]) -> list[list[str]]:
-    """One row per task; the ratio is to the first one: above 1 means slower than that."""
+    """One row per task, with the time relative to the first task: above 1 is slower."""
     first = next(iter(medians.values()))
     return [[case, name, f"{ms:.3f}", f"{ms / first:.2f}"] for name, ms in medians.items()]
 
 
 def show(title: str, lines: list[list[str]]) -> None:
-    """Prints the table, with what it was measured on."""
+    """Prints the table, with the machine and the versions."""
     ui.table(
         f"{title} ({platform.machine()}, Python {platform.python_version()})",
         ["case", "implementation", "median ms", "ratio"],
@@ -54,8 +54,8 @@ def show(title: str, lines: list[list[str]]) -> None:
 
 
 def installed(package: str, hint: str) -> bool:
-    """Whether a peer is there; says so if not."""
+    """Whether a peer is installed; prints a line if it is not."""
     if importlib.util.find_spec(package) is not None:
         return True
-    print(f"{package} is not installed, so it is not measured: {hint}")
+    print(f"skipped: {package} is not installed: {hint}")
     return False

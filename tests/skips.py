@@ -1,6 +1,6 @@
-"""What a skip must say: ``what is missing: what brings it``. A skip that says less fails.
+"""The form of a skip's reason: ``what is missing: what brings it``. Other skips fail.
 
-The end of a run groups the skips by what brings them.
+The summary of a run groups skips by what brings the missing part.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ def skip_test(what: object, brings: str) -> NoReturn:
     """Skips the test.
 
     Args:
-        what: What is not here, such as an error that says so.
-        brings: The command, package or machine with which the test runs.
+        what: The missing part, or an error that names it.
+        brings: The command, package or machine that makes the test run.
     """
     pytest.skip(f"{' '.join(str(what).split()).replace(': ', ' - ')}: {brings}")
 

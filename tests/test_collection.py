@@ -1,4 +1,4 @@
-"""Every test file runs: pytest, called as `make test` calls it, collects each of them."""
+"""pytest, run as `make test` runs it, collects every test file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.paths import ROOT
 
 
 def collect(folder: Path) -> tuple[set[str], set[str]]:
-    """Files of which pytest collects a test, and files that skip themselves as a whole."""
+    """Files with collected tests, and files that skip themselves entirely."""
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", "-rs", "-p", "no:cacheprovider"],
         cwd=folder,
@@ -33,7 +33,7 @@ def test_every_test_file_is_collected() -> None:
 
 
 def test_a_folder_called_build_would_be_missed_without_the_setting(tmp_path: Path) -> None:
-    """What went wrong once: pytest leaves folders of some names out, without a word."""
+    """Regression: pytest silently ignores folders with certain names."""
     for folder in ("build", "other"):
         (tmp_path / "tests" / folder).mkdir(parents=True)
         file = tmp_path / "tests" / folder / f"test_in_{folder}.py"

@@ -1,8 +1,8 @@
-"""No test depends on how busy the machine is: what makes one do so is refused where it is written.
+"""Tests must not depend on the load of the machine. This test finds lines that do.
 
-Refused are pauses of a fixed length, limits so short that a busy machine exceeds them, and demands
-on how fast something went. Wait with :func:`waiting.wait_until`, or give the code a clock of the
-test. A line that must stay says why: ``# timing: the reason``.
+It refuses fixed pauses, limits so short that a busy machine exceeds them, and assertions about
+speed. Wait with :func:`waiting.wait_until`, or give the code a fake clock. To allow a line, add
+the reason: ``# timing: the reason``.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import pytest
 TESTS = Path(__file__).parent
 ALLOWED = re.compile(r"# timing: \w.{5,}")
 
-#: Limits in seconds below which a busy machine may fail a test that is right.
+#: Shorter limits, in seconds, may fail a correct test on a busy machine.
 SHORTEST_TIMEOUT = 10.0
 SHORTEST_BOUND = 30.0
 
-#: Whose ``timeout`` (and, for methods, first argument) ends a wait of the test itself.
+#: Functions whose ``timeout`` (and, for methods, first argument) ends a wait of the test.
 WAITS = {
     *("run", "call", "check_call", "check_output", "communicate", "urlopen", "create_connection"),
     *("HTTPConnection", "get", "put", "post", "delete", "head", "request", "acquire", "result"),
     *("join", "wait", "recv", "wait_for", "wait_until"),
 }
-#: Of these the first argument is the limit, too.
+#: For these methods, the first argument is also the limit.
 BY_POSITION = {"join", "wait", "recv"}
 CLOCKS = {"monotonic", "perf_counter", "time", "process_time"}
 
@@ -57,7 +57,7 @@ def reads_clock(node: ast.AST) -> bool:
 
 
 class Finder(ast.NodeVisitor):
-    """Collects the lines that depend on time, with what is wrong."""
+    """Collects the lines that depend on time, with the reason."""
 
     def __init__(self) -> None:
         self.found: list[tuple[int, str]] = []
@@ -119,7 +119,7 @@ class Finder(ast.NodeVisitor):
 
 
 def faults(text: str) -> list[tuple[int, str]]:
-    """Lines of a module that depend on time, without those that say why."""
+    """Lines of a module that depend on time, except those with a reason."""
     finder = Finder()
     finder.visit(ast.parse(text))
     lines = text.splitlines()

@@ -1,7 +1,7 @@
-"""Waiting in tests: for what happens, never for a time that a busy machine may need twice.
+"""Waiting in tests: for a condition, never for a fixed time.
 
-The limits here only end a test that hangs. No outcome may depend on them, so they are generous:
-a machine with several other jobs is ten times slower than an idle one.
+The limits here only end a test that hangs. Results must not depend on them, so they are generous:
+a machine with several other jobs can be ten times slower than an idle one.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: Seconds after which a test that waits has failed.
+#: Seconds after which a waiting test fails.
 LIMIT = 60.0
 
 
 def wait_until(condition: Callable[[], T], what: str = "it to happen", seconds: float = LIMIT) -> T:
-    """Asks until the answer is true.
+    """Waits until the condition is true.
 
     Args:
-        condition: What is asked, about fifty times a second.
-        what: What is waited for; the failure names it.
+        condition: Function to call, about fifty times per second.
+        what: The expected event, for the message of a failure.
         seconds: The limit.
 
     Returns:
-        The first answer that is true.
+        The first true result.
 
     Raises:
-        AssertionError: If the limit passes before.
+        AssertionError: If the limit passes first.
     """
     deadline = time.monotonic() + seconds
     while True:
-        late = time.monotonic() > deadline  # Before the question: a slow answer still counts.
+        late = time.monotonic() > deadline  # Before the call: a slow true result counts.
         if answer := condition():
             return answer
         if late:
             raise AssertionError(f"waited {seconds:g} s for {what}")
-        time.sleep(0.02)  # timing: the pause between two questions
+        time.sleep(0.02)  # timing: the pause between two calls

@@ -1,5 +1,5 @@
-"""What the block policy costs: registers, shared memory and code of the kernels, beside the same by
-hand. Needs nvcc and readelf, no GPU; compiles both for each architecture.
+"""The cost of the block policy: registers, shared memory and code size of the kernels, compared
+with hand-written versions. Compiles both for each architecture. Needs nvcc and readelf, not a GPU.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trt_afdet.cli import ui
 
 ROOT = Path(__file__).parents[2]
 
-#: Kernels by what ptxas calls them.
+#: Kernels by ptxas's names.
 KERNELS = {
     "scan, FP32": "scan_kernelIf",
     "scan, FP16": "scan_kernelIN5afdet4HalfE",
@@ -41,7 +41,7 @@ def compile_kernels(
         registers = re.search(r"Used (\d+) registers", block)
         shared = re.search(r"(\d+) bytes smem", block)
         found[name] = (int(registers[1]) if registers else 0, int(shared[1]) if shared else 0)
-    # The code lies in a section of its own; an instruction takes 16 bytes.
+    # Each kernel's code is in a separate section; an instruction takes 16 bytes.
     listing = subprocess.run(
         ["readelf", "--wide", "--section-headers", str(cubin)],
         capture_output=True,
@@ -60,7 +60,7 @@ def main() -> int:
     parser.add_argument("architectures", nargs="*", default=["sm_87", "sm_90"])
     args = parser.parse_args()
     if not (shutil.which("nvcc") and shutil.which("readelf")):
-        print("nvcc and readelf are not on PATH: nothing to compare")
+        print("cannot compare: nvcc and readelf must be on PATH")
         return 2
     lines = []
     with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +70,7 @@ def main() -> int:
                 Path(__file__).with_name("hand_written.cu"), architecture, Path(folder)
             )
             for title, part in KERNELS.items():
-                # Inside its namespace a kernel's own types are abbreviated.
+                # Mangling abbreviates a kernel's types inside its namespace.
                 short = part.replace("IN5afdet4HalfE", "INS_4HalfE")
                 ours = next(v for k, v in policy.items() if short in k)
                 theirs = next(v for k, v in hand.items() if f"hand_{part}" in k)

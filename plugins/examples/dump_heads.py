@@ -1,4 +1,4 @@
-"""Saves a network's heads for one picture, for detect_dump.cpp.
+"""Writes a network's heads for one picture to a file for detect_dump.cpp.
 
 python plugins/examples/dump_heads.py model.onnx picture.jpg heads.bin
 """
