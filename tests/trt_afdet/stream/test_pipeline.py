@@ -165,6 +165,25 @@ def test_waiting_sources_lose_nothing_and_are_released_by_stop() -> None:
     assert batcher.counts()["file"].dropped == 0
 
 
+def test_a_waiting_source_is_released_when_it_is_given_up() -> None:
+    batcher = Batcher()
+    batcher.add("file", "wait", 1)
+    given_up = threading.Event()
+    results: list[bool] = []
+    thread = threading.Thread(
+        target=lambda: results.extend(
+            batcher.put(frame("file", i), given_up.is_set) for i in range(2)
+        )
+    )
+    thread.start()
+    wait_until(lambda: results, "the first frame")
+    given_up.set()
+    batcher.wake()
+    thread.join(LIMIT)
+    assert results == [True, False]
+    assert len(batcher.take(4, 0) or []) == 1
+
+
 def test_sources_take_turns() -> None:
     batcher = Batcher()
     for name in "abc":
