@@ -16,9 +16,9 @@ AFDET_HD bool is_finite(float value) { return (float_bits(value) & 0x7F800000u) 
 
 AFDET_HD float clamp(float value, float high) { return minimum(maximum(value, 0.0f), high); }
 
-// Distances (left, top, right, bottom) in units of `scale` around a point, to a box clipped to
-// [0, width] x [0, height]. False if a corner is not finite before clipping, or nothing is left
-// after.
+// Turns distances (left, top, right, bottom) in units of `scale` around a point into a box, clipped
+// to [0, width] x [0, height]. False if a corner is not finite before clipping, or the clipped box
+// is empty.
 AFDET_HD bool decode_box(float x, float y, float left, float top, float right, float bottom,
                          float scale, float width, float height, Box* box) {
   const float x1 = sub(x, mul(left, scale));
@@ -32,8 +32,7 @@ AFDET_HD bool decode_box(float x, float y, float left, float top, float right, f
 
 AFDET_HD float area(const Box& box) { return mul(sub(box.x2, box.x1), sub(box.y2, box.y1)); }
 
-// Whether intersection over union is above the threshold. Two vanishing areas give 0 / 0, a NaN,
-// which is not.
+// Whether intersection over union is above the threshold. Two zero areas give 0 / 0, a NaN: false.
 AFDET_HD bool overlaps(const Box& a, float area_a, const Box& b, float area_b, float threshold) {
   const float width = maximum(sub(minimum(a.x2, b.x2), maximum(a.x1, b.x1)), 0.0f);
   const float height = maximum(sub(minimum(a.y2, b.y2), maximum(a.y1, b.y1)), 0.0f);
@@ -41,7 +40,7 @@ AFDET_HD bool overlaps(const Box& a, float area_a, const Box& b, float area_b, f
   return div(inter, sub(add(area_a, area_b), inter)) > threshold;
 }
 
-// Logit to probability, correctly rounded but for the last bit of the double exponential.
+// Logit to probability. The only error besides rounding is the last bit of the double exponential.
 AFDET_HD float sigmoid(float logit) {
   return static_cast<float>(1.0 / (1.0 + exp(-static_cast<double>(logit))));
 }

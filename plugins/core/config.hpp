@@ -1,4 +1,4 @@
-// What every core header needs: the qualifiers, and arithmetic that rounds after every operation.
+// Used by every core header: the qualifiers, and arithmetic that rounds after every operation.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,8 @@
 
 namespace afdet {
 
-// Products and sums that no compiler may fuse: a fused multiply-add rounds once where the reference
-// rounds twice. On the host, -ffp-contract=off does it (the build sets it).
+// Products and sums that compilers must not fuse: a fused multiply-add rounds once, the reference
+// rounds twice. On the host, the build sets -ffp-contract=off.
 AFDET_HD float mul(float a, float b) {
 #if defined(__CUDA_ARCH__)
   return __fmul_rn(a, b);

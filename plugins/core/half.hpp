@@ -1,4 +1,4 @@
-// IEEE half precision as 16 bits, for compilers and processors without the type.
+// IEEE half precision as 16 bits, for compilers and processors without a half type.
 #pragma once
 
 #include "config.hpp"
@@ -9,7 +9,7 @@
 
 namespace afdet {
 
-// A half as it lies in memory. A type of its own, so that overloads tell it from an integer.
+// The bits of a half. A separate type, so that overloads distinguish it from an integer.
 struct Half {
   uint16_t bits;
 };
@@ -22,7 +22,7 @@ AFDET_HD float to_float(Half half) {
   const uint32_t sign = static_cast<uint32_t>(half.bits & 0x8000u) << 16;
   const uint32_t rest = half.bits & 0x7FFFu;
   if (rest >= 0x7C00u) return bits_float(sign | 0x7F800000u | ((rest & 0x3FFu) << 13));
-  // The exponent is rebased by a multiplication, which handles subnormals too: 2^(127 - 15).
+  // A multiplication by 2^(127 - 15) rebases the exponent, also of subnormals.
   return bits_float(sign | float_bits(mul(bits_float(rest << 13), 0x1p112f)));
 #endif
 }

@@ -1,24 +1,24 @@
-// The candidate key: one unsigned number that sorts candidates into their total order.
+// The candidate key: one unsigned number that defines the total order of candidates.
 #pragma once
 
 #include "config.hpp"
 
 namespace afdet {
 
-// From the highest bit: the logit, so that a better one is a smaller number (32 bits), the level
-// (3 bits), the rank = point * classes + class (29 bits). Ascending keys are therefore (logit
-// descending, level, point, class ascending). No two candidates of an image share a key.
+// From the highest bit: the logit, encoded so that better is smaller (32 bits), the level (3 bits),
+// the rank = point * classes + class (29 bits). Ascending keys are therefore sorted by (logit
+// descending, level, point, class ascending). All candidates of an image have different keys.
 using Key = uint64_t;
 
 constexpr int kLevelBits = 3;
 constexpr int kRankBits = 29;
 constexpr uint32_t kMaxRanks = 1u << kRankBits;
 
-// Larger than every candidate's: its logit would be a NaN.
+// Larger than every candidate's key: its logit would be a NaN.
 constexpr Key kNoKey = ~Key{0};
 
-// Bits that fall as the logit rises. Zero and minus zero are the same logit: adding zero merges
-// them. Not for NaN.
+// Bits that decrease as the logit increases. Zero and minus zero are the same logit, so adding zero
+// merges them. The logit must not be NaN.
 AFDET_HD uint32_t falling_bits(float logit) {
   const uint32_t bits = float_bits(add(logit, 0.0f));
   return (bits & 0x80000000u) ? bits : (~bits & 0x7FFFFFFFu);

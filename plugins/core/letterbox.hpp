@@ -1,5 +1,5 @@
 // Frame to network input: placement, bilinear resize, NV12 to BGR, normalisation. All integer steps
-// are OpenCV's, so that every pixel equals trt_afdet.preprocess to the bit.
+// follow OpenCV, so every pixel equals trt_afdet.preprocess bit for bit.
 #pragma once
 
 #include <algorithm>
@@ -11,13 +11,13 @@
 
 namespace afdet {
 
-// Largest side of a frame or of the network input: keeps every coordinate exact in float32.
+// Largest side of a frame or of the network input; it keeps every coordinate exact in float32.
 constexpr int32_t kMaxSide = 1 << 16;
 
-// Neighbouring pixels of a row that are written together; rows of the input are made of these.
+// Number of neighbouring pixels that are written together; it divides the input's width.
 constexpr int32_t kColumns = 4;
 
-// Fractions of a pixel are in 2048ths, as OpenCV's.
+// Fractions of a pixel are in units of 1/2048, as in OpenCV.
 constexpr uint32_t kWhole = 2048;
 
 // Rounded once, on every device.
@@ -57,7 +57,7 @@ inline AfdetStatus check_input(const AfdetInputParams* params) {
   }
   if (params->pad_value < 0 || params->pad_value > 255) return AFDET_ERROR_NORMALISATION;
   for (int c = 0; c < 3; ++c) {
-    // Written so that NaN fails.
+    // This form rejects NaN.
     constexpr float kMost = std::numeric_limits<float>::max();
     if (!(std::fabs(params->mean[c]) <= kMost) ||
         !(params->std[c] > 0.0f && params->std[c] <= kMost)) {
@@ -114,7 +114,7 @@ inline AfdetStatus place_frames(const AfdetInputParams* params, AfdetFrameDescri
   return AFDET_OK;
 }
 
-// Frame pixels per resized pixel along one axis: the sum of the two, to 44 bits or more.
+// Frame pixels per resized pixel along one axis: the sum of both, exact to at least 44 bits.
 struct Scale {
   float high, low;
 };
@@ -122,7 +122,7 @@ struct Scale {
 AFDET_HD Scale make_scale(int32_t size, int32_t resized) {
   const float from = static_cast<float>(size);
   const float to = static_cast<float>(resized);
-  // An approximation will do: what `high` lacks, `low` has.
+  // An approximation is enough: `low` holds the error of `high`.
 #if defined(__CUDA_ARCH__)
   float inverse;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(to));
@@ -133,9 +133,9 @@ AFDET_HD Scale make_scale(int32_t size, int32_t resized) {
   return {high, mul(fused_multiply_add(-high, to, from), inverse)};
 }
 
-// Where the centre of a resized pixel lies in the frame, in pixels from the centre of the first.
-// OpenCV computes it in float64 and rounds it to float32; two float32 give the same, and small GPUs
-// have hardly any float64.
+// The position of a resized pixel's centre in the frame, in pixels from the centre of the first.
+// OpenCV computes it in float64 and rounds it to float32. Two float32 give the same result and are
+// faster on GPUs with few float64 units.
 AFDET_HD float source_of(int32_t resized, Scale scale) {
   const float center = static_cast<float>(resized) + 0.5f;
   const float product = mul(center, scale.high);
@@ -146,8 +146,8 @@ AFDET_HD float source_of(int32_t resized, Scale scale) {
   return add(shifted, add(lost, rest));
 }
 
-// What two neighbours count for, in 2048ths: the first in the low half, the second in the high one.
-// To nearest, ties to even, by adding 2^23, which leaves no room for a fraction.
+// The weights of two neighbours in units of 1/2048: the first in the low half, the second in the
+// high half. Adding 2^23 removes the fraction, which rounds to nearest, ties to even.
 AFDET_HD uint32_t weights_of(float fraction) {
   const float rounded = fused_multiply_add(fraction, static_cast<float>(kWhole), 0x1p23f);
   return kWhole + (float_bits(rounded) & 0xFFFu) * 0xFFFFu;
@@ -159,8 +159,8 @@ struct Column {
   uint32_t weights;
 };
 
-// Beyond an edge, all of the edge's pixel. The next pixel is in the row too, unless the row has
-// only one.
+// Beyond an edge, the edge pixel gets the full weight. The next pixel is also in the row, unless
+// the row has only one.
 AFDET_HD Column column_of(int32_t resized, Scale scale, int32_t width) {
   const float last = static_cast<float>(width - 1);
   const float source = fminf(fmaxf(source_of(resized, scale), 0.0f), last);
@@ -175,7 +175,7 @@ struct Rows {
   uint32_t weights;
 };
 
-// Beyond an edge, the edge's row twice, weighted as if it were two: OpenCV rounds each for itself.
+// Beyond an edge, the edge row counts twice, with both weights: OpenCV rounds each separately.
 AFDET_HD Rows rows_of(int32_t resized, Scale scale, int32_t height) {
   const float source = source_of(resized, scale);
   const float whole = floorf(source);
@@ -185,7 +185,7 @@ AFDET_HD Rows rows_of(int32_t resized, Scale scale, int32_t height) {
           weights_of(sub(source, whole))};
 }
 
-// The two low bytes of `pair` by the weights; in 2048ths.
+// The weighted sum of the two low bytes of `pair`, in units of 1/2048.
 AFDET_HD uint32_t blend_columns(uint32_t pair, uint32_t weights) {
 #if defined(__CUDA_ARCH__)
   return __dp2a_lo(weights, pair, 0u);
@@ -202,8 +202,8 @@ AFDET_HD uint32_t high_product(uint32_t a, uint32_t b) {
 #endif
 }
 
-// What two rows gave, by the weights; rounded to 8 bits. OpenCV drops 4 bits before each product
-// and 16 after it.
+// The weighted sum of two rows, rounded to 8 bits. OpenCV drops 4 bits before each product and 16
+// bits after it.
 AFDET_HD uint32_t blend_rows(uint32_t upper, uint32_t lower, uint32_t weights) {
   return (high_product(upper >> 4, weights << 16) +
           high_product(lower >> 4, weights & 0xFFFF0000u) + 2) >>
@@ -215,7 +215,7 @@ struct ColorMatrix {
   int32_t black, luma, u_to_b, u_to_g, v_to_g, v_to_r;
 };
 
-// 2^20 times the standards' coefficients, rounded; of BT.601 limited, OpenCV's.
+// 2^20 times the standards' coefficients, rounded. BT.601 limited uses OpenCV's values.
 AFDET_HD ColorMatrix color_matrix(int32_t color) {
   switch (color) {
     case AFDET_BT601_FULL:
@@ -234,7 +234,7 @@ struct Bgr {
   int32_t b, g, r;
 };
 
-// What every pixel's sum starts from: half of a level, less what U = V = 128 and black add.
+// The start of every pixel's sum: half a level minus the contributions of U = V = 128 and black.
 AFDET_HD Bgr color_start(const ColorMatrix& matrix) {
   const int32_t rest = (1 << 19) - matrix.black * matrix.luma;
   return {rest - 128 * matrix.u_to_b, rest - 128 * (matrix.u_to_g + matrix.v_to_g),
@@ -254,7 +254,7 @@ AFDET_HD int32_t luma_of(const ColorMatrix& matrix, uint32_t y) {
   return (level < matrix.black ? matrix.black : level) * matrix.luma;
 }
 
-// Two sums of the above as two bytes, each cut to 0..255.
+// Two such sums as two bytes, each clamped to 0..255.
 AFDET_HD uint32_t to_bytes(int32_t first, int32_t second) {
 #if defined(__CUDA_ARCH__)
   uint32_t pair;
@@ -268,10 +268,10 @@ AFDET_HD uint32_t to_bytes(int32_t first, int32_t second) {
 #endif
 }
 
-// The network input, in the form the kernel needs it: passed by value.
+// Parameters of the network input for the kernel, passed by value.
 struct Input {
   int32_t height, width;
-  // Of blue, green, red: the channel of the input, and value = pixel * scale + bias there.
+  // For blue, green and red: the channel of the input, and value = pixel * scale + bias.
   uint32_t channel[3];
   float scale[3], bias[3];
   float pad[3];

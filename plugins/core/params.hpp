@@ -1,4 +1,4 @@
-// AfdetParams checked once, and what follows from it: thresholds and the point grid.
+// Checked AfdetParams and the values derived from them: thresholds and the point grid.
 #pragma once
 
 #include <cmath>
@@ -10,7 +10,7 @@
 
 namespace afdet {
 
-// One pyramid level's points. Point p sits at ((p % columns + 0.5) * stride,
+// The points of one pyramid level. Point p is at ((p % columns + 0.5) * stride,
 // (p / columns + 0.5) * stride).
 struct Level {
   int32_t rows, columns, stride;
@@ -25,7 +25,7 @@ struct Level {
   }
 };
 
-// Everything the algorithms need, in the form they need it. Passed to kernels by value.
+// All parameters of the algorithms, passed to kernels by value.
 struct DecodeParams {
   Level levels[AFDET_MAX_LEVELS];
   int32_t num_levels;
@@ -40,7 +40,7 @@ struct DecodeParams {
   AFDET_HD int32_t pairs(int level) const { return levels[level].points() * num_classes; }
 };
 
-// ln(t / (1 - t)) in double precision, rounded: -inf admits every logit above it, +inf none.
+// ln(t / (1 - t)) in double precision, rounded. -inf admits all logits above it, +inf none.
 inline float logit_threshold(float probability) {
   if (probability <= 0.0f) return -std::numeric_limits<float>::infinity();
   if (probability >= 1.0f) return std::numeric_limits<float>::infinity();
@@ -48,10 +48,10 @@ inline float logit_threshold(float probability) {
   return static_cast<float>(std::log(p / (1.0 - p)));
 }
 
-// Most a limit may be: results are indexed with 32 bits.
+// Upper bound of the limits, because results are indexed with 32 bits.
 constexpr int32_t kMaxLimit = 1 << 20;
 
-// Checks the parameters and fills `decode`, which is untouched on error.
+// Checks the parameters and fills `decode`; an error leaves it unchanged.
 inline AfdetStatus make_decode_params(const AfdetParams* params, DecodeParams* decode) {
   if (params == nullptr) return AFDET_ERROR_NULL_POINTER;
   if (params->struct_size != sizeof(AfdetParams)) return AFDET_ERROR_STRUCT_SIZE;
@@ -62,7 +62,7 @@ inline AfdetStatus make_decode_params(const AfdetParams* params, DecodeParams* d
       params->max_detections < 1 || params->max_detections > kMaxLimit) {
     return AFDET_ERROR_LIMITS;
   }
-  // Written so that NaN fails.
+  // This form rejects NaN.
   if (!(params->score_threshold >= 0.0f && params->score_threshold <= 1.0f) ||
       !(params->nms_iou >= 0.0f && params->nms_iou <= 1.0f) ||
       !(params->regression_scale > 0.0f &&

@@ -1,5 +1,5 @@
-// Decode + NMS on the CPU. One image: per level a vectorised scan of the raw logits that keeps the
-// best candidates; then, best first and only as far as needed, sort, decode and suppress.
+// Decode + NMS on the CPU. For each image, a vectorised scan of each level's raw logits keeps the
+// best candidates; they are then sorted, decoded and suppressed best first, only as far as needed.
 #include <algorithm>
 #include <atomic>
 #include <limits>
@@ -20,7 +20,7 @@ namespace {
 constexpr int kScanBlock = 32;
 constexpr int kKeptBlock = 16;
 
-// 1 << i, in memory where vector code can load many of them.
+// 1 << i, as a table that vector code can load.
 constexpr uint32_t kBits[kScanBlock] = {
     1u << 0,  1u << 1,  1u << 2,  1u << 3,  1u << 4,  1u << 5,  1u << 6,  1u << 7,
     1u << 8,  1u << 9,  1u << 10, 1u << 11, 1u << 12, 1u << 13, 1u << 14, 1u << 15,
@@ -37,19 +37,19 @@ inline size_t lowest_bit(uint32_t mask) {
 #endif
 }
 
-// Candidates that are sorted and suppressed at a time; most frames need no second helping.
+// Candidates in the first group to sort and suppress; it is enough for most frames.
 constexpr size_t kFirstHelping = 256;
 
 // The order of +infinity among halves; see half_order.
 constexpr int16_t kHalfInfinity = 0x7C00;
 
-// An integer that rises with the half: -0x7C01 for minus infinity, beyond the infinities for NaN.
+// An integer that increases with the half; minus infinity is -0x7C01, NaN is beyond the infinities.
 AFDET_HD int16_t half_order(Half half) {
   const int16_t bits = static_cast<int16_t>(half.bits);
   return static_cast<int16_t>(bits ^ ((bits >> 15) & 0x7FFF));
 }
 
-// Kept boxes of one class, as many as vector code likes at a time.
+// Kept boxes of one class, as many as vector code processes at a time.
 struct KeptBlock {
   float x1[kKeptBlock], y1[kKeptBlock], x2[kKeptBlock], y2[kKeptBlock], area[kKeptBlock];
   int32_t count;
@@ -96,7 +96,7 @@ const SimdLoops& simd_loops() {
   return kBaseline;
 }
 
-// What a scan looks for: values above a limit that rises as better candidates are found.
+// The criterion of a scan: values above a limit, which rises as better candidates are found.
 class FloatLimit {
  public:
   explicit FloatLimit(float threshold) : low_(threshold) {}
@@ -118,7 +118,7 @@ class HalfLimit {
  public:
   explicit HalfLimit(float threshold) : low_(highest_not_above(threshold)) {}
   void raise(float logit) {
-    // Candidates are halves, so the conversion is exact. Of the two zeros the lower one is meant.
+    // Candidates are halves, so the conversion is exact. For zero, use the lower of the two zeros.
     low_ = half_order(to_half(logit == 0.0f ? -0.0f : logit));
     or_equal_ = true;
   }
@@ -155,14 +155,14 @@ class HalfLimit {
 FloatLimit limit_for(const float*, float threshold) { return FloatLimit(threshold); }
 HalfLimit limit_for(const Half*, float threshold) { return HalfLimit(threshold); }
 
-// Working memory of one thread, used again for each of its images.
+// Working memory of one thread, reused for each of its images.
 class Worker {
  public:
   Worker(const DecodeParams& params, const uint8_t* wanted) : params_(params), wanted_(wanted) {
     chains_.resize(params.class_agnostic ? 1 : static_cast<size_t>(params.num_classes));
   }
 
-  // One image. Heads point at this image's part; `image` places the results.
+  // Processes one image. `heads` point at its data; `image` is the index of the results.
   template <typename T>
   void detect(const T* const* cls, const T* const* reg, size_t image, const AfdetDetections& out) {
     keys_.clear();
@@ -171,7 +171,7 @@ class Worker {
   }
 
  private:
-  // Appends the level's best candidates to keys_, in no order.
+  // Appends the level's best candidates to keys_, unordered.
   template <typename T>
   void select(const T* logits, int level) {
     const size_t first = keys_.size();
@@ -180,16 +180,16 @@ class Worker {
     scan(logits, level, false);
   }
 
-  // The same, with the limit raised to a guess once there are many candidates. False if the guess
-  // was too high, so that candidates were lost.
+  // The same, but raises the limit to an estimate once there are many candidates. False if the
+  // estimate was too high, so that candidates were lost.
   template <typename T>
   bool scan(const T* logits, int level, bool may_guess) {
     const size_t points = static_cast<size_t>(params_.levels[level].points());
     const size_t most = static_cast<size_t>(params_.candidates_per_level);
     const size_t first = keys_.size();
     auto limit = limit_for(logits, params_.logit_threshold);
-    Key worst = kNoKey;  // Once there are enough: no key from here on can be among the best.
-    float floor = -std::numeric_limits<float>::infinity();  // The guess; values below are ignored.
+    Key worst = kNoKey;  // Once there are enough, keys from this one on cannot be among the best.
+    float floor = -std::numeric_limits<float>::infinity();  // The estimate: scan values above it.
     bool guessed = false;
     const uint32_t classes = static_cast<uint32_t>(params_.num_classes);
 
@@ -199,7 +199,7 @@ class Worker {
           make_key(to_float(value), level, static_cast<uint32_t>(point) * classes + class_id);
       if (key >= worst) return;
       keys_.push_back(key);
-      // Cutting back only when twice as many are there makes each candidate's share constant.
+      // Cutting only at twice the limit makes the cost per candidate constant.
       if (keys_.size() - first < 2 * most) return;
       keep_best(first, most);
       worst = *std::max_element(keys_.begin() + static_cast<std::ptrdiff_t>(first), keys_.end());
@@ -224,17 +224,17 @@ class Worker {
     }
     keep_best(first, most);
     if (!guessed) return true;
-    // Nothing that reaches the guess is missing; are the best all such?
+    // All candidates above the estimate are present. Check that it includes all of the best.
     const auto reaches = [&](Key key) { return key_logit(key) >= floor; };
     return keys_.size() - first == most &&
            std::all_of(keys_.begin() + static_cast<std::ptrdiff_t>(first), keys_.end(), reaches);
   }
 
-  // A logit that somewhat more values than needed should reach, judged by a sample.
+  // Estimates from a sample a logit that slightly more values than needed exceed.
   template <typename T>
   bool guess(const T* logits, size_t pairs, size_t most, float* logit) {
     constexpr size_t kSample = 2048;
-    constexpr size_t kFewest = 8;  // Sampled values above the guess; fewer say too little.
+    constexpr size_t kFewest = 8;  // Least number of sampled values above the estimate.
     if (wanted_ != nullptr || pairs < kSample) return false;
     const uint64_t rank = uint64_t{most} * 5 / 2 * kSample / pairs;
     if (rank < kFewest || rank >= kSample) return false;
@@ -242,7 +242,7 @@ class Worker {
     const size_t step = pairs / kSample;
     for (size_t i = 0; i < kSample; ++i) {
       const float value = to_float(logits[i * step]);
-      // Larger than any value's, so that NaN comes last.
+      // Larger than the key of any value, so that NaN comes last.
       sample_.push_back(value == value ? falling_bits(value) : ~0u);
     }
     const auto place = sample_.begin() + static_cast<std::ptrdiff_t>(rank);
@@ -260,7 +260,7 @@ class Worker {
     keys_.resize(first + most);
   }
 
-  // Takes keys_ best first and writes what survives.
+  // Processes keys_ best first and writes the kept boxes.
   template <typename T>
   void suppress(const T* const* reg, size_t image, const AfdetDetections& out) {
     const size_t most = static_cast<size_t>(params_.max_detections);
@@ -301,7 +301,7 @@ class Worker {
     std::fill(classes + count, classes + most, -1);
   }
 
-  // Brings the next `helping` keys from `sorted` on into their order.
+  // Sorts the next `helping` keys from `sorted` on.
   void sort_next(size_t sorted, size_t helping) {
     const auto begin = keys_.begin() + static_cast<std::ptrdiff_t>(sorted);
     auto end = keys_.end();
@@ -324,7 +324,7 @@ class Worker {
                       box);
   }
 
-  // Whether nothing kept of the group overlaps the box; if so, it is kept from now on.
+  // True if kept boxes of the group do not overlap the box; the box is then kept.
   bool keep(const Box& box, size_t group) {
     const float box_area = area(box);
     const int32_t newest = chains_[group];
@@ -351,11 +351,11 @@ class Worker {
   const uint8_t* wanted_;
   std::vector<Key> keys_;
   std::vector<uint32_t> sample_;
-  std::vector<int32_t> chains_;  // per group: its newest block, or -1
+  std::vector<int32_t> chains_;  // per group: the newest block, or -1
   std::vector<KeptBlock> kept_;
 };
 
-// All images that no other thread has taken yet.
+// Processes images until all are taken.
 template <typename T>
 void detect_images(const DecodeParams& params, const void* const* heads, const uint8_t* wanted,
                    size_t batch, const AfdetDetections& out, std::atomic<size_t>* next) {
@@ -382,7 +382,7 @@ AfdetStatus detect_batch(const DecodeParams& params, const void* const* heads,
   const auto run = [&]() noexcept {
     try {
       detect_images<T>(params, heads, wanted, batch, out, &next);
-    } catch (...) {  // Only allocations throw here.
+    } catch (...) {  // Only allocations can throw here.
       out_of_memory = true;
     }
   };
@@ -392,7 +392,7 @@ AfdetStatus detect_batch(const DecodeParams& params, const void* const* heads,
     helpers.reserve(wanted_helpers);
     while (helpers.size() < wanted_helpers) helpers.emplace_back(run);
   } catch (const std::exception&) {
-    // Fewer threads than asked for do the same work.
+    // The threads that did start do all the work.
   }
   run();
   for (std::thread& helper : helpers) helper.join();

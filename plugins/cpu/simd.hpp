@@ -1,14 +1,14 @@
-// The two inner loops, written so that compilers turn them into vector code, once per instruction
-// set. Included by detect.cpp several times: no include guard.
+// The two inner loops, in a form that compilers vectorise, once per instruction set. detect.cpp
+// includes this file several times, so it has no include guard.
 //
-//   AFDET_SIMD_NAMESPACE  where this copy goes
+//   AFDET_SIMD_NAMESPACE  the namespace of this copy
 //   AFDET_SIMD_TARGET     the attribute that lets the compiler use the instruction set
 
 namespace afdet {
 namespace AFDET_SIMD_NAMESPACE {
 
-// The first block with a candidate, from `block` on, and a bit for each candidate in it; or
-// `blocks`. Candidates are the values v with low < v, or low <= v if or_equal; NaN is none.
+// The first block from `block` on that contains a candidate, and a bit for each candidate in it; or
+// `blocks`. Candidates are the values v with low < v, or low <= v if or_equal, but never NaN.
 AFDET_SIMD_TARGET inline size_t find_block(const float* values, size_t block, size_t blocks,
                                            float low, bool or_equal, uint32_t* found) {
   for (; block < blocks; ++block) {
@@ -30,7 +30,7 @@ AFDET_SIMD_TARGET inline size_t find_block(const float* values, size_t block, si
 // The same for halves in their integer order; see half_order.
 AFDET_SIMD_TARGET inline size_t find_block(const Half* values, size_t block, size_t blocks,
                                            int16_t low, bool or_equal, uint32_t* found) {
-  // low is at least the order of minus infinity, so nothing wraps.
+  // low is at least the order of minus infinity, so it cannot wrap.
   const int16_t above = static_cast<int16_t>(or_equal ? low - 1 : low);
   for (; block < blocks; ++block) {
     const Half* logits = values + block * kScanBlock;
@@ -40,7 +40,7 @@ AFDET_SIMD_TARGET inline size_t find_block(const Half* values, size_t block, siz
       any |= static_cast<int16_t>((order > above) & (order <= kHalfInfinity));
     }
     if (any == 0) continue;
-    // Collecting the bits as well would keep compilers from vectorising the loop above.
+    // A separate loop collects the bits, because compilers would not vectorise a combined one.
     uint32_t mask = 0;
     for (int i = 0; i < kScanBlock; ++i) {
       const int16_t order = half_order(logits[i]);
@@ -52,8 +52,8 @@ AFDET_SIMD_TARGET inline size_t find_block(const Half* values, size_t block, siz
   return block;
 }
 
-// Whether a box of the group overlaps the candidate. Empty places hold a box at the origin
-// without area, which overlaps nothing.
+// Whether a box of the group overlaps the candidate. Empty slots hold a box without area at the
+// origin, which never overlaps.
 AFDET_SIMD_TARGET inline bool any_overlaps(const KeptBlock& kept, const Box& box, float box_area,
                                            float threshold) {
   int32_t any = 0;

@@ -1,4 +1,4 @@
-// The block policy on the GPU: every call compiles to what one would write by hand.
+// The block policy on the GPU: calls compile to the same code as hand-written kernels.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@ struct KeyLess {
   __device__ __forceinline__ bool operator()(Key a, Key b) const { return a < b; }
 };
 
-// kSort: keys that sort() orders, a multiple of kThreads; 0 if a kernel sorts nothing.
+// kSort: number of keys that sort() orders, a multiple of kThreads; 0 if the kernel does not sort.
 template <int kBlockThreads, typename SharedData, int kSort = 0>
 class CudaBlock {
   static constexpr int kItems = kSort == 0 ? 1 : kSort / kBlockThreads;
@@ -30,7 +30,7 @@ class CudaBlock {
   static constexpr int kThreads = kBlockThreads;
   static constexpr int kSortKeys = kSort;
 
-  // The block's shared memory. Keys lie where the sort works, since they are never both needed.
+  // The block's shared memory. The keys and the sort's memory overlap: only one is used at a time.
   struct Storage {
     SharedData data;
     union {
@@ -41,7 +41,7 @@ class CudaBlock {
     uint32_t warps[2][kWarps];
   };
 
-  // A variable of each thread that lives on from phase to phase.
+  // A variable of each thread that keeps its value between phases.
   template <typename T>
   class PerThread {
    public:
@@ -59,21 +59,21 @@ class CudaBlock {
   __device__ __forceinline__ SharedData& shared() { return storage_.data; }
   __device__ __forceinline__ Key* keys() { return storage_.keys; }
 
-  // A phase: the function once for each thread, then a barrier.
+  // Runs a phase: the function once for each thread, then a barrier.
   template <typename F>
   __device__ __forceinline__ void for_threads(F&& function) {
     function(static_cast<int>(threadIdx.x));
     __syncthreads();
   }
 
-  // A shared value for all threads. The next phase must leave it alone: some threads may be in that
-  // phase before others have read.
+  // Reads a shared value in all threads. The next phase must not change it, because some threads
+  // may enter that phase before others have read it.
   template <typename T>
   __device__ __forceinline__ T read(const T& shared) {
     return shared;
   }
 
-  // Each thread's value becomes the sum of those of the threads before it. Returns the sum of all.
+  // Replaces each thread's value by the sum over the threads before it. Returns the total.
   __device__ __forceinline__ int32_t exclusive_sum(PerThread<int32_t>& values) {
     int32_t total;
     Scan(storage_.scan).ExclusiveSum(values[0], values[0], total);
@@ -81,13 +81,13 @@ class CudaBlock {
     return total;
   }
 
-  // Each thread's rank becomes how many threads before it have their flag set. Returns how many of
-  // all have.
+  // Sets each thread's rank to the number of earlier threads with a set flag. Returns the total
+  // number of set flags.
   __device__ __forceinline__ int32_t rank(PerThread<bool>& flags, PerThread<int32_t>& ranks) {
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t warp = threadIdx.x / 32;
     const uint32_t word = __ballot_sync(0xFFFFFFFFu, flags[0]);
-    // Two places take turns, so that the next call's barrier also ends the reading of this one.
+    // Two buffers alternate, so that the next call's barrier also ends the reads of this call.
     turn_ ^= 1;
     uint32_t* warps = storage_.warps[turn_];
     if (lane == 0) warps[warp] = static_cast<uint32_t>(__popc(word));
@@ -104,7 +104,7 @@ class CudaBlock {
     return static_cast<int32_t>(total);
   }
 
-  // Brings keys()[0, kSort) into ascending order.
+  // Sorts keys()[0, kSort) in ascending order.
   __device__ __forceinline__ void sort() {
     Key items[kItems];
 #pragma unroll
@@ -117,7 +117,7 @@ class CudaBlock {
     __syncthreads();
   }
 
-  // Atomic: returns the value before.
+  // Atomic addition; returns the previous value.
   static __device__ __forceinline__ uint32_t add(uint32_t* address, uint32_t value) {
     return atomicAdd(address, value);
   }
@@ -126,11 +126,11 @@ class CudaBlock {
     return atomicExch(address, value);
   }
 
-  // Atomic: one more. The hardware adds up a warp's.
+  // Atomic increment. The hardware combines the increments of a warp.
   static __device__ __forceinline__ void count(uint32_t* address) { atomicAdd(address, 1u); }
 
-  // Atomic: a number for each caller, counted from the value. One addition for those of a warp that
-  // come here together.
+  // Atomic: gives each caller a different number, counting up from the value. The threads of a warp
+  // that call together share one addition.
   static __device__ __forceinline__ uint32_t take(uint32_t* address) {
     const uint32_t callers = __activemask();
     const uint32_t before = callers & ((1u << (threadIdx.x % 32)) - 1u);

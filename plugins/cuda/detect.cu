@@ -1,5 +1,5 @@
-// libafdet_cuda: decode + NMS. Queues a clearing and three kernels; detect_scan.hpp,
-// detect_select.hpp, detect_suppress.hpp.
+// libafdet_cuda: decode + NMS. Queues a memset and the three kernels of detect_scan.hpp,
+// detect_select.hpp and detect_suppress.hpp.
 #include <cuda_runtime.h>
 
 #include "cuda/block.cuh"

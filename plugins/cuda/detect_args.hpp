@@ -1,4 +1,4 @@
-// What the detection kernels are given: sizes, and where everything lies in the workspace.
+// Arguments of the detection kernels: sizes, and addresses in the workspace.
 #pragma once
 
 #include <algorithm>
@@ -14,20 +14,19 @@ constexpr int kScanThreads = 256;
 constexpr int kSelectThreads = 512;
 constexpr int kSuppressThreads = 512;
 
-// Bytes of logits that a thread reads at a time.
+// Bytes of logits that a thread loads at a time.
 constexpr int kLoadBytes = 64;
 
-// Candidates of a level that are listed as they are found. If there are more, the level's logits
-// are read again: exact all the same, only slower. Five such lists and what is sorted of them stay
-// below 1 MiB.
+// Capacity of a level's list of candidates. If a level has more, its logits are read again; the
+// result stays exact and takes longer. Five such lists and their sorted parts stay below 1 MiB.
 constexpr int32_t kListCapacity = 24576;
 
-// Candidates that a block sorts at a time. Selection ends as soon as what is left fits, so the
-// smaller sort serves limits up to half its size.
+// Candidates that a block sorts at a time. Selection ends as soon as the rest fits, so the smaller
+// sort works for limits up to half its size.
 constexpr int32_t kFewSorted = 2048;
 constexpr int32_t kManySorted = 4096;
 
-// Detections kept in shared memory; more lie in the workspace.
+// Detections that fit in shared memory; more are kept in the workspace.
 constexpr int32_t kSharedKept = 512;
 
 // A decoded candidate. Two 16-byte loads.
@@ -35,7 +34,7 @@ struct alignas(16) Candidate {
   Box box;
   float area;
   int32_t group;  // only candidates of one group suppress each other
-  int32_t next;   // of those kept, another one of the same bucket, or -1
+  int32_t next;   // the next kept candidate of the same bucket, or -1
   int32_t unused;
 };
 
@@ -51,18 +50,18 @@ struct DetectArgs {
   int32_t image_sorted;
   bool few;          // the smaller sort is enough
   uint32_t* counts;  // [N, levels] candidates found, then selected
-  Key* lists;        // [N, image_listed] in no order
+  Key* lists;        // [N, image_listed], unordered
   Key* sorted;       // [N, image_sorted]
   Candidate* kept;   // [N, max_detections], null if shared memory holds them
 };
 
-// The level's share of the image's candidates that go on to NMS.
+// Number of the level's candidates that go on to NMS.
 AFDET_HD int32_t most_of_level(const DecodeParams& params, int level) {
   const int32_t pairs = params.pairs(level);
   return params.candidates_per_level < pairs ? params.candidates_per_level : pairs;
 }
 
-// Sizes the workspace, and lays it out if there is one.
+// Computes the size of the workspace, and its layout if `workspace` is not null.
 inline AfdetStatus lay_out(const AfdetParams* given, int32_t dtype, int32_t batch, void* workspace,
                            DetectArgs* args, size_t* bytes) {
   const AfdetStatus status = make_decode_params(given, &args->params);
@@ -106,7 +105,7 @@ inline AfdetStatus lay_out(const AfdetParams* given, int32_t dtype, int32_t batc
   return AFDET_OK;
 }
 
-// Checks everything that a detection is given and fills the arguments.
+// Checks all inputs of a detection and fills the arguments.
 inline AfdetStatus prepare(const AfdetParams* given, const void* const* heads, int32_t dtype,
                            int32_t batch, const AfdetDetections* out, void* workspace,
                            size_t workspace_bytes, DetectArgs* args) {
@@ -129,7 +128,7 @@ inline AfdetStatus prepare(const AfdetParams* given, const void* const* heads, i
   return AFDET_OK;
 }
 
-// Where the level's things of an image lie.
+// Addresses of one level's data of an image.
 AFDET_HD uint32_t* count_of(const DetectArgs& args, int level, int image) {
   return args.counts + static_cast<size_t>(image) * static_cast<size_t>(args.params.num_levels) +
          level;
