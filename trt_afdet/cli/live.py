@@ -1,4 +1,4 @@
-"""What ``trt-afdet run`` shows while it runs: a table on a terminal, lines elsewhere."""
+"""The progress of ``trt-afdet run``: a table on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot
 
 COLUMNS = ("camera", "state", "frames/s", "p50 ms", "p99 ms", "dropped", "frames", "objects")
 
-#: Seconds between two lines where there is no terminal.
+#: Seconds between two lines outside a terminal.
 LINE_EVERY = 10.0
-#: Seconds between two pictures of the table.
+#: Seconds between two updates of the table.
 DRAW_EVERY = 0.5
 #: Classes named in the last column.
 MOST_CLASSES = 3
@@ -70,7 +70,7 @@ class View:
     """Shows snapshots from :meth:`open` to :meth:`close`; log messages appear above the table.
 
     Args:
-        quiet: Show nothing but messages.
+        quiet: Show only warnings and errors.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -100,7 +100,7 @@ class View:
 
     @property
     def due(self) -> bool:
-        """Whether it is time for :meth:`show`."""
+        """Whether :meth:`show` is due."""
         return not self._quiet and time.monotonic() >= self._next
 
     def show(self, snapshot: PipelineSnapshot) -> None:
@@ -129,7 +129,7 @@ class View:
 
 
 class _Messages(logging.Handler):
-    """Log messages on stderr, above the table if there is one."""
+    """Log messages on stderr, above a table."""
 
     def __init__(self, console: Any) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""``trt-afdet run``: detect on cameras, for as long as they run."""
+"""``trt-afdet run``: detect on cameras and streams until they end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,12 +27,12 @@ examples:
   trt-afdet run --check cameras.yaml
   trt-afdet run cameras.yaml
 
-Ctrl-C or SIGTERM stops within a second and writes what durable sinks still wait for; a second
-Ctrl-C ends at once. SIGHUP reads the YAML again; cameras that did not change go on undisturbed.
+Ctrl-C or SIGTERM stops within a second; durable sinks write what they have received. A second
+Ctrl-C ends at once. SIGHUP reads the YAML again; unchanged cameras keep running.
 docs/cameras.md explains the YAML and the options of addresses.
 """
 
-#: Options that stand in the YAML where there is one.
+#: Options that a cameras.yaml replaces.
 _IN_FILE = (
     "model", "sink", "web", "metrics", "track", "every", "zones", "fail_fast", "batch", "max_age",
     "realtime", "give_up", "conf", "iou", "classes", "threads",
@@ -47,13 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source",
         metavar="SOURCE",
         nargs="*",
-        help="cameras, streams, files, each as [NAME=]ADDRESS, or one cameras.yaml",
+        help="cameras, streams and files, each as [NAME=]ADDRESS, or one cameras.yaml",
     )
     parser.add_argument(
-        "--check", action="store_true", help="say what would be run, and what is wrong with it"
+        "--check", action="store_true", help="show the setup and every mistake in it, then exit"
     )
     parser.add_argument(
-        "--schema", action="store_true", help="print the JSON Schema of cameras.yaml, and end"
+        "--schema", action="store_true", help="print the JSON Schema of cameras.yaml, then exit"
     )
     parser.add_argument("--model", help="model.onnx or .engine (default: the shipped one)")
     parser.add_argument(
@@ -66,15 +67,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help=f"serve the web page (default address: {WebConfig.address})",
     )
-    parser.add_argument("--metrics", metavar="ADDRESS", help="serve /metrics and /healthz there")
+    parser.add_argument("--metrics", metavar="ADDRESS", help="serve /metrics and /healthz here")
     parser.add_argument("--track", action="store_true", default=None, help="number the objects")
     parser.add_argument(
-        "--every", type=int, metavar="N", help="detect on one frame in N, track in between"
+        "--every", type=int, metavar="N", help="detect on one frame in N, track on the others"
     )
     parser.add_argument("--zones", metavar="FILE", help="zones and lines, JSON")
     parser.add_argument("--conf", type=float, help=f"lowest confidence (default: {Config.conf})")
     parser.add_argument("--iou", type=float, help="NMS IoU (default: the model's)")
-    parser.add_argument("--classes", nargs="+", metavar="NAME", help="report these only")
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="report only these")
     parser.add_argument("--threads", type=int, help="CPU threads of the network")
     parser.add_argument("--batch", type=int, help="most frames per run of the network")
     parser.add_argument(
@@ -93,10 +94,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--give-up",
         type=int,
         metavar="N",
-        help="a camera has failed for good after N tries in a row (default: never)",
+        help="stop trying a camera after N failures in a row (default: never)",
     )
-    parser.add_argument("--duration", type=float, metavar="S", help="stop after so many seconds")
-    parser.add_argument("--quiet", action="store_true", help="say only what is wrong")
+    parser.add_argument("--duration", type=float, metavar="S", help="stop after S seconds")
+    parser.add_argument("--quiet", action="store_true", help="print only errors and warnings")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -112,35 +113,35 @@ def run(args: argparse.Namespace) -> int:
     try:
         return _check(args) if args.check else _run(args)
     except ConfigError as error:
-        return _complain(list(error.problems))
+        return _complain(error.problems)
 
 
 def load(args: argparse.Namespace) -> Loaded:
     """The configuration of a command line, from its YAML or its options.
 
     Raises:
-        AfdetError: If anything in it is wrong.
+        AfdetError: If it contains mistakes.
     """
-    from trt_afdet.stream.config.schema import config_from, load_config
+    from trt_afdet.stream.config.schema import config_from, is_config_file, load_config
 
     collect_sources(args)
-    files = [source for source in args.source if is_config(source)]
+    files = [source for source in args.source if is_config_file(source)]
     if not files:
         return config_from(_as_data(args))
     if len(args.source) > 1:
-        raise InvalidValueError("one cameras.yaml, or sources without any", got=args.source[1])
+        raise InvalidValueError("give one cameras.yaml, or sources", got=args.source[1])
     for name in _IN_FILE:
         if getattr(args, name) is not None:
             option = f"--{name.replace('_', '-')}"
-            raise InvalidValueError(f"{option} belongs into the YAML", got=files[0])
+            raise InvalidValueError(f"{option} belongs in the YAML", got=files[0])
     return load_config(Path(files[0]))
 
 
 def collect_sources(args: argparse.Namespace) -> None:
-    """Gives back the sources that stood behind ``--web`` or ``--classes``, which take words too.
+    """Moves sources that ``--web`` or ``--classes`` consumed back to ``args.source``.
 
     Raises:
-        InvalidValueError: If there is no source at all.
+        InvalidValueError: If the source is missing.
     """
     from trt_afdet.stream.config.schema import WebConfig
 
@@ -159,7 +160,7 @@ def collect_sources(args: argparse.Namespace) -> None:
 
 
 def _is_source(word: str) -> bool:
-    """Whether a word can only be a camera, a file or a YAML: no address to listen on, no class."""
+    """Whether a word must be a camera, a file or a YAML, not an address to listen on or a class."""
     from trt_afdet.media import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 
     if re.fullmatch(r"(?:[\w.-]+|\[[\da-fA-F:.%]+\]):\d{1,5}|\d{1,5}", word):
@@ -168,13 +169,8 @@ def _is_source(word: str) -> bool:
     return "://" in word or "/" in word or word.lower().endswith(known) or Path(word).exists()
 
 
-def is_config(source: str) -> bool:
-    """Whether a word of the command line is a configuration, not a camera."""
-    return "://" not in source and source.lower().endswith((".yaml", ".yml"))
-
-
 def _named(source: str) -> dict[str, str]:
-    """``door=rtsp://...`` as name and address; a file whose name looks so is a file."""
+    """Splits ``door=rtsp://...`` into name and address, unless a file has this name."""
     name, _, uri = source.partition("=")
     if uri and re.fullmatch(r"\w[\w.-]*", name) and not Path(source).exists():
         return {"name": name, "uri": uri}
@@ -182,7 +178,7 @@ def _named(source: str) -> dict[str, str]:
 
 
 def _as_data(args: argparse.Namespace) -> dict[str, Any]:
-    """What a YAML file would hold."""
+    """The options as the mapping that a YAML file would hold."""
     defaults = {
         "track": args.track,
         "every": args.every,
@@ -208,7 +204,7 @@ def _as_data(args: argparse.Namespace) -> dict[str, Any]:
 def _run(args: argparse.Namespace) -> int:
     from trt_afdet.cli import ui
     from trt_afdet.cli.live import COLUMNS, View, rows
-    from trt_afdet.cli.serve import Server, final_rows
+    from trt_afdet.cli.serve import Server
     from trt_afdet.stream.monitoring.systemd import Notifier
     from trt_afdet.stream.service import Service
 
@@ -232,11 +228,12 @@ def _run(args: argparse.Namespace) -> int:
                 snapshot = service.pipeline.snapshot()
                 ui.table("cameras", COLUMNS, rows(snapshot))
                 if snapshot.sinks:
-                    ui.table("sinks", ("sink", "results", "dropped"), final_rows(snapshot))
+                    counts = [[name, *map(str, sink[:2])] for name, sink in snapshot.sinks.items()]
+                    ui.table("sinks", ("sink", "results", "dropped"), counts)
 
 
 def _check(args: argparse.Namespace) -> int:
-    """Says what would be run; 0 if it can be, 2 if not."""
+    """Prints the setup; returns 0, or 2 if it contains mistakes."""
     from trt_afdet.stream.config.deployment import resolve
     from trt_afdet.stream.config.schema import ConfigError
     from trt_afdet.stream.service import web_server
@@ -287,7 +284,7 @@ def _try_model(loaded: Loaded) -> tuple[str, ...]:
 
 
 def _describe(resolved: Resolved) -> None:
-    """Tables of what the sources and sinks would be."""
+    """Prints the sources and sinks as tables."""
     from trt_afdet.cli import ui
 
     ui.table(
@@ -320,7 +317,7 @@ def _source_row(source: ConfiguredSource, resolved: Resolved) -> list[str]:
     ]
 
 
-def _complain(problems: list[str]) -> int:
+def _complain(problems: Iterable[str]) -> int:
     for problem in problems:
         print(f"trt-afdet: error: {problem}", file=sys.stderr)
     return 2

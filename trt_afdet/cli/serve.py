@@ -1,4 +1,4 @@
-"""The main thread of ``trt-afdet run``: signals, the console, systemd; the pipeline has its own."""
+"""The main thread of ``trt-afdet run``: signals, console, systemd; a worker runs the pipeline."""
 
 from __future__ import annotations
 
@@ -15,33 +15,32 @@ from types import FrameType
 from trt_afdet.cli.live import View, summary
 from trt_afdet.errors import AfdetError
 from trt_afdet.stream.config.schema import ConfigError
-from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot
 from trt_afdet.stream.monitoring.systemd import Notifier, Watchdog
 from trt_afdet.stream.pipeline import Pipeline
 from trt_afdet.support.threads import Worker, end_process
 
 log = logging.getLogger("trt_afdet.stream")
 
-#: Seconds between two looks at everything.
+#: Seconds between two checks.
 TICK = 0.2
-#: Seconds after which a pipeline that does not end is left behind.
+#: Seconds to wait for the end of the pipeline.
 LEFT_BEHIND = 10.0
 #: Seconds between two lines for ``systemctl status``.
 STATUS_EVERY = 10.0
 
 
 class Server:
-    """Runs a pipeline until it ends, is stopped by a signal, or its time is up.
+    """Runs a pipeline until it ends, a signal stops it, or its time is up.
 
-    SIGINT and SIGTERM stop it; a second SIGINT ends the process on the spot. SIGHUP reloads, or
-    stops it where there is nothing to reload: then it means that the terminal has gone.
+    SIGINT and SIGTERM stop it; a second SIGINT ends the process at once. SIGHUP reloads. Without
+    ``reload`` it stops the pipeline, because the terminal has closed.
 
     Args:
-        pipeline: What runs.
-        reload: Called for SIGHUP, in a thread of its own; returns what to log. None without a file.
+        pipeline: The pipeline.
+        reload: Called for SIGHUP, in a separate thread; returns a text to log. None without a file.
         view: The console.
-        notifier: systemd.
-        duration: Seconds after which it stops; None: never.
+        notifier: The connection to systemd.
+        duration: Stop after so many seconds; None for never.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class Server:
         self._notifier = notifier
         self._watchdog = Watchdog(notifier)
         self._duration = duration
-        # The only queue that a signal handler may put into while get() is under way.
+        # A signal handler may put into this kind of queue even during get().
         self._news: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._interrupts = 0
         self._stopped = False
@@ -69,17 +68,19 @@ class Server:
         self._next_status = 0.0
 
     def run(self) -> int:
-        """Runs to the end.
+        """Runs the pipeline to its end.
 
         Returns:
-            0; 1 if a source failed for good or could not be read as a whole; after SIGTERM 0 all
-            the same, after SIGINT 130.
+            130 after SIGINT, 0 after SIGTERM; otherwise 1 if a source failed for good or could not
+            be read completely, else 0.
 
         Raises:
             AfdetError: See :meth:`~trt_afdet.stream.pipeline.Pipeline.run`.
         """
         worker = Worker(self._work, name="pipeline", on_exit=self._pipeline.stop)
-        before = {number: signal.signal(number, self._on_signal) for number in self._signals()}
+        names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows lacks SIGHUP.
+        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        before = {number: signal.signal(number, self._on_signal) for number in numbers}
         self._view.open()
         try:
             worker.start()
@@ -101,10 +102,6 @@ class Server:
             return 130
         return 1 if self._pipeline.incomplete() and not self._stopped else 0
 
-    def _signals(self) -> list[int]:
-        names = ("SIGINT", "SIGTERM", "SIGHUP")
-        return [getattr(signal, name) for name in names if hasattr(signal, name)]
-
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
             self._interrupts += 1
@@ -121,12 +118,12 @@ class Server:
             self._news.put(None)
 
     def _attend(self, worker: threading.Thread) -> None:
-        """Does what is to be done until the pipeline ends or is told to."""
+        """Handles signals and checks until the pipeline ends or must stop."""
         started = time.monotonic()
         while worker.is_alive():
             if self._duration is not None and time.monotonic() - started >= self._duration:
                 break
-            # Sources have a state as soon as all sinks are open.
+            # Sources get a state once all sinks are open.
             if not self._ready and self._pipeline.board.latest():
                 self._ready = True
                 started = time.monotonic()
@@ -154,7 +151,7 @@ class Server:
         if self._view.due:
             self._view.show(snapshot)
         if self._watchdog.due and not self._watchdog.look(snapshot):
-            log.error("the pipeline stands still: frames wait and none gets done")
+            log.error("the pipeline hangs: frames wait and none is finished")
         if status:
             self._next_status = time.monotonic() + STATUS_EVERY
             self._notifier.status(summary(snapshot))
@@ -181,8 +178,3 @@ class Server:
             log.exception("the configuration was not reloaded")
         finally:
             self._notifier.ready()
-
-
-def final_rows(snapshot: PipelineSnapshot) -> list[list[str]]:
-    """A row per sink: name, results written, dropped."""
-    return [[name, str(sink[0]), str(sink[1])] for name, sink in snapshot.sinks.items()]

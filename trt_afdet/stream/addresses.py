@@ -1,13 +1,12 @@
-"""The grammar of addresses, and how they are shown.
+"""The grammar of addresses, and their public form.
 
-``SCHEME://[USER[:PASSWORD]@]HOST[:PORT][/PATH][?QUERY][#OPTIONS]``. Where the query belongs to the
-peer (cameras), options stand behind a ``#``, which is never sent; everywhere else in the query.
-Options are ``name=value`` with ``&`` between them; ``%XX`` is decoded and every other character,
-``+``, ``@`` and ``#`` included, means itself.
+``SCHEME://[USER[:PASSWORD]@]HOST[:PORT][/PATH][?QUERY][#OPTIONS]``. The query of a camera belongs
+to the camera, so its options follow a ``#``, which is never sent. All other addresses hold their
+options in the query. Options are ``name=value`` pairs, separated by ``&``. ``%XX`` is decoded;
+every other character, also ``+``, ``@`` and ``#``, means itself.
 
-What a person gets to see of an address is :attr:`Address.shown` or went through
-:func:`~trt_afdet.support.redact.redact`. Errors of this module hold nothing of an address but its
-scheme.
+Users see only :attr:`Address.shown` or the output of :func:`~trt_afdet.support.redact.redact`.
+Errors of this module show only the scheme of an address.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ ENCODE = "in a user or password write @ as %40, : as %3A, / as %2F, # as %23, ? 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[\w.-]*)(?::(\d{1,5}))?")
 _OPTIONS = re.compile(r"[A-Za-z_]\w*=")
-# What may stand in a path or query as it is; everything else is written as %XX.
+# Characters that a path or query keeps; all others become %XX.
 _PLAIN = "/?#[]@!$&'()*+,;=:%~{}|"
 
 
@@ -33,11 +32,11 @@ class Address:
     """A network address in its parts.
 
     Attributes:
-        scheme: In small letters.
+        scheme: In lower case.
         host: Without the brackets of IPv6.
-        port: None if it is not given.
-        user, password: Decoded; None if not given.
-        path: As written, from its ``/`` on.
+        port: None if the address does not name one.
+        user, password: Decoded; None if the address does not name them.
+        path: As written, with its leading ``/``.
         query: As written, without the ``?``.
         fragment: As written, without the ``#``.
     """
@@ -59,16 +58,12 @@ class Address:
 
     @property
     def shown(self) -> str:
-        """The address without credentials and options, for people."""
+        """The address without credentials and options, for messages."""
         query = f"?{self.query}" if self.query else ""
         return redact(f"{self.scheme}://{self.place}{self.path}{query}")
 
     def url(self, scheme: str | None = None) -> str:
-        """The address for a library, credentials included, every character encoded as it must be.
-
-        Args:
-            scheme: Instead of its own.
-        """
+        """The encoded address with credentials, for libraries; ``scheme`` replaces its own."""
         who = ""
         if self.user is not None or self.password is not None:
             who = quote(self.user or "", safe="")
@@ -81,7 +76,7 @@ class Address:
 
 
 def scheme_of(text: str) -> str | None:
-    """The scheme of ``SCHEME://...`` in small letters, or None."""
+    """The scheme of ``SCHEME://...`` in lower case, or None."""
     match = _SCHEME.match(text)
     return None if match is None else match[1].lower()
 
@@ -90,7 +85,7 @@ def parse_address(text: str) -> Address:
     """Reads ``SCHEME://...`` with a host.
 
     Raises:
-        InvalidValueError: If it cannot be one; nothing of it is in the text but the scheme.
+        InvalidValueError: If the address is malformed. The text shows only its scheme.
     """
     match = _SCHEME.match(text)
     if match is None:
@@ -109,7 +104,7 @@ def parse_address(text: str) -> Address:
     path, _, query = before.partition("?")
     found = _HOST.fullmatch(place)
     if found is None or int(found[2] or 0) > 65535:
-        # Without the text: what looks like a port may be half a password.
+        # The error does not show the text: the port may be half a password.
         raise InvalidValueError(f"{scheme}:// address that cannot be read", hint=ENCODE)
     if not at and "@" in fragment and not _OPTIONS.match(fragment):
         raise InvalidValueError(f"{scheme}:// address whose password has a '#'", hint=ENCODE)

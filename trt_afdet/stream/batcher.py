@@ -1,8 +1,7 @@
-"""Where frames wait for the detector: one short queue per source, one batcher over all of them.
+"""Frames wait here for the detector: one short queue per source, one batcher for all.
 
-Nothing waits for a particular source: a batch is whatever is there, taken in turn, and it leaves
-when it is full, when no other source is due soon, or when it has waited long enough. So a slow or
-dead camera costs the others nothing.
+The batcher takes the waiting frames, source by source. A batch leaves when it is full, when no
+other source is due soon, or after a time limit. A slow or dead camera does not delay the others.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from trt_afdet.errors import InvalidValueError
 from trt_afdet.stream.frame import StreamFrame
 from trt_afdet.stream.monitoring.snapshot import QueueCount
 
-#: What happens to a frame that finds its source's queue full: the oldest waiting frame goes
-#: (live sources: latency stays bounded), the new one goes, or the source waits (files).
+#: When a queue is full, drop its oldest frame (live sources, bounds latency), drop the new frame,
+#: or let the source wait (files).
 Policy = Literal["drop-oldest", "drop-newest", "wait"]
 
 
@@ -37,22 +36,22 @@ class _Queue:
     interval: float | None = None
 
     def arrives(self, moment: float) -> None:
-        """Notes when a frame came, for :meth:`worth_waiting`."""
+        """Records the arrival of a frame, for :meth:`worth_waiting`."""
         if self.arrived is not None:
             gap = moment - self.arrived
             self.interval = gap if self.interval is None else 0.8 * self.interval + 0.2 * gap
         self.arrived = moment
 
     def worth_waiting(self, now: float, deadline: float) -> bool:
-        """Whether an empty queue can be expected to have a frame by the deadline."""
+        """Whether an empty queue should receive a frame by the deadline."""
         if self.closed or self.arrived is None:
             return False
         if self.policy == "wait":
-            return True  # A file gives its next frame as soon as it can.
+            return True  # A file delivers its next frame as soon as it can.
         if self.interval is None:
             return False
         due = self.arrived + self.interval
-        # Long overdue: a camera that is dead or slower than it was is not waited for.
+        # Do not wait for an overdue camera: it is dead or has become slower.
         return due <= deadline and now <= due + self.interval
 
 
@@ -60,9 +59,9 @@ class Batcher:
     """The queues of all sources.
 
     Args:
-        max_age: Frames that have waited longer than so many seconds when their turn comes are
-            dropped; None for no limit. Never applies to sources with policy ``wait``.
-        clock: Seconds, monotonic; the time base of ``StreamFrame.captured``.
+        max_age: Drop frames that are older than so many seconds at their turn; None for no limit.
+            Sources with policy ``wait`` ignore it.
+        clock: Monotonic seconds; the time base of ``StreamFrame.captured``.
     """
 
     def __init__(
@@ -73,13 +72,13 @@ class Batcher:
         self._max_age = max_age
         self._clock = clock
         self._queues: dict[str, _Queue] = {}
-        self._turn: deque[str] = deque()  # Sources in the order in which they are served next.
+        self._turn: deque[str] = deque()  # Sources, next one first.
         self._changed = threading.Condition()
         self._stopped = False
         self._held = 0
 
     def add(self, source: str, policy: Policy = "drop-oldest", capacity: int = 1) -> None:
-        """Opens a source's queue. A closed one of the same name is opened again, counts kept.
+        """Opens a source's queue; reopens a closed queue of the same name and keeps its counts.
 
         Raises:
             InvalidValueError: If the policy is unknown, the capacity below 1, or the name in use.
@@ -100,14 +99,14 @@ class Batcher:
             queue.policy, queue.capacity, queue.closed = policy, capacity, False
 
     def put(self, frame: StreamFrame, given_up: Callable[[], bool] = lambda: False) -> bool:
-        """Hands in a frame; with policy ``wait`` blocks until there is room.
+        """Adds a frame; policy ``wait`` blocks until the queue has room.
 
         Args:
-            frame: Of a source that was added.
-            given_up: Whether the source should end; asked again after :meth:`wake`.
+            frame: A frame of an added source.
+            given_up: Whether the source must end; called again after :meth:`wake`.
 
         Returns:
-            False if the source should end: it or the batcher was closed.
+            False if the source must end because it or the batcher was closed.
         """
         with self._changed:
             queue = self._queues[frame.source]
@@ -134,18 +133,18 @@ class Batcher:
             return True
 
     def wake(self) -> None:
-        """Lets waiting puts ask whether they are given up."""
+        """Makes waiting :meth:`put` calls check ``given_up`` again."""
         with self._changed:
             self._changed.notify_all()
 
     def close(self, source: str) -> None:
-        """Says that a source will hand in no more; what waits is still served."""
+        """Ends a source; its waiting frames are still processed."""
         with self._changed:
             self._queues[source].closed = True
             self._changed.notify_all()
 
     def forget(self, source: str) -> None:
-        """Removes a source, frames and counts included."""
+        """Removes a source with its frames and counts."""
         with self._changed:
             self._queues.pop(source, None)
             if source in self._turn:
@@ -154,7 +153,7 @@ class Batcher:
 
     @contextmanager
     def kept_open(self) -> Iterator[None]:
-        """While in this context, more sources may come: takes wait though all are closed."""
+        """Makes :meth:`take` wait even if all sources are closed, because new ones follow."""
         with self._changed:
             self._held += 1
         try:
@@ -165,27 +164,26 @@ class Batcher:
                 self._changed.notify_all()
 
     def stop(self) -> None:
-        """Ends all waiting, at once: puts return False, takes return nothing."""
+        """Ends all waits at once: :meth:`put` returns False, :meth:`take` returns None."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
 
     def take(self, most: int, max_wait: float, *, block: bool = True) -> list[StreamFrame] | None:
-        """The next batch: what is there, one frame of each source in turn.
+        """The next batch of waiting frames, one of each source in turn.
 
-        Waits for the first frame as long as it takes; then for more until there are ``most``, or
-        until ``max_wait`` seconds have passed since the first was seen, or until no source without
-        one in the batch is due by then (waiting longer could only help a source that is ahead).
+        Waits for the first frame without a limit. Then waits until ``most`` frames are there,
+        ``max_wait`` seconds have passed, or no source with an empty queue is due in that time.
 
         Args:
             most: Frames per batch.
             max_wait: Seconds.
-            block: Whether to wait for the first frame.
+            block: Wait for the first frame.
 
         Returns:
-            1 to ``most`` frames of different sources where possible; none if there is none and
-            ``block`` is False; None when all sources are closed and served, or the batcher was
-            stopped.
+            1 to ``most`` frames, of different sources if possible. An empty list if no frame waits
+            and ``block`` is False. None after the last frame of all closed sources, or after
+            :meth:`stop`.
         """
         with self._changed:
             while True:
@@ -210,7 +208,7 @@ class Batcher:
                     return batch
 
     def counts(self) -> dict[str, QueueCount]:
-        """Counts of every source."""
+        """The counts of every source."""
         with self._changed:
             return {
                 name: QueueCount(queue.received, queue.dropped, queue.stale, len(queue.frames))

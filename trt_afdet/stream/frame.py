@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -17,12 +17,12 @@ class StreamFrame:
 
     Attributes:
         source: Name of the camera or file.
-        sequence: Frames captured before it by the same source since the pipeline started,
-            reconnects included.
+        sequence: Number of the frame within its source, from 0 at the start of the pipeline;
+            reconnects do not reset it.
         image: BGR uint8 [H, W, 3].
-        captured: When it was captured, seconds of ``time.monotonic``: latencies are differences of
-            it, so a clock that is set does not disturb them.
-        wall_time: The same moment as seconds since 1970, for people and files.
+        captured: Time of capture, seconds of ``time.monotonic``. Latencies use it, so setting the
+            clock does not disturb them.
+        wall_time: The same moment as seconds since 1970.
         position: Seconds into the file, or None for live sources.
     """
 
@@ -41,16 +41,16 @@ class StreamResult:
     Attributes:
         frame: As captured.
         detections: In pixels of the frame.
-        detected: False if the tracker carried the boxes on and the detector did not run.
-        finished: When the detections were there, seconds of ``time.monotonic``.
-        events: What zones and lines had to say (see ``zones.py``).
+        detected: False if the tracker predicted the boxes and the detector did not run.
+        finished: Time at which the detections were ready, seconds of ``time.monotonic``.
+        events: Events of zones and lines (see ``zones.py``).
     """
 
     frame: StreamFrame
     detections: Detections
     detected: bool
     finished: float
-    events: tuple[object, ...] = field(default=())
+    events: tuple[object, ...] = ()
 
     @property
     def source(self) -> str:
@@ -64,10 +64,10 @@ class StreamResult:
 
     @property
     def time(self) -> float:
-        """When the frame was captured, seconds since 1970."""
+        """Time of capture, seconds since 1970."""
         return self.frame.wall_time
 
     @cached_property
     def annotated(self) -> npt.NDArray[np.uint8]:
-        """The image with the detections on it, drawn once for all sinks: do not change it."""
+        """The image with the detections, drawn once and shared by all sinks; do not modify."""
         return self.detections.draw(self.frame.image)

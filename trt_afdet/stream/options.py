@@ -1,7 +1,7 @@
-"""Options of sources and sinks: ``name=value`` pairs, and what their values may be.
+"""Options of sources and sinks: ``name=value`` pairs and their types.
 
-The parameters of a class are its options; their annotations say how a value is read. Texts of an
-address and values of a YAML file are read alike, for sources and for sinks.
+The parameters of a class are its options, and their annotations select the reader of a value.
+Sources and sinks, addresses and YAML files use the same readers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import inspect
 import math
 import re
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -33,23 +33,23 @@ def split_options(text: str) -> list[tuple[str, str]]:
     """``name=value&...`` as pairs, decoded; ``+`` is a plus.
 
     Raises:
-        InvalidValueError: If one has no ``=``.
+        InvalidValueError: If an option lacks its ``=``.
     """
     pairs = [part.partition("=") for part in text.split("&") if part]
     if not all(equals for _, equals, _ in pairs):
-        # Without it: it may be the rest of a password.
-        raise InvalidValueError("an option has no '='", hint="in a value write & as %26")
+        # The text may be the rest of a password, so the error does not show it.
+        raise InvalidValueError("an option lacks its '='", hint="in a value write & as %26")
     return [(unquote(name), unquote(value)) for name, _, value in pairs]
 
 
 def join_options(values: Mapping[str, object]) -> str:
-    """The opposite of :func:`split_options`; yes and no for booleans."""
+    """The inverse of :func:`split_options`; booleans become yes and no."""
     return "&".join(
         f"{quote(name, safe='')}={quote(_text(value), safe='')}" for name, value in values.items()
     )
 
 
-# ---- What values may be.
+# ---- Readers of values.
 
 _TRUTH = {"1": True, "true": True, "yes": True, "on": True}
 _TRUTH |= {"0": False, "false": False, "no": False, "off": False}
@@ -69,10 +69,10 @@ def _text(value: object) -> str:
 
 
 def read_truth(value: object) -> bool:
-    """``yes`` ``no`` ``on`` ``off`` ``true`` ``false`` ``1`` ``0``.
+    """Reads ``yes``, ``no``, ``on``, ``off``, ``true``, ``false``, ``1`` or ``0``.
 
     Raises:
-        InvalidValueError: If it is none of these.
+        InvalidValueError: For any other value.
     """
     truth = _TRUTH.get(str(value).strip().lower())
     if truth is None:
@@ -81,23 +81,23 @@ def read_truth(value: object) -> bool:
 
 
 def read_whole(value: object) -> int:
-    """A whole number.
+    """Reads a whole number.
 
     Raises:
-        InvalidValueError: If it is none.
+        InvalidValueError: For any other value.
     """
     text = str(value).strip()
-    # "3.0" is how YAML and JSON may write it.
+    # YAML and JSON may write it as "3.0".
     if isinstance(value, bool) or not re.fullmatch(r"[+-]?\d{1,18}(\.0+)?", text, re.ASCII):
         raise InvalidValueError("must be a whole number", got=value)
     return int(text.partition(".")[0])
 
 
 def read_number(value: object) -> float:
-    """A number.
+    """Reads a finite number.
 
     Raises:
-        InvalidValueError: If it is none, or not finite.
+        InvalidValueError: For any other value.
     """
     try:
         text = str(value)
@@ -110,19 +110,19 @@ def read_number(value: object) -> float:
 
 
 def read_seconds(value: object) -> float:
-    """``10min``, ``1.5h``, ``250ms`` or a number of seconds, as seconds.
+    """Reads ``10min``, ``1.5h``, ``250ms`` or a number of seconds as seconds.
 
     Raises:
-        InvalidValueError: If it is none of these.
+        InvalidValueError: For any other value.
     """
     return _quantity(value, _TIMES, "10min")
 
 
 def read_size(value: object) -> int:
-    """``2GB``, ``500 MiB`` or a number of bytes, as bytes.
+    """Reads ``2GB``, ``500 MiB`` or a number of bytes as bytes.
 
     Raises:
-        InvalidValueError: If it is none of these.
+        InvalidValueError: For any other value.
     """
     return int(_quantity(value, _SIZES, "2GB"))
 
@@ -147,7 +147,7 @@ def _choose(choices: tuple[str, ...], value: object) -> str:
     return text
 
 
-#: Annotations of options that are times and sizes.
+#: Annotations for times and sizes.
 Seconds = Annotated[float, read_seconds]
 Timeout = Annotated[float, read_seconds, Limit(least=0.1)]
 Size = Annotated[int, read_size]
@@ -163,18 +163,13 @@ _READERS: dict[Any, Callable[[object], Any]] = {
 
 # ---- The options of a class.
 
-#: How the value of an option is read.
+#: Converts the value of an option.
 Reader = Callable[[object], Any]
 
 
 @cache
 def options_of(make: Callable[..., Any], without: tuple[str, ...] = ()) -> Mapping[str, Reader]:
-    """The options of a class: its parameters that have a default and can be read from a text.
-
-    Args:
-        make: The class.
-        without: Parameters that are no options.
-    """
+    """Options of a class: parameters with a default and a readable type, except ``without``."""
     holder = make if is_dataclass(make) else vars(make)["__init__"]
     hints = typing.get_type_hints(holder, include_extras=True)
     options: dict[str, Reader] = {}
@@ -189,7 +184,7 @@ def options_of(make: Callable[..., Any], without: tuple[str, ...] = ()) -> Mappi
 
 
 def _reader(hint: Any) -> Reader | None:
-    """How a value of a type is read; None if it cannot be written in a text."""
+    """The reader for a type; None if text cannot express its values."""
     kinds = [kind for kind in typing.get_args(hint) if kind is not NoneType]
     if typing.get_origin(hint) is Annotated:
         read = next((kind for kind in kinds[1:] if callable(kind)), None) or _reader(kinds[0])
@@ -205,22 +200,22 @@ def _reader(hint: Any) -> Reader | None:
 def read_values(
     known: Mapping[str, Reader], scheme: str, values: Mapping[str, object]
 ) -> dict[str, Any]:
-    """The values of options, read.
+    """Reads the values of options.
 
     Raises:
-        InvalidValueError: If an option is unknown, of the wrong type, or out of range; the text
-            names the nearest one and never the value of a secret.
+        InvalidValueError: If an option is unknown, of the wrong type, or out of range. The text
+            names the nearest option and never shows the value of a secret.
         MissingFileError: If the file of a secret cannot be read.
     """
     read: dict[str, Any] = {}
     for name, value in values.items():
         plain = name.removesuffix("_file")
         if name not in known:
-            # It may be a piece of a password that has a "&" in it.
+            # The name may be a piece of a password that contains "&".
             guarded = any(other in known and _is_secret(other) for other in values)
             got = name if name.isidentifier() and len(name) <= 20 and not guarded else None
-            hint = (nearest(name, known) if got else None) or f"it has {_listed(known)}"
-            raise InvalidValueError(f"{scheme}: no such option", got=got, hint=hint)
+            hint = (nearest(name, known) if got else None) or f"known: {', '.join(known) or 'none'}"
+            raise InvalidValueError(f"{scheme}: unknown option", got=got, hint=hint)
         try:
             found = known[name](value)
         except InvalidValueError as error:
@@ -234,17 +229,9 @@ def read_values(
 
 
 def read_options(cls: Callable[..., T], scheme: str, values: Mapping[str, object]) -> T:
-    """An instance of a dataclass of options.
-
-    Raises:
-        InvalidValueError, MissingFileError: See :func:`read_values`.
-    """
+    """Makes a dataclass from its options; raises as :func:`read_values`."""
     return cls(**read_values(options_of(cls), scheme, values))
 
 
 def _is_secret(name: str) -> bool:
     return name.removesuffix("_file") in SECRETS
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none"

@@ -1,4 +1,4 @@
-"""When a lost source, broker or server is tried again."""
+"""Pauses before a lost source, broker or server is tried again."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class Retry:
     Attributes:
         first: Seconds before the first try.
         factor: Each further pause is so many times longer.
-        longest: Seconds; no pause is longer.
-        jitter: Each pause is made longer or shorter by up to this share, so that cameras behind
-            one broken switch do not all come back in the same instant.
-        stall: A source that is open but gives no frame for so many seconds is restarted.
-        opening: A source that does not open within so many seconds is restarted.
-        settled: A source that was live for so many seconds starts again with the first pause.
-        give_up: Tries in a row after which a source has failed for good; 0: never.
+        longest: Seconds of the longest pause.
+        jitter: Each pause varies by up to this share, so that cameras behind one broken switch do
+            not all return at the same instant.
+        stall: Restart an open source that delivers no frame for so many seconds.
+        opening: Restart a source that does not open within so many seconds.
+        settled: After so many live seconds a source starts again with the first pause.
+        give_up: A source fails for good after so many tries in a row; 0 for never.
     """
 
-    #: Pauses after a refused user or password, in multiples of ``first`` (10 s, 1 min, 5 min):
-    #: cameras lock a user out after a few wrong passwords within minutes.
+    #: Pauses after a refused user or password, in multiples of ``first`` (10 s, 1 min, 5 min).
+    #: Cameras lock a user out after a few wrong passwords within minutes.
     LOGIN: ClassVar[tuple[float, ...]] = (20, 120, 600)
 
     first: Positive = 0.5
@@ -41,16 +41,16 @@ class Retry:
         check_fields(self)
 
     def pause(self, failures: int, random_share: float, *, login: bool = False) -> float:
-        """Seconds to wait.
+        """Seconds to wait before the next try.
 
         Args:
-            failures: In a row, from 1.
-            random_share: Of the jitter, 0 to 1.
-            login: Whether user or password is refused.
+            failures: Failures in a row, from 1.
+            random_share: Random part of the jitter, 0 to 1.
+            login: The camera refused the user or password.
         """
         if login:
             share = 1 + self.jitter * random_share
             return self.first * self.LOGIN[min(failures, len(self.LOGIN)) - 1] * share
-        # The exponent is bounded so that months of failures do not overflow.
+        # The limit keeps the power from overflowing after months of failures.
         pause = min(self.longest, self.first * self.factor ** min(failures - 1, 64))
         return pause * (1 + self.jitter * (2 * random_share - 1))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from trt_afdet.runtime.detector import Detector
@@ -20,11 +19,7 @@ if TYPE_CHECKING:
 
 
 def web_server(config: Config, shapes: Mapping[str, Shapes]) -> WebServer | None:
-    """The web page of a configuration, not started; None if it has none.
-
-    Raises:
-        AfdetError: See :class:`~trt_afdet.web.server.WebServer`.
-    """
+    """Makes the web page of a configuration without starting it; None if ``web`` is off."""
     from trt_afdet.web.server import WebServer
     from trt_afdet.web.zones_store import ZonesStore
 
@@ -44,16 +39,16 @@ def web_server(config: Config, shapes: Mapping[str, Shapes]) -> WebServer | None
 
 
 class Service:
-    """Opens what a configuration names; ``pipeline.run()`` runs it, :meth:`close` closes it.
+    """Opens everything in a configuration; ``pipeline.run()`` runs it, :meth:`close` closes it.
 
     Args:
         loaded: The configuration.
-        detector: An open one, which stays open; by default the configuration's model.
+        detector: An open detector, which stays open; by default the configuration's model.
         sinks: Sinks besides the configuration's.
         device: Of the configuration's model, see :class:`~trt_afdet.Detector`.
 
     Raises:
-        ConfigError: If anything in the configuration cannot be used.
+        ConfigError: If the configuration contains mistakes.
         AfdetError: If the model, the page or the metrics cannot be opened.
     """
 
@@ -64,7 +59,7 @@ class Service:
         sinks: Sequence[Sink] = (),
         device: int | str | None = None,
     ) -> None:
-        # Whatever can be refused without the model is, before it is loaded.
+        # Find all mistakes that do not need the model before it is loaded.
         resolve(loaded, None)
         with ExitStack() as stack:
             if detector is None:
@@ -76,7 +71,7 @@ class Service:
             self.pipeline = self.deployment.pipeline
             if self.web is not None:
                 self.web.attach(self.pipeline)
-                # Zones drawn on the page take effect at once.
+                # Zones drawn on the page apply at once.
                 self.web.zones.on_zones = self.deployment.set_zones
             if loaded.config.metrics is not None:
                 metrics = MetricsServer(
@@ -87,18 +82,18 @@ class Service:
             self._open = stack.pop_all()
 
     def reload(self, loaded: Loaded) -> Changes:
-        """Goes on with another configuration.
+        """Continues with another configuration.
 
         Raises:
-            AfdetError: If it cannot be used; everything is as before.
+            AfdetError: If it contains mistakes; nothing changes then.
         """
-        # What takes effect at the next start must be able to, too.
+        # Also check settings that apply only at the next start.
         web_server(loaded.config, {})
         if loaded.config.metrics is not None:
             parse_address(loaded.config.metrics)
         changes = self.deployment.reload(loaded)
         if self.web is not None:
-            # They have passed the one check of zones: nothing here can be refused.
+            # The deployment has already checked these zones.
             self.web.zones.adopt(loaded.config.zones, self.deployment.shapes)
         return changes
 
@@ -109,10 +104,5 @@ class Service:
     def __enter__(self) -> Service:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()

@@ -8,14 +8,19 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.runtime.detector import Detector
 from trt_afdet.stream.analysis.filters import FilterOptions
 from trt_afdet.stream.analysis.tracking import TrackOptions
-from trt_afdet.stream.config.schema import Config, Loaded, SourceConfig, load_config
+from trt_afdet.stream.config.schema import (
+    Config,
+    Loaded,
+    SourceConfig,
+    is_config_file,
+    load_config,
+)
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.pipeline import Scheduling
 from trt_afdet.stream.service import Service
@@ -24,7 +29,7 @@ from trt_afdet.support.threads import Worker
 if TYPE_CHECKING:
     from trt_afdet.stream.monitoring.status import StatusEvent
 
-#: How often a thread that waits looks whether it should end, seconds.
+#: Seconds between two checks whether a waiting thread should end.
 _POLL = 0.1
 
 Address = str | int | os.PathLike[str]
@@ -33,7 +38,7 @@ Address = str | int | os.PathLike[str]
 class Watch:
     """A running detection: iterate over its results, or wait for its end.
 
-    Leaving its context, or :meth:`stop`, ends it. Iterating and :meth:`wait` raise
+    Leaving the context or calling :meth:`stop` ends it. Iteration and :meth:`wait` raise
     :class:`~trt_afdet.errors.RunError` if the detector or all sources failed.
     """
 
@@ -72,16 +77,16 @@ class Watch:
             self.stop()
 
     def stop(self) -> None:
-        """Ends it soon; returns at once."""
+        """Asks the detection to end; returns at once."""
         self._results.stop()
         self._service.pipeline.stop()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Waits for the end; False if it has not come within ``timeout`` seconds.
+        """Waits for the end; False if the detection still runs after ``timeout`` seconds.
 
         Raises:
             RunError: If the detector or all sources failed.
-            Exception: What ``on_result`` raised.
+            Exception: The exception of ``on_result``.
         """
         for thread in self._threads:
             thread.join(timeout)
@@ -93,7 +98,7 @@ class Watch:
 
     def __iter__(self) -> Iterator[StreamResult]:
         if self._on_result is not None:
-            raise InvalidValueError("results go to on_result, or to a loop; not to both")
+            raise InvalidValueError("results go to on_result or to a loop, not to both")
         try:
             yield from self._results
         finally:
@@ -103,12 +108,7 @@ class Watch:
     def __enter__(self) -> Watch:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         self.stop()
         if kind is None:
             self.wait()
@@ -130,27 +130,27 @@ def watch(
     realtime: bool = False,
     block: bool = True,
 ) -> Watch | None:
-    """Detects on cameras, streams and files for as long as they run.
+    """Detects on cameras, streams and files until they end.
 
-    A live camera is reconnected when it fails, and its newest frame is processed next. Of files
-    every frame is processed. Ctrl-C ends a blocking call, which then returns.
+    A live camera is reconnected when it fails, and its newest frame is processed next. Every frame
+    of a file is processed. Ctrl-C ends a blocking call, which then returns.
 
     Args:
         source: An address such as ``rtsp://...``, the number of a camera, a file, several of these,
-            or one ``cameras.yaml``, which brings its own model, options, sinks and web page.
+            or one ``cameras.yaml``, which sets the model, options, sinks and web page itself.
         on_result: Called with the :class:`~trt_afdet.stream.frame.StreamResult` of every processed
-            frame: in the caller's thread if the call blocks, else in a thread of its own. Without
-            it, iterate over what this function returns.
+            frame: in the caller's thread if the call blocks, else in a separate one. Without it,
+            iterate over the returned :class:`Watch`.
         model: A model file or an open detector; the shipped model by default.
         conf: Lowest confidence, 0..1; 0.3 by default, or the detector's own.
         classes: Names of the classes to report.
         device: See :class:`~trt_afdet.Detector`.
         track: Number the objects.
         zones: Zones and lines of every source: ``{"zones": [...], "lines": [...]}`` as in the
-            file of zones; their events are in ``result.events``.
-        every: Detect on one frame in so many; tracks go on in between.
+            file of zones; ``result.events`` holds their events.
+        every: Detect on one frame in so many; the tracker fills in the others.
         realtime: Play files at their own pace.
-        block: Whether to return at the end only. Without ``on_result`` it never blocks.
+        block: Return only at the end. A call without ``on_result`` never blocks.
 
     Returns:
         None if it blocked, else a :class:`Watch`.
@@ -159,10 +159,10 @@ def watch(
         InvalidValueError: If an address or an option is wrong.
         MissingDependencyError: If a source needs a package that is not installed.
         RunError: If the detector or all sources failed.
-        Exception: What ``on_result`` raises ends the run and reaches the caller.
+        Exception: An exception of ``on_result`` ends the run and reaches the caller.
     """
     addresses = _addresses(source)
-    if len(addresses) == 1 and addresses[0].lower().endswith((".yaml", ".yml")):
+    if len(addresses) == 1 and is_config_file(addresses[0]):
         if any((model, conf, classes, device, track, zones, every != 1, realtime)):
             raise InvalidValueError(
                 "a cameras.yaml brings its own model and options", got=addresses[0]
@@ -186,7 +186,7 @@ def watch(
             for address in addresses
         ]
         file = None if model is None or isinstance(model, Detector) else str(model)
-        # Few results wait, so that what on_result sees is recent.
+        # A short queue, so that on_result sees recent frames.
         options = Scheduling(sink_queue=2 * min(len(sources), 8))
         loaded = Loaded(Config(sources=tuple(sources), model=file, conf=conf, options=options))
     results = _Results()
@@ -203,7 +203,7 @@ def watch(
 def _addresses(source: Address | Iterable[Address]) -> list[str]:
     given = [source] if isinstance(source, (str, int, os.PathLike)) else list(source)
     if not given:
-        raise InvalidValueError("there is no source to watch", got="an empty list")
+        raise InvalidValueError("watch needs a source", got="an empty list")
     for one in given:
         if isinstance(one, bool) or not isinstance(one, (str, int, os.PathLike)):
             raise InvalidValueError(
@@ -213,13 +213,13 @@ def _addresses(source: Address | Iterable[Address]) -> list[str]:
 
 
 class _Results:
-    """The sink that hands the results of every processed frame to whoever iterates."""
+    """A sink that passes results to the thread that iterates over it."""
 
     name = "on_result"
     durable = True
 
     def __init__(self) -> None:
-        # One result may wait here, so that a slow reader sees recent frames.
+        # Holds one result, so that a slow reader sees recent frames.
         self._results: queue.Queue[StreamResult] = queue.Queue(1)
         self._stopped = threading.Event()
         self._ended = threading.Event()
@@ -240,7 +240,7 @@ class _Results:
         self._stopped.set()
 
     def end(self) -> None:
-        """No result comes after this."""
+        """Marks the end of the results."""
         self._ended.set()
 
     def __iter__(self) -> Iterator[StreamResult]:

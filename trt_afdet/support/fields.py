@@ -1,7 +1,6 @@
-"""Limits of a dataclass's fields, written once, in their annotations.
+"""Limits of dataclass fields, in their annotations.
 
-A dataclass checks them with :func:`check_fields`; pydantic and the JSON Schema of ``cameras.yaml``
-read the same annotations.
+:func:`check_fields`, pydantic and the JSON Schema of ``cameras.yaml`` read the same annotations.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from trt_afdet.support.suggest import nearest
 
 @dataclass(frozen=True)
 class Limit:
-    """What a number must be: at least ``least``, above ``above``, at most ``most``."""
+    """A range: at least ``least``, above ``above``, at most ``most``."""
 
     least: float | None = None
     above: float | None = None
@@ -38,7 +37,7 @@ class Limit:
             raise InvalidValueError(f"must be at most {self.most:g}", got=f"{value:g}")
         return value
 
-    # Pydantic, which is an optional package, asks for these.
+    # Pydantic, an optional package, calls these.
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
@@ -57,7 +56,7 @@ Positive = Annotated[float, Limit(above=0)]
 
 
 def unknown_choice(value: object, choices: tuple[str, ...]) -> InvalidValueError:
-    """The error for a word that is none of the choices."""
+    """The error for a value outside the choices."""
     listed = ", ".join(choices)
     return InvalidValueError(
         f"must be one of {listed}", got=value, hint=nearest(str(value), choices)
@@ -68,8 +67,8 @@ def check_fields(instance: Any) -> None:
     """Checks the values of a dataclass against the annotations of its fields.
 
     Raises:
-        InvalidValueError: If one is out of range or not one of the choices; the text begins with
-            the field's name.
+        InvalidValueError: If a value is out of range or outside the choices. The text begins with
+            the name of the field.
     """
     for name, check in _checks(instance.__class__).items():
         value = getattr(instance, name)
@@ -92,7 +91,7 @@ def _checks(cls: Any) -> dict[str, Callable[[Any], Any]]:
 
 
 def _check_of(hint: Any) -> Callable[[Any], Any] | None:
-    """The check of an annotation: of X, of X | None, or of the values of Mapping[str, X]."""
+    """The check for X, for X | None, or for the values of Mapping[str, X]."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return next((part.check for part in parts if isinstance(part, Limit)), None)

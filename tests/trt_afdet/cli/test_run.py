@@ -333,7 +333,7 @@ def test_options_that_belong_into_the_file_are_refused(
 ) -> None:
     (tmp_path / "c.yaml").write_text("sources: ['test://']")
     (line,) = complain(capsys, str(tmp_path / "c.yaml"), "--track")
-    assert "--track belongs into the YAML" in line
+    assert "--track belongs in the YAML" in line
 
 
 def test_check_says_what_would_be(

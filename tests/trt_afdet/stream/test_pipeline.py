@@ -536,7 +536,7 @@ def test_the_pattern_moves_and_its_boxes_are_where_it_says() -> None:
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("test://?widht=5", "no such option .*width"),
+        ("test://?widht=5", "unknown option .*width"),
         ("test://?width=5", "at least 64"),
         ("test://?fps=fast", "must be a number"),
         ("test://?objects=-1", "at least 0"),

@@ -143,7 +143,7 @@ def test_ctrl_c_ends_it(detector: Detector) -> None:
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        ([], {}, "no source"),
+        ([], {}, "needs a source"),
         (True, {}, "an address, a file or the number"),
         (3.5, {}, "float"),
         ("rstp://cam/1", {}, "did you mean 'rtsp'"),

@@ -1,8 +1,8 @@
-"""Every address of a source or sink that there is, what it means, and the object behind it.
+"""The registry of source and sink addresses, and the objects they create.
 
-:data:`SOURCES` and :data:`SINKS` are the one table: parsing, ``run --help``, hints of errors and
-docs/cameras.md go by it. Options stand in the query of an address. Where the query belongs to a
-camera or stream of the network they stand behind a ``#``, which is never sent:
+Parsing, ``run --help``, hints of errors and docs/cameras.md use :data:`SOURCES` and :data:`SINKS`.
+The query of an address holds its options. A camera or stream in the network needs its query itself,
+so its options follow a ``#``, which is never sent:
 ``rtsp://host/1?subtype=1#transport=udp&timeout=3``.
 """
 
@@ -73,13 +73,13 @@ class Scheme:
     """A kind of address.
 
     Attributes:
-        example: How it is written.
-        what: What it is, in a few words.
+        example: An example, for help and hints.
+        what: A description in a few words.
         options: Its options.
-        make: For a source: takes what follows ``://`` and the options as given, and returns a
-            :class:`SourceAddress`. For a sink: takes the address without its query and the options
-            as read, and returns the sink.
-        peers_query: Whether the query belongs to the camera and options stand behind a ``#``.
+        make: For a source: turns the text after ``://`` and the unread options into a
+            :class:`SourceAddress`. For a sink: turns the address without its query and the options
+            as read into the sink.
+        peers_query: The query belongs to the camera, and options follow a ``#``.
     """
 
     example: str
@@ -91,15 +91,15 @@ class Scheme:
 
 @dataclass(frozen=True)
 class SourceAddress:
-    """What the address of a source means.
+    """The parsed address of a source.
 
     Attributes:
-        uri: What is opened; may hold credentials.
+        uri: The address or path to open; may hold credentials.
         kind: ``v4l2``, ``csi``, ``gst``, ``rtsp``, ``http``, ``stream``, ``file``, ``pictures`` or
             ``test``.
-        name: For people and logs; without credentials.
+        name: For messages and logs; without credentials.
         live: See :class:`Source`.
-        options: As its kind has them.
+        options: The options class of its kind.
     """
 
     uri: str = field(repr=False)
@@ -110,7 +110,7 @@ class SourceAddress:
 
 
 def listed() -> str:
-    """The addresses there are, one a line, for ``--help``."""
+    """All addresses, one per line, for ``--help``."""
     lines = []
     for title, schemes in (("sources", SOURCES), ("sinks", SINKS)):
         lines += ["", f"{title}:"]
@@ -123,21 +123,19 @@ def listed() -> str:
 
 
 def parse_source(text: str, **options: object) -> SourceAddress:
-    """Reads the address of a source.
-
-    Nothing is opened; of paths it is looked up what is there.
+    """Reads the address of a source; looks at paths, but opens nothing.
 
     Args:
         text: A path, or an address of :data:`SOURCES`.
-        options: Of the source; they have precedence over those in the address.
+        options: Options of the source; they override those in the address.
 
     Raises:
-        InvalidValueError: If the scheme, an option or the address itself is not acceptable; the
-            text names the nearest one and holds no credentials.
+        InvalidValueError: If the scheme, an option or the address itself is invalid. The text
+            names the nearest valid one and never shows credentials.
     """
     text = text.strip()
     if not text or "\0" in text:
-        raise InvalidValueError("a source has no address")
+        raise InvalidValueError("a source needs an address")
     name = scheme_of(text)
     if name is None:
         return _path(text, options)
@@ -155,7 +153,7 @@ def parse_source(text: str, **options: object) -> SourceAddress:
 
 
 def _unknown(what: str, name: str | None, known: Iterable[str], listing: str) -> InvalidValueError:
-    # What stands before a colon may be half a password.
+    # The text before a colon may be half a password.
     got = name if name is not None and re.fullmatch(r"[a-z][a-z0-9+.-]{0,19}", name) else None
     hint = (nearest(got, known) if got else None) or f"one of {listing}"
     got = f"{got}://" if got and what == "source" else got
@@ -163,12 +161,7 @@ def _unknown(what: str, name: str | None, known: Iterable[str], listing: str) ->
 
 
 def make_source(spec: SourceAddress, name: str | None = None) -> Source:
-    """The source behind an address, not yet opened.
-
-    Args:
-        spec: From :func:`parse_source`.
-        name: For people, instead of its own.
-    """
+    """Makes the source of an address without opening it; ``name`` replaces the address's name."""
     return _SOURCE_MAKERS[spec.kind](spec, name or spec.name)
 
 
@@ -200,15 +193,13 @@ _SOURCE_MAKERS: dict[str, Callable[[SourceAddress, str], Source]] = {
 def _path(text: str, options: dict[str, Any]) -> SourceAddress:
     if match := _DEVICE.fullmatch(text):
         return _v4l2(match[1], options)
-    # pathlib's own would raise for an unknown user.
+    # Path.expanduser raises for an unknown user.
     path = Path(os.path.expanduser(text))  # noqa: PTH111
     try:
         path.exists()
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            raise InvalidValueError(
-                "a path that is too long", got=f"{len(text)} characters"
-            ) from None
+            raise InvalidValueError("the path is too long", got=f"{len(text)} characters") from None
         raise InvalidValueError(
             "cannot be read", got=f"{_shown(text) or 'a path'}: {error.strerror}"
         ) from None
@@ -226,14 +217,14 @@ def _path(text: str, options: dict[str, Any]) -> SourceAddress:
         return SourceAddress(str(path), "pictures", text, False, None)
     if not path.exists() and suffix not in VIDEO_SUFFIXES:
         hint = f"did you mean /dev/video{text}?" if text.isdecimal() else None
-        raise InvalidValueError("no such file, and no address either", got=_shown(text), hint=hint)
+        raise InvalidValueError("no such file, and not an address", got=_shown(text), hint=hint)
     return SourceAddress(
         str(path), "file", text, False, read_options(FileOptions, "a video", options)
     )
 
 
 def _shown(text: str) -> str | None:
-    """A text for an error; nothing of one that may be an address with a password."""
+    """The text for an error; None if it may hold a password."""
     return None if "@" in text else redact(text)
 
 
@@ -293,7 +284,7 @@ def _network_source(text: str, options: dict[str, Any]) -> SourceAddress:
         spec: SourceAddress = SOURCES[scheme].make(address, given)
     except InvalidValueError as error:
         if "@" in address.fragment and address.user is None:
-            # What looks like an option may be a piece of a password that has a "#".
+            # The option may be a piece of a password that contains "#".
             raise InvalidValueError(error.what, hint=ENCODE) from None
         raise
     return spec
@@ -318,7 +309,7 @@ def _stream(address: Address, given: dict[str, Any]) -> SourceAddress:
         raise InvalidValueError(f"{scheme}:// needs a port", hint=f"{scheme}://HOST:PORT")
     url = address.url()
     if scheme == "udp" and address.user is None and address.password is None:
-        # udp://@239.0.0.1:1234, as VLC and FFmpeg write "receive there".
+        # VLC and FFmpeg write "receive there" as udp://@239.0.0.1:1234.
         url = url.replace("://", "://@", 1)
     return SourceAddress(url, "stream", address.shown, True, read)
 
@@ -345,7 +336,7 @@ def _protocol(example: str, what: str) -> Scheme:
 
 _RTMP = _protocol("rtmp://HOST/APP/KEY, rtmps://", "RTMP")
 
-#: Sources by the scheme of their address; what has none is a path or a device.
+#: Sources by the scheme of their address. An address without a scheme is a path or a device.
 SOURCES: dict[str, Scheme] = {
     "v4l2": _source("/dev/video0, v4l2://0", "a camera of this machine", V4l2Options, _v4l2),
     "csi": _source("csi://0", "a camera of a Jetson", CsiOptions, _csi),
@@ -355,10 +346,10 @@ SOURCES: dict[str, Scheme] = {
     "https": _HTTP,
     "udp": _protocol("udp://@239.0.0.1:1234", "MPEG-TS and more"),
     "tcp": _protocol("tcp://HOST:PORT", "MPEG-TS and more"),
-    "rtp": _protocol("rtp://:5004, FILE.sdp", "RTP; what is in it says an SDP file"),
+    "rtp": _protocol("rtp://:5004, FILE.sdp", "RTP; an SDP file describes the content"),
     "rtmp": _RTMP,
     "rtmps": _RTMP,
-    "srt": _protocol("srt://HOST:PORT", "where PyAV's FFmpeg has SRT"),
+    "srt": _protocol("srt://HOST:PORT", "SRT, if PyAV's FFmpeg has it"),
     "file": _source("clip.mp4, file:///data/clip.mp4", "a video or pictures", FileOptions, _file),
     "gst": _source("gst://PIPELINE", "a GStreamer pipeline", GstOptions, _gst),
     "test": _source("test://?fps=30", "a moving pattern with known boxes", Pattern, _test),
@@ -368,10 +359,10 @@ SOURCES: dict[str, Scheme] = {
 
 
 def make_sink(text: str) -> Sink:
-    """The sink behind an address; nothing is opened yet.
+    """Makes the sink of an address without opening it.
 
     Raises:
-        InvalidValueError: If the scheme or an option is unknown or wrong; without credentials.
+        InvalidValueError: If the scheme or an option is invalid. The text never shows credentials.
         MissingFileError: If a file of secrets or certificates is missing.
     """
     name, colon, _ = text.partition(":")
@@ -392,14 +383,14 @@ def make_sink(text: str) -> Sink:
     except InvalidValueError as error:
         what = error.what if error.what.startswith(name) else f"{name}: {error.what}"
         if "@" in query:
-            # What looks like an option may be a piece of a password that has a "?".
+            # The option may be a piece of a password that contains "?".
             raise InvalidValueError(what, hint=ENCODE) from None
         raise InvalidValueError(what, got=error.got, hint=error.hint or scheme.example) from None
     return sink
 
 
 def _split_foreign(query: str, known: Iterable[str]) -> tuple[str, str]:
-    """A webhook's options that are ours, and those of its server: they resemble none of ours."""
+    """Splits the query of a webhook into our options and those of its server."""
     ours: list[str] = []
     others: list[str] = []
     for part in filter(None, query.split("&")):
@@ -410,25 +401,25 @@ def _split_foreign(query: str, known: Iterable[str]) -> tuple[str, str]:
 
 
 def _network(place: str) -> Address:
-    """The parts of an address that names a host."""
+    """Parses an address that must name a host."""
     address = parse_address(place)
     if not address.host:
-        raise InvalidValueError("it names no host")
+        raise InvalidValueError("the host is missing")
     if "#" in place or "@" in address.path + address.query:
         raise InvalidValueError("an address with a '#' or '@' behind its host", hint=ENCODE)
     return address
 
 
 def _file_sink(cls: Callable[..., Sink]) -> Callable[[str, dict[str, Any]], Sink]:
-    """The sink of ``jsonl:FILE`` or ``jsonl:///FILE``."""
+    """A maker of sinks for ``jsonl:FILE`` or ``jsonl:///FILE``."""
 
     def make(place: str, options: dict[str, Any]) -> Sink:
         text = unquote(place.partition(":")[2])
         if text.startswith("//"):
             text = "/" + text.lstrip("/")
         if not text:
-            raise InvalidValueError("it names no file or folder")
-        # pathlib's own would raise for an unknown user.
+            raise InvalidValueError("the file or folder is missing")
+        # Path.expanduser raises for an unknown user.
         return cls(Path(os.path.expanduser(text)), **options)  # noqa: PTH111
 
     return make
@@ -436,7 +427,7 @@ def _file_sink(cls: Callable[..., Sink]) -> Callable[[str, dict[str, Any]], Sink
 
 @dataclass(frozen=True)
 class _SpoolOptions:
-    """Options that say where records wait for a server."""
+    """Options of the spool, where records wait for a server."""
 
     spool: Path | None = None
     spool_size: Size | None = None
@@ -445,13 +436,13 @@ class _SpoolOptions:
 def _spooled(
     cls: Callable[..., Sink], settings: Callable[..., Any], options: dict[str, Any], **parts: Any
 ) -> Sink:
-    """A sink with a spool.
+    """Makes a sink with a spool.
 
     Args:
         cls: The sink.
-        settings: The class of its own options.
-        options: Of the settings, the spool and the delivery.
-        parts: What the address says.
+        settings: The class of its specific options.
+        options: Options for the settings, the spool and the delivery.
+        parts: Settings from the address itself.
     """
     own = {key: options.pop(key) for key in options_of(settings) if key in options}
     made = settings(**{**parts, **own})
@@ -483,7 +474,7 @@ def _redis(place: str, options: dict[str, Any]) -> Sink:
 def _webhook(place: str, options: dict[str, Any]) -> Sink:
     address = _network(place)
     url = address.url(address.scheme.removeprefix("webhook+"))
-    # A post for every frame would be a burden to most servers.
+    # Most servers cannot handle a request for every frame.
     return _spooled(WebhookSink, WebhookOptions, {"linger": 1.0, **options}, url=url)
 
 
@@ -499,7 +490,7 @@ def _rtsp_sink(place: str, options: dict[str, Any]) -> Sink:
 
 
 def _sink(example: str, what: str, make: Any, *options: Any) -> Scheme:
-    #: What the address itself says.
+    # The address itself contains these.
     without = ("host", "port", "tls", "topic")
     found = {n: o for cls in options for n, o in options_of(cls, without).items()}
     return Scheme(example, what, found, make)

@@ -1,4 +1,4 @@
-"""From a configuration to a running pipeline, and from one configuration to the next."""
+"""Turns a configuration into a running pipeline, and reloads it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from trt_afdet.support.suggest import nearest
 
 log = logging.getLogger("trt_afdet.stream")
 
-#: What a running pipeline cannot change.
+#: Keys that a running pipeline cannot change.
 FIXED = (
     "model", "backend", "providers", "threads", "batch", "iou", "max_det", "web", "metrics",
     "options",
 )  # fmt: skip
 
-#: How a camera is used; a source's other keys change without touching the camera.
+#: Keys whose change restarts a camera; a source's other keys change while it runs.
 CAPTURE = ("uri", "options", "retry", "policy", "queue", "realtime")
 
 
@@ -42,8 +42,8 @@ class ConfiguredSource:
 
     Attributes:
         name: Unique in the pipeline, without credentials.
-        address: Where its frames come from.
-        config: What is done with them.
+        address: The address of its frames.
+        config: Its keys in the file.
     """
 
     name: str
@@ -51,7 +51,7 @@ class ConfiguredSource:
     config: SourceConfig
 
     def same_capture(self, other: ConfiguredSource) -> bool:
-        """Whether the camera itself is used in the same way."""
+        """Whether the camera can keep running."""
         return all(getattr(self.config, key) == getattr(other.config, key) for key in CAPTURE)
 
 
@@ -60,8 +60,8 @@ class ConfiguredSink:
     """A sink of a configuration.
 
     Attributes:
-        uri: With its options; may hold credentials.
-        sink: Made, not opened.
+        uri: The address with its options; may hold credentials.
+        sink: The sink, not opened yet.
     """
 
     uri: str = field(repr=False)
@@ -69,13 +69,13 @@ class ConfiguredSink:
 
     @property
     def path(self) -> Path | None:
-        """The file that belongs to it alone, a spool included; None if there is none."""
+        """The file or spool that it writes; None for other sinks."""
         path = getattr(self.sink, "path", None)
         return path if isinstance(path, Path) else None
 
     @property
     def target(self) -> str:
-        """What only one sink can write to, whatever its options are."""
+        """The place that only one sink can write to, regardless of its options."""
         if self.path is not None:
             return str(self.path.resolve())
         return self.sink.name if self.uri.startswith("mjpeg:") else self.uri
@@ -83,7 +83,7 @@ class ConfiguredSink:
 
 @dataclass(frozen=True)
 class Resolved:
-    """What a configuration means."""
+    """A configuration with its parsed sources, sinks and zones."""
 
     loaded: Loaded
     sources: tuple[ConfiguredSource, ...]
@@ -97,10 +97,10 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Changes:
-    """What a reload did: names of sources, public names of sinks.
+    """The effect of a reload: names of sources, public names of sinks.
 
     Attributes:
-        fixed: Keys whose change takes effect at the next start.
+        fixed: Keys whose change applies at the next start.
     """
 
     added: tuple[str, ...] = ()
@@ -127,12 +127,12 @@ def resolve(
     class_names: Sequence[str] | None,
     sinks: Mapping[str, Sink] | None = None,
 ) -> Resolved:
-    """Works out what a configuration means; opens nothing.
+    """Parses the sources, sinks and zones of a configuration; opens nothing.
 
     Args:
         loaded: The configuration.
-        class_names: The model's; None for a first look without it.
-        sinks: Sinks that exist already, by URI: they are used again.
+        class_names: The model's; None for a first check without the model.
+        sinks: Existing sinks to reuse, by URI.
 
     Raises:
         ConfigError: With all mistakes.
@@ -150,7 +150,7 @@ def resolve(
                     problems.append((("sources", index, key), str(error)))
     configured_sinks = _sinks(config, sinks or {}, problems)
     shapes: dict[str, Shapes] = {}
-    # The web page makes a file of zones that does not exist.
+    # If the file of zones does not exist, the web page creates it.
     if config.zones is not None and (config.web is None or Path(config.zones).exists()):
         try:
             shapes = read_zones(Path(config.zones))
@@ -158,11 +158,9 @@ def resolve(
             problems.append((("zones",), str(error)))
     known = [configured.name for configured in sources]
     for name in [n for n in shapes if n not in known and class_names is not None]:
-        # No mistake: the page's file may know a camera that is away for a while.
+        # Only a warning: the page's file may contain a camera that is away for a while.
         hint = nearest(name, known)
-        log.warning(
-            "%s: no source is called %s%s", config.zones, name, f" - {hint}" if hint else ""
-        )
+        log.warning("%s: unknown source %s%s", config.zones, name, f" - {hint}" if hint else "")
     for configured in sources:
         if configured.config.zones is not None:
             shapes[configured.name] = configured.config.shapes
@@ -172,10 +170,10 @@ def resolve(
 
 
 def open_detector(loaded: Loaded, device: int | str | None = None) -> Detector:
-    """The model of a configuration, with the lowest confidence that any source needs.
+    """Opens the model of a configuration, with the lowest confidence that a source needs.
 
     Raises:
-        ConfigError: If the model does not fit what the configuration says.
+        ConfigError: If the model contradicts the configuration.
         AfdetError: See :meth:`trt_afdet.runtime.detector.Detector.load`.
     """
     config = loaded.config
@@ -189,7 +187,7 @@ def open_detector(loaded: Loaded, device: int | str | None = None) -> Detector:
     try:
         lowest = config.lowest_conf
         if backend.has_nms:
-            # Such a model reports nothing below its own limit: tracking goes without that.
+            # Such a model reports nothing below its own limit: tracking works without weaker boxes.
             reported = min(source.lowest for source in config.sources)
             lowest = min(reported, max(lowest, backend.spec.score_threshold))
         return Detector(backend, conf=lowest, iou=config.iou, max_detections=config.max_det)
@@ -199,13 +197,13 @@ def open_detector(loaded: Loaded, device: int | str | None = None) -> Detector:
 
 
 class Deployment:
-    """A pipeline made from a configuration, which can be replaced while it runs.
+    """A pipeline whose configuration can be replaced while it runs.
 
     Args:
         resolved: The configuration.
-        detector: Of the model; see :attr:`Config.lowest_conf` for its confidence.
+        detector: The detector; :attr:`Config.lowest_conf` gives its confidence.
         class_names: The model's.
-        extra_sinks: Sinks that are no part of the configuration, such as the web page.
+        extra_sinks: Sinks outside the configuration, such as the web page.
 
     Raises:
         AfdetError: If tracking, zones or filters cannot be set up.
@@ -236,7 +234,7 @@ class Deployment:
 
     @property
     def shapes(self) -> dict[str, Shapes]:
-        """The zones and lines of every source that has any, those drawn on the page included."""
+        """Zones and lines by source, including those drawn on the page."""
         with self._lock:
             return {source: shapes for source, shapes in self._shapes.items() if shapes}
 
@@ -244,8 +242,8 @@ class Deployment:
         """Replaces a source's zones and lines; ``value`` is as in the file of zones.
 
         Raises:
-            InvalidValueError: If it is not what it must be.
-            MissingDependencyError: If this needs a tracker and there is none.
+            InvalidValueError: If ``value`` is invalid.
+            MissingDependencyError: If the tracker is not installed.
         """
         shapes = parse_shapes(value)
         with self._lock:
@@ -255,16 +253,16 @@ class Deployment:
             analysis.set_shapes(shapes)
 
     def reload(self, loaded: Loaded) -> Changes:
-        """Goes on with another configuration; cameras that are the same in it notice nothing.
+        """Continues with another configuration; unchanged cameras keep running.
 
         Raises:
-            AfdetError: If it cannot be used; everything goes on as before.
+            AfdetError: If it contains mistakes; nothing changes then.
         """
         before = self.resolved
         model = loaded.config.model
         if model is not None and not Path(model).is_file():
-            # Used at the next start only, but then it would not start.
-            raise ConfigError([loaded.problem(("model",), f"there is no such model (got {model})")])
+            # The model changes at the next start only, but that start would fail.
+            raise ConfigError([loaded.problem(("model",), f"the file is missing (got {model})")])
         resolved = resolve(
             loaded,
             self._class_names,
@@ -276,7 +274,7 @@ class Deployment:
         added = [n for n in new if n not in old]
         removed = [n for n in old if n not in new]
         shapes = {name: self._shapes_after(before, resolved, name) for name in new}
-        # All that may be refused comes first.
+        # Do everything that can fail first.
         fresh = {n: self._analysis(new[n], shapes) for n in (*added, *restarted)}
         kept = [n for n in new if n not in fresh]
         adjusted = [
@@ -288,12 +286,12 @@ class Deployment:
         for name in adjusted:
             self._analyses[name].check(new[name].config.analysis, shapes[name])
         sinks_added, sinks_removed = self._change_sinks(before, resolved)
-        # Nothing from here on may be refused.
+        # Nothing below can fail.
         with self.pipeline.changing():
             for name in (*removed, *restarted):
-                with suppress(InvalidValueError):  # It may have been added in vain.
+                with suppress(InvalidValueError):  # The pipeline may have failed to add it.
                     self.pipeline.remove(name)
-            # Made again now that the old one gives out no more numbers.
+            # Made again after the old ones have ended, so that object numbers continue.
             fresh |= {name: self._analysis(new[name], shapes) for name in restarted}
             with self._lock:
                 for name in removed:
@@ -326,7 +324,7 @@ class Deployment:
         return tuple(fixed)
 
     def _shapes_after(self, before: Resolved, resolved: Resolved, name: str) -> Shapes:
-        """A source's zones after a reload: what was drawn on the page outlives it."""
+        """A source's zones after a reload, which keeps those drawn on the page."""
         wanted = resolved.shapes.get(name, Shapes())
         in_file = before.config.zones is not None or resolved.config.zones is not None
         if in_file or wanted != before.shapes.get(name, Shapes()):
@@ -336,7 +334,7 @@ class Deployment:
     def _change_sinks(
         self, before: Resolved, resolved: Resolved
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Opens new sinks, then closes old ones; if one does not open, all is as it was."""
+        """Opens new sinks, then closes old ones; restores the old ones if a new one fails."""
         old = {configured.uri: configured for configured in before.sinks}
         new = {configured.uri: configured for configured in resolved.sinks}
         coming = [configured for uri, configured in new.items() if uri not in old]
@@ -350,8 +348,8 @@ class Deployment:
                 if configured.target not in held:
                     made.watch(configured.path)
                     opened.append(self.pipeline.open_sink(configured.sink))
-            # Two sinks cannot write to the same place: there, and only there, the old one must go
-            # before the new one can be opened. The place is known to work.
+            # Two sinks cannot write to the same place, so there the old one closes before the new
+            # one opens. That place is known to work.
             for configured in coming:
                 if configured.target in held:
                     replaced.append((held[configured.target], configured))
@@ -361,7 +359,7 @@ class Deployment:
                 runner.close(self.pipeline.options.stop_within)
             made.remove()
             for old_one, new_one in replaced:
-                with suppress(InvalidValueError):  # The one that did not open.
+                with suppress(InvalidValueError):  # This one did not open.
                     self.pipeline.remove_sink(new_one.sink)
                 self._open_again(old_one)
             raise
@@ -373,7 +371,7 @@ class Deployment:
         return tuple(p.sink.name for p in coming), tuple(p.sink.name for p in going)
 
     def _open_again(self, configured: ConfiguredSink) -> None:
-        """A sink is opened once only: a closed one comes back as a new one."""
+        """Replaces a closed sink with a new one, because a sink opens only once."""
         again = ConfiguredSink(configured.uri, make_sink(configured.uri))
         self.pipeline.add_sink(again.sink)
         sinks = tuple(again if p is configured else p for p in self.resolved.sinks)
@@ -404,20 +402,20 @@ class Deployment:
 
 
 class _Made:
-    """The files and folders that opening sinks brings into being, so that they can go again."""
+    """Files and folders that new sinks create, to remove them after a failure."""
 
     def __init__(self) -> None:
         self._missing: list[Path] = []
 
     def watch(self, path: Path | None) -> None:
-        """Notes what is not there yet of a path that is about to be opened."""
+        """Records the missing parts of a path before a sink opens it."""
         if path is not None:
             # SQLite keeps its log beside a spool.
             files = [path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))]
             self._missing += [p for p in (*files, *path.absolute().parents) if not p.exists()]
 
     def remove(self) -> None:
-        """Removes what was not there before; files first, folders if they are empty."""
+        """Removes everything that was missing before: files first, then empty folders."""
         for path in sorted(self._missing, key=lambda p: -len(p.parts)):
             with suppress(OSError):
                 if path.is_dir():
@@ -459,7 +457,7 @@ def _sinks(
         except AfdetError as error:
             problems.append((("sinks", index, "uri"), str(error)))
             continue
-        # Two writers spoil a file, and a spool; to a server one may well send two things.
+        # Two writers damage a file or spool; a server accepts several.
         place = made.target
         if place in places:
             problems.append((("sinks", index, "uri"), "another sink writes to the same place"))

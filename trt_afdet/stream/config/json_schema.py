@@ -1,7 +1,7 @@
-"""The JSON Schema of ``cameras.yaml`` (draft 2020-12), from the classes that the file is read into.
+"""The JSON Schema of ``cameras.yaml`` (draft 2020-12), from the classes of the configuration.
 
-``trt-afdet run --schema`` prints it. What it cannot say, such as that names differ or that a class
-exists in the model, ``trt-afdet run --check`` finds.
+``trt-afdet run --schema`` prints it. A schema cannot check that names differ or that the model
+has a class; ``trt-afdet run --check`` does.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _POINT: Schema = {
     "minItems": 2,
     "maxItems": 2,
 }
-#: A value that comes from the environment may be of any type.
+#: A value from the environment may have any type.
 _VARIABLE: Schema = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"}
 
 
 def json_schema() -> Schema:
-    """The schema.
+    """Makes the schema.
 
     Raises:
         MissingDependencyError: If pydantic is not installed.
@@ -112,7 +112,7 @@ def _ref(name: str) -> Schema:
 
 
 def _or_null(schema: Schema) -> Schema:
-    """A key with nothing behind it is a key that is not there."""
+    """Allows a key without a value, which counts as absent."""
     text: Schema = {key: schema[key] for key in ("description", "default") if key in schema}
     rest = {key: value for key, value in schema.items() if key not in text}
     kinds = rest.pop("anyOf", None) or [rest]
@@ -120,7 +120,7 @@ def _or_null(schema: Schema) -> Schema:
 
 
 def _describe(schema: Schema, cls: type) -> None:
-    """Takes the descriptions from the class's docstring; no key may be unknown."""
+    """Adds the descriptions of the class's docstring; forbids unknown keys."""
     schema["description"] = inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]
     schema["additionalProperties"] = False
     texts: dict[str, str] = {}
@@ -136,7 +136,7 @@ def _describe(schema: Schema, cls: type) -> None:
 
 
 def _write_short_forms(keys: dict[str, Schema]) -> None:
-    """The short forms of a source's keys, see ``schema.py``."""
+    """Adds the short forms of a source's keys, see ``schema.py``."""
     share = {"type": "number", "minimum": 0, "maximum": 1}
     number = {"type": "number", "minimum": 0}
     size = {"anyOf": [number, _POINT | {"prefixItems": [number, number]}]}
@@ -186,7 +186,7 @@ def _zones() -> Schema:
 
 
 def _source_pattern() -> str:
-    """A known scheme, or none: a path, or an address that comes from the environment."""
+    """Accepts a known scheme, a path, or an address from the environment."""
     return rf"^(?![A-Za-z][A-Za-z0-9+.-]*://)|^({_in_any_case(SOURCES)})://"
 
 
@@ -195,7 +195,7 @@ def _sink_pattern() -> str:
 
 
 def _in_any_case(names: Any) -> str:
-    """A regular expression of names; JSON Schema's know no flag for that."""
+    """A case-insensitive regular expression; JSON Schema has no flag for that."""
     return "|".join(
         "".join(f"[{c}{c.upper()}]" if c.isalpha() else re.escape(c) for c in name)
         for name in names
@@ -203,7 +203,7 @@ def _in_any_case(names: Any) -> str:
 
 
 def _with_variables(schema: Any) -> Any:
-    """Numbers, truths and choices may also come from the environment."""
+    """Lets numbers, booleans and choices also come from the environment."""
     if isinstance(schema, list):
         return [_with_variables(item) for item in schema]
     if not isinstance(schema, dict):

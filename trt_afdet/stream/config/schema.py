@@ -1,8 +1,8 @@
-"""``cameras.yaml``: the model, the cameras, what is done with each, and where results go.
+"""``cameras.yaml``: the model, the cameras with their options, and the sinks.
 
-The file is read into the dataclasses below and those that the parts of the pipeline take; pydantic
-checks it against their annotations. Every mistake is reported, each with file, line and key.
-``json_schema.py`` makes the JSON Schema from the same classes.
+Pydantic reads the file into the dataclasses below and those of the pipeline, and checks it against
+their annotations. Errors list every mistake with file, line and key. ``json_schema.py`` makes the
+JSON Schema from the same classes.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from trt_afdet.support.packages import missing
 from trt_afdet.support.suggest import nearest
 from trt_afdet.support.text import marked_encoding, read_secret
 
-#: Largest file that is read, bytes.
+#: Bytes of the largest accepted file.
 LARGEST = 1 << 20
 
 
 class ConfigError(InvalidValueError):
-    """A configuration that cannot be used.
+    """The mistakes of a configuration.
 
     Attributes:
-        problems: One line each.
+        problems: One line per mistake.
     """
 
     def __init__(self, problems: list[str]) -> None:
@@ -58,19 +58,19 @@ Options = Mapping[str, str | int | float | bool]
 
 @dataclass(frozen=True, kw_only=True)
 class SourceConfig(FilterOptions):
-    """One camera or file; all keys but ``uri`` and ``name`` may stand under ``defaults``.
+    """One camera or file; ``defaults`` may set all keys except ``uri`` and ``name``.
 
     Attributes:
         uri: Its address.
         name: Unique; in results, events, metrics and in the file of zones. Made from the address
-            if it is not given.
+            by default.
         options: Options of the address.
         retry: When a lost camera is tried again.
-        policy: What a full queue does: drop the oldest frame (live sources), drop the newest one,
+        policy: When the queue is full, drop its oldest frame (live sources), drop the newest one,
             or let the source wait (files).
-        queue: Frames that may wait for the detector.
+        queue: Most frames that wait for the detector.
         realtime: Play a file at its own pace.
-        every: Detect on one frame in so many; tracks are carried on in between.
+        every: Detect on one frame in so many; the tracker fills in the others.
         track: How objects are followed.
         zones: The zones and lines of this source, instead of the file's.
         events: When zones and lines report an event.
@@ -90,7 +90,7 @@ class SourceConfig(FilterOptions):
 
     @property
     def analysis(self) -> AnalysisOptions:
-        """What is done with its detections."""
+        """Its filters, tracking and zone events."""
         filters = FilterOptions(**{f.name: getattr(self, f.name) for f in fields(FilterOptions)})
         return AnalysisOptions(filters, self.track, self.every, self.events)
 
@@ -115,15 +115,15 @@ class SinkConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WebConfig:
-    """The web page; its token from one of three places, or made at the start if it needs one.
+    """The web page. Its token comes from one of three keys, or is made at the start if needed.
 
     Attributes:
         address: Where to listen: ``HOST:PORT`` or a port.
         token: The token itself.
-        token_file: A file that holds it.
-        token_env: An environment variable that holds it.
+        token_file: A file that holds the token.
+        token_env: An environment variable that holds the token.
         hosts: Names under which browsers reach the page.
-        trusted_proxies: Addresses of reverse proxies whose headers are believed.
+        trusted_proxies: Addresses of reverse proxies whose headers are trusted.
         root_path: Path of the page behind a reverse proxy.
     """
 
@@ -136,11 +136,11 @@ class WebConfig:
     root_path: str = ""
 
     def read_token(self) -> str | None:
-        """The token.
+        """Reads the token from its key, variable or file.
 
         Raises:
-            InvalidValueError: If its variable is not set.
-            MissingFileError: If its file cannot be read.
+            InvalidValueError: If the variable is not set.
+            MissingFileError: If the file cannot be read.
         """
         if self.token_env is not None:
             token = os.environ.get(self.token_env)
@@ -159,11 +159,11 @@ class Config:
     Attributes:
         sources: Cameras, streams and files.
         model: The .onnx, .engine or .plan file; the shipped model by default.
-        backend: A mistake if the model is not one of its files; by default what the suffix says.
+        backend: Must match the suffix of the model, which selects it by default.
         providers: Execution providers of ONNX Runtime; the CPU by default.
         threads: CPU threads of the network.
         batch: Most frames per run of the network; by default one per source, up to 8.
-        conf: Lowest confidence of sources that do not say.
+        conf: Lowest confidence, for sources without their own.
         iou: IoU of NMS; the model's by default.
         max_det: Most detections per frame; the model's by default.
         sinks: Where results go.
@@ -190,13 +190,13 @@ class Config:
 
     @property
     def pipeline_options(self) -> PipelineOptions:
-        """Scheduling, with the batch: one frame of each source, up to 8, unless the file says."""
+        """Scheduling and the batch size; by default one frame per source, up to 8."""
         batch = self.batch or min(8, len(self.sources))
         return PipelineOptions(**vars(self.options), batch=batch)
 
     @property
     def lowest_conf(self) -> float:
-        """The confidence from which on the detector must report."""
+        """The lowest confidence that a source needs."""
         lowest = [source.lowest for source in self.sources]
         lowest += [source.track.low for source in self.sources if source.track is not None]
         return min(lowest)
@@ -204,11 +204,11 @@ class Config:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A configuration, and where in its file everything is.
+    """A configuration, with the lines of its file.
 
     Attributes:
-        config: Valid in itself; whether the model and the addresses are is another matter.
-        path: The file; None for one made from a command line.
+        config: Checked, except for the model and the addresses.
+        path: The file; None for a command line.
         document: Lines and secrets of the file.
     """
 
@@ -217,8 +217,13 @@ class Loaded:
     document: Document = field(default_factory=Document)
 
     def problem(self, place: Place, text: str) -> str:
-        """One line that says what is wrong, and where; without secrets."""
+        """One line with the place and the mistake, without secrets."""
         return _problem(self.path, self.document, place, text)
+
+
+def is_config_file(source: str) -> bool:
+    """Whether the name of a source is a configuration, not a camera."""
+    return "://" not in source and source.lower().endswith((".yaml", ".yml"))
 
 
 def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Loaded:
@@ -226,7 +231,7 @@ def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Loa
 
     Raises:
         MissingFileError: If it does not exist.
-        ConfigError: If anything in it is wrong, with all mistakes.
+        ConfigError: If it contains mistakes; lists them all.
         MissingDependencyError: If PyYAML or pydantic is not installed.
     """
     try:
@@ -237,25 +242,25 @@ def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Loa
             "the configuration cannot be read", got=f"{path}: {error.strerror}"
         ) from error
     if len(content) > LARGEST:
-        raise ConfigError([f"{path}: longer than {LARGEST >> 20} MiB; this is no list of cameras"])
+        raise ConfigError([f"{path}: longer than {LARGEST >> 20} MiB, so not a list of cameras"])
     try:
         document = read_document(
             content.decode(marked_encoding(content) or "utf-8"), str(path), environment
         )
     except UnicodeDecodeError as error:
-        raise ConfigError([f"{path}: this is no UTF-8 text"]) from error
+        raise ConfigError([f"{path}: not UTF-8 text"]) from error
     except CorruptFileError as error:
         raise ConfigError([str(error)]) from error
     if not isinstance(document.data, dict):
-        raise ConfigError([f"{path}:1: a list of cameras is a mapping with sources and more"])
+        raise ConfigError([f"{path}:1: must be a mapping with the key sources"])
     return _check(document, path)
 
 
 def config_from(data: dict[str, Any]) -> Loaded:
-    """A configuration from what a file would hold.
+    """Checks a configuration given as the mapping that a file would hold.
 
     Raises:
-        ConfigError: If anything in it is wrong, with all mistakes.
+        ConfigError: If it contains mistakes; lists them all.
         MissingDependencyError: If pydantic is not installed.
     """
     return _check(Document(data), None)
@@ -281,7 +286,7 @@ def _check(document: Document, path: Path | None) -> Loaded:
             problems += checked
     if problems or config is None:
         ordered = sorted(problems, key=lambda problem: document.line(problem[0]))
-        # What is wrong in the defaults is wrong in every source: once is enough.
+        # A mistake in the defaults repeats for every source: report it once.
         raise ConfigError(
             list(dict.fromkeys(_problem(path, document, *problem) for problem in ordered))
         )
@@ -301,7 +306,7 @@ def _problem(path: Path | None, document: Document, place: Place, text: str) -> 
 
 
 def _merge_defaults(data: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[Place, str]]]:
-    """The file with ``defaults`` worked into the sources and all short forms written out."""
+    """Merges ``defaults`` into the sources and expands all short forms."""
     problems: list[tuple[Place, str]] = []
     merged = {key: value for key, value in data.items() if key != "defaults"}
     defaults = data.get("defaults")
@@ -311,7 +316,7 @@ def _merge_defaults(data: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[Pl
     defaults = _long_form(defaults or {})
     for key in ("uri", "name"):
         if key in defaults:
-            problems.append((("defaults", key), "belongs to each source, not to all"))
+            problems.append((("defaults", key), "set this for each source, not for all"))
     sources = data.get("sources")
     if isinstance(sources, list):
         merged["sources"] = [
@@ -325,12 +330,12 @@ def _merge_defaults(data: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[Pl
         merged["web"] = {} if web is True else None if web is False else {"address": str(web)}
     if isinstance(data.get("metrics"), int):
         merged["metrics"] = str(data["metrics"])
-    # "options:" with nothing below it is no mistake.
+    # "options:" without a value is valid.
     return {key: value for key, value in merged.items() if value is not None}, problems
 
 
 def _long_form(source: Any) -> Any:
-    """A source's keys with their short forms written out."""
+    """Expands the short forms of a source's keys."""
     if not isinstance(source, dict):
         return source
     source = dict(source)
@@ -350,7 +355,7 @@ def _long_form(source: Any) -> Any:
 
 
 def _over(defaults: dict[str, Any], source: Any) -> Any:
-    """The defaults with a source's own keys on top; mappings are merged key by key."""
+    """Merges a source's keys over the defaults, mappings key by key."""
     if not isinstance(source, dict):
         return source
     result = {**defaults, **source}
@@ -385,7 +390,7 @@ def _unknown_keys(value: Any, kind: Any, place: Place = ()) -> list[tuple[Place,
 
 
 def _validate(data: dict[str, Any]) -> Config | list[tuple[Place, str]]:
-    """The configuration, or what is wrong with it."""
+    """The configuration, or its mistakes."""
     try:
         from pydantic import TypeAdapter, ValidationError
     except ImportError as error:
@@ -403,7 +408,7 @@ def _validate(data: dict[str, Any]) -> Config | list[tuple[Place, str]]:
                 text = str(unknown_choice(item["input"], tuple(choices)))
             elif item["type"] == "value_error":
                 text = text.removeprefix("Value error, ").removeprefix("the ")
-                # A class that checks its fields names the one.
+                # Errors of check_fields begin with the name of the field.
                 key, _, rest = text.partition(" ")
                 if isinstance(item["input"], dict) and key in item["input"]:
                     place, text = (*place, key), rest
@@ -412,13 +417,13 @@ def _validate(data: dict[str, Any]) -> Config | list[tuple[Place, str]]:
 
 
 def _known_part(place: Place, data: Any) -> Place:
-    """A place without what pydantic adds to it, such as the names of a union's members."""
+    """Removes pydantic's additions from a place, such as the names of a union's members."""
     known: list[str | int] = []
     for index, part in enumerate(place):
         try:
             data = data[part]
         except (KeyError, IndexError, TypeError):
-            if index == len(place) - 1 and isinstance(data, dict):  # A key that is missing.
+            if index == len(place) - 1 and isinstance(data, dict):  # A missing key.
                 known.append(part)
             break
         known.append(part)
@@ -426,7 +431,7 @@ def _known_part(place: Place, data: Any) -> Place:
 
 
 def _consistency(config: Config, data: dict[str, Any]) -> list[tuple[Place, str]]:
-    """What single values cannot tell."""
+    """Mistakes in the combination of keys."""
     problems: list[tuple[Place, str]] = []
     if not config.sources:
         problems.append((("sources",), "at least one source is needed"))
@@ -444,12 +449,12 @@ def _consistency(config: Config, data: dict[str, Any]) -> list[tuple[Place, str]
             names.setdefault(source.name, index)
         refused = "track" in data["sources"][index] and source.track is None
         if refused and source.every > 1:
-            problems.append(((*place, "track"), "every above 1 needs tracking in between"))
+            problems.append(((*place, "track"), "every above 1 needs tracking"))
         if refused and source.zones:
             problems.append(((*place, "track"), "zones need tracking"))
         if source.zones is not None and config.zones is not None:
             problems.append(
-                ((*place, "zones"), "the file of zones at the top holds every source's - use one")
+                ((*place, "zones"), "zones at the top names a file for all sources - use one")
             )
         try:
             parse_shapes(source.zones or {})
@@ -462,5 +467,5 @@ def _consistency(config: Config, data: dict[str, Any]) -> list[tuple[Place, str]
             if getattr(config.web, key) is not None
         ]
         if len(given) > 1:
-            problems.append((("web", given[1]), f"{given[0]} is given already - use one"))
+            problems.append((("web", given[1]), f"{given[0]} is set too - use one"))
     return problems

@@ -1,4 +1,4 @@
-"""YAML with the line of every value, secrets from the environment, and no key given twice."""
+"""Reads YAML with line numbers and secrets from the environment; reports duplicate keys."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from trt_afdet.support.packages import missing
 if TYPE_CHECKING:
     import yaml
 
-#: Where a value is: keys and indices from the top.
+#: Path of a value: keys and indices from the top.
 Place = tuple[str | int, ...]
 
-#: Values of one file, aliases counted as often as they are used; a file with more is an attack.
+#: Most values in a file, each use of an alias counted; a larger file is an attack.
 MOST_VALUES = 100_000
 
 _VARIABLE = re.compile(r"\$(?:\$|\{([A-Za-z_][A-Za-z0-9_]*)\})")
-# In rtsp://user:${PASSWORD}@host a password may hold what would end it.
+# In rtsp://user:${PASSWORD}@host the password may contain a separator.
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]*(?=@)")
 
 
@@ -33,8 +33,8 @@ class Document:
     Attributes:
         data: Dicts, lists, strings, numbers.
         lines: Line of each value, from 1.
-        secrets: Values that came from the environment, with the variable's name.
-        problems: What was wrong: place and text.
+        secrets: Values from the environment, with the name of their variable.
+        problems: Mistakes, as place and text.
     """
 
     data: Any = field(default=None, repr=False)
@@ -43,15 +43,15 @@ class Document:
     problems: list[tuple[Place, str]] = field(default_factory=list)
 
     def line(self, place: Place) -> int:
-        """Line of a value; of what it should be in if it is not there."""
+        """Line of a value, or of the nearest enclosing one if it is missing."""
         while place and place not in self.lines:
             place = place[:-1]
         return self.lines.get(place, 1)
 
     def hide(self, text: str) -> str:
-        """A text in which no value from the environment can be read."""
+        """Replaces values from the environment in a text by their variables."""
         for value in sorted(self.secrets, key=len, reverse=True):
-            if len(value) >= 3:  # Shorter ones are found in every text.
+            if len(value) >= 3:  # Shorter ones occur in every text.
                 text = text.replace(value, f"${{{self.secrets[value]}}}")
         return text
 
@@ -59,16 +59,16 @@ class Document:
 def read_document(text: str, name: str, environment: Mapping[str, str] | None = None) -> Document:
     """Reads YAML.
 
-    ``${NAME}`` in a string is replaced by the environment variable, ``$$`` by ``$``. In the user
-    part of an address it is percent-encoded.
+    Replaces ``${NAME}`` in a string by the environment variable and ``$$`` by ``$``.
+    Percent-encodes variables in the user part of an address.
 
     Args:
-        text: Of the file.
-        name: Of the file, for errors.
-        environment: Instead of the process's.
+        text: Content of the file.
+        name: Name of the file, for errors.
+        environment: Replaces the process's environment.
 
     Raises:
-        CorruptFileError: If it is no YAML; the text names the line.
+        CorruptFileError: If the text is invalid YAML; the error names the line.
         MissingDependencyError: If PyYAML is not installed.
     """
     try:
@@ -85,9 +85,9 @@ def read_document(text: str, name: str, environment: Mapping[str, str] | None = 
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{name}:{mark.line + 1}" if mark else name
-        raise CorruptFileError(f"{where}: this is no YAML: {error.problem}") from error
+        raise CorruptFileError(f"{where}: invalid YAML: {error.problem}") from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise CorruptFileError(f"{name}: this is no YAML", got=str(error).split("\n")[0]) from error
+        raise CorruptFileError(f"{name}: invalid YAML", got=str(error).split("\n")[0]) from error
     finally:
         loader.dispose()
     return document
@@ -110,7 +110,7 @@ class _Reader:
         self._count += 1
         if self._count > MOST_VALUES or id(node) in self._open:
             raise yaml.composer.ComposerError(
-                None, None, "aliases make it endless", node.start_mark
+                None, None, "aliases expand without end", node.start_mark
             )
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, place)
@@ -135,9 +135,9 @@ class _Reader:
         for key, _ in node.value:
             if key.value in seen:
                 self._document.lines[(*place, key.value)] = key.start_mark.line + 1
-                self._document.problems.append(((*place, key.value), "this key is given twice"))
+                self._document.problems.append(((*place, key.value), "duplicate key"))
             seen.add(key.value if isinstance(key.value, str) else "")
-        self._loader.flatten_mapping(node)  # << takes what an alias holds.
+        self._loader.flatten_mapping(node)  # Expands << keys.
         values: dict[str, Any] = {}
         for key, value in node.value:
             name = key.value if isinstance(key.value, str) else str(key.value)

@@ -291,7 +291,7 @@ def test_zones_of_no_source_are_mentioned(tmp_path: Path, caplog: pytest.LogCapt
     zones = tmp_path / "zones.json"
     zones.write_text(json.dumps({"dor": HALF}))
     resolve(loaded({"name": "door"}, zones=str(zones)), NAMES)
-    assert "no source is called dor - did you mean 'door'?" in caplog.text
+    assert "unknown source dor - did you mean 'door'?" in caplog.text
 
 
 def test_names_are_made_where_none_are_given() -> None:

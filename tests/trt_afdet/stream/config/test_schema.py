@@ -162,8 +162,8 @@ MISTAKES = [
     ("sources: []", ["F:1: sources: at least one source is needed"]),
     ("model: x", ["F:1: sources: is missing"]),
     ("sources:\n - name: x\n", ["F:2: sources[0].uri: is missing"]),
-    ("- a\n", ["F:1: a list of cameras is a mapping with sources and more"]),
-    ("", ["F:1: a list of cameras is a mapping with sources and more"]),
+    ("- a\n", ["F:1: must be a mapping with the key sources"]),
+    ("", ["F:1: must be a mapping with the key sources"]),
     (
         "sources: [a]\nbackend: onnx",
         [
@@ -188,7 +188,7 @@ MISTAKES = [
     ),
     (
         "sources:\n- uri: a\n  every: 2\n  track: false\n",
-        ["F:4: sources[0].track: every above 1 needs tracking in between"],
+        ["F:4: sources[0].track: every above 1 needs tracking"],
     ),
     (
         "sources:\n- uri: a\n  events: {anchor: botom}\n",
@@ -203,16 +203,16 @@ MISTAKES = [
     ),
     (
         "sources:\n- uri: a\n  zones: {}\nzones: z.json\n",
-        ["F:3: sources[0].zones: the file of zones at the top holds every source's - use one"],
+        ["F:3: sources[0].zones: zones at the top names a file for all sources - use one"],
     ),
     (
         "web: {token: a, token_env: b}\nsources: [a]",
-        ["F:1: web.token_env: token is given already - use one"],
+        ["F:1: web.token_env: token is set too - use one"],
     ),
-    ("sources: [a]\nsources: [b]\n", ["F:2: sources: this key is given twice"]),
+    ("sources: [a]\nsources: [b]\n", ["F:2: sources: duplicate key"]),
     (
         "defaults: {uri: x}\nsources: [a]",
-        ["F:1: defaults.uri: belongs to each source, not to all"],
+        ["F:1: defaults.uri: set this for each source, not for all"],
     ),
     ("defaults: 3\nsources: [a]", ["F:1: defaults: must be a mapping"]),
 ]  # fmt: skip
@@ -235,11 +235,11 @@ def test_all_mistakes_are_named_at_once_in_the_order_of_the_file(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sources: [a\nmodel: b", "F:2: this is no YAML"),
-        ("sources:\n\t- a", "F:2: this is no YAML"),
-        ("a: &a [*a]", "this is no YAML"),
-        ("a: *nothing", "F:1: this is no YAML"),
-        ("sources: !!python/object:os.system [a]", "F:1: this is no YAML"),
+        ("sources: [a\nmodel: b", "F:2: invalid YAML"),
+        ("sources:\n\t- a", "F:2: invalid YAML"),
+        ("a: &a [*a]", "invalid YAML"),
+        ("a: *nothing", "F:1: invalid YAML"),
+        ("sources: !!python/object:os.system [a]", "F:1: invalid YAML"),
         ("sources: !mine [a]", "unknown tag"),
     ],
 )
@@ -257,7 +257,7 @@ def test_a_bomb_of_aliases_is_refused(tmp_path: Path) -> None:
     (line,) = problems(tmp_path, "# " + "x" * (1 << 20))
     assert "longer than 1 MiB" in line
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="no UTF-8"):
+    with pytest.raises(ConfigError, match="not UTF-8"):
         load_config(tmp_path / "binary.yaml")
 
 
