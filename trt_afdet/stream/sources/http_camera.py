@@ -167,11 +167,6 @@ class _Connection:
         )
         return self.http.getresponse()
 
-    def wait_up_to(self, timeout: float) -> None:
-        with self._lock:
-            if self._socket is not None:
-                self._socket.settimeout(timeout)
-
     def end(self) -> None:
         """Makes whatever waits return. From any thread."""
         with self._lock:
@@ -336,7 +331,6 @@ class HttpCamera:
             answer = self._ask()
             kind = answer.headers.get_content_type()
             body = self._body(answer)
-            self._wait_up_to(self.timeout + GRACE)
             first = next(body, b"")
             start = first.lstrip()
         picture = start.startswith(_START) or kind.startswith("image/")
@@ -385,10 +379,6 @@ class HttpCamera:
         if connection is not None:
             connection.close()
 
-    def _wait_up_to(self, seconds: float) -> None:
-        if self._connection is not None:
-            self._connection.wait_up_to(seconds)
-
     @contextlib.contextmanager
     def _in_words(self, waited: float) -> Iterator[None]:
         """Errors as sources have them, without addresses."""
@@ -424,12 +414,10 @@ class HttpCamera:
                 if not self._verify:
                     context.check_hostname = False
                     context.verify_mode = ssl.CERT_NONE
-                self._connection = _Connection(
-                    address, self.name, context, self.connect_timeout + GRACE
-                )
+                limit = max(self.connect_timeout, self.timeout) + GRACE
+                self._connection = _Connection(address, self.name, context, limit)
                 if self._ended.is_set():
                     raise SourceError("reading was interrupted")
-            self._wait_up_to(self.connect_timeout + GRACE)
             target = address.path + (f"?{address.query}" if address.query else "")
             headers = self._login.header(quote(target, safe=_URL) or "/") if self._login else {}
             answer = self._connection.get(headers)
@@ -524,7 +512,6 @@ class HttpCamera:
                 # The server did not keep the connection.
                 self._drop()
                 answer = self._ask()
-            self._wait_up_to(self.timeout + GRACE)
             yield self._single(answer, self._body(answer), b"")
 
     def _single(
