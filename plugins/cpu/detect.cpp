@@ -189,7 +189,7 @@ class Worker {
     const size_t first = keys_.size();
     auto limit = limit_for(logits, params_.logit_threshold);
     Key worst = kNoKey;  // Once there are enough, keys from this one on cannot be among the best.
-    float floor = -std::numeric_limits<float>::infinity();  // The estimate: scan values above it.
+    float floor = -std::numeric_limits<float>::infinity();  // The estimate: lower values are cut.
     bool guessed = false;
     const uint32_t classes = static_cast<uint32_t>(params_.num_classes);
 

@@ -1,5 +1,5 @@
 // The first detection kernel: logits above the threshold -> an unordered list per image and level.
-// Written against a block policy (README.md).
+// A template over the block policy (README.md).
 #pragma once
 
 #include "cuda/detect_args.hpp"
@@ -18,7 +18,7 @@ AFDET_HD uint32_t count_bits(uint64_t word) {
   return count_bits(static_cast<uint32_t>(word)) + count_bits(static_cast<uint32_t>(word >> 32));
 }
 
-// Of a word that is not zero.
+// Position of the lowest set bit; the word must not be zero.
 AFDET_HD int lowest_bit(uint32_t word) {
 #if defined(__CUDA_ARCH__)
   return __ffs(static_cast<int>(word)) - 1;
@@ -42,7 +42,7 @@ class Logits {
   static constexpr int kVectors = kLoadBytes / 16;
 
  public:
-  // Logits that a thread reads at a time; a bit of a word for each.
+  // Logits that a thread loads at a time, each with one bit of a word.
   static constexpr int kPerThread = kVectors * Vector::kSize;
   static_assert(kPerThread <= 32, "a word has 32 bits");
 
@@ -52,13 +52,13 @@ class Logits {
         pairs_(static_cast<uint32_t>(args.params.pairs(level))),
         values_(static_cast<const T*>(args.heads[level]) +
                 static_cast<size_t>(image) * static_cast<size_t>(args.params.pairs(level))),
-        // An image starts where the last one ends, so not always where vectors may.
+        // An image starts where the previous one ends, so its start may be unaligned for vectors.
         aligned_(reinterpret_cast<uintptr_t>(values_) % sizeof(Vector) == 0 &&
                  pairs_ % Vector::kSize == 0) {}
 
   AFDET_HD uint32_t pairs() const { return pairs_; }
 
-  // The index of bit `bit` of what a thread finds in a chunk.
+  // The logit's index for bit `bit` of a thread's result in a chunk.
   template <int kThreads>
   AFDET_HD uint32_t index(uint32_t chunk, int thread, int bit) const {
     constexpr uint32_t kChunk = kThreads * kPerThread;
@@ -67,7 +67,7 @@ class Logits {
                                                   bit % Vector::kSize);
   }
 
-  // A bit for each of the thread's logits of a chunk that is above the threshold. NaN never is.
+  // Sets a bit for each of the thread's logits of a chunk above the threshold, never for NaN.
   template <int kThreads>
   AFDET_HD uint32_t find(uint32_t chunk, int thread) const {
     Vector vectors[kVectors];

@@ -1,5 +1,5 @@
 // The second detection kernel: the best candidates of each image and level, in order.
-// Written against a block policy (README.md).
+// A template over the block policy (README.md).
 #pragma once
 
 #include "cuda/detect_scan.hpp"
@@ -12,14 +12,14 @@ constexpr int kDigits = 1 << kDigitBits;
 // Keys that a thread reads from a list at a time.
 constexpr int kKeyLoads = 8;
 
-// The digit in which the last key wanted lies.
+// The digit that contains the last wanted key.
 struct Cut {
   uint32_t digit;
   uint32_t below;   // candidates of smaller digits
   uint32_t inside;  // candidates of this digit
 };
 
-static_assert(kManySorted <= kListCapacity, "what can be sorted at once was listed");
+static_assert(kManySorted <= kListCapacity, "a list holds at least as many keys as one sort");
 
 struct SelectShared {
   uint32_t histogram[kDigits];
@@ -27,7 +27,7 @@ struct SelectShared {
   uint32_t filled;
 };
 
-// Calls the function with every candidate of the level, spread over the threads.
+// Calls the function with every candidate of the level, distributed over the threads.
 template <typename T, typename Block, typename F>
 AFDET_BODY void for_candidates(Block& block, const DetectArgs& args, uint32_t found, F&& function) {
   constexpr uint32_t kThreads = Block::kThreads;
@@ -62,9 +62,9 @@ AFDET_BODY void for_candidates(Block& block, const DetectArgs& args, uint32_t fo
   });
 }
 
-// A key up to which, from `after` on, there are at least `wanted` candidates and at most as many as
-// the block sorts. Found by radix, digit by digit from the top: `low` is where the keys begin that
-// share the digits settled so far.
+// Returns a limit: at least `wanted` candidates, and at most as many as the block sorts, have keys
+// between `after` and it. The search goes digit by digit from the top; `low` is the first key with
+// the digits found so far.
 template <typename T, typename Block>
 AFDET_BODY Key find_last(Block& block, const DetectArgs& args, uint32_t found, Key after,
                          uint32_t wanted) {
@@ -110,8 +110,8 @@ AFDET_BODY Key find_last(Block& block, const DetectArgs& args, uint32_t found, K
   }
 }
 
-// Brings what is sorted next into the block's keys: all candidates after `after`, if they fit, else
-// its best, at least `wanted`.
+// Loads the candidates to sort next into the block's keys: all candidates after `after` if they
+// fit, otherwise the best of them, at least `wanted`.
 template <typename T, typename Block>
 AFDET_BODY void gather(Block& block, const DetectArgs& args, uint32_t found, uint32_t done,
                        Key after, uint32_t wanted) {
@@ -141,7 +141,7 @@ AFDET_BODY void gather(Block& block, const DetectArgs& args, uint32_t found, uin
   });
 }
 
-// Grid: (levels, images). Leaves the number of selected candidates in counts.
+// Grid: (levels, images). Writes the number of selected candidates to counts.
 template <typename T, typename Block>
 AFDET_BODY void select(Block& block, const DetectArgs& args) {
   constexpr uint32_t kSortKeys = Block::kSortKeys;
@@ -154,7 +154,7 @@ AFDET_BODY void select(Block& block, const DetectArgs& args) {
   const uint32_t limit = static_cast<uint32_t>(most_of_level(args.params, level));
   const uint32_t most = found < limit ? found : limit;
 
-  // As many at a time as fit the sort. No candidate's key is zero.
+  // Each pass takes as many as fit the sort. The key of a candidate is never zero.
   Key after = 0;
   for (uint32_t done = 0; done < most;) {
     const uint32_t wanted = most - done < kSortKeys ? most - done : kSortKeys;

@@ -1,18 +1,18 @@
-// The third detection kernel: the levels' candidates merged, decoded and suppressed, best first,
-// until enough are kept. Written against a block policy (README.md).
+// The third detection kernel: merges, decodes and suppresses the levels' candidates, best first,
+// until enough are kept. A template over the block policy (README.md).
 #pragma once
 
 #include "cuda/detect_scan.hpp"
 
 namespace afdet {
 
-// Candidates, not removed by any kept so far, that are compared among themselves at a time.
+// Number of remaining candidates to compare with each other at a time.
 constexpr int kChunk = 64;
 
 // Lists of kept candidates, by group.
 constexpr int kBuckets = 256;
 
-// How far each level's candidates have been taken. Levels that are not there have none.
+// The number of candidates taken from each level. Absent levels have no candidates.
 struct Progress {
   uint32_t count[AFDET_MAX_LEVELS];
   uint32_t taken[AFDET_MAX_LEVELS];
@@ -23,14 +23,14 @@ struct SuppressShared {
   Key window[kSuppressThreads];
   Candidate kept[kSharedKept];
   Candidate chunk[kChunk];
-  uint64_t removes[kChunk];  // bit j of i: i removes j, if it is kept itself
+  uint64_t removes[kChunk];  // bit j of i: i removes j if i is kept
   uint64_t stays;            // bit i: i is kept
   int32_t bucket[kBuckets];  // a kept candidate, or -1
   Progress progress;
 };
 
 AFDET_HD bool removes(const Candidate& a, const Candidate& b, float iou) {
-  // Boxes that do not touch need no division.
+  // Disjoint boxes skip the division.
   return a.group == b.group && a.box.x1 < b.box.x2 && b.box.x1 < a.box.x2 && a.box.y1 < b.box.y2 &&
          b.box.y1 < a.box.y2 && overlaps(a.box, a.area, b.box, b.area, iou);
 }
@@ -39,7 +39,7 @@ AFDET_HD int32_t class_of(const DecodeParams& params, Key key) {
   return static_cast<int32_t>(key_rank(key) % static_cast<uint32_t>(params.num_classes));
 }
 
-// False if the candidate has no box.
+// False if the candidate's box is invalid.
 template <typename T>
 AFDET_HD bool decode(const DetectArgs& args, int image, Key key, Candidate* result) {
   const DecodeParams& params = args.params;
@@ -60,9 +60,9 @@ AFDET_HD bool decode(const DetectArgs& args, int image, Key key, Candidate* resu
   return true;
 }
 
-// The key at a place of what two ascending sequences merge to, both longer than the place.
+// The key at an index of two merged ascending sequences; both must be longer than the index.
 AFDET_HD Key merged_key(const Key* a, const Key* b, int place) {
-  int low = 0;  // how many keys of a come before the place
+  int low = 0;  // number of keys of a before the index
   int high = place;
   while (low < high) {
     const int middle = (low + high) / 2;
@@ -77,7 +77,7 @@ AFDET_HD Key merged_key(const Key* a, const Key* b, int place) {
   return from_a < from_b ? from_a : from_b;
 }
 
-// A bit for each level that has candidates left.
+// A bit for each level with remaining candidates.
 AFDET_HD uint32_t levels_left(const Progress& progress) {
   uint32_t left = 0;
   for (int level = 0; level < AFDET_MAX_LEVELS; ++level) {
@@ -92,7 +92,7 @@ AFDET_HD uint32_t total_of(const Progress& progress) {
   return total;
 }
 
-// The image's next candidates, a key per thread, in ascending order; kNoKey after the last.
+// The image's next candidates in ascending order, one key per thread; kNoKey after the last.
 template <typename Block>
 AFDET_BODY const Key* next_candidates(Block& block, const DetectArgs& args, int image) {
   SuppressShared& shared = block.shared();
@@ -102,7 +102,7 @@ AFDET_BODY const Key* next_candidates(Block& block, const DetectArgs& args, int 
   };
   uint32_t left = levels_left(block.read(shared.progress));
   int current = 0;
-  // A level's keys are on their way while those before it are merged.
+  // A level's keys load while the previous levels are merged.
   typename Block::template PerThread<Key> ahead(block);
   block.for_threads([&](int thread) {
     shared.merged[0][thread] = load(lowest_bit(left), thread);
@@ -124,12 +124,12 @@ AFDET_BODY const Key* next_candidates(Block& block, const DetectArgs& args, int 
   return shared.merged[current];
 }
 
-// Settles which of the chunk's first `size` candidates are kept: bit i of shared.stays.
+// Decides which of the chunk's first `size` candidates are kept: bit i of shared.stays.
 template <typename Block>
 AFDET_BODY void settle_chunk(Block& block, int size, float iou) {
   SuppressShared& shared = block.shared();
-  // Eight pairs, a byte of the answers, to a thread. The threads of a warp have the same later
-  // candidates, so that they read them at once.
+  // Each thread compares eight pairs, one byte of the result. The threads of a warp share the later
+  // candidates, so they read them together.
   block.for_threads([&](int thread) {
     for (int item = thread; item < kChunk * kChunk / 8; item += Block::kThreads) {
       const int earlier = item % kChunk;
@@ -163,7 +163,7 @@ AFDET_BODY void settle_chunk(Block& block, int size, float iou) {
 // Grid: images.
 template <typename T, typename Block>
 AFDET_BODY void suppress(Block& block, const DetectArgs& args) {
-  static_assert(kChunk == 64, "a chunk's answers are the bits of one word");
+  static_assert(kChunk == 64, "a chunk's results are the bits of one word");
   const DecodeParams& params = args.params;
   const int image = block.x();
   const int most = params.max_detections;
@@ -232,7 +232,7 @@ AFDET_BODY void suppress(Block& block, const DetectArgs& args) {
         boxes[place * 4 + 1] = candidate.box.y1;
         boxes[place * 4 + 2] = candidate.box.x2;
         boxes[place * 4 + 3] = candidate.box.y2;
-        // Turned into a score at the end, all at once: it takes double precision.
+        // Logits become scores together at the end, because that needs double precision.
         scores[place] = key_logit(key[thread]);
         classes[place] = class_of(params, key[thread]);
       });

@@ -1,4 +1,4 @@
-// libafdet_cuda: the letterbox, one launch; see letterbox_body.hpp.
+// libafdet_cuda: the letterbox in one launch; see letterbox_body.hpp.
 #include <cuda_runtime.h>
 
 #include "cuda/letterbox_body.hpp"

@@ -1,6 +1,5 @@
-// The letterbox kernel: a thread makes kColumns neighbouring pixels of one row, all channels.
-// Threads share nothing, so there is nothing to wait for; plain C++, run by GPU and emulation
-// alike.
+// The letterbox kernel: a thread writes kColumns neighbouring pixels of one row, all channels.
+// Threads do not share data, so they need no barriers. The code is plain C++ for GPU and emulation.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +17,8 @@
 
 namespace afdet {
 
-// The frame's descriptor as a whole: left to itself, the compiler loads its fields one by one as
-// branches ask for them, and waits for each.
+// Loads the frame's whole descriptor at once. Otherwise the compiler loads its fields one by one in
+// the branches that use them, and waits for each.
 AFDET_HD AfdetFrameDescriptor load_frame(const AfdetFrameDescriptor* frame) {
 #if defined(__CUDA_ARCH__)
   uint64_t words[sizeof(AfdetFrameDescriptor) / 8];
@@ -37,7 +36,7 @@ AFDET_HD AfdetFrameDescriptor load_frame(const AfdetFrameDescriptor* frame) {
 #endif
 }
 
-// Threads of a block, along a row and down the rows.
+// Threads of a block: columns and rows.
 constexpr int32_t kThreadsAcross = 32;
 constexpr int32_t kThreadsDown = 8;
 
@@ -47,12 +46,12 @@ constexpr int32_t blocks_across(int32_t width) {
 }
 constexpr int32_t blocks_down(int32_t height) { return blocks_of(height, kThreadsDown); }
 
-// Some neighbouring bytes of a row, 8 at most.
+// Up to 8 neighbouring bytes of a row.
 struct Bytes {
   uint32_t low, high;
 };
 
-// Bytes `first` and `second` of them, as the two low ones of the result.
+// Bytes `first` and `second`, as the two low bytes of the result.
 template <int kFirst, int kSecond>
 AFDET_HD uint32_t pair_of(const Bytes& bytes) {
 #if defined(__CUDA_ARCH__)
@@ -72,7 +71,7 @@ AFDET_HD uint32_t funnel(uint32_t low, uint32_t high, uint32_t shift) {
 #endif
 }
 
-// A row of a plane: the aligned word that its first byte is in, and where in it.
+// A row of a plane: the aligned word with its first byte, and the byte's position in the word.
 struct Row {
   const uint32_t* words;
   uint32_t past;
@@ -84,13 +83,13 @@ struct Row {
     words = reinterpret_cast<const uint32_t*>(address - past);
   }
 
-  // Whether the word of the byte before `end` lies within the row's `size` bytes: what is past it
-  // may be no memory. What is before it is, since no allocation starts within a word.
+  // Whether the word with the byte before `end` is within the row's `size` bytes. Memory after the
+  // row may be unmapped; memory before it is mapped, because allocations start at word boundaries.
   AFDET_HD bool has_word(int32_t end, int32_t size) const {
     return ((past + static_cast<uint32_t>(end) + 3u) & ~3u) <= past + static_cast<uint32_t>(size);
   }
 
-  // `count` bytes, of the words that hold them.
+  // `count` bytes, read as whole words.
   AFDET_HD Bytes load_by_words(int32_t first, int32_t count) const {
     const uint32_t at = past + static_cast<uint32_t>(first);
     const int32_t skipped = static_cast<int32_t>(at & 3u);
@@ -101,7 +100,7 @@ struct Row {
     return {funnel(a, b, at * 8), funnel(b, c, at * 8)};
   }
 
-  // The same one by one; kMost is the largest count.
+  // The same, byte by byte; kMost is the largest count.
   template <int kMost>
   AFDET_HD Bytes load_by_bytes(int32_t first, int32_t count) const {
     const uint8_t* address = reinterpret_cast<const uint8_t*>(words) + past + first;
@@ -126,7 +125,7 @@ struct Row {
   }
 };
 
-// Two horizontal neighbours: of blue, green, red, a byte of each.
+// Two horizontal neighbours: for each of blue, green and red, one byte per pixel.
 struct Neighbours {
   uint32_t bytes[3];
 };
@@ -145,7 +144,7 @@ AFDET_HD void read_bgr(const AfdetFrameDescriptor& frame, const Rows& rows,
       for (int r = 0; r < 2; ++r) bytes[k][r] = lines[r].load_by_words(columns[k].index * 3, 6);
     }
   } else {
-    // A row of one pixel has no neighbour to read.
+    // A row of one pixel lacks a neighbour.
     const int32_t count = size < 6 ? size : 6;
     AFDET_UNROLL
     for (int k = 0; k < kColumns; ++k) {
@@ -170,7 +169,7 @@ AFDET_HD void read_nv12(const AfdetFrameDescriptor& frame, const Rows& rows,
                         const Column (&columns)[kColumns], Neighbours (&pixels)[kColumns][2]) {
   const Row luma[2] = {Row(frame, 0, rows.upper), Row(frame, 0, rows.lower)};
   const Row chroma[2] = {Row(frame, 1, rows.upper >> 1), Row(frame, 1, rows.lower >> 1)};
-  // Two columns share their chroma, or reach into the next columns'.
+  // Two columns share their chroma, or also need that of the next columns.
   const auto chroma_first = [](int32_t index) { return index & ~1; };
   const auto chroma_count = [](int32_t index) { return (index & 1) == 0 ? 2 : 4; };
   const int32_t last = columns[kColumns - 1].index;
@@ -220,7 +219,7 @@ AFDET_HD void read_nv12(const AfdetFrameDescriptor& frame, const Rows& rows,
   }
 }
 
-// kColumns values by one store. The compiler splits an assignment of a vector here.
+// Stores kColumns values at once. The compiler would split a vector assignment.
 AFDET_HD void store(float* address, const float (&values)[kColumns]) {
 #if defined(__CUDA_ARCH__)
   asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(address), "f"(values[0]),
@@ -242,7 +241,7 @@ AFDET_HD void store(Half* address, const float (&values)[kColumns]) {
 #endif
 }
 
-// What one thread does: columns [left, left + kColumns) of a row of the frame's image.
+// The work of one thread: columns [left, left + kColumns) of a row of the frame's image.
 template <typename T>
 AFDET_HD void letterbox_thread(const Input& input, const AfdetFrameDescriptor& frame, T* image,
                                int32_t left, int32_t row) {
@@ -298,7 +297,7 @@ AFDET_HD T* image_of(const Input& input, void* output, int32_t frame) {
                                        static_cast<size_t>(input.width);
 }
 
-// Checks what a launch is given, but for the frames, which lie on the device.
+// Checks the arguments of a launch, except the frames, which are in device memory.
 inline AfdetStatus check_letterbox(const AfdetInputParams* params,
                                    const AfdetFrameDescriptor* frames, int32_t count,
                                    const void* output, int32_t dtype) {

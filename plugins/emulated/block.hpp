@@ -1,5 +1,5 @@
-// The block policy on the CPU: the phases of one block, thread by thread. In another order of
-// threads a result must be the same; if not, the kernel has a race.
+// The block policy on the CPU: runs the phases of one block thread by thread. If the result depends
+// on the order of threads, the kernel has a race.
 #pragma once
 
 #include <algorithm>
@@ -19,10 +19,10 @@
 
 namespace afdet {
 
-// The order in which threads, and blocks, take their turns.
+// The order of threads and blocks.
 class Order {
  public:
-  // 0: ascending; 1: descending; else shuffled, anew for each phase.
+  // 0: ascending; 1: descending; other values: shuffled again for each phase.
   explicit Order(uint32_t seed) : seed_(seed), random_(seed) {}
 
   std::vector<int> turns(int count) {
@@ -35,8 +35,8 @@ class Order {
 
   bool ascending() const { return seed_ == 0; }
 
-  // The byte that memory which nobody has written yet is filled with: what a kernel reads without
-  // having written it is garbage on the GPU, and here. A negative number, or a positive one.
+  // Fills uninitialised memory with this byte, so that a kernel that reads it gets garbage, as on
+  // the GPU. As a number it is negative or positive.
   int garbage() const { return seed_ == 0 ? 0xCD : 0x2D; }
 
  private:
@@ -138,7 +138,7 @@ class EmulatedBlock {
   static uint32_t take(uint32_t* address) { return (*address)++; }
 
  private:
-  // What was read since the last barrier: on the GPU, threads that are late may not have yet.
+  // Values read since the last barrier. On the GPU, slower threads may not have read them yet.
   struct Watched {
     const void* address;
     std::vector<unsigned char> bytes;
@@ -151,7 +151,7 @@ class EmulatedBlock {
   std::vector<Watched> watched_;
 };
 
-// A launch: the body once for each block of a grid.
+// A launch: runs the body once for each block of a grid.
 template <typename Block, typename F>
 void for_blocks(int width, int height, uint32_t order_seed, F&& body) {
   Order order(order_seed);

@@ -1,17 +1,17 @@
-// libafdet_emulated: the detection kernels' source on the CPU, for tests. The C ABI of afdet/cuda.h
-// over host memory; the stream is ignored.
+// libafdet_emulated: the source of the detection kernels on the CPU, for tests. It implements the
+// C ABI of afdet/cuda.h on host memory and ignores the stream.
 #include <cstring>
 #include <new>
 
 #include "emulated/block.hpp"
-// The kernels are written against the policy, so it comes first.
+// The kernels use the policy, so it comes first.
 #include "cuda/detect_select.hpp"
 #include "cuda/detect_suppress.hpp"
 #include "emulated/order.hpp"
 
 namespace afdet {
 
-// 0: threads and blocks in order; 1: reversed; else shuffled by the seed.
+// 0: threads and blocks in order; 1: reversed; other values: the seed of a shuffle.
 static uint32_t order_seed = 0;
 
 uint32_t emulated_order() { return order_seed; }
@@ -67,7 +67,7 @@ AfdetStatus afdet_cuda_detect(const AfdetParams* params, const void* const* head
   const AfdetStatus status =
       afdet::prepare(params, heads, dtype, batch, out, workspace, workspace_bytes, &args);
   if (status != AFDET_OK) return status;
-  // Its contents are undefined on the GPU.
+  // On the GPU its contents are undefined.
   std::memset(workspace, afdet::Order(afdet::order_seed).garbage(), workspace_bytes);
   try {
     if (dtype == AFDET_FLOAT16) {

@@ -1,5 +1,5 @@
-// libafdet_emulated: the letterbox kernel's source on the CPU, for tests. The C ABI of afdet/cuda.h
-// over host memory; the stream is ignored.
+// libafdet_emulated: the source of the letterbox kernel on the CPU, for tests. It implements the
+// C ABI of afdet/cuda.h on host memory and ignores the stream.
 #include <new>
 
 #include "cuda/letterbox_body.hpp"

@@ -1,17 +1,17 @@
-// What the emulation offers beyond afdet/cuda.h.
+// Functions of the emulation in addition to afdet/cuda.h.
 #pragma once
 
 #include <cstdint>
 
 #include "afdet/types.h"
 
-// In which order threads and blocks take their turns: 0 as counted, 1 reversed, else shuffled by
-// the seed. Not for use while a call is running.
+// Sets the order of threads and blocks: 0 ascending, 1 reversed, other values seed a shuffle. Do
+// not call it while another call is running.
 extern "C" AFDET_API void afdet_emulated_set_order(uint32_t seed);
 
 namespace afdet {
 
-// The order that was set.
+// The current order.
 uint32_t emulated_order();
 
 }  // namespace afdet

@@ -1,11 +1,11 @@
-// Detections from a dump of a network's heads, in C++ and with nothing but the C ABI:
+// Prints detections from a dump of a network's heads, in C++ with only the C ABI:
 //
 //   g++ -std=c++17 -Iplugins/include plugins/examples/detect_dump.cpp -L... -lafdet_host
 //   python plugins/examples/dump_heads.py model.onnx picture.jpg heads.bin
 //   ./detect_dump heads.bin
 //
-// The dump: the fields of AfdetParams from num_levels on, as they lie in memory; then the heads,
-// float32, cls of each level, then reg of each level, for one image.
+// The dump contains the bytes of AfdetParams from num_levels on, then the float32 heads of one
+// image: cls of each level, then reg of each level.
 #include <afdet/host.h>
 
 #include <cstdio>
@@ -23,13 +23,13 @@ int main(int count, char** arguments) {
   params.struct_size = sizeof params;
   if (!file.read(reinterpret_cast<char*>(&params.num_levels),
                  sizeof params - sizeof params.struct_size)) {
-    std::fprintf(stderr, "%s is no dump of heads\n", arguments[1]);
+    std::fprintf(stderr, "%s is not a dump of heads\n", arguments[1]);
     return 2;
   }
-  // Without an image, a call checks the parameters and nothing more.
+  // With an empty batch, the call only checks the parameters.
   AfdetStatus status = afdet_host_detect(&params, nullptr, AFDET_FLOAT32, 0, nullptr, 1, nullptr);
   if (status != AFDET_OK) {
-    std::fprintf(stderr, "%s holds parameters that cannot be: status %d\n", arguments[1], status);
+    std::fprintf(stderr, "%s contains invalid parameters: status %d\n", arguments[1], status);
     return 2;
   }
 

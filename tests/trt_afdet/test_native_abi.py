@@ -75,8 +75,8 @@ def test_the_example_prints_what_the_runtime_finds(tmp_path: Path) -> None:
     whole = (tmp_path / "heads.bin").read_bytes()
     for damaged, message in {
         whole[:5000]: "cut off",
-        whole[:20]: "no dump of heads",
-        b"\xff" * 5000: "parameters that cannot be: status 3",
+        whole[:20]: "not a dump of heads",
+        b"\xff" * 5000: "invalid parameters: status 3",
     }.items():
         (tmp_path / "damaged.bin").write_bytes(damaged)
         refusal = subprocess.run(

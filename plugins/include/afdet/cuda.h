@@ -1,7 +1,7 @@
 /* libafdet_cuda: decode + NMS and letterbox on the GPU. Needs the CUDA runtime, not TensorRT.
 
-   No function allocates, waits for the device, or keeps state: each only queues work on the
-   stream, so it can be captured in a CUDA graph. Two runs on the same input are bit-equal. */
+   Functions do not allocate, wait for the device or keep state. They only queue work on the
+   stream, so a CUDA graph can capture them. Two runs on the same input are bit-equal. */
 #ifndef AFDET_CUDA_H
 #define AFDET_CUDA_H
 
@@ -22,7 +22,7 @@ enum {
 
 /* Colour of NV12 frames. */
 enum {
-  AFDET_BT601_LIMITED = 0, /* what OpenCV's cvtColor assumes */
+  AFDET_BT601_LIMITED = 0, /* the default of OpenCV's cvtColor */
   AFDET_BT601_FULL = 1,
   AFDET_BT709_LIMITED = 2,
   AFDET_BT709_FULL = 3,
@@ -42,14 +42,14 @@ typedef struct AfdetFrameDescriptor {
   int32_t box_width;
 } AfdetFrameDescriptor;
 
-/* How frames become the network's input; the values of ModelSpec under the same names. */
+/* Parameters of the preprocessing; ModelSpec has the same values under the same names. */
 typedef struct AfdetInputParams {
   uint32_t struct_size; /* sizeof(AfdetInputParams) */
   int32_t height;
   int32_t width;     /* a multiple of 4 */
   int32_t pad_value; /* 0..255 */
-  int32_t bgr;       /* 1: the network wants BGR, 0: RGB */
-  float mean[3];     /* in the network's channel order, of pixels scaled to 0..1 */
+  int32_t bgr;       /* 1: the network expects BGR, 0: RGB */
+  float mean[3];     /* in the network's channel order, for pixels scaled to 0..1 */
   float std[3];
 } AfdetInputParams;
 
@@ -63,9 +63,9 @@ AFDET_API const char* afdet_cuda_build_info(void);
 AFDET_API AfdetStatus afdet_cuda_detect_workspace(const AfdetParams* params, int32_t dtype,
                                                   int32_t batch, size_t* bytes);
 
-/* Heads to detections.
+/* Turns heads into detections.
 
-   params     how; host memory, read before the call returns.
+   params     parameters; host memory, read before the call returns.
    heads      host array of 2 * num_levels device pointers: cls [N, K, H, W] of each level, then
               reg [N, 4, H, W] of each level, contiguous, 16-byte aligned.
    dtype      element type of all heads.
@@ -77,20 +77,20 @@ AFDET_API AfdetStatus afdet_cuda_detect(const AfdetParams* params, const void* c
                                         void* workspace, size_t workspace_bytes,
                                         AfdetStream stream);
 
-/* Fills top, left, box_height and box_width of frames whose height and width are set: as large as
-   fits, aspect ratio kept, centred. Host memory. */
+/* Fills top, left, box_height and box_width of frames whose height and width are set: the largest
+   centred placement with the same aspect ratio. Host memory. */
 AFDET_API AfdetStatus afdet_cuda_place_frames(const AfdetInputParams* params,
                                               AfdetFrameDescriptor* frames, int32_t count);
 
-/* Checks frames, their placement included, before they are copied to the device. Host memory;
-   the planes are not read. */
+/* Checks frames and their placement before they are copied to the device. Host memory; the planes
+   are not read. */
 AFDET_API AfdetStatus afdet_cuda_check_frames(const AfdetInputParams* params,
                                               const AfdetFrameDescriptor* frames, int32_t count);
 
-/* Frames of any sizes to one network input [count, 3, height, width], in one launch.
+/* Turns frames of any sizes into one network input [count, 3, height, width], in one launch.
 
-   params  how; host memory.
-   frames  device memory [count] (so that a captured graph may meet other frames each time),
+   params  parameters; host memory.
+   frames  device memory [count] (so that a captured graph can read different frames each time),
            checked by afdet_cuda_check_frames.
    output  device memory, 16-byte aligned.
    dtype   element type of the output. */

@@ -1,4 +1,4 @@
-/* libafdet_host: decode + NMS on the CPU. No dependency but the C++ runtime. */
+/* libafdet_host: decode + NMS on the CPU. It depends only on the C++ runtime. */
 #ifndef AFDET_HOST_H
 #define AFDET_HOST_H
 
@@ -11,21 +11,21 @@ extern "C" {
 /* AFDET_ABI_VERSION that the library was built with. */
 AFDET_API int32_t afdet_host_abi_version(void);
 
-/* The compiler and the instruction set in use, for people. Static; never null. */
+/* The compiler and the instruction set in use, as readable text. Static; never null. */
 AFDET_API const char* afdet_host_build_info(void);
 
-/* Heads to detections.
+/* Turns heads into detections.
 
-   params   how; see AfdetParams.
+   params   parameters; see AfdetParams.
    heads    2 * num_levels pointers: cls [N, K, H, W] of each level, then reg [N, 4, H, W] of each
             level, contiguous, aligned to their element.
    dtype    element type of all heads.
    batch    N, 0 allowed.
-   wanted   one byte per class, non-zero for those to look for; null for all.
-   threads  most threads to use, at least 1; one image is never split.
+   wanted   one byte per class, non-zero for wanted classes; null for all classes.
+   threads  maximum number of threads, at least 1; one image is never split.
    out      host memory for the results.
 
-   Thread-safe: no state is kept between calls. */
+   Thread-safe: the library keeps no state between calls. */
 AFDET_API AfdetStatus afdet_host_detect(const AfdetParams* params, const void* const* heads,
                                         int32_t dtype, int32_t batch, const uint8_t* wanted,
                                         int32_t threads, const AfdetDetections* out);

@@ -1,4 +1,4 @@
-/* libafdet_plugin: what can be asked of the TensorRT plugin without TensorRT. */
+/* libafdet_plugin: information about the TensorRT plugin, available without TensorRT. */
 #ifndef AFDET_PLUGIN_H
 #define AFDET_PLUGIN_H
 
