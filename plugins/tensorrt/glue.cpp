@@ -7,7 +7,7 @@
 namespace afdet {
 namespace {
 
-// Set while the library is loaded, so they must need no constructor.
+// Set while the library loads, so they must not have constructors.
 LoggerSource logger_source = nullptr;
 void* logger_context = nullptr;
 
@@ -19,7 +19,7 @@ void set_logger_source(LoggerSource source, void* context) {
 }
 
 void report(const char* text) noexcept {
-  // No allocation: the trouble may be a lack of memory.
+  // Does not allocate, because the error may be a lack of memory.
   char line[1024];
   std::snprintf(line, sizeof line, "%s: %s", kOpName, text);
   nvinfer1::ILogger* const logger =
@@ -104,7 +104,7 @@ nvinfer1::DimsExprs output_shape(const Options& options, int32_t output,
 
 namespace {
 
-// TensorRT does not say how it aligns a workspace; the kernels want this.
+// TensorRT does not document the alignment of a workspace; the kernels need this alignment.
 constexpr size_t kAlignment = 256;
 
 int32_t element_type(nvinfer1::DataType type) {
@@ -157,7 +157,7 @@ bool fits(const Options& options, const std::vector<Shape>& heads, int64_t batch
         "channels of its cls heads");
     return false;
   }
-  // An empty batch needs no kernel.
+  // An empty batch does not need a kernel.
   const int64_t largest = batch < 1 ? 1 : batch;
   size_t bytes;
   const AfdetStatus status = size_workspace(options, classes, AFDET_FLOAT32, largest, &bytes);

@@ -1,4 +1,4 @@
-// What both adapters need of TensorRT: its logger, and its types in ours.
+// Shared by both adapters: TensorRT's logger, and conversions of its types.
 #pragma once
 
 #include <NvInfer.h>
@@ -10,7 +10,7 @@
 #include "afdet/cuda.h"
 #include "tensorrt/options.hpp"
 
-// Which interface to implement. TensorRT-RTX counts its versions from 1 and has V3 alone.
+// The interface to implement. TensorRT-RTX starts its versions at 1 and has only V3.
 #if !defined(NV_TENSORRT_MAJOR)
 #error "NvInferVersion.h does not say which TensorRT this is"
 #elif defined(TRT_MAJOR_RTX)
@@ -34,12 +34,12 @@ using CreatorInterface = nvinfer1::IPluginCreator;
 // The op's only creator.
 CreatorInterface* creator();
 
-// How to find TensorRT's logger. Asked for every message: there is none before the first builder or
-// runtime, and it may change.
+// Finds TensorRT's logger. Called for every message, because the logger is null before the first
+// builder or runtime, and may change.
 using LoggerSource = nvinfer1::ILogger* (*)(void* context);
 void set_logger_source(LoggerSource source, void* context);
 
-// One line for the user, through TensorRT's logger, or stderr without one.
+// Reports one line to the user, through TensorRT's logger, or stderr without a logger.
 void report(const char* text) noexcept;
 inline void report(const std::string& text) noexcept { report(text.c_str()); }
 
@@ -47,14 +47,14 @@ Field to_field(const nvinfer1::PluginField& field);
 std::vector<Field> to_fields(const nvinfer1::PluginFieldCollection* collection);
 nvinfer1::PluginField to_plugin_field(const Field& field);
 Shape to_shape(const nvinfer1::Dims& dims);
-// What is not constant is not known yet.
+// Dimensions that are not constant are still unknown.
 Shape to_shape(const nvinfer1::DimsExprs& dims);
 
-// The fields that a creator offers: names, types, no values.
+// The fields of a creator: names and types, without values.
 const nvinfer1::PluginFieldCollection* offered_fields();
 
-// FP32 or FP16 for all heads alike, FP32 boxes and scores, INT32 numbers and classes, all linear.
-// `at` gives the description at a position; only those up to `position` are looked at.
+// All heads FP32 or all FP16; boxes and scores FP32; numbers and classes INT32; all linear. `at`
+// returns the description at a position; only positions up to `position` are checked.
 template <typename At>
 bool supports(int32_t position, int32_t inputs, const At& at) {
   using nvinfer1::DataType;
@@ -70,25 +70,25 @@ inline nvinfer1::DataType output_type(int32_t output) {
   return output == 1 || output == 2 ? nvinfer1::DataType::kFLOAT : nvinfer1::DataType::kINT32;
 }
 
-// Shape of an output, the batch as in the first input: [N, 1], [N, M, 4], [N, M], [N, M].
+// Shape of an output, with the batch of the first input: [N, 1], [N, M, 4], [N, M], [N, M].
 nvinfer1::DimsExprs output_shape(const Options& options, int32_t output,
                                  const nvinfer1::DimsExprs& first_input,
                                  nvinfer1::IExprBuilder& builder);
 
-// Whether the heads' shapes fit the options and the kernels take them; a report if not. `batch` is
-// the largest that will come. Negative, it is not known yet, and nor need be the shapes.
+// Whether the heads' shapes fit the options and the kernels accept them; reports if not. `batch` is
+// the largest batch. If it is negative, the batch and the shapes may still be unknown.
 bool fits(const Options& options, const std::vector<Shape>& heads, int64_t batch);
 
-// Bytes for the largest batch; 0, and a report, if the kernels do not take it.
+// Bytes for the largest batch; 0 and a report if the kernels refuse it.
 size_t workspace_bytes(const Options& options, int64_t num_classes, nvinfer1::DataType type,
                        int64_t batch);
 
-// Queues the kernels. Returns 0, or -1 and a report.
+// Queues the kernels. Returns 0, or -1 after a report.
 int32_t enqueue(const Options& options, const nvinfer1::PluginTensorDesc* inputs,
                 const void* const* heads, void* const* outputs, void* workspace,
                 cudaStream_t stream);
 
-// Runs a function and turns whatever it throws into a report: nothing may cross the interface.
+// Runs a function and turns exceptions into a report, because they must not cross the interface.
 template <typename Result, typename Function>
 Result guarded(Result otherwise, Function&& function) noexcept {
   try {

@@ -1,4 +1,4 @@
-// What can be asked of the plugin without TensorRT.
+// Information about the plugin, available without TensorRT.
 #include "afdet/cuda.h"
 #include "afdet/plugin.h"
 #include "tensorrt/glue.hpp"

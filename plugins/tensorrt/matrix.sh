@@ -1,10 +1,10 @@
 #!/bin/sh
-# Builds the plugin, warnings as errors, against every TensorRT whose headers lie in a folder:
+# Builds the plugin, with warnings as errors, against every TensorRT whose headers are in a folder:
 #
 #   plugins/tensorrt/matrix.sh HEADERS [BUILD]      HEADERS/8.5/include/NvInfer.h, HEADERS/10.3/...
 #
-# Leaves BUILD/VERSION/libafdet_plugin.so (BUILD: build/matrix) and prints a table. One GPU
-# architecture, since only the adapter differs.
+# Writes BUILD/VERSION/libafdet_plugin.so (default BUILD: build/matrix) and prints a table. Builds
+# for one GPU architecture, because only the adapter differs.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 headers=${1:-}
@@ -26,7 +26,7 @@ for include in $(ls -d "$headers"/*/include | sort -V); do
   result=ok
   adapter=IPluginV3
   case $version in 8.*) adapter=IPluginV2DynamicExt ;; esac
-  # One build folder for all: the kernels do not depend on TensorRT.
+  # All versions share one build folder, because the kernels do not depend on TensorRT.
   if "$cmake" -S "$root" -B "$build/cmake" -UTensorRT_INCLUDE_DIR -UTensorRT_LIBRARY \
        -DTensorRT_ROOT="$headers/$version" -DAFDET_TENSORRT=ON -DAFDET_WERROR=ON \
        -DAFDET_CUDA_ARCHITECTURES="${AFDET_CUDA_ARCHITECTURES:-89-real}" > "$log" 2>&1 &&

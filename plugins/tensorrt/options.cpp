@@ -40,7 +40,7 @@ std::string damaged(const std::string& got) {
 bool is_number(FieldType type) { return type != FieldType::kOther; }
 
 double value_at(const Field& field, int32_t index) {
-  // Through memcpy: nothing promises that an attribute's bytes are aligned.
+  // memcpy, because the bytes of an attribute may be unaligned.
   const char* place = static_cast<const char*>(field.data);
   const size_t i = static_cast<size_t>(index);
   switch (field.type) {
@@ -71,7 +71,7 @@ bool is_whole(double value) {
   return value == std::floor(value) && std::fabs(value) <= std::numeric_limits<int32_t>::max();
 }
 
-// Puts an attribute's value where it belongs.
+// Stores an attribute's value in the options.
 void assign(const std::string& name, const std::vector<double>& values, Options* options) {
   const double value = values[0];
   if (name == "height") options->height = static_cast<int32_t>(value);
@@ -96,7 +96,7 @@ std::string names() {
   return text;
 }
 
-// Reads one attribute; which says where it is in the table, or -1.
+// Reads one attribute; `which` becomes its index in the table, or -1.
 std::string read_field(const Field& field, int32_t* which, Options* options) {
   *which = -1;
   if (field.name == nullptr) return "an attribute has no name";
@@ -152,7 +152,7 @@ std::string check_limit(const char* name, int32_t value) {
       std::to_string(value), "such as 100");
 }
 
-// What the kernels' own check says, as a sentence.
+// Runs the kernels' check and returns its result as a message.
 std::string check_values(const Options& options) {
   for (const std::string& error :
        {check_probability("score_threshold", options.score_threshold),
@@ -325,7 +325,7 @@ std::string from_bytes(const void* data, size_t size, Options* options) {
                     "format " + std::to_string(format), "build it again, or update trt-afdet");
   }
   if (count > kAttributes) return damaged(std::to_string(count) + " fields");
-  // Names and values must outlive the fields that point to them.
+  // Names and values must outlive the fields, which point to them.
   std::vector<std::string> names_read(count);
   std::vector<std::vector<uint8_t>> values(count);
   std::vector<Field> fields;

@@ -1,5 +1,5 @@
-// The op's attributes: their table, their checks, and how they are written into an engine. Knows
-// nothing of TensorRT, so it is the same for every version and can be tested without any.
+// The op's attributes: their table, checks and serialisation. Independent of TensorRT, so it is the
+// same for every version and can be tested without TensorRT.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@ constexpr int32_t kOutputs = 4;
 
 enum class FieldType { kInt32, kInt64, kFloat32, kFloat64, kOther };
 
-// An attribute as it comes from an ONNX node, from Python or from an engine.
+// An attribute from an ONNX node, from Python or from an engine.
 struct Field {
   const char* name;
   FieldType type;
@@ -25,7 +25,7 @@ struct Field {
   const void* data;
 };
 
-// What the op does; the number of classes follows from its inputs.
+// The options of the op. The inputs determine the number of classes.
 struct Options {
   int32_t height = 0;
   int32_t width = 0;
@@ -39,7 +39,7 @@ struct Options {
 
   int32_t inputs() const { return 2 * static_cast<int32_t>(strides.size()); }
 
-  // As the kernels take them.
+  // The options as parameters of the kernels.
   AfdetParams params(int32_t num_classes) const;
 };
 
@@ -56,26 +56,26 @@ extern const Attribute kAttributeTable[kAttributes];
 // Addresses of the options' values, in the order of the table.
 std::vector<Field> fields_of(const Options& options);
 
-// Reads and checks all attributes. Returns an empty text, or what is wrong in one line: what, got,
-// hint. Unknown attributes are refused, except plugin_version and plugin_namespace, which parsers
-// keep for themselves.
+// Reads and checks all attributes. Returns an empty text, or one line with the error: what, got,
+// hint. Refuses unknown attributes, except plugin_version and plugin_namespace, which belong to
+// the parsers.
 std::string read_options(const Field* fields, int32_t count, Options* options);
 
-// A tensor's shape; negative for what is not known yet.
+// A tensor's shape; unknown dimensions are negative.
 struct Shape {
   int32_t rank;
   int64_t sizes[8];
 };
 
-// Checks the heads' shapes against the options, as far as they are known, and gives the number of
-// classes (-1: not known yet). Returns an empty text, or what is wrong.
+// Checks the known dimensions of the heads against the options, and determines the number of
+// classes (-1: unknown). Returns an empty text or the error.
 std::string check_heads(const Options& options, const Shape* inputs, int32_t count,
                         int64_t* num_classes);
 
 // The options as bytes: magic, version, number of fields; for each its name, type, length, values.
 std::vector<uint8_t> to_bytes(const Options& options);
 
-// Reads such bytes. Returns an empty text, or what is wrong; reads nothing beyond `size`.
+// Reads such bytes. Returns an empty text or the error; never reads beyond `size`.
 std::string from_bytes(const void* data, size_t size, Options* options);
 
 }  // namespace afdet

@@ -89,7 +89,7 @@ class DecodeNms final : public nvinfer1::IPluginV2DynamicExt {
   int32_t enqueue(const PluginTensorDesc* inputs, const PluginTensorDesc*, const void* const* heads,
                   void* const* outputs, void* workspace, cudaStream_t stream) noexcept override {
     return guarded<int32_t>(-1, [&] {
-      // This interface has no other way to refuse shapes than to fail here.
+      // With this interface, failing here is the only way to refuse shapes.
       if (!fits_) return -1;
       return afdet::enqueue(options_, inputs, heads, outputs, workspace, stream);
     });

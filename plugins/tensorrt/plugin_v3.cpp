@@ -88,7 +88,7 @@ class DecodeNms final : public nvinfer1::IPluginV3,
     });
   }
 
-  // One way to do it, so its time depends on the shapes alone; null would forbid caching.
+  // The op has one tactic, so its time depends only on the shapes; null would forbid caching.
   const char* getTimingCacheID() noexcept override { return "AfdetDecodeNMS_1"; }
 
   // IPluginV3OneRuntime
@@ -114,7 +114,7 @@ class DecodeNms final : public nvinfer1::IPluginV3,
 
   const nvinfer1::PluginFieldCollection* getFieldsToSerialize() noexcept override {
     return guarded<const nvinfer1::PluginFieldCollection*>(nullptr, [this] {
-      // TensorRT reads them after the return: they live as long as this object.
+      // TensorRT reads them after the return, so they live as long as this object.
       fields_.clear();
       for (const Field& field : fields_of(options_)) fields_.push_back(to_plugin_field(field));
       collection_.nbFields = static_cast<int32_t>(fields_.size());

@@ -1,4 +1,4 @@
-// How TensorRT gets to know the op: by itself when the library is opened (dlopen, as Triton,
+// Registers the op with TensorRT: automatically when the library is opened (dlopen, as Triton,
 // DeepStream and trtexec's --staticPlugins do; the only way on 8.5), or through
 // IPluginRegistry::loadLibrary, from 8.6 on.
 #include <dlfcn.h>
@@ -8,8 +8,8 @@
 namespace afdet {
 namespace {
 
-// Found by name, so that the library loads where no TensorRT is; only of the major version that it
-// was built for, since a registry's virtual functions differ between them.
+// Looked up by name, so that the library loads without TensorRT; only in the major version that it
+// was built for, because the virtual functions of a registry differ between versions.
 nvinfer1::IPluginRegistry* opening_registry() {
   const std::string name = AFDET_TENSORRT_LIBRARY + std::to_string(NV_TENSORRT_MAJOR);
   void* const library = dlopen(name.c_str(), RTLD_LAZY | RTLD_NOLOAD);
@@ -24,7 +24,7 @@ nvinfer1::IPluginRegistry* opening_registry() {
   return find_registry == nullptr ? nullptr : find_registry();
 }
 
-// As REGISTER_TENSORRT_PLUGIN would, if TensorRT is loaded already.
+// Like REGISTER_TENSORRT_PLUGIN, if TensorRT is already loaded.
 struct Registration {
   Registration() {
     guarded<int>(0, [this] {
@@ -34,7 +34,7 @@ struct Registration {
     });
   }
 
-  // loadLibrary opens the library, then refuses an op that is registered already: make room.
+  // loadLibrary opens the library, then refuses an op that is already registered: deregister it.
   void withdraw() {
     if (registry != nullptr) registry->deregisterCreator(*creator());
     registry = nullptr;
@@ -54,7 +54,7 @@ Registration registration;
 #define AFDET_GET_CREATORS getPluginCreators
 #endif
 
-// What loadLibrary looks for.
+// loadLibrary looks up these functions.
 #if defined(AFDET_GET_CREATORS)
 
 extern "C" AFDET_API void setLoggerFinder(nvinfer1::ILoggerFinder* finder) {

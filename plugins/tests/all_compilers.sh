@@ -1,14 +1,14 @@
 #!/bin/sh
 # Runs the C++ tests with every compiler of this machine, plain and under its sanitizers:
 #
-#   plugins/tests/all_compilers.sh [PYTHON]           PYTHON: one that may have the package ziglang
+#   plugins/tests/all_compilers.sh [PYTHON]           PYTHON: an interpreter, for the package ziglang
 #   plugins/tests/all_compilers.sh --build [PYTHON]   only builds build/host, with the first compiler
-#   plugins/tests/all_compilers.sh --paths [PYTHON]   only prints the compilers, one a line
+#   plugins/tests/all_compilers.sh --paths [PYTHON]   only prints the compilers, one per line
 #
-# Compilers: g++, clang++, and Zig's from the PyPI package ziglang, which needs no Debian package.
-# Sanitizers: address and undefined where they find a fault, else undefined. The first compiler
-# builds into build/host, which the Python tests load, the others into build/cxx-NAME; sanitized
-# builds go into build/cxx-NAME-sanitized. Prints a table at the end.
+# Compilers: g++, clang++, and Zig from the PyPI package ziglang. Sanitizers: address and undefined
+# if both detect a fault, otherwise undefined. The first compiler builds into build/host, which the
+# Python tests load, the others into build/cxx-NAME; sanitized builds go into
+# build/cxx-NAME-sanitized. Prints a table at the end.
 set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root"
@@ -20,11 +20,11 @@ ctest=${CTEST:-ctest}
 tools=$root/build/zig
 jobs=$(nproc 2> /dev/null || echo 2)
 
-# CMake takes a compiler and its archiver as paths of programs.
+# CMake needs paths of programs for the compiler and the archiver.
 zig_tools() {
   mkdir -p "$tools"
   for tool in c++ ar ranlib; do
-    # Its caches stay in the build folder: a home may be missing or read-only.
+    # Zig's caches stay in the build folder, because the home may be missing or read-only.
     printf '#!/bin/sh\nexport ZIG_GLOBAL_CACHE_DIR="%s/cache" ZIG_LOCAL_CACHE_DIR="%s/cache"\nexec "%s" -m ziglang %s "$@"\n' \
       "$tools" "$tools" "$python" "$tool" > "$tools/$tool"
     chmod +x "$tools/$tool"
@@ -44,7 +44,7 @@ if [ -z "$found" ]; then
   exit 2
 fi
 
-# One option a line: a path may hold spaces.
+# One option per line, because a path may contain spaces.
 options_of() {
   case $1 in
     zig)
@@ -65,8 +65,8 @@ if [ "$mode" = paths ]; then
   exit 0
 fi
 
-# A sanitizer counts if it stops a program with the fault it is for: some compilers take the option
-# and link nothing.
+# A sanitizer counts if it stops a program with a matching fault: some compilers accept the option
+# but do not link the sanitizer.
 sanitizers_of() {
   program=$(program_of "$1")
   probe=$(mktemp -d)

@@ -1,4 +1,4 @@
-// Just enough of a test framework: CHECK, and a table of tests that main runs.
+// A minimal test framework: CHECK, and a table of tests that main runs.
 #pragma once
 
 #include <cstdio>
@@ -29,7 +29,7 @@ struct Adder {
   }
 };
 
-// Runs all tests; the exit status of the program.
+// Runs all tests and returns the exit status of the program.
 inline int run_all() {
   for (const Test& test : tests()) {
     const int before = failures();

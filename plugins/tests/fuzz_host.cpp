@@ -1,8 +1,9 @@
-// A fuzzer of the C ABI. Bytes become parameters, most of them sound and some absurd, and heads of
-// few values. Whatever they are: no crash; refused by all or by none; refusals touch nothing; and
-// the host library, the CUDA kernels' source and the naive reference agree to the bit.
+// A fuzzer of the C ABI. It turns bytes into parameters, most of them valid and some absurd, and
+// into heads with few distinct values. For all inputs it checks: no crash; all implementations
+// refuse or all accept; refusals do not write; and the host library, the CUDA kernels' source and
+// the naive reference agree bit for bit.
 //
-// With Clang this is a libFuzzer target; else a driver feeds it seeded random bytes.
+// With Clang this is a libFuzzer target; otherwise a driver feeds it seeded random bytes.
 #include <cstdlib>
 #include <random>
 #include <vector>
@@ -20,12 +21,12 @@ class Bytes {
  public:
   Bytes(const uint8_t* data, size_t size) : data_(data), size_(size) {}
 
-  // Zeros when they are used up.
+  // Returns zeros after the last byte.
   template <typename T>
   T raw() {
     T value{};
     const size_t count = std::min(sizeof value, size_);
-    if (count == 0) return value;  // An empty input may come as a null pointer.
+    if (count == 0) return value;  // The pointer of an empty input may be null.
     std::memcpy(&value, data_, count);
     data_ += count;
     size_ -= count;
@@ -34,7 +35,7 @@ class Bytes {
 
   uint8_t next() { return raw<uint8_t>(); }
 
-  // One of the sound values, or now and then any value at all.
+  // One of the valid values, or occasionally any value.
   template <typename T>
   T choose(const std::vector<T>& sound) {
     const uint8_t byte = next();
@@ -73,7 +74,7 @@ Problem read_params(Bytes* bytes) {
   return problem;
 }
 
-// Heads of eight values each kind, so that ties abound, spread by a counter.
+// Heads of eight values per kind, so that many tie, distributed by a counter.
 void read_heads(Bytes* bytes, Problem* problem) {
   float palette[2][8];
   for (auto& kind : palette) {
@@ -90,7 +91,7 @@ void read_heads(Bytes* bytes, Problem* problem) {
   });
 }
 
-// Whether the problem is too large to be tried, if it is sound at all.
+// Whether the problem is too large to run, if it is valid.
 bool is_large(const Problem& problem, const afdet::DecodeParams& decode) {
   constexpr int64_t kMost = 1 << 16;
   int64_t values = decode.max_detections;
@@ -100,7 +101,7 @@ bool is_large(const Problem& problem, const afdet::DecodeParams& decode) {
   return values > kMost || int64_t{problem.batch} > kMost || values * problem.batch > kMost;
 }
 
-// Every pointer is sound, but nothing of what they point at may be looked at.
+// All pointers are valid, but the call must not read their targets.
 void check_refused(const Problem& problem, int32_t threads) {
   std::vector<const void*> heads(2 * AFDET_MAX_LEVELS, &problem);
   Problem small = make_problem(1, 128, 128);
@@ -156,7 +157,7 @@ void fuzz(Bytes bytes) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   afdet_test::fuzz(afdet_test::Bytes(data, size));
-  // A fuzzer keeps what made it abort.
+  // The fuzzer saves the input that causes an abort.
   if (afdet_test::failures() != 0) std::abort();
   return 0;
 }

@@ -1,4 +1,4 @@
-// Decode + NMS as the definition reads, sharing no line with the libraries.
+// Decode + NMS written directly from the definition, without code of the libraries.
 #pragma once
 
 #include <algorithm>
@@ -30,7 +30,7 @@ inline float naive_iou(const std::array<float, 4>& a, const std::array<float, 4>
   return inter / (area_a + area_b - inter);
 }
 
-// False if the box is not finite, or empty once clipped.
+// False if the box is not finite, or is empty after clipping.
 inline bool naive_box(const Problem& problem, size_t image, int level, size_t point,
                       std::array<float, 4>* box) {
   const AfdetParams& params = problem.params;
@@ -58,7 +58,7 @@ inline std::vector<Candidate> naive_level(const Problem& problem, size_t image, 
                                           const uint8_t* wanted) {
   const AfdetParams& params = problem.params;
   const double t = static_cast<double>(params.score_threshold);
-  // Division by zero gives the right infinity; -inf is above no logit, so never a candidate.
+  // Division by zero gives the right infinity. A logit of -inf is never above it.
   const float threshold = static_cast<float>(std::log(t / (1.0 - t)));
   const size_t points = problem.points(level);
   const size_t classes = static_cast<size_t>(params.num_classes);

@@ -1,5 +1,5 @@
-// Parameters, heads for them, and room for the results, in memory of exactly their size: what tests
-// and fuzzers feed to every implementation.
+// Inputs of tests and fuzzers for every implementation: parameters, their heads, and memory for the
+// results, each of exactly its size.
 #pragma once
 
 #include <algorithm>
@@ -17,7 +17,7 @@
 
 namespace afdet_test {
 
-// The float that a half stands for, by the standard's formula.
+// The float value of a half, by the standard's formula.
 inline float half_value(uint16_t bits) {
   const int exponent = (bits >> 10) & 31;
   const int fraction = bits & 1023;
@@ -30,12 +30,12 @@ inline float half_value(uint16_t bits) {
   return (bits & 0x8000) != 0 ? -value : value;
 }
 
-// The half nearest to a number, looked for among all of its sign; ties to even.
+// The half nearest to a number, found among all halves of its sign; ties to even.
 inline uint16_t nearest_half(float value) {
   if (value != value) return 0x7E00;
   const uint16_t sign = std::signbit(value) ? 0x8000 : 0;
   const double size = std::fabs(static_cast<double>(value));
-  // Infinity stands where the next number would.
+  // Infinity takes the place of the next number.
   const auto number = [](int bits) {
     return bits == 0x7C00 ? 65536.0 : static_cast<double>(half_value(static_cast<uint16_t>(bits)));
   };
@@ -61,7 +61,7 @@ struct Problem {
   AfdetParams params{};
   int32_t dtype = AFDET_FLOAT32;
   int32_t batch = 1;
-  // Of every head: its numbers, and its bytes as the libraries get them.
+  // For every head, its numbers, and its bytes for the libraries.
   std::vector<std::vector<float>> values;
   std::vector<std::vector<uint8_t>> bytes;
 
@@ -76,7 +76,7 @@ struct Problem {
     return result;
   }
 
-  // Asks `value(is_box)` for every number, head by head.
+  // Calls `value(is_box)` for every number, head by head.
   template <typename F>
   void fill(F&& value) {
     values.clear();
@@ -126,8 +126,8 @@ inline Problem make_problem(int32_t classes, int32_t height, int32_t width,
   return problem;
 }
 
-// Logits around `mean`, distances in 0..1.2; in steps of `step` if it is not 0, so that many tie; a
-// share of `odd` is absurd.
+// Logits around `mean`, distances in 0..1.2. If `step` is not 0, values are its multiples, so that
+// many tie. A share of `odd` is absurd.
 inline void fill_random(Problem* problem, uint32_t seed, float mean, float step = 0.0f,
                         double odd = 0.0) {
   std::mt19937 random(seed);
@@ -150,7 +150,7 @@ struct Results {
   std::vector<float> boxes, scores;
   std::vector<int32_t> classes;
 
-  // Filled with what no result is, so that what was not written shows.
+  // Filled with impossible results, so that unwritten values show.
   explicit Results(const Problem& problem) {
     const size_t images = static_cast<size_t>(problem.batch);
     const size_t rows = images * static_cast<size_t>(problem.params.max_detections);
@@ -187,7 +187,7 @@ inline AfdetStatus run_host(const Problem& problem, Results* results, int32_t th
                            threads, &out);
 }
 
-// The CUDA kernels' source on the CPU.
+// Runs the CUDA kernels' source on the CPU.
 inline AfdetStatus run_emulated(const Problem& problem, Results* results) {
   size_t bytes = 0;
   const AfdetStatus status =

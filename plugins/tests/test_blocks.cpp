@@ -1,4 +1,4 @@
-// The host's block policy: its primitives, and that a race shows.
+// The block policy on the CPU: its primitives, and that it detects a race.
 #include <algorithm>
 #include <random>
 #include <set>
@@ -38,7 +38,7 @@ TEST(orders_are_permutations) {
     std::sort(turns.begin(), turns.end());
     for (int i = 0; i < 50; ++i) CHECK(turns[static_cast<size_t>(i)] == i);
   }
-  CHECK(seen.size() == 6);  // Each phase is shuffled anew.
+  CHECK(seen.size() == 6);  // Each phase is shuffled again.
 }
 
 TEST(a_phase_runs_every_thread_once) {
@@ -129,7 +129,7 @@ TEST(memory_that_nobody_wrote_is_garbage) {
   }
 }
 
-// A neighbour's value, taken in the phase that writes it, or as it must be in the next one.
+// Reads a neighbour's value in the phase that writes it (a race), or correctly in the next phase.
 std::vector<int32_t> neighbours(Block& block, bool in_one_phase) {
   int32_t* values = block.shared().values;
   Block::PerThread<int32_t> result(block);

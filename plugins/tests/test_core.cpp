@@ -17,7 +17,7 @@ namespace {
 
 using Limits = std::numeric_limits<float>;
 
-// Both signs of everything at which floats change their ways.
+// Boundary values of floats, with both signs.
 std::vector<float> special_floats() {
   std::vector<float> result;
   for (const float value :
@@ -35,7 +35,7 @@ TEST(keys_sort_candidates) {
     int level;
     uint32_t rank;
   };
-  // In the order that candidates of one logit take.
+  // In the order of candidates with the same logit.
   const std::vector<Place> places = {
       {0, 0}, {0, 1}, {0, kMaxRanks - 1}, {1, 0}, {7, kMaxRanks - 1}};
   const std::vector<float> logits = special_floats();
@@ -126,12 +126,12 @@ TEST(decode_by_hand) {
   CHECK(decode(0.25f, 0.5f, 1.0f, 0.125f, &box) && is(box, 40, 8, 120, 48));
   CHECK(decode(9.0f, 9.0f, 9.0f, 9.0f, &box) && is(box, 0, 0, 256, 128));
   CHECK(decode(1e30f, 1e30f, 1e30f, 1e30f, &box) && is(box, 0, 0, 256, 128));
-  // A box may lie beside its point, as long as it is not inside out.
+  // A box may lie beside its point, but it must not be inverted.
   CHECK(decode(-0.5f, 0.25f, 1.0f, 0.25f, &box) && is(box, 88, 24, 120, 56));
   CHECK(!decode(0.0f, 0.0f, 0.0f, 0.0f, &box));
   CHECK(!decode(0.25f, 0.0f, 0.25f, 0.0f, &box));
   CHECK(!decode(-1.0f, 1.0f, 0.5f, 1.0f, &box));
-  CHECK(!decode(-4.0f, 1.0f, 9.0f, 1.0f, &box));  // Right of the input altogether.
+  CHECK(!decode(-4.0f, 1.0f, 9.0f, 1.0f, &box));  // Entirely right of the input.
   for (const float bad : {Limits::quiet_NaN(), Limits::infinity(), -Limits::infinity(),
                           Limits::max()}) {  // The last one overflows when it is scaled.
     CHECK(!decode(bad, 1.0f, 1.0f, 1.0f, &box));
@@ -227,7 +227,7 @@ TEST(what_decode_params_take) {
   CHECK(takes([](AfdetParams& p) { p.num_levels = 1; }));
   // 1024 points of the finest level: as many pairs as a key has ranks for.
   CHECK(takes([](AfdetParams& p) { p.num_classes = 1 << 19; }));
-  // Strides beyond num_levels are not looked at.
+  // Strides beyond num_levels are ignored.
   CHECK(takes([](AfdetParams& p) { p.strides[5] = -1; }));
 }
 
@@ -254,7 +254,7 @@ TEST(what_decode_params_refuse) {
   }
   for (const int32_t bad : {0, -1, -256, INT32_MIN, INT32_MAX, 255, 64, 1 << 30}) {
     CHECK(refuses(AFDET_ERROR_INPUT_SIZE, [&](AfdetParams& p) { p.height = p.width = bad; }));
-    if (bad > 0 && bad % 128 == 0) continue;  // Alone it makes no more points than there may be.
+    if (bad > 0 && bad % 128 == 0) continue;  // Alone it does not exceed the limit of points.
     CHECK(refuses(AFDET_ERROR_INPUT_SIZE, [&](AfdetParams& p) { p.height = bad; }));
     CHECK(refuses(AFDET_ERROR_INPUT_SIZE, [&](AfdetParams& p) { p.width = bad; }));
   }

@@ -1,5 +1,5 @@
-// The CUDA kernels' source, run on the CPU, against libafdet_host: under sanitizers, memory errors
-// of the kernels show here.
+// Compares the CUDA kernels' source, run on the CPU, with libafdet_host. Under sanitizers, this
+// finds memory errors of the kernels.
 #include <utility>
 #include <vector>
 
@@ -12,7 +12,7 @@ namespace {
 
 constexpr uint32_t kOrders[] = {0, 1, 7, 1234567};
 
-// In every order of threads.
+// Runs in every order of threads.
 void check_equals_host(const Problem& problem) {
   Results want(problem);
   CHECK(run_host(problem, &want) == AFDET_OK);
@@ -32,7 +32,7 @@ TEST(random_heads) {
     for (const int32_t dtype : {AFDET_FLOAT32, AFDET_FLOAT16}) {
       for (const float mean : {-6.0f, -2.0f, 1.0f}) {
         const bool fine = strides[0] == 1;
-        // Odd numbers of pairs: images start where vectors may not.
+        // Odd numbers of pairs, so that images start at addresses unaligned for vectors.
         Problem problem = make_problem(fine ? 1 : 3, 128, 128, strides);
         problem.dtype = dtype;
         problem.batch = 3;
@@ -47,7 +47,7 @@ TEST(random_heads) {
 }
 
 // More candidates than a list holds, in every size of sort; more detections than shared memory
-// does.
+// holds.
 TEST(sizes) {
   for (const auto& [most, detections] :
        std::vector<std::pair<int32_t, int32_t>>{{1, 100}, {1000, 384}, {1025, 385}, {4096, 1000}}) {

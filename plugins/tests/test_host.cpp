@@ -1,4 +1,4 @@
-// libafdet_host against the naive reference, and what it refuses.
+// Compares libafdet_host with the naive reference, and tests its refusals.
 #include <algorithm>
 #include <vector>
 
@@ -61,8 +61,8 @@ TEST(equals_naive) {
   }
 }
 
-// Far more candidates than are kept, rising and falling along the scan, and in plateaus: what the
-// host's guess at the cut meets at worst.
+// Far more candidates than are kept, rising and falling along the scan, and in plateaus: the worst
+// cases for the host's estimate of the cut.
 TEST(many_candidates) {
   for (const int32_t dtype : {AFDET_FLOAT32, AFDET_FLOAT16}) {
     for (const int shape : {0, 1, 2, 3, 4}) {
@@ -80,9 +80,9 @@ TEST(many_candidates) {
             return -4.0f * place + 3.0f;
           case 2:
             return place < 0.9f ? 1.0f : 2.0f;
-          case 3:  // The last classes' points come first among equals, and minus zero is zero.
+          case 3:  // The last classes' points come first among ties; minus zero equals zero.
             return place < 0.9f ? 0.0f : -0.0f;
-          default:  // A guess from evenly spaced values is wrong: only these are high.
+          default:  // An estimate from evenly spaced values is wrong: only these are high.
             return index % 20 == 1 ? 5.0f + place : -2.0f;
         }
       });

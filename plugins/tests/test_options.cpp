@@ -1,4 +1,4 @@
-// The plugin's options: read, checked, written and read back, whatever the bytes.
+// The plugin's options: reads, checks, writes and rereads them, also from arbitrary bytes.
 #include <cstring>
 #include <limits>
 #include <random>
@@ -40,7 +40,7 @@ TEST(what_is_written_is_read_back) {
 TEST(every_truncation_is_refused) {
   const std::vector<uint8_t> bytes = to_bytes(good_options());
   for (size_t size = 0; size < bytes.size(); ++size) {
-    // A copy of that size, so that a sanitizer sees any read beyond it.
+    // A copy of exactly that size, so that a sanitizer detects reads beyond it.
     const std::vector<uint8_t> part(bytes.begin(),
                                     bytes.begin() + static_cast<std::ptrdiff_t>(size));
     Options read;
@@ -73,7 +73,7 @@ TEST(random_damage_never_crashes_and_never_gives_nonsense) {
     if (random() % 8 == 0) damaged.resize(random() % (damaged.size() + 1));
     Options read;
     if (!from_bytes(damaged.data(), damaged.size(), &read).empty()) continue;
-    // What was taken is within the limits, and can be written again.
+    // Accepted options are within the limits and can be written again.
     CHECK(read.max_detections >= 1 && read.height > 0 && read.nms_iou <= 1.0f);
     CHECK(to_bytes(read).size() == bytes.size());
   }
@@ -154,7 +154,7 @@ TEST(what_is_out_of_range_is_said) {
   options = good_options();
   options.class_agnostic = 2;
   CHECK(starts("attribute class_agnostic must be 0 or 1 (got 2) - "));
-  // Nothing is taken of what is refused.
+  // A refusal leaves the options unchanged.
   CHECK(read.strides.empty());
 }
 
@@ -177,7 +177,7 @@ TEST(heads_must_fit) {
   shapes[7].sizes[2] = 1;
   CHECK(message().rfind("the reg input of stride 32 must have 16 as rows (got 1)", 0) == 0);
   shapes[7].sizes[2] = 16;
-  // Batches may be unknown, not unlike.
+  // Batches may be unknown, but not different.
   shapes[0].sizes[0] = 2;
   CHECK(message().empty());
   shapes[9].sizes[0] = 3;
