@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from trt_afdet.media import read_picture
-from trt_afdet.native import Params
+from trt_afdet.native import DecodeParams
 from trt_afdet.preprocess import preprocess
 from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend
 from trt_afdet.support.files import atomic_path
@@ -24,7 +24,7 @@ def main() -> int:
     with OnnxRuntimeBackend(model) as backend:
         images, _ = preprocess([read_picture(picture)], backend.spec)
         heads = backend.infer(images)
-        params = bytes(Params.of(backend.spec))[ctypes.sizeof(ctypes.c_uint32) :]
+        params = bytes(DecodeParams.of(backend.spec))[ctypes.sizeof(ctypes.c_uint32) :]
     with atomic_path(out) as temporary:
         temporary.write_bytes(params + b"".join(head.tobytes() for head in heads))
     return 0
