@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trt_afdet.stream.config.deployment import ConfiguredSource, Resolved
     from trt_afdet.stream.config.schema import Loaded
 
-SUMMARY = "detect on cameras and streams: many at once, tracked, with zones, into any sink"
+SUMMARY = "detect on cameras and streams, with tracking, zones and sinks"
 
 EPILOG = """\
 examples:
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", help="model.onnx or .engine (default: the shipped one)")
     parser.add_argument(
-        "--sink", action="append", metavar="URI", help="where results go; may be repeated"
+        "--sink", action="append", metavar="URI", help="send results there; may be repeated"
     )
     parser.add_argument(
         "--web",
@@ -67,19 +67,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help=f"serve the web page (default address: {WebConfig.address})",
     )
-    parser.add_argument("--metrics", metavar="ADDRESS", help="serve /metrics and /healthz here")
+    parser.add_argument("--metrics", metavar="ADDRESS", help="serve /metrics and /healthz alone")
     parser.add_argument("--track", action="store_true", default=None, help="number the objects")
     parser.add_argument(
         "--every", type=int, metavar="N", help="detect on one frame in N, track on the others"
     )
-    parser.add_argument("--zones", metavar="FILE", help="zones and lines, JSON")
+    parser.add_argument("--zones", metavar="FILE", help="JSON file of zones and lines")
     parser.add_argument("--conf", type=float, help=f"lowest confidence (default: {Config.conf})")
     parser.add_argument("--iou", type=float, help="NMS IoU (default: the model's)")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="report only these")
     parser.add_argument("--threads", type=int, help="CPU threads of the network")
     parser.add_argument("--batch", type=int, help="most frames per run of the network")
     parser.add_argument(
-        "--max-age", type=float, metavar="S", help="drop live frames that have waited longer"
+        "--max-age",
+        type=float,
+        metavar="S",
+        help="drop live frames that wait for more than S seconds",
     )
     parser.add_argument(
         "--realtime", action="store_true", default=None, help="play files at their own pace"
@@ -88,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fail-fast",
         action="store_true",
         default=None,
-        help="end everything when the first source fails for good",
+        help="stop all sources when the first one fails for good",
     )
     parser.add_argument(
         "--give-up",

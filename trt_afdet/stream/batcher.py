@@ -106,7 +106,7 @@ class Batcher:
             given_up: Whether the source must end; called again after :meth:`wake`.
 
         Returns:
-            False if the source must end because it or the batcher was closed.
+            False if the source must end: it was closed or given up, or the batcher was stopped.
         """
         with self._changed:
             queue = self._queues[frame.source]

@@ -9,9 +9,22 @@ import pytest
 
 from trt_afdet.cli import build_parser, main
 from trt_afdet.cli.run import _named, collect_sources
-from trt_afdet.stream.config.schema import WebConfig
+from trt_afdet.stream.config.schema import WebConfig, is_config_file
 
 WEB = WebConfig.address
+
+
+@pytest.mark.parametrize(
+    ("source", "file"),
+    [
+        ("cameras.yaml", True),
+        ("A.YML", True),
+        ("http://host/cameras.yaml", False),
+        ("a.mp4", False),
+    ],
+)
+def test_a_configuration_is_a_file_not_an_address(source: str, file: bool) -> None:
+    assert is_config_file(source) is file
 
 
 def parsed(line: str) -> argparse.Namespace:

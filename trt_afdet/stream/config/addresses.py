@@ -115,7 +115,7 @@ def listed() -> str:
     for title, schemes in (("sources", SOURCES), ("sinks", SINKS)):
         lines += ["", f"{title}:"]
         shown = {scheme.example: scheme.what for scheme in schemes.values()}
-        lines += [f"  {example:<38} {what}" for example, what in shown.items()]
+        lines += [f"  {example:<41} {what}" for example, what in shown.items()]
     return "\n".join(lines[1:])
 
 

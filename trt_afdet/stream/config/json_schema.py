@@ -121,7 +121,8 @@ def _or_null(schema: Schema) -> Schema:
 
 def _describe(schema: Schema, cls: type) -> None:
     """Adds the descriptions of the class's docstring; forbids unknown keys."""
-    schema["description"] = inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]
+    first_line = inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]
+    schema["description"] = first_line.replace("``", "")
     schema["additionalProperties"] = False
     texts: dict[str, str] = {}
     for base in reversed(cls.__mro__):

@@ -71,7 +71,7 @@ class SourceConfig(FilterOptions):
         queue: Most frames that wait for the detector.
         realtime: Play a file at its own pace.
         every: Detect on one frame in so many; the tracker fills in the others.
-        track: How objects are followed.
+        track: Options of the tracker; off by default.
         zones: The zones and lines of this source, instead of the file's.
         events: When zones and lines report an event.
     """
@@ -154,11 +154,11 @@ class WebConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A whole file.
+    """A whole ``cameras.yaml``.
 
     Attributes:
         sources: Cameras, streams and files.
-        model: The .onnx, .engine or .plan file; the shipped model by default.
+        model: An .onnx, .engine or .plan file; the shipped model by default.
         backend: Must match the suffix of the model, which selects it by default.
         providers: Execution providers of ONNX Runtime; the CPU by default.
         threads: CPU threads of the network.
