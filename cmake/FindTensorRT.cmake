@@ -1,8 +1,8 @@
-# TensorRT's headers, and its library where it is installed (the plugin needs the headers alone).
+# Finds TensorRT's headers, and its library if it is installed (the plugin only needs the headers).
 #
-# Looks at TensorRT_INCLUDE_DIR (also spelt TENSORRT_INCLUDE_DIR), then at TensorRT_ROOT (variable or
-# environment: a tar, or a folder with include/), then where JetPack, Debian packages and tars
-# usually are. The wheels for Python hold no headers.
+# Searches TensorRT_INCLUDE_DIR (also spelt TENSORRT_INCLUDE_DIR), then TensorRT_ROOT (variable or
+# environment: an unpacked tar, or a folder with include/), then the usual places of JetPack, Debian
+# packages and tars. The Python wheels do not contain headers.
 #
 #   TensorRT_FOUND, TensorRT_VERSION, TensorRT_INCLUDE_DIR, TensorRT_LIBRARY (may be empty),
 #   TensorRT::Headers (target)
@@ -18,7 +18,7 @@ file(GLOB _tars /opt/TensorRT-* /usr/local/TensorRT-* "$ENV{HOME}/TensorRT-*")
 set(_suffixes include include/x86_64-linux-gnu include/aarch64-linux-gnu
               targets/x86_64-linux-gnu/include targets/aarch64-linux-gnu/include)
 
-# A root that was named is meant: nothing else is taken in its place.
+# If a root is given, other places are not searched.
 if(_roots)
   find_path(TensorRT_INCLUDE_DIR NvInfer.h PATHS ${_roots} PATH_SUFFIXES ${_suffixes} NO_DEFAULT_PATH)
 else()
@@ -53,7 +53,7 @@ find_package_handle_standard_args(TensorRT
 
 if(TensorRT_FOUND AND NOT TARGET TensorRT::Headers)
   add_library(TensorRT::Headers INTERFACE IMPORTED)
-  # Imported, so system headers: their warnings are not ours to mend.
+  # An imported target makes them system headers, which hides their warnings.
   set_target_properties(TensorRT::Headers PROPERTIES
     INTERFACE_INCLUDE_DIRECTORIES "${TensorRT_INCLUDE_DIR}")
 endif()

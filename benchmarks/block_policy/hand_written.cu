@@ -1,5 +1,5 @@
-// The scan and suppress kernels once more, by hand: threadIdx, __syncthreads and CUB in place of
-// the block policy. Only compiled, to see what the policy costs (compare.py); never linked.
+// Hand-written versions of the scan and suppress kernels, with threadIdx, __syncthreads and CUB
+// instead of the block policy. compare.py only compiles them, to measure the cost of the policy.
 #include <cub/block/block_scan.cuh>
 
 #include "cuda/block.cuh"
@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(kScanThreads)
   }
 }
 
-// How many threads before this one have the flag, and how many of all.
+// The number of earlier threads with the flag, and the total.
 __device__ __forceinline__ int rank_by_hand(bool flag, uint32_t* warps, int* total) {
   const uint32_t lane = threadIdx.x % 32;
   const uint32_t warp = threadIdx.x / 32;

@@ -106,8 +106,8 @@ def load(path: Path) -> Checkpoint:
         raise CorruptFileError("not a checkpoint of this project", got=str(tensors_path))
     if stamp != str(progress.get("iteration", 0)):
         raise CorruptFileError(
-            f"{tensors_path.name} is of iteration {stamp}, "
-            f"{yaml_path.name} of {progress.get('iteration')}",
+            f"{tensors_path.name} is from iteration {stamp}, "
+            f"{yaml_path.name} from {progress.get('iteration')}",
             hint="the two were not saved together",
         )
     return Checkpoint(parse_recipe(recipe, yaml_path.name), groups, progress)

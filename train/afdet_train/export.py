@@ -168,7 +168,7 @@ def export_checkpoint(
     Args:
         checkpoint: A .safetensors file or the folder of a run.
         out: The .onnx file, written only after the check.
-        frames: BGR uint8 pictures for the parity check.
+        frames: BGR uint8 pictures for the comparison.
         batch: A fixed batch size; None for a dynamic one.
         spec_changes: Values of the spec to store instead of the defaults.
 
@@ -177,11 +177,11 @@ def export_checkpoint(
             :data:`TOLERANCE`, or the file cannot be written.
     """
     if not frames:
-        raise InvalidValueError("the parity check needs at least one frame")
+        raise InvalidValueError("the comparison needs at least one frame")
     saved = checkpoints.load(checkpoint)
     if saved.recipe.model.backbone.name.endswith(_UNEXPORTABLE):
         raise InvalidValueError(
-            "deformable convolutions have no exporter to ONNX",
+            "deformable convolutions cannot be exported to ONNX",
             got=saved.recipe.model.backbone.name,
             hint="deploy the same backbone without _dcn",
         )

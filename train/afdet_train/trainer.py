@@ -308,9 +308,9 @@ def fit(
     with process_group(recipe.train.device) as ranks:
         if not resume and ranks.leads and (out / "last.safetensors").exists():
             raise InvalidValueError(
-                "the run's folder holds a checkpoint already",
+                "the run's folder already holds a checkpoint",
                 got=str(out),
-                hint="pass --resume to go on, or another --out",
+                hint="pass --resume to continue, or another --out",
             )
         with ranks.first_here():  # The other processes find the pictures' sizes in the cache.
             dataset = open_data(
@@ -340,7 +340,7 @@ def fit(
             except (KeyboardInterrupt, RunError):
                 if ranks.leads and run.iteration:
                     _save(run, out, best=False)
-                    report.say(f"saved at iteration {run.iteration}; go on with --resume")
+                    report.say(f"saved at iteration {run.iteration}; continue with --resume")
                 raise
         return run.best
 
@@ -359,7 +359,7 @@ def _loop(
         waited = time.perf_counter() - clock
         for name in batch.broken:
             if name not in broken:
-                report.warn(f"skipped from now on, another picture takes its place: {name}")
+                report.warn(f"unreadable, another picture replaces it from now on: {name}")
             broken[name] += 1
         parts, norm = train_step(run, batch)
         figures = run.ranks.mean(parts.figures()).tolist()
@@ -382,7 +382,7 @@ def _loop(
             clock = time.perf_counter()
     if broken:
         report.warn(
-            f"{len(broken)} pictures broke during the run and were skipped "
+            f"{len(broken)} pictures became unreadable during the run and were skipped "
             f"{sum(broken.values())} times"
         )
 

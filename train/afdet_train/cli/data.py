@@ -15,7 +15,7 @@ def add_kinds(kinds: Any) -> None:
         "doom",
         help="film Freedoom with ViZDoom, with exact boxes",
         description="Film Freedoom's maps with ViZDoom and write a COCO dataset. Splits are by "
-        "map. The same seed gives the same bytes, whatever the number of workers.",
+        "map. The same seed gives the same bytes with any number of workers.",
         epilog="example: trt-afdet data doom data/doom --split train --frames 7000 --seed 1 "
         "--workers 4",
     )

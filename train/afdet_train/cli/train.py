@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt as stop:
         from trt_afdet.cli.stopping import exit_status
 
-        print(f"stopped; go on with: trt-afdet train {args.recipe} --out {out} --resume")
+        print(f"stopped; continue with: trt-afdet train {args.recipe} --out {out} --resume")
         return exit_status(stop)
     metrics = "  ".join(f"{n.upper()} {v:.4f}" for n, v in best.items() if n != "epoch")
     print(f"checkpoint {out / 'best.safetensors'}  {metrics}".rstrip())
