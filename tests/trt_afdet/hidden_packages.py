@@ -21,7 +21,7 @@ from typing import Any
 
 #: Distributions that are the same package under another name.
 SAME = {"opencv-python-headless": "opencv-python"}
-#: What is no package of the project: tools that every environment has.
+#: What is not a package of the project: tools that every environment has.
 ALWAYS = {"pip", "setuptools", "wheel", "trt-afdet"}
 
 

@@ -88,7 +88,7 @@ class _Parser(argparse.ArgumentParser):
             hint = nearest(first.split("=")[0], self._option_strings())
             message = f"unknown option {first}" + (f" - {hint}" if hint else "")
             if not first.startswith("-"):
-                message = f"unexpected word {first} - words stand together, before the options"
+                message = f"unexpected word {first} - put all words together, before the options"
         elif "invalid choice:" in message and len(words) > 1:
             hint = nearest(words[1], re.split(r"[\s,'()]+", message.partition("choose from")[2]))
             message += f" - {hint}" if hint else ""
@@ -188,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
-        # Names of files may hold bytes that are no text.
+        # Names of files may hold bytes that are not text.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -221,7 +221,7 @@ def _main(argv: list[str]) -> int:
     return status
 
 
-#: What the system may refuse anywhere, at no fault of the program.
+#: System errors that are not the program's fault.
 _EXPECTED = (
     errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP,
     errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE,
@@ -241,7 +241,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _abandon_stdout() -> None:
-    """Lets Python exit without trying once more to write what cannot be written."""
+    """Lets Python exit without another try to write to stdout."""
     import os
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -127,7 +127,7 @@ class Result:
     """What one contender took at one batch size.
 
     Attributes:
-        model, precision, backend, batch: What was measured.
+        model, precision, backend, batch: The measured combination.
         latencies: Seconds of each batch.
         stages: Seconds per batch of each stage, each time it was measured.
         rates: Frames a second of overlapping batches, each time; empty if they do not overlap.
@@ -272,7 +272,7 @@ def providers(text: str) -> dict[str, str]:
 
 
 def onnx_precision(path: Path) -> str:
-    """What an ONNX file computes in, by its operators and weights; "?" without the onnx package."""
+    """The precision of an ONNX file, by its operators and weights; "?" without the onnx package."""
     try:
         import onnx
     except ImportError:
@@ -303,7 +303,7 @@ def measure(
         plan += [(pairs, batch, turn) for turn in range(-1, rounds)]
     done = ui.progress(iter(plan), len(plan), "measuring")
     for pairs, batch, turn in done:
-        # Whoever goes first finds other caches; so each is first in turn.
+        # The first finds other caches, so the models take turns in being first.
         first = turn % len(pairs)
         for contender, result in pairs[first:] + pairs[:first]:
             start = max(turn, 0) * batch
@@ -405,7 +405,7 @@ def stage_table(results: Sequence[Result]) -> Table:
 def report(
     results: Sequence[Result], frames: Sequence[Frame], args: argparse.Namespace
 ) -> dict[str, Any]:
-    """All figures, and what they were measured on."""
+    """All figures, and the machine."""
     from trt_afdet.doctor import examine
 
     height, width = frames[0].shape[:2]

@@ -14,7 +14,7 @@ from trt_afdet.support.files import check_output, data_on_stdout, is_file_target
 if TYPE_CHECKING:
     from trt_afdet.engine.options import BuildOptions, Option
 
-SUMMARY = "build a TensorRT engine from a model.onnx, and check that it is what was asked for"
+SUMMARY = "build a TensorRT engine from a model.onnx and check its precision"
 
 EPILOG = """\
 examples:
@@ -139,7 +139,7 @@ def _show_log() -> None:
 
 
 def options_of(args: argparse.Namespace) -> BuildOptions:
-    """What the command line asks for.
+    """The options of a command line.
 
     Raises:
         InvalidValueError: If two of its words contradict each other, or one cannot be read.
@@ -215,7 +215,7 @@ def _shapes(args: argparse.Namespace) -> tuple[tuple[int, int, int], tuple[int, 
         raise InvalidValueError(
             "only the batch of a shape can vary", got=" ".join(filter(None, given))
         )
-    # As trtexec does: what is not given is as what is.
+    # As in trtexec, missing shapes equal the given ones.
     least = _shape(given[0])[0] if given[0] else known[0][0]
     most = _shape(given[2])[0] if given[2] else known[-1][0]
     best = _shape(given[1])[0] if given[1] else most

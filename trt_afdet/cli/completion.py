@@ -71,7 +71,7 @@ def _subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.Argument
 
 
 def _names(parser: argparse.ArgumentParser) -> list[str]:
-    """The words that may stand without a dash: subcommands or choices."""
+    """Words without a dash: subcommands or choices."""
     actions = [a for a in parser._actions if not a.option_strings and a.choices is not None]
     return [str(choice) for action in actions for choice in action.choices or ()]
 

@@ -25,9 +25,9 @@ examples:
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
     check = kinds.add_parser(
         "check",
-        help="say what is in a dataset and what is wrong with it",
-        description="Read a dataset as training does, decode every picture, and print what was "
-        "found. COCO, VOC and YOLO are known by what is on disk.",
+        help="list the contents and the faults of a dataset",
+        description="Read a dataset as training does, decode every picture, and print all "
+        "findings. The files on disk tell COCO, VOC and YOLO apart.",
     )
     check.add_argument("path", metavar="PATH", help="the folder, .json or .yaml")
     check.add_argument("--split", metavar="NAME", help="only this one (default: all)")
@@ -71,7 +71,7 @@ def _no_training(_: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Does what was asked for; returns the exit status."""
+    """Runs the command; returns the exit status."""
     return int(args.work(args))
 
 

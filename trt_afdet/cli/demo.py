@@ -13,7 +13,7 @@ EPILOG = """\
 example:
   trt-afdet demo --out out/demo
 
-Leaves annotated.mp4, detections.jsonl and preview.jpg, and prints what it took and how good it was.
+Leaves annotated.mp4, detections.jsonl and preview.jpg, and prints speed and accuracy.
 """
 
 

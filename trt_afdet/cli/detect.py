@@ -44,8 +44,8 @@ examples:
   trt-afdet detect street.mp4 --jsonl - | jq .detections
   trt-afdet detect frame.png --show
 
-Of several files, those that cannot be read are named in a warning; the others are done, and the
-exit status is 1. Output files appear when they are complete. With --resume, what is done is noted
+If some files cannot be read, a warning names each, the others are processed, and the exit status
+is 1. Output files appear when they are complete. With --resume, what is done is noted
 beside the output: the same command goes on after Ctrl-C, a kill or a power cut, and begins the
 annotated copy of an interrupted video anew. Cameras are for trt-afdet run.
 """
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _journal(args: argparse.Namespace, source: Inputs) -> Iterator[Journal | None]:
-    """With --resume, what an earlier run has done; it is forgotten when all is done.
+    """With --resume, the progress of an earlier run; deleted when all is done.
 
     Raises:
         InvalidValueError: If there is no place to keep it, or the settings have changed.
@@ -157,7 +157,7 @@ def _journal(args: argparse.Namespace, source: Inputs) -> Iterator[Journal | Non
 
 @dataclass
 class Result:
-    """What a run did.
+    """The result of a run.
 
     Attributes:
         frames: Frames done.
@@ -186,7 +186,7 @@ def detect(
     report_from: float = 0.0,
     journal: Journal | None = None,
 ) -> Result:
-    """Runs a detector over a source and writes what is asked for.
+    """Runs a detector over a source and writes the outputs.
 
     Args:
         source: What to read.
@@ -282,7 +282,7 @@ class _Outputs:
     def __enter__(self) -> _Outputs:
         from trt_afdet.media import VideoWriter
 
-        with ExitStack() as stack:  # Closes what is open already if the next cannot be opened.
+        with ExitStack() as stack:  # Closes the first outputs if a later one cannot be opened.
             if self.jsonl is not None:
                 if self.journal is None:
                     self._lines = stack.enter_context(open_output(self.jsonl))
@@ -335,7 +335,7 @@ class _Outputs:
         self._current = None
 
     def finish(self) -> None:
-        """Ends the last source, and writes what an earlier run and this one have found."""
+        """Ends the last source, and writes the findings of an earlier run and this one."""
         from trt_afdet.records import dumps
 
         self._end_current()

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         if sys.stdout.isatty():
             status = f"{_COLORS[row.status]}{status}\033[0m"
         print(f"{status}  {row.name.ljust(width)}  {row.detail}")
-        # How to get what nobody needs only makes the page long; --json and --for tell it.
+        # Rows that are not needed stay short; --json and --for show their hints.
         if row.fix and row.status != "not needed":
             word = "fix" if row.status == "fix" else "to change it"
             print(f"{' ' * (width + column + 4)}{word}: {row.fix}")

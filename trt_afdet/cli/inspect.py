@@ -1,4 +1,4 @@
-"""``trt-afdet inspect``: what a model file expects, returns and computes in."""
+"""``trt-afdet inspect``: inputs, outputs and precision of a model file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Findings:
-    """What is known of a file.
+    """The findings about a file.
 
     Attributes:
         facts: What and how, for people.
@@ -102,7 +102,7 @@ def examine(path: Path) -> Findings:
             raise
         except Exception as error:  # onnx's errors share no base; damaged text comes as bytes.
             raise CorruptFileError(
-                f"{path} is no valid ONNX model", got=reason(error), hint="export it again"
+                f"{path} is not a valid ONNX model", got=reason(error), hint="export it again"
             ) from error
     from trt_afdet.trt.sidecar import read
 

@@ -1,4 +1,4 @@
-"""What a stopped ``detect --resume`` had done, so that the next one goes on."""
+"""The progress of ``detect --resume``, so that the next run continues it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trt_afdet.support.files import TEXT_ERRORS, write_error, write_whole
 class Journal:
     """A file that says what is done: its settings, then a line per frame, then ends of videos.
 
-    Each line is written at once, so that even a kill loses no more than the frame at hand.
+    Each line is written at once, so that even a kill loses no more than the current frame.
 
     Args:
         path: The file; it is removed when everything is done.

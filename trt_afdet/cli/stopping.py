@@ -31,7 +31,7 @@ class Stopped(KeyboardInterrupt):
 
 
 def exit_status(stop: KeyboardInterrupt) -> int:
-    """What a shell expects of a command that a signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
+    """The exit status after a signal, as shells expect it: 130 for Ctrl-C, 143 for SIGTERM."""
     return 128 + (stop.number if isinstance(stop, Stopped) else int(signal.SIGINT))
 
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-#: Seconds between two progress lines where there is no terminal.
+#: Seconds between two progress lines without a terminal.
 LINE_EVERY = 10.0
 #: Work shorter than this needs no progress at all.
 SILENT_FOR = 2.0
@@ -21,7 +21,7 @@ def warn(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """One line on stderr that is no warning."""
+    """One line on stderr that is not a warning."""
     print(text, file=sys.stderr)
 
 
@@ -60,7 +60,7 @@ def progress(items: Iterable[T], total: int | None, description: str) -> Iterato
     Args:
         items: What to pass on.
         total: How many there are, if known.
-        description: What is being done, for the reader.
+        description: The work, for the reader.
     """
     if sys.stderr.isatty():
         try:

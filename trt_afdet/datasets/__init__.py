@@ -34,7 +34,7 @@ def open_dataset(
     strict: bool = False,
     need_labels: bool = True,
 ) -> Dataset:
-    """Opens a dataset, picking the format by what is on disk.
+    """Opens a dataset; the files on disk determine the format.
 
     ==================================================  =====================
     ``X.json``                                          COCO instances
@@ -63,8 +63,8 @@ def open_dataset(
         need_labels: Refuse one without a single label.
 
     Raises:
-        MissingFileError: If there is nothing there; says what was looked for.
-        AfdetError: If what is there is broken.
+        MissingFileError: If nothing is there; says where it looked.
+        AfdetError: If the data is broken.
     """
     names = class_names
     if names is None and model is not None and dataset_format(path) != "voc":
@@ -166,7 +166,7 @@ def dataset_splits(path: str | Path) -> list[str | None]:
 
 
 def _voc_years(folder: Path, split: str) -> list[Path]:
-    """The years in a VOCdevkit that have the split; any other folder as it is."""
+    """The years in a VOCdevkit that have the split; any other folder unchanged."""
     lists = sorted(folder.glob("VOC*/ImageSets/Main"))
     having = [p for p in lists if (p / f"{split}.txt").is_file()] or lists
     return [p.parent.parent for p in having] or [folder]

@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, found in one place for all formats."""
+"""Finds the faults of a dataset, in one place for all formats."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Report:
                 names.append(example)
 
     def note(self, kind: str, example: str, count: int = 1) -> None:
-        """Counts what is no fault."""
+        """Counts something harmless."""
         if count:
             self.notes.add(kind)
             self.add(kind, example, count)
@@ -80,12 +80,12 @@ def clean_boxes(
     where: str,
     tolerance: float = 0.5,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.intp]]:
-    """Boxes clipped to the picture, without those that are no boxes.
+    """Boxes clipped to the picture, without invalid ones.
 
     Args:
         boxes: [N, 4], x1 y1 x2 y2 in pixels.
         width, height: The picture's size.
-        report: Counts what was done.
+        report: Counts the changes.
         where: For the report's example.
         tolerance: Pixels that a box may be outside without being counted.
 
@@ -103,7 +103,7 @@ def clean_boxes(
     inside = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
     report.add("boxes outside the picture dropped", where, int((proper & ~inside).sum()))
     keep = finite & proper & inside
-    # Half a pixel of rounding is nothing to warn of.
+    # Rounding by half a pixel deserves no warning.
     moved = (np.abs(clipped - safe) > tolerance).any(axis=1)
     report.add("boxes clipped to the picture", where, int((keep & moved).sum()))
     kept = np.flatnonzero(keep)
@@ -111,7 +111,7 @@ def clean_boxes(
 
 
 def check_unique(values: Iterable[Any], what: str, file: object) -> None:
-    """Raises CorruptFileError naming the first value that repeats or can be no id."""
+    """Raises CorruptFileError naming the first value that repeats or cannot be an id."""
     seen = set()
     for value in values:
         try:

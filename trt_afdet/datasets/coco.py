@@ -96,7 +96,7 @@ def read_coco(
 
     Raises:
         MissingFileError: If the JSON or all pictures are missing.
-        CorruptFileError: If the JSON is not what it should be: names the entry.
+        CorruptFileError: If an entry is invalid; names it.
     """
     raw = _load(file)
     report = Report()
@@ -158,18 +158,18 @@ def _load(file: Path) -> dict[str, Any]:
     if other is not None:
         raise CorruptFileError(f"{file} is {other.what}", hint=other.remedy)
     if not isinstance(raw, dict) or not isinstance(raw.get("images"), list):
-        raise CorruptFileError(f"{file} is no COCO instances file: it has no list 'images'")
+        raise CorruptFileError(f"{file} is not a COCO instances file: it has no list 'images'")
     for section in ("images", "annotations", "categories"):
         # Files of test sets have no annotations.
         if raw.get(section) is None:
             raw[section] = []
         if not isinstance(raw[section], list):
             raise CorruptFileError(
-                f"{file} is no COCO instances file: {section!r} is no list", got=section
+                f"{file} is not a COCO instances file: {section!r} is not a list", got=section
             )
         for number, entry in enumerate(raw[section]):
             if not isinstance(entry, dict):
-                raise CorruptFileError(f"{file}: {section}[{number}] is no object")
+                raise CorruptFileError(f"{file}: {section}[{number}] is not an object")
     return raw
 
 
@@ -303,7 +303,7 @@ def _draft(
         frame_index = _number(frame_index)
         if not math.isfinite(frame_index) or frame_index < 0 or not frame_index.is_integer():
             raise CorruptFileError(
-                f"{file}: frame_index of {name} is no number from 0", got=image["frame_index"]
+                f"{file}: frame_index of {name} is not a number from 0", got=image["frame_index"]
             )
     boxes, kept, areas = [], [], []
     for annotation in annotations:
@@ -335,7 +335,7 @@ def _draft(
 
 
 def _box(annotation: Entry, report: Report, where: str) -> list[float] | None:
-    """x1 y1 x2 y2; of the segmentation where there is no ``bbox``; None if there is neither."""
+    """x1 y1 x2 y2, from the segmentation without a ``bbox``; None without either."""
     bbox = annotation.get("bbox")
     if isinstance(bbox, list) and bbox:
         values = [_number(v) for v in bbox]

@@ -29,7 +29,7 @@ def open_all(
 ) -> dict[str | None, Dataset]:
     """All splits of a dataset (or one), with one class list.
 
-    The classes are the first split's, then those that only later ones have. A split that cannot be
+    The classes are the first split's, then further ones of later splits. A split that cannot be
     opened is a fault in the report of the others; if none can, the first one's error is raised.
     """
     wanted = [split] if split is not None else dataset_splits(path)
@@ -86,7 +86,7 @@ def convert(
         progress: Shows how far it is.
 
     Returns:
-        What was written, by split; the reports say what the format cannot hold.
+        The written data, by split; the reports name what the format cannot hold.
 
     Raises:
         InvalidValueError: If the target is not empty, or the source is a video.
@@ -232,7 +232,7 @@ def _write_yolo(root: Path, split: str, data: Dataset, files: list[str]) -> None
 
 
 def _finish(root: Path, form: str, splits: dict[str, Dataset]) -> None:
-    """What stands once for all splits: the class list."""
+    """The class list, once for all splits."""
     names = next(iter(splits.values())).class_names
     if form == "voc":
         (root / "classes.txt").write_text("".join(f"{n}\n" for n in names), encoding="utf-8")

@@ -30,7 +30,7 @@ class Draft:
         image_id: Unique within the dataset.
         boxes: [N, 4], x1 y1 x2 y2: pixels, or with ``relative`` shares of the sides.
         labels: [N], class index.
-        width, height: What the annotation says; None if it does not.
+        width, height: Of the annotation; None if it has none.
         relative: Whether boxes are shares.
         tolerance: Pixels that a box may be outside without being counted.
         frame_index: Of a video's frame.
@@ -52,13 +52,13 @@ class Draft:
 
 @dataclass
 class Drafts:
-    """What a format's reader returns.
+    """The result of a format's reader.
 
     Attributes:
         name: Where it came from.
         class_names: In the order of the class indices.
         items: The pictures.
-        report: What the reader found.
+        report: The reader's findings.
         category_ids: COCO's id of each class; 1, 2, 3, ... by default.
     """
 
@@ -182,7 +182,7 @@ def _record(
 def turn_boxes(boxes: npt.NDArray[np.float64], look: Look) -> npt.NDArray[np.float64]:
     """Boxes of the picture as stored, on the picture as shown (orientations 2 to 8)."""
     turned = np.concatenate([turn_points(half, look) for half in np.hsplit(boxes, 2)], axis=1)
-    # An inverted box must stay one: only what the turn itself swaps is swapped back.
+    # An inverted box must stay inverted: only the swap by the turn is undone.
     if look.orientation in (2, 3, 6, 7):
         turned = turned[:, [2, 1, 0, 3]]
     if look.orientation in (3, 4, 7, 8):

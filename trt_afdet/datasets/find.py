@@ -23,7 +23,7 @@ _ALIASES = (
 
 
 def split_names(split: str) -> tuple[str, ...]:
-    """The split's name and those that mean the same, ``val`` and ``valid``."""
+    """The split's name and its synonyms, such as ``val`` and ``valid``."""
     for group in _ALIASES:
         if split.lower() in group and split.lower() != "trainval":
             return (split, *(n for n in group if n != split.lower()))

@@ -1,4 +1,4 @@
-"""Formats that are not read: known by what they look like, so that the error can name them."""
+"""Recognises formats that cannot be read, so that the error can name them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Format:
 
     Attributes:
         what: Its name, with an article.
-        remedy: What the user can do.
+        remedy: A hint for the user.
     """
 
     what: str
@@ -50,7 +50,7 @@ _BY_SUFFIX = {
 
 
 def json_format(raw: Any) -> Format | None:
-    """What a JSON is that is no COCO instances file; None if that is not known."""
+    """The format of a JSON other than COCO instances; None if unknown."""
     if isinstance(raw, list):
         first = raw[0] if raw else None
         if not isinstance(first, dict):
@@ -86,7 +86,7 @@ def json_format(raw: Any) -> Format | None:
 
 
 def file_format(file: Path) -> Format | None:
-    """What a file is that is no dataset; None if that is not known."""
+    """The format of a file that is not a dataset; None if unknown."""
     suffix = file.suffix.lower()
     if suffix in _BY_SUFFIX:
         return _BY_SUFFIX[suffix]
@@ -105,7 +105,7 @@ def file_format(file: Path) -> Format | None:
 
 
 def folder_format(root: Path) -> Format:
-    """Why a folder is no dataset, as well as it can be told."""
+    """The likely reason why a folder is not a dataset."""
     report = Report()
     files = list(walk_files(root, report))
     if not files:
@@ -140,7 +140,7 @@ def folder_format(root: Path) -> Format:
 
 
 def xml_format(tag: str) -> Format | None:
-    """What an XML is, by its root, that is no VOC annotation."""
+    """The format of an XML other than a VOC annotation, by its root."""
     if tag == "annotations":
         return Format("a CVAT for images file", "export from CVAT as COCO 1.0 or Pascal VOC 1.1")
     if tag == "dataset":

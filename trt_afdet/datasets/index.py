@@ -1,4 +1,4 @@
-"""What the pictures of a dataset are: looked at once, remembered by file size, time and mode."""
+"""Reads the headers of a dataset's pictures once; caches them by file size, time and mode."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def look_at(path: Path, decode: bool) -> Look:
 def look_at_all(
     paths: list[Path], name: str, *, decode: bool, progress: ProgressLike | None = None
 ) -> dict[Path, Look]:
-    """Looks at every picture; what a file of the same size, time and mode showed before is kept.
+    """Looks at every picture; reuses the result for a file of the same size, time and mode.
 
     Args:
         paths: The pictures.
-        name: Of the dataset; its memory is a file of its own in the user's cache folder.
+        name: Of the dataset; its cache is a file in the user's cache folder.
         decode: Whether to decode them.
         progress: Shows how far it is.
     """

@@ -30,7 +30,7 @@ class Record:
         difficult: bool [N]: objects that VOC's rules leave out.
         crowd: bool [N]: COCO's groups of uncounted objects.
         area: float64 [N], in square pixels: of the mask if the format says, else of the box.
-        segmentations: N COCO segmentations (polygons or RLE), None where there is none.
+        segmentations: N COCO segmentations (polygons or RLE), None where one is missing.
         frame_index: Which frame of the video, from 0; None for a picture.
     """
 
@@ -121,7 +121,7 @@ class Dataset:
         class_names: The index is the class index.
         records: In the order of the files.
         category_ids: COCO category id of each class index.
-        report: What was mended or dropped while reading.
+        report: What reading repaired or dropped.
     """
 
     name: str

@@ -37,7 +37,7 @@ CLASSES = (
     "tvmonitor",
 )  # fmt: skip
 
-#: Share of the pictures that "val" gets where the data has no split of its own.
+#: Share of the pictures that "val" gets where the data has no splits.
 VAL_SHARE = 0.2
 #: Of that split.
 SPLIT_SEED = 0
@@ -224,7 +224,7 @@ def _listed_stem(line: str, xml_folder: Path, folders: Folders) -> tuple[str, Pa
                 return stem, xml
             first = first or (stem, xml_folder / f"{stem}.xml")
     assert first is not None
-    if flag:  # Nothing is there; name what was most likely meant.
+    if flag:  # Name the likeliest file that was meant.
         return flag[1], xml_folder / f"{flag[1]}.xml"
     return first
 
@@ -356,7 +356,7 @@ class _Reader:
 
         Raises:
             MissingFileError: If it is not there.
-            CorruptFileError: If it is no XML.
+            CorruptFileError: If it is not XML.
         """
         if not is_file(file):
             raise MissingFileError("no such annotation file", got=str(file))
@@ -456,13 +456,13 @@ def _number(text: str | None, what: str) -> float:
     """A number, also with a decimal comma.
 
     Raises:
-        _BadAnnotationError: If it is none; ``what`` says what it is.
+        _BadAnnotationError: If it is not one; ``what`` names it in the message.
     """
     try:
         return float((text or "").strip().replace(",", "."))
     except ValueError:
         shown = " ".join((text or "").split())[:40]
-        raise _BadAnnotationError(f"{what} is no number: {shown!r}") from None
+        raise _BadAnnotationError(f"{what} is not a number: {shown!r}") from None
 
 
 def _corners(node: ElementTree.Element, file: Path) -> tuple[float, float, float, float] | None:
@@ -489,7 +489,7 @@ def _corners(node: ElementTree.Element, file: Path) -> tuple[float, float, float
 
 
 def _around(rotated: ElementTree.Element, file: Path) -> tuple[float, float, float, float]:
-    """The upright box around roLabelImg's turned one: centre, size, angle in radians."""
+    """The axis-aligned box around roLabelImg's rotated one: centre, size, angle in radians."""
     x, y, width, height, angle = (
         _number(rotated.findtext(tag), f"{file}: <{tag}> of <robndbox>")
         for tag in ("cx", "cy", "w", "h", "angle")

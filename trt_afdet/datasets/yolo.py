@@ -30,14 +30,14 @@ from trt_afdet.datasets.find import (
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
 from trt_afdet.support.text import import_yaml, read_text
 
-#: Files of class names where there is no YAML.
+#: Files of class names, without a YAML.
 _NAME_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt", "names.txt")
-#: Text files beside labels that are none.
+#: Text files beside labels that are not labels.
 _NO_LABELS = {"classes.txt", "labels.txt", "names.txt", "readme.txt", "train.txt", "val.txt",
               "valid.txt", "test.txt", "readme.roboflow.txt", "readme.dataset.txt",
               "predefined_classes.txt", "notes.txt", "requirements.txt", "license.txt",
               "readme.roboflow.md"}  # fmt: skip
-#: Values above this are no share of a picture, but pixels.
+#: Values above this are not shares of a picture, but pixels.
 _NO_SHARE = 2.0
 
 
@@ -127,7 +127,7 @@ def _load(config: Path) -> dict[str, Any]:
     yaml = import_yaml()
 
     class Loader(yaml.BaseLoader):  # type: ignore[name-defined,misc]
-        """Refuses a key that stands twice: the first would be lost."""
+        """Refuses a repeated key, whose first value would be lost."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             keys = [key.value for key, _ in node.value if isinstance(key.value, str)]
@@ -296,12 +296,12 @@ def _configured(
 
 
 def _resolve(value: str, base: Path, home: Path, folders: Folders) -> list[Path] | None:
-    """What a split's value names: a folder, a list, a picture, or a pattern of them."""
+    """The pictures of a split's value: a folder, a list, a picture, or a pattern."""
     value = value.strip().replace("\\", "/")
     said = Path(value).expanduser()
     tries = [base / said, home / said, said]
     if value.startswith("../"):
-        # Roboflow writes ../train/images for what is beside the YAML.
+        # Roboflow writes ../train/images for a folder beside the YAML.
         inner = value
         while inner.startswith("../"):
             inner = inner[3:]
@@ -393,7 +393,7 @@ class _Reader:
 
         Raises:
             MissingFileError: If no label file is found.
-            InvalidValueError: If class ids or coordinates are not what they must be.
+            InvalidValueError: If class ids or coordinates are invalid.
         """
         drafts, files, looked = [], set(), {}
         stems = self.folders.stems
@@ -462,7 +462,7 @@ class _Reader:
             )
 
     def _orphans(self, files: set[Path]) -> None:
-        """Label files whose picture is not there, in folders that belong to these pictures."""
+        """Label files without a picture, in the folders of these pictures."""
         for folder in sorted({f.parent for f in files}):
             stems = {f.stem for f in files if f.parent == folder}
             for names in self.folders.names(folder).values():
@@ -523,7 +523,7 @@ class _Reader:
         """``class x y w h`` of each line.
 
         Raises:
-            CorruptFileError: At the first line that is no label.
+            CorruptFileError: At the first line that is not a label.
         """
         found: list[list[float]] = []
         known: set[tuple[float, ...]] = set()
@@ -547,7 +547,7 @@ class _Reader:
             if any(math.isfinite(v) and abs(v) > _NO_SHARE for v in box):
                 self.in_pixels += 1
                 self.first_in_pixels = self.first_in_pixels or where
-                self.report.add("labels that are no shares of the picture dropped", where)
+                self.report.add("labels that are not shares of the picture dropped", where)
                 continue
             row = [kind, *box]
             if tuple(row) in known:
@@ -558,7 +558,7 @@ class _Reader:
         return found
 
     def _box(self, values: list[float], where: str) -> list[float]:
-        """Centre and size from what stands after the class."""
+        """Centre and size from the numbers after the class."""
         if len(values) == 4:
             return values
         if len(values) == 5:

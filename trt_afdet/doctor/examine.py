@@ -64,7 +64,7 @@ PROBES: tuple[Probe, ...] = (
 
 
 def uses_here(machine: Machine | None = None) -> tuple[str, ...]:
-    """What this machine is used for, by what is installed: detecting always, the rest by extra."""
+    """The uses of this machine: detecting always, the others by installed extras."""
     machine = machine or Machine()
 
     def installed(*modules: str) -> bool:
@@ -92,7 +92,7 @@ def examine(
     Args:
         machine: Whose files are looked at; this one's by default.
         probes: Which.
-        uses: What the machine is for, of :data:`USES`; by default see :func:`uses_here`. What none
+        uses: Uses of the machine, of :data:`USES`; by default :func:`uses_here`. What none
             of these needs is not to be fixed: its row is "not needed".
     """
     machine = machine or Machine()

@@ -132,7 +132,7 @@ def _library_on_disk(machine: Machine) -> str | None:
 
 
 def cuda_packages(machine: Machine) -> Iterator[Row]:
-    """What an engine's memory and streams go through; of no use where there is no TensorRT."""
+    """The package for an engine's memory and streams; needs TensorRT to be useful."""
     if not any(importlib.util.find_spec(name) for name in _FLAVOURS):
         return
     for module, name in (("pycuda", "pycuda"), ("cuda", "cuda-python")):

@@ -48,7 +48,7 @@ _GPU_CLOCKS = ("*.gv11b", "*.ga10b", "*.gpu", "gpu-gpc-*")
 
 
 def release_of(machine: Machine) -> tuple[int, int, int] | None:
-    """The release of Jetson Linux, such as (36, 4, 3); None if this is no Jetson."""
+    """The release of Jetson Linux, such as (36, 4, 3); None if this is not a Jetson."""
     text = machine.read("/etc/nv_tegra_release") or ""
     match = re.search(r"R(\d+) \(release\), REVISION: (\d+)(?:\.(\d+))?", text)
     if match is None:
@@ -136,7 +136,7 @@ def _speed(mode: str) -> tuple[int, int, int]:
 
 
 def clocks(machine: Machine) -> Iterator[Row]:
-    """Whether the clocks stand at their maxima, as ``jetson_clocks`` sets them."""
+    """Whether the clocks are at their maxima, as ``jetson_clocks`` sets them."""
     if release_of(machine) is None:
         return
     ranges = []

@@ -15,7 +15,7 @@ class Machine:
     """A file system to look at.
 
     Attributes:
-        root: What stands for ``/``.
+        root: A folder in place of ``/``.
         timeout: Seconds that a program may take.
     """
 
@@ -24,7 +24,7 @@ class Machine:
 
     @property
     def is_this_one(self) -> bool:
-        """Whether system calls, which have no root, say anything about it."""
+        """Whether system calls describe this machine (a test's root has none)."""
         return self.root == Path("/")
 
     def path(self, name: str) -> Path:
@@ -48,7 +48,7 @@ class Machine:
             return None
 
     def run(self, program: str, *arguments: str) -> str | None:
-        """What a program prints.
+        """The output of a program.
 
         Returns:
             None if there is no such program, it fails, or it takes too long.

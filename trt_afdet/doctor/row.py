@@ -1,10 +1,10 @@
-"""What a probe finds."""
+"""A finding of the doctor."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-#: What people do with the package; each row says which of them need it.
+#: Uses of the package; each row names those that need it.
 USES = ("detect", "run", "web", "train", "build-engine")
 #: Who needs TensorRT, a GPU and what lies between them.
 ENGINES = ("build-engine",)
@@ -15,9 +15,9 @@ class Row:
     """One finding.
 
     Attributes:
-        status: ``"ok"``, ``"fix"`` (what the uses below need is missing) or ``"not needed"``.
-        name: What was looked at.
-        detail: What was found.
+        status: ``"ok"``, ``"fix"`` (the uses below need it) or ``"not needed"``.
+        name: The thing examined.
+        detail: The finding.
         fix: What to do about it, a command where there is one; empty if nothing.
         uses: Who needs it, of :data:`USES`; everybody by default.
     """
@@ -38,5 +38,5 @@ def judged(good: bool, name: str, detail: str, fix: str, uses: tuple[str, ...] =
 
 
 def first_line(error: object) -> str:
-    """The first line of an error's text, or its type where there is none."""
+    """The first line of an error's text, or its type without one."""
     return next(iter(str(error).splitlines()), "") or type(error).__name__

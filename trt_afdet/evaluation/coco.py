@@ -18,7 +18,7 @@ from trt_afdet.support.packages import missing
 
 @dataclass(frozen=True)
 class ClassResult:
-    """One class: nan where the truth has none of it.
+    """Figures of one class; nan where the truth has none of it.
 
     Attributes:
         name: The class.
@@ -100,7 +100,7 @@ def _truth(dataset: Dataset) -> dict[str, list[dict[str, object]]]:
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float:
-    """Mean of what is defined; the library marks the rest by -1."""
+    """Mean of the defined values; the library marks the others by -1."""
     defined = values[values > -1]
     return float(defined.mean()) if defined.size else float("nan")
 

@@ -71,7 +71,7 @@ def plot_confusion(
         matrix: int64 [K + 1, K + 1], of :func:`confusion_matrix`.
         class_names: K names.
         path: The PNG.
-        iou, conf: What the matrix was made with, for the title.
+        iou, conf: Of the matrix, for the title.
     """
     rows = [*class_names, "(false alarm)"]
     names = [*class_names, "(missed)"]

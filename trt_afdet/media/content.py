@@ -1,4 +1,4 @@
-"""What a file is, told from its first bytes."""
+"""Recognises files by their first bytes."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ _BMP_HEADERS = tuple(size.to_bytes(4, "little") for size in (12, 16, 40, 52, 56,
 
 
 def what_is(head: bytes) -> str | None:
-    """What a file is by its first bytes: "a picture (PNG)", "a text file"; None if unknown."""
+    """The kind of a file: "a picture (PNG)", "a text file"; None if unknown."""
     if head[4:8] == b"ftyp" and head[8:12] != b"crx ":
         return "a video or picture"
     picture = picture_format(head)

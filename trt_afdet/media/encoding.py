@@ -86,7 +86,7 @@ class Encoder:
         if codec == "libx264":
             options = {"preset": "veryfast"}
             if live:
-                # No frame waits in the encoder: what was written is safe, and restreams are prompt.
+                # No frame waits in the encoder: written frames are safe, and restreams are prompt.
                 options["tune"] = "zerolatency"
             if quality is not None:
                 options["crf"] = str(quality)
@@ -142,6 +142,6 @@ class Encoder:
             self._container.mux(packet)
 
     def finish(self) -> None:
-        """Writes what the encoder still holds."""
+        """Writes the frames that the encoder still holds."""
         for packet in self._stream.encode(None):
             self._container.mux(packet)

@@ -1,4 +1,4 @@
-"""What a caller may give as a picture: everything that has one meaning, as a BGR uint8 array.
+"""Converts whatever a caller may give as a picture, if it has one meaning, to a BGR uint8 array.
 
 | given | taken as |
 |---|---|
@@ -105,7 +105,8 @@ def to_frame(given: object, *, rgb: bool = False) -> Frame:
         return _from_array(given.get())  # type: ignore[attr-defined]
     if home == "cv2" and kind == "VideoCapture":
         raise InvalidValueError(
-            "a VideoCapture is no picture", hint="ok, frame = capture.read(), then detector(frame)"
+            "a VideoCapture is not a picture",
+            hint="ok, frame = capture.read(), then detector(frame)",
         )
     if hasattr(given, "shape") and hasattr(given, "dtype") and not isinstance(given, np.generic):
         shape = f"{str(given.dtype).removeprefix('torch.')} {list(given.shape)}"
@@ -121,7 +122,7 @@ def to_frame(given: object, *, rgb: bool = False) -> Frame:
     if isinstance(given, (int, float, np.number)) and not isinstance(given, bool):
         whole = isinstance(given, (int, np.integer)) and given >= 0
         raise InvalidValueError(
-            "a number is no picture",
+            "a number is not a picture",
             got=given,
             hint=f"cameras: trt-afdet run /dev/video{given}" if whole else None,
         )
@@ -134,7 +135,7 @@ def to_frame(given: object, *, rgb: bool = False) -> Frame:
             raise InvalidValueError("the object gives no array", got=error) from error
     if isinstance(given, (list, tuple)):
         raise InvalidValueError(
-            f"a {kind} within a list is no picture",
+            f"a {kind} within a list is not a picture",
             hint="pictures come as one list; pixels as np.array(rows, np.uint8)",
         )
     raise InvalidValueError(
@@ -173,12 +174,12 @@ def _from_bytes(data: bytes, name: str) -> Frame:
 
 
 def _from_file(given: Any) -> Frame:
-    """What is left to read of an open file."""
+    """The rest of an open file."""
     name = getattr(given, "name", None)
     shown = name if isinstance(name, str) else type(given).__name__
     try:
         data = given.read()
-    except Exception as error:  # Whatever stands behind an object that calls itself a file.
+    except Exception as error:  # Objects that behave like files may raise anything.
         text = isinstance(error, UnicodeError)
         raise InvalidValueError(
             "the file cannot be read",
@@ -206,23 +207,23 @@ def _from_path(given: str | os.PathLike[Any]) -> Frame:
         raise InvalidValueError("a picture's path is empty", got=repr(text))
     if text.startswith("data:") or len(text) > _LONGEST_PATH:
         raise InvalidValueError(
-            "a text this long is no path",
+            "a text this long is not a path",
             got=f"{text[:40]}..., {len(text)} characters",
             hint="encoded pictures: base64.b64decode(text.partition(',')[2])",
         )
     if "://" in text:
         raise InvalidValueError(
-            "an address is no picture", hint="`trt-afdet run ADDRESS` detects on cameras"
+            "an address is not a picture", hint="`trt-afdet run ADDRESS` detects on cameras"
         )
     path = Path(text)
     if os.path.isdir(path):  # noqa: PTH112  # Path.is_dir raises where a folder is closed to us.
         raise InvalidValueError(
-            "a folder is no picture",
+            "a folder is not a picture",
             got=path,
             hint="detector(sorted(Path(folder).glob('*.jpg')))",
         )
     if path.suffix.lower() in VIDEO_SUFFIXES and path.suffix.lower() != ".gif":
-        raise InvalidValueError("a video is no picture", got=path, hint=_VIDEO_HINT)
+        raise InvalidValueError("a video is not a picture", got=path, hint=_VIDEO_HINT)
     return read_picture(path)
 
 

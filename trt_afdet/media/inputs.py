@@ -1,4 +1,4 @@
-"""What a command is given to look at: pictures, folders, globs and videos, in any mixture."""
+"""The inputs of a command: pictures, folders, globs and videos, in any mixture."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Inputs:
 
     Attributes:
         paths: All files.
-        videos: Those of them that are videos.
+        videos: The videos among them.
         is_video: Whether there is one video and nothing else.
         failed: What could not be read, and which videos are damaged or cut off.
         total: How many frames there are; a guess for a video until its end; None if not known.
@@ -157,7 +157,7 @@ def open_inputs(
         tell: See :class:`Inputs`.
 
     Raises:
-        MissingFileError: If there is nothing by a name.
+        MissingFileError: If a name matches nothing.
         CorruptFileError: If a file is empty, or the only one is a video that cannot be opened.
         InvalidValueError: If a word names a camera, or a folder or glob holds nothing of use.
     """

@@ -63,7 +63,7 @@ _PIXELS_PER_BYTE = 1024
 _FRAMES = tuple(marker for marker in range(0xC0, 0xD0) if marker not in (0xC4, 0xC8, 0xCC))
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF)
-#: Texts of Pillow, and what they mean.
+#: Pillow's messages and their meaning.
 _REASONS = (
     ("12-bit layers", "it is a JPEG of 12 bits"),
     ("unknown pixel mode", "it is a TIFF of an unusual kind of pixels, such as 32 bits a colour"),
@@ -79,7 +79,7 @@ _SUBFILE, _DNG = 254, 50706
 
 @dataclass(frozen=True)
 class PictureInfo:
-    """What the header of a picture says.
+    """The header of a picture.
 
     Attributes:
         width, height: Of the picture as shown, pixels.
@@ -117,7 +117,7 @@ def probe_picture(path: str | Path) -> PictureInfo:
 
 
 def read_picture(path: str | Path) -> npt.NDArray[np.uint8]:
-    """A picture as BGR uint8 [H, W, 3], upright. The module says what becomes of special formats.
+    """A picture as BGR uint8 [H, W, 3], upright. The module docstring covers special formats.
 
     Raises:
         MissingFileError: If there is no such file.
@@ -160,7 +160,7 @@ def decode_picture(
 
 
 def _decode_jpeg(path: Path, data: bytes) -> npt.NDArray[np.uint8]:
-    """A JPEG. Its decoder paints what is missing grey, and says nothing of it."""
+    """A JPEG, whose decoder silently paints missing parts grey."""
     end, frame, refined = _jpeg_end(data)
     if frame in _LOSSLESS:
         # Decoders differ in whether they can, and in the colours they make of it.
@@ -269,7 +269,7 @@ def _open_file(path: Path) -> IO[bytes]:
 
 
 def _format(path: Path, head: bytes) -> str:
-    """The format of a file's first bytes; raises CorruptFileError if they are no picture's."""
+    """The format of a file's first bytes; raises CorruptFileError if they are not picture's."""
     if not head:
         raise CorruptFileError("picture is empty", got=path)
     name = picture_format(head)
@@ -329,7 +329,7 @@ def _quiet_pillow() -> None:
 
 @functools.cache
 def _quiet_libtiff() -> None:
-    """Keeps libtiff from writing to stderr; Pillow raises what is wrong all the same."""
+    """Keeps libtiff from writing to stderr; Pillow still raises its errors."""
     from PIL import _imaging  # noqa: F401  # Loads the library.
 
     with contextlib.suppress(OSError, AttributeError):

@@ -26,8 +26,8 @@ def load_av() -> ModuleType:
 def open_input(address: str, **options: Any) -> Any:
     """An ``av.container.InputContainer``; options are those of ``av.open``.
 
-    Names in a file that are not UTF-8 are no reason to refuse it. PyAV before 19 has to be told so,
-    and later versions do not know the option.
+    Names that are not UTF-8 do not make a file unreadable. PyAV before 19 needs an option for that,
+    which later versions do not know.
 
     Raises:
         MissingDependencyError: If PyAV cannot be imported.

@@ -59,7 +59,7 @@ _STEP = 1 / 25
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video says of itself.
+    """The header of a video.
 
     Attributes:
         width, height: Pixels as shown; 0 if only the frames will tell.
@@ -118,7 +118,7 @@ def display_matrix(frame: VideoFrame) -> tuple[int, int, int, int] | None:
 
 
 def _show(image: Image, matrix: tuple[int, int, int, int] | None) -> Image:
-    """The picture as shown; turns that are no multiple of 90 degrees go to the nearest."""
+    """The picture as shown; turns that are not multiples of 90 degrees go to the nearest."""
     if matrix is None:
         return image
     xx, xy, yx, yy = matrix
@@ -143,13 +143,13 @@ class Video:
 
     Attributes:
         path: The file.
-        info: What it says of itself.
+        info: Its header.
         damaged: Places that could not be decoded so far.
         cut_off: Whether its end is missing.
 
     Raises:
         MissingFileError: If there is no such file.
-        CorruptFileError: If it is no video, or too damaged to be opened.
+        CorruptFileError: If it is not a video, or too damaged to be opened.
     """
 
     def __init__(
@@ -207,7 +207,7 @@ class Video:
             )
         if like is None and self.cut_off:
             return self._without_index()
-        hint = "is it damaged, or of a format that is no video's?"
+        hint = "is it damaged, or of a format that is not a video's?"
         if like is not None:
             hint = f"it looks like {like}" + (f"; {_HINTS[like]}" if like in _HINTS else "")
         what = "neither a picture nor a video that can be read"
@@ -295,7 +295,7 @@ class Video:
                 raise CorruptFileError("the video has no frame that can be decoded", got=self.path)
             return None
         self._take_time(frame)
-        # A recording may begin between key frames: frames before the first whole one are no damage.
+        # A recording may begin between key frames: earlier broken frames are not damage.
         if not frame.is_corrupt:
             self._whole = True
         elif self._whole:
@@ -354,7 +354,7 @@ class Video:
                     incomplete = _JOIN
                 latest = packet.dts
             try:
-                # The empty packet at the end brings what the decoder still holds.
+                # An empty packet at the end flushes the decoder.
                 yield from self._stream.codec_context.decode(packet)
             except av.error.EOFError:
                 return
@@ -379,7 +379,7 @@ class Video:
 
     @property
     def fault(self) -> str:
-        """At the end: what is wrong with the file, such as "is cut off: ..."; empty if nothing."""
+        """At the end: the damage of the file, such as "is cut off: ..."; empty if nothing."""
         if self.cut_off:
             return "is cut off: the end of the file is missing"
         places = "1 place" if self.damaged == 1 else f"{self.damaged} places"
@@ -404,7 +404,7 @@ class Video:
         self.close()
 
 
-#: FFmpeg's flags of streams that are no film: cover, timed thumbnails, still picture.
+#: FFmpeg's flags of streams that are not films: cover, timed thumbnails, still picture.
 _PICTURES = 0x0400 | 0x0800 | 0x100000
 #: What to do with files that look like something else.
 _HINTS = {

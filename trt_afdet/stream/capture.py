@@ -117,7 +117,7 @@ class Connection(Worker):
             if not self._abandoned:
                 self._read()
         except BaseException as error:
-            # What an abandoned driver meets on its way out is no news.
+            # What an abandoned driver meets on its way out is not news.
             self._error = None if self._abandoned else error
         finally:
             with self._changed:

@@ -15,7 +15,7 @@ def fraction(name: str, given: Any) -> float | None:
     """A number within 0..1, also as text; None stays None.
 
     Raises:
-        InvalidValueError: Otherwise, with what was probably meant for percent.
+        InvalidValueError: Otherwise; the hint converts percent.
     """
     if given is None:
         return None
@@ -68,7 +68,7 @@ def _number(name: str, given: Any) -> float:
 
 
 def class_ids(classes: str | int | Iterable[str | int], names: Sequence[str]) -> list[int]:
-    """Names or ids to ascending ids without repeats; one alone needs no list.
+    """Names or ids to ascending ids without repeats; a single one needs no list.
 
     Raises:
         InvalidValueError: If one is unknown, with the nearest name.

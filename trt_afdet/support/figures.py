@@ -12,7 +12,7 @@ from trt_afdet.support.packages import missing
 def new_figure(width: float, height: float) -> Any:
     """An empty matplotlib Figure, in inches.
 
-    No pyplot: its global state and choice of a screen have no place in a library.
+    Without pyplot, whose global state and choice of a screen do not suit a library.
 
     Raises:
         MissingDependencyError: Without matplotlib.
@@ -28,7 +28,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Writes the figure; the suffix chooses the format, PNG where there is none.
+    """Writes the figure; the suffix chooses the format, PNG by default.
 
     Raises:
         WriteError: If it cannot be written.

@@ -1,8 +1,8 @@
-"""Writing files: the one place that knows what an output path means.
+"""Writes files: the one place that interprets output paths.
 
 A path that a user names may be a file, a link to one, a device, a pipe, a socket, an open
 descriptor (``/dev/stdout``, ``/dev/fd/3``) or ``-`` for standard output. Files are replaced whole
-or not at all, and links stay links; everything else is written to as it is.
+or not at all, and links stay links; everything else is written to directly.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _HINTS: dict[int | None, str] = {
     errno.ECONNREFUSED: "nothing reads from it",
 }
 
-#: What becomes of bytes in a file's name that are no UTF-8: an escape, which JSON's readers undo.
+#: What becomes of bytes in a file's name that are not UTF-8: an escape, which JSON's readers undo.
 TEXT_ERRORS = "backslashreplace"
 
 #: Folders whose entries are the open descriptors of this process.
@@ -69,7 +69,7 @@ def write_whole(file: int, data: bytes) -> None:
     """Writes all of ``data`` to the end of an open file, or nothing.
 
     Raises:
-        OSError: If it cannot be written; what was written of it is cut off again.
+        OSError: If it cannot be written; a part that was written is removed.
     """
     written = 0
     try:
@@ -114,7 +114,7 @@ def is_file_target(path: Path) -> bool:
 
 @contextmanager
 def data_on_stdout(*paths: Path | None) -> Iterator[None]:
-    """Sends what is printed to standard error if one of ``paths`` is standard output.
+    """Sends printed text to standard error if one of ``paths`` is standard output.
 
     A table for people must not end up among the data.
     """
@@ -225,7 +225,7 @@ def check_output(path: Path | str) -> None:
 
 @contextmanager
 def _errors_of(path: Path) -> Iterator[None]:
-    """Turns what the system says about an output into the project's own error."""
+    """Turns a system error about an output into this package's."""
     try:
         yield
     except (AfdetError, BrokenPipeError):
@@ -248,7 +248,7 @@ def _is_part_of(path: Path, name: Path) -> bool:
 
 
 def _resolve(path: Path) -> Path | int:
-    """Where links lead: a path that is no link, or the number of a descriptor of this process.
+    """Where links lead: a path that is not a link, or the number of a descriptor of this process.
 
     A descriptor is found before its link is followed: the link of ``/dev/stdout`` may lead to a
     file, which the shell has opened at a place that must be kept.
@@ -268,7 +268,7 @@ def _resolve(path: Path) -> Path | int:
 
 @dataclass(frozen=True)
 class _Special:
-    """A target that is written to as it is: a path that is no file, or a descriptor."""
+    """A target that is written to directly: a path that is not a file, or a descriptor."""
 
     place: Path | int | None
 

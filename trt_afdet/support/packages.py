@@ -79,7 +79,7 @@ def install(extra: str | None = None) -> str:
 
 
 def missing(error: ImportError, *, extra: str | None = None) -> MissingDependencyError:
-    """What to raise in place of an ImportError: which package, what is wrong, what mends it.
+    """The error in place of an ImportError: package, problem, remedy.
 
     Args:
         error: As Python raised it.

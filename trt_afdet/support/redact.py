@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-#: Stands where a credential was.
+#: Replaces a credential.
 HIDDEN = "***"
 
 # Passwords are often pasted into addresses without being encoded, with "/", "?" or quotes in them,
@@ -17,7 +17,7 @@ _USER = re.compile(
       | (?:(?!://)\S)+@ )""",
     re.VERBOSE,
 )
-# Names that hold a secret wherever they stand.
+# Names of secret options.
 _ALWAYS = (
     r"[\w-]*(?:passw|passphrase|pwd|token|secret|credential|api_?-?key)[\w-]*|(?:user-)?p(?:w|ass)"
 )

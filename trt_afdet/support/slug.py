@@ -7,7 +7,7 @@ import re
 
 #: Names of letters, digits, ``-`` and ``_`` up to this length stay as they are.
 LONGEST = 60
-#: What the end of a replaced name looks like; a name that ends so itself is replaced, too.
+#: The end of a replaced name; a name with such an end is replaced, too.
 _HASHED = re.compile(r"(?:^|-)[0-9a-f]{12}$")
 
 

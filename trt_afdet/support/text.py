@@ -78,7 +78,7 @@ def load_yaml(text: str) -> Any:
 
     Raises:
         MissingDependencyError: If PyYAML is missing.
-        yaml.YAMLError, RecursionError, ValueError: If it is no YAML.
+        yaml.YAMLError, RecursionError, ValueError: If it is not YAML.
     """
     yaml = import_yaml()
 

@@ -35,7 +35,7 @@ _at_work: set[_AtWork] = set()
 
 
 class _AtWork:
-    """Something that must come to its end before Python does."""
+    """Work that must end before Python does."""
 
     def __init__(self, name: str, stop: Callable[[], object]) -> None:
         self.name = name
@@ -62,7 +62,7 @@ class Worker(threading.Thread):
     """A daemon thread that can be interrupted while PyAV waits, and is waited for at the end.
 
     Args:
-        target: What it runs, or None for a subclass with a ``run`` of its own.
+        target: What it runs, or None for a subclass that overrides ``run``.
         name: For people; without credentials.
         args: Of the target.
         on_exit: Called at the end of the program, from the main thread, besides :meth:`interrupt`;
@@ -111,7 +111,7 @@ class Worker(threading.Thread):
             self._on_exit = None  # A connection must not wait for the garbage collector.
 
     def work(self) -> None:
-        """What it does; of subclasses without a target."""
+        """The work of subclasses without a target."""
         super().run()
 
 
@@ -125,7 +125,7 @@ def interrupted() -> bool:
 def at_work(name: str, stop: Callable[[], object]) -> Iterator[None]:
     """For work in a thread that somebody else started: ``stop`` is called at the program's end.
 
-    The main thread cannot be waited for by itself; there this does nothing.
+    Does nothing in the main thread.
     """
     if threading.current_thread() is threading.main_thread():
         yield
@@ -145,7 +145,7 @@ def leave(within: float) -> list[str]:
         within: Most seconds to wait.
 
     Returns:
-        Names of what is still inside a library.
+        Names of threads that are still inside a library.
     """
     deadline = time.monotonic() + within
     told: set[_AtWork] = set()

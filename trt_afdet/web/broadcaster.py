@@ -1,6 +1,6 @@
 """Sends pictures, figures and events to the connected browsers over WebSockets.
 
-Everything here runs in the server's event loop, except encoding, which has threads of its own. No
+Everything here runs in the server's event loop, except encoding, which uses separate threads. No
 browser slows another one down, and nothing queues up: each connection remembers what it has sent
 and sends the newest picture once the browser has confirmed the last ones.
 """
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trt_afdet.web")
 
-#: What a message that is malformed in any way raises.
+#: Errors of a malformed message.
 MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 #: Pictures of a camera sent to a browser that it has not confirmed as shown.
@@ -92,7 +92,7 @@ class Broadcaster:
             self.workers.shutdown(wait=False, cancel_futures=True)
 
     def _tick(self) -> None:
-        # Also made when nobody watches: it notices a detector that stands still.
+        # Also made when nobody watches: it notices a stuck detector.
         text = json.dumps(self.state(), ensure_ascii=False)
         watched = {key for viewer in self.viewers for key in viewer.watched.items()}
         self._frames = {key: frame for key, frame in self._frames.items() if key in watched}

@@ -13,7 +13,7 @@ from trt_afdet.errors import RunError
 from trt_afdet.support.files import TEXT_ERRORS
 from trt_afdet.web.results import LatestResult
 
-#: Widths in pixels that pictures are sent in: few, so that browsers share what was encoded.
+#: Widths in pixels that pictures are sent in: few, so that browsers share encoded pictures.
 WIDTHS = (160, 320, 480, 640, 960, 1280, 1920)
 #: Most boxes sent with a picture, the best ones.
 MOST_BOXES = 300
@@ -21,7 +21,7 @@ MOST_BOXES = 300
 
 @dataclass(frozen=True)
 class EncodedFrame:
-    """A frame as it is sent to browsers.
+    """A frame for browsers.
 
     Attributes:
         serial: Of the result, see :class:`trt_afdet.web.results.LatestResult`.

@@ -1,4 +1,4 @@
-"""Works out who sent a request, and to which address, when a proxy stands in front of the page.
+"""Finds the sender and the address of a request behind a proxy.
 
 A proxy tells it in ``X-Forwarded-For``, ``-Proto``, ``-Host``, ``-Port`` and ``-Prefix``, or in
 ``Forwarded`` (RFC 7239). Anybody can send these headers, so they count only in requests that come
@@ -173,7 +173,7 @@ class Forwarding:
             try:
                 prefix = check_prefix(prefixes[-1].split(",")[-1])
             except InvalidValueError as error:
-                raise ForwardedError("X-Forwarded-Prefix is no path") from error
+                raise ForwardedError("X-Forwarded-Prefix is not a path") from error
             request = replace(request, prefix=prefix, stripped=True)
         return request
 
@@ -186,7 +186,7 @@ class Forwarding:
         return any(address in network for network in self.networks)
 
     def _resolve(self, request: BrowserRequest, hops: list[dict[str, str]]) -> BrowserRequest:
-        """Takes over what the last hop says that does not come from a trusted proxy."""
+        """Reads the last hop that does not come from a trusted proxy."""
         untrusted = (h for h in reversed(hops) if not self._trusts(_without_port(h.get("for", ""))))
         hop = next(untrusted, hops[0])
         changes: dict[str, str | int | None] = {}
@@ -202,7 +202,7 @@ class Forwarding:
             changes["host"], port = parse_host(hop["host"])
         if "port" in hop:
             if not re.fullmatch(r"[1-9]\d{0,4}", hop["port"]) or int(hop["port"]) > 65535:
-                raise ForwardedError("X-Forwarded-Port is no port")
+                raise ForwardedError("X-Forwarded-Port is not a port")
             port = port or int(hop["port"])
         return replace(request, **changes, port=port)  # type: ignore[arg-type]
 

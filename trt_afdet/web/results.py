@@ -28,7 +28,7 @@ EVENTS = 300
 CLASSES = 12
 #: Most zones and lines of a camera with figures.
 TALLIES = 256
-#: Most classes that have a colour of their own.
+#: Most classes with a distinct colour.
 COLORS = 1000
 
 

@@ -1,4 +1,4 @@
-"""Runs the page's HTTP server in a thread of its own."""
+"""Runs the page's HTTP server in a separate thread."""
 
 from __future__ import annotations
 
@@ -180,7 +180,9 @@ class WebServer:
                 raise RunError("the web page does not start", got=self._failure)
             time.sleep(0.005)
         if self._forwarding.networks and self._token is None:
-            log.warning("the web page has no token: whoever reaches the proxy sees the cameras")
+            log.warning(
+                "the web page has no token: everybody who reaches the proxy sees the cameras"
+            )
         # A token that was given is known; repeating it would only spread it.
         self._announce(f"web page: {self.url}{f'?token={self._token}' if made else ''}")
 
@@ -218,7 +220,7 @@ class WebServer:
             self.stop()
 
     def state(self) -> dict[str, Any]:
-        """What the page shows, as JSON."""
+        """The state of the page, as JSON."""
         snapshot, health = self._judge()
         self.results.keep_only({self.results.names.of(name) for name in snapshot.states})
         return state_of(snapshot, health, self.results, len(self.broadcaster.viewers))
@@ -253,7 +255,7 @@ class WebServer:
 
 
 def _allowed_host(text: str) -> str:
-    """A name that the page may be asked for; a port beside it is ignored."""
+    """A host name of the page, without its port."""
     name, _ = parse_host(text if text.count(":") < 2 or "]" in text else f"[{text}]")
     if name is None:
         raise InvalidValueError("the web page's hosts must be host names", got=text)

@@ -52,7 +52,7 @@ class ZonesStore:
 
         Args:
             source: Its name.
-            size: Width and height of its pictures; None (not known yet) leaves pixels as they are.
+            size: Width and height of its pictures; None (not known yet) keeps pixels.
         """
         with self._lock:
             shapes = self._shapes.get(source, Shapes())

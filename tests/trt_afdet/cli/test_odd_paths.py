@@ -1,4 +1,4 @@
-"""Names that the system takes and programs stumble over, and things that are no files."""
+"""Names that the system takes and programs stumble over, and things that are not files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trt_afdet.engine.sample_pictures import open_pictures
 from trt_afdet.errors import AfdetError, CorruptFileError, MissingFileError
 from trt_afdet.media import open_inputs, probe_picture, read_picture
 
-#: Of a picture, without its suffix. ``\udce9`` is a byte that is no UTF-8.
+#: Of a picture, without its suffix. ``\udce9`` is a byte that is not UTF-8.
 NAMES = {
     "line break": "a\nb",
     "tab": "a\tb",

@@ -39,7 +39,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 def lay(root: Path, files: dict[str, Any]) -> None:
-    """Writes files: a picture for None, JSON for what is no text."""
+    """Writes files: a picture for None, JSON for what is not text."""
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -104,7 +104,7 @@ def _empty(section: str) -> Any:
         (_set("images", "file_name", "b.jpg"), "duplicate file name"),
         (_set("categories", "id", 2), "duplicate category id"),
         (_set("images", "frame_index", [1]), "frame_index"),
-        (_set("images", "frame_index", -1), "is no number from 0"),
+        (_set("images", "frame_index", -1), "is not a number from 0"),
         (_set("images", "frame_index", 0), "some images are frames of a video"),
         (_without("images", "file_name"), "images[0] has no 'file_name'"),
         (_empty("images"), "holds no images"),
@@ -349,7 +349,7 @@ def test_voc_takes_the_year_that_has_the_split(tmp_path: Path) -> None:
         (
             voc_xml(voc_object("cat", (1, 1, 9, 9))).replace("<xmax>9</xmax>", ""),
             CorruptFileError,
-            "<xmax> of <bndbox> is no number",
+            "<xmax> of <bndbox> is not a number",
         ),
     ],
 )

@@ -255,7 +255,7 @@ def test_bad_input_takes_one_line_and_leaves_nothing(
     out, bad = tmp_path / "out", tmp_path / "bad"
     out.mkdir()
     bad.mkdir()
-    (bad / "text.onnx").write_text("this is no model")
+    (bad / "text.onnx").write_text("this is not a model")
     (bad / "short.onnx").write_bytes(model.read_bytes()[:5000])
     (bad / "folder").mkdir()
     foreign = build_network()

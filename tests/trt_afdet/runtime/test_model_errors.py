@@ -1,4 +1,4 @@
-"""A file that is no model of ours is named for what it is, with the reason and the way out."""
+"""A file that is not a model of ours is named for what it is, with the reason and the way out."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ def test_the_file_behind_a_link_is_replaced(tmp_path: Path, write: Write, kind: 
 
 @contextmanager
 def _reader(kind: str, path: Path) -> Iterator[Callable[[], str]]:
-    """Makes ``path`` a target that is no file; what it got is returned by the function."""
+    """Makes ``path`` a target that is not a file; what it got is returned by the function."""
     with ExitStack() as stack:
         if kind == "fifo":
             os.mkfifo(path)

@@ -47,7 +47,7 @@ NAMES = (
     ),
     *("ß", "ss", "é", unicodedata.normalize("NFD", "é"), "カメラ", "🎥", "\udc80", "{source}"),
     *("x" * LONGEST, "x" * (LONGEST + 1), "x" * 65_536, "/" * 300),
-    # What the slug of another name looks like is no free name.
+    # What the slug of another name looks like is not free name.
     *(slug("a/b"), slug(slug("a/b")), slug("カメラ"), "0123456789ab", "a-0123456789ab"),
 )
 

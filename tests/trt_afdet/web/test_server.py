@@ -459,7 +459,7 @@ def test_bound_to_all_addresses_a_token_is_made_and_told_once() -> None:
         assert len(token) >= 32
         local = f"http://127.0.0.1:{server.port}/api/state"
         assert requests.get(local, timeout=60).status_code == 401
-        # Any host name: who has the cookie or the token is no foreign site.
+        # Any host name: who has the cookie or the token is not foreign site.
         headers = {"authorization": f"Bearer {token}", "host": "camera-box.local"}
         assert requests.get(local, headers=headers, timeout=60).status_code == 200
 

@@ -36,7 +36,7 @@ from trt_afdet.stream.sources.av_errors import status_error
 from trt_afdet.stream.sources.av_reader import MOST_DAMAGED
 from trt_afdet.stream.sources.base import GRACE, Pending, Picture, Source, SourceError, SourceInfo
 
-#: Bytes; more than that without a whole picture is no stream of pictures.
+#: Bytes; more than that without a whole picture is not a stream of pictures.
 MOST_BETWEEN = 32 << 20
 #: Redirections that are followed.
 MOST_REDIRECTS = 5
@@ -452,7 +452,7 @@ class HttpCamera:
         except InvalidValueError:
             raise SourceError(f"{self.name}: redirects to an address that is none") from None
         if after.scheme not in ("http", "https") or not location:
-            raise SourceError(f"{self.name}: redirects to something that is no web address")
+            raise SourceError(f"{self.name}: redirects to something that is not a web address")
         same = _server(before) == _server(after)
         # Nobody else gets this camera's password.
         if same and after.user is None:

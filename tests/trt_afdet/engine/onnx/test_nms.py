@@ -245,7 +245,7 @@ def test_the_plugin_form_is_one_node_that_says_all() -> None:
     got = {a.name: (a.type, helper.get_attribute_value(a)) for a in node.attribute}
     assert got == want
     assert {e.domain: e.version for e in result.opset_import} == {"": 17, "trt_afdet": 1}
-    # There are 32 x 48 points of 3 classes: asking for more than all of them is no error.
+    # There are 32 x 48 points of 3 classes: asking for more than all of them is not an error.
     everything = add_nms(build_model(spec.replace(candidates_per_level=2**30)), "plugin")
     attributes = {
         a.name: helper.get_attribute_value(a) for a in everything.graph.node[-1].attribute

@@ -132,7 +132,7 @@ def test_blocks_are_kept_worst_first_until_it_is_enough() -> None:
     assert steps(0.4) == [()]
     assert steps(0.9, 0.5) == [(), ("a",)]
     assert steps(0.9, 0.8, 0.2) == [(), ("a",), ("a", "b")]
-    # Never all: that would be no INT8 at all.
+    # Never all: that would not be INT8 at all.
     assert steps(0.9, 0.8, 0.7) == [(), ("a",), ("a", "b")]
     # NaN is not small.
     assert len(steps(float("nan"), float("nan"), 0.1)) == 3

@@ -65,7 +65,7 @@ def test_a_number_comes_with_the_second_sighting() -> None:
     tracker = Tracker()
     assert feed(tracker, [[10, 10, 50, 50]], 0.0) == [None]
     assert feed(tracker, [[10, 10, 50, 50]], 0.1) == [1]
-    # Something seen once is no track.
+    # Something seen once is not a track.
     assert feed(tracker, [[10, 10, 50, 50], [200, 200, 240, 240]], 0.2) == [1, None]
     assert feed(tracker, [[10, 10, 50, 50]], 0.3) == [1]
     assert tracker.next_id == 2
