@@ -99,7 +99,7 @@ def test_the_best_is_on_top() -> None:
 
 
 def test_a_frame_that_is_none() -> None:
-    with pytest.raises(InvalidValueError, match="a frame must be BGR uint8"):
+    with pytest.raises(InvalidValueError, match="a float picture may mean"):
         found((0, 0, 4, 4)).draw(np.zeros((8, 8, 3), np.float32))
 
 

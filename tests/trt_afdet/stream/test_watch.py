@@ -109,7 +109,7 @@ def test_a_handle_stops_it(detector: Detector) -> None:
     running = watch(LIVE, lambda result: arrived.set(), model=detector, block=False)
     assert running is not None
     assert arrived.wait(LIMIT)
-    assert not running.wait(0)
+    assert not running.wait(0)  # timing: it asks, and does not wait
     running.stop()
     assert running.wait(LIMIT)
 

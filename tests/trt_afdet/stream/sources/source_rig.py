@@ -94,7 +94,7 @@ class Supervised:
     def close(self) -> None:
         if self._connection is not None:
             self._connection.abandon()
-            self._connection.join(0.2)
+            self._connection.join(0.2)  # timing: a courtesy; a hung driver is left behind
             self._connection = None
 
 
