@@ -1,4 +1,4 @@
-"""TensorRT's parts as fixtures: a test skips only on the one that is missing, and names it."""
+"""TensorRT's parts as fixtures. A test skips only if a part it uses is missing, and names it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def headers() -> Path:
 
 @pytest.fixture(scope="session")
 def plugins(headers: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The plugin built against every TensorRT whose headers are at hand, by version."""
+    """The plugin built against every TensorRT whose headers are available, by version."""
     try:
         return build_plugins(headers, tmp_path_factory.mktemp("matrix"))
     except PartMissingError as error:
@@ -68,7 +68,7 @@ def plugins(headers: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 @pytest.fixture(scope="session")
 def plugin_for_rtx(headers: Path, plugins: dict[str, Path]) -> Path:
-    """The plugin built for TensorRT-RTX, whose headers are TensorRT 11's but for the version."""
+    """The plugin built for TensorRT-RTX: its headers equal TensorRT 11's except the version."""
     newest = max(plugins, key=version_key)
     if int(newest.partition(".")[0]) < 11:
         skip_test("headers of TensorRT 11", BRINGS_HEADERS)

@@ -1,9 +1,9 @@
-"""Real TensorRT for tests on machines without a GPU, put together from packages of the registry.
+"""Real TensorRT for tests on machines without a GPU, assembled from Python packages.
 
-TensorRT-RTX builds engines without a GPU: its bindings are a wheel, its libraries lie in ONNX
-Runtime's execution-provider wheel. TensorRT 8.5.3 is a wheel for Python 3.10; it registers plugins
-without a GPU. Both are fetched once into a cache folder. Where something is missing,
-:class:`PartMissingError` says what.
+TensorRT-RTX builds engines without a GPU; its bindings are a wheel, and its libraries are in ONNX
+Runtime's execution-provider wheel. TensorRT 8.5.3 is a wheel for Python 3.10 and registers plugins
+without a GPU. Both are downloaded once into a cache folder. :class:`PartMissingError` names
+missing parts.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ _FAILED: dict[str, PartMissingError] = {}
 
 
 class PartMissingError(Exception):
-    """What is missing, in one line.
+    """A missing part, in one line.
 
     Attributes:
-        brings: What would bring it.
+        brings: The command or package that provides it.
     """
 
     def __init__(self, what: str, brings: str) -> None:
@@ -64,7 +64,7 @@ class TensorRT:
 
     Attributes:
         python: The interpreter.
-        environment: Variables that it needs.
+        environment: Its environment variables.
     """
 
     python: str
@@ -72,7 +72,7 @@ class TensorRT:
 
     @property
     def env(self) -> dict[str, str]:
-        """Of a process that imports TensorRT and this checkout."""
+        """The environment of a process that imports TensorRT and this checkout."""
         paths = [self.environment.get("PYTHONPATH", ""), str(ROOT)]
         joined = os.pathsep.join(filter(None, paths))
         return {**os.environ, **self.environment, "PYTHONPATH": joined}
@@ -113,7 +113,7 @@ def find_cmake() -> str:
 
 
 def build_plugins(headers: Path, build: Path) -> dict[str, Path]:
-    """Builds the plugin against each version of a headers folder; gives its path by version.
+    """Builds the plugin against each version of a headers folder; returns the paths by version.
 
     Every warning is an error there. Builds into the same folder share the kernels' objects.
     """
@@ -189,7 +189,7 @@ def _cached(variable: str, name: str, make: Callable[[Path], None]) -> Path:
 
 
 def _cache_root() -> Path:
-    """The user's cache folder; a folder for temporary files where there is none."""
+    """The user's cache folder, or a temporary folder without one."""
     named = os.environ.get("XDG_CACHE_HOME")
     root = (Path(named) if named else Path("~/.cache").expanduser()) / "trt-afdet"
     with contextlib.suppress(OSError):
@@ -278,7 +278,7 @@ def _undefined(libraries: Sequence[Path]) -> set[str]:
 
 
 def _compile_stand_in(compiler: str, path: Path, names: Sequence[str]) -> None:
-    """A library whose functions all answer with an error."""
+    """A library whose functions all return an error."""
     source = path.with_suffix(".c")
     script = path.with_suffix(".map")
     lines = [f"int {name}(void) {{ return 1; }}" for name in names]

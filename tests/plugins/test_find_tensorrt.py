@@ -1,4 +1,4 @@
-"""How the build finds TensorRT's headers, and what it says without them."""
+"""The build finds TensorRT's headers, and prints a message without them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def make_headers(include: Path, spelling: str = PLAIN, version: str = "8.5.3") -
 
 @pytest.fixture
 def find(cmake: str, tmp_path: Path) -> Finder:
-    """Runs the module in a project of its own; gives what it found, by name."""
+    """Runs the module in a separate project; returns its results by name."""
     project = tmp_path / "project"
     project.mkdir()
     (project / "CMakeLists.txt").write_text(PROJECT.format(modules=(ROOT / "cmake").as_posix()))

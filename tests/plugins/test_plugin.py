@@ -71,7 +71,7 @@ sys.exit(0 if engine is not None else 4)
 
 
 def heads_model(path: Path, element: int = TensorProto.FLOAT, **attributes: Any) -> Path:
-    """A model that is the op alone, its heads as inputs; attributes replace or (None) remove."""
+    """A model with only the op, its heads as inputs; `attributes` replace or (None) remove."""
     spec = ModelSpec(name="t", class_names=("a", "b"), height=128, width=256)
     values: dict[str, Any] = {
         "height": spec.height,
@@ -289,7 +289,7 @@ def test_rtx_is_left_alone_by_a_library_for_another_tensorrt(
 
 
 def test_driven_as_an_engine_does(headers: Path, plugins: dict[str, Path], tmp_path: Path) -> None:
-    """Serialisation, shapes, types, workspace and failures, for which TensorRT wants a GPU."""
+    """Serialisation, shapes, types, workspace and failures; in TensorRT these need a GPU."""
     source = ROOT / "tests/plugins/drive_plugin.cpp"
     # 8.5 has no loadLibrary, so its library shows no creators: see the next test.
     for version in plugins.keys() - {"8.5"}:

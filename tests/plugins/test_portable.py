@@ -56,7 +56,7 @@ sys.exit(0 if engine is not None else 4)
 
 
 def shipped(**changes: Any) -> onnx.ModelProto:
-    """The shipped detector with another spec."""
+    """The shipped detector with a different spec."""
     model = onnx.load(MODEL)
     spec = check_canonical(model).replace(**changes)
     onnx.helper.set_model_props(model, {METADATA_KEY: spec.to_json()})

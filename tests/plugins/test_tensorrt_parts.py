@@ -1,4 +1,4 @@
-"""The cache of what is fetched: once per machine, whole or not at all, beside other processes."""
+"""The cache of downloads: filled once per machine, atomically, and safe with other processes."""
 
 from __future__ import annotations
 
