@@ -33,8 +33,7 @@ stream.capture
 stream.pipeline
 stream.config
 web
-stream.service
-stream.watch
+live
 api
 doctor
 cli
@@ -127,6 +126,17 @@ def test_no_import_goes_up(runtime_edges: Edges) -> None:
 @pytest.mark.parametrize("package", ["trt_afdet", "train/afdet_train"])
 def test_no_circle(package: str) -> None:
     assert circles(imports(ROOT / package)) == []
+
+
+def test_the_rooms_stand_in_no_circle(runtime_edges: Edges) -> None:
+    """Whole folders, such as stream and web: one direction between each two."""
+    between = {
+        (a.split(".")[1], b.split(".")[1])
+        for a, imported in runtime_edges.items()
+        for b in imported
+        if a.count(".") and b.count(".") and a.split(".")[1] != b.split(".")[1]
+    }
+    assert [pair for pair in sorted(between) if pair[::-1] in between] == []
 
 
 def test_the_runtime_never_imports_the_training() -> None:

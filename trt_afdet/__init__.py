@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from trt_afdet.engine.make import build_engine as build_engine
     from trt_afdet.errors import AfdetError as AfdetError
     from trt_afdet.evaluation import evaluate as evaluate
+    from trt_afdet.live.watch import watch as watch
     from trt_afdet.spec import ModelSpec as ModelSpec
     from trt_afdet.stream.analysis.tracking import Tracker as Tracker
     from trt_afdet.stream.analysis.zones import Zones as Zones
-    from trt_afdet.stream.watch import watch as watch
 
 __version__ = VERSION
 
@@ -31,7 +31,7 @@ _HOMES = {
     "Zones": "trt_afdet.stream.analysis.zones",
     "build_engine": "trt_afdet.engine.make",
     "evaluate": "trt_afdet.evaluation",
-    "watch": "trt_afdet.stream.watch",
+    "watch": "trt_afdet.live.watch",
 }
 
 __all__ = [

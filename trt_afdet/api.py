@@ -78,7 +78,7 @@ class Detector(runtime.Detector):
             InvalidValueError: If the address or an option is wrong.
             RunError: If the detector or the source fails.
         """
-        from trt_afdet.stream.watch import watch
+        from trt_afdet.live.watch import watch
 
         self._check_open()
         running = watch(

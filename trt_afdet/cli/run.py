@@ -208,8 +208,8 @@ def _run(args: argparse.Namespace) -> int:
     from trt_afdet.cli import ui
     from trt_afdet.cli.live import COLUMNS, View, rows
     from trt_afdet.cli.serve import Server
+    from trt_afdet.live.service import Service
     from trt_afdet.stream.monitoring.systemd import Notifier
-    from trt_afdet.stream.service import Service
 
     loaded = load(args)
     with Service(loaded) as service, closing(Notifier()) as notifier:
@@ -237,9 +237,9 @@ def _run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> int:
     """Prints the setup; returns 0, or 2 if it contains mistakes."""
+    from trt_afdet.live.service import web_server
     from trt_afdet.stream.config.deployment import resolve
     from trt_afdet.stream.config.schema import ConfigError
-    from trt_afdet.stream.service import web_server
 
     loaded = load(args)
     problems: list[str] = []

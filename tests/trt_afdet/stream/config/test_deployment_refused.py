@@ -19,9 +19,9 @@ from tests.trt_afdet.stream.detectors import SyncDetector
 from tests.waiting import wait_until
 from trt_afdet.detections import Detections
 from trt_afdet.errors import AfdetError
+from trt_afdet.live.service import Service
 from trt_afdet.stream.config.deployment import Deployment
 from trt_afdet.stream.config.schema import load_config
-from trt_afdet.stream.service import Service
 from trt_afdet.web.server import WebServer
 
 NAMES = ("a", "b")

@@ -14,10 +14,10 @@ import trt_afdet
 from tests.paths import ASSETS
 from tests.waiting import LIMIT
 from trt_afdet.errors import InvalidValueError, RunError
+from trt_afdet.live.watch import Watch, watch
 from trt_afdet.runtime.detector import Detector
 from trt_afdet.stream.config.schema import ConfigError
 from trt_afdet.stream.frame import StreamResult
-from trt_afdet.stream.watch import Watch, watch
 
 CLIP = ASSETS / "clip.mp4"
 LIVE = "test://?width=64&height=64&fps=40"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trt_afdet.errors import InvalidValueError
+from trt_afdet.live.service import Service
 from trt_afdet.runtime.detector import Detector
 from trt_afdet.stream.analysis.filters import FilterOptions
 from trt_afdet.stream.analysis.tracking import TrackOptions
@@ -23,7 +24,6 @@ from trt_afdet.stream.config.schema import (
 )
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.pipeline import Scheduling
-from trt_afdet.stream.service import Service
 from trt_afdet.support.threads import Worker
 
 if TYPE_CHECKING:
