@@ -11,6 +11,7 @@ from afdet_train.losses import DetectionLoss, focal_negative, focal_positive, io
 from afdet_train.model import HeadOutputs
 from afdet_train.samples.boxes import Boxes
 from afdet_train.targets import PointGrid
+from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
 GRID = PointGrid(128, 128, (8, 16, 32, 64, 128))
@@ -129,3 +130,58 @@ def test_pictures_without_boxes_still_train_the_background() -> None:
     assert parts.positives == 0
     assert parts.total.item() > 0
     assert outputs.logits[0].grad is not None
+
+
+def gradients(outputs: HeadOutputs, ignored: Boxes | None, targets: TargetConfig) -> list[Tensor]:
+    loss = DetectionLoss(GRID, targets, LossConfig())
+    total = loss(outputs, None, truth(), ignored).total
+    return list(torch.autograd.grad(total, outputs.logits))
+
+
+def test_a_region_to_ignore_has_no_loss_of_its_class() -> None:
+    """Neither background nor target there; other classes and places learn as before."""
+    outputs = heads()
+    region = torch.tensor([[8.0, 8, 72, 72]])
+    ignored = Boxes.collate(
+        [
+            Boxes.of_image(region, torch.tensor([1])),
+            Boxes.of_image(torch.empty(0, 4), torch.empty(0)),
+        ]
+    )
+    config = TargetConfig(mode="ofs")
+    before, after = gradients(outputs, None, config), gradients(outputs, ignored, config)
+    for stride, was, now in zip(GRID.strides, before, after, strict=True):
+        x, y = ((torch.arange(n) + 0.5) * stride for n in was.shape[:1:-1])
+        inside = ((y > 8) & (y < 72))[:, None] & ((x > 8) & (x < 72))[None]
+        assert not now[0, 1][inside].any()
+        torch.testing.assert_close(now[0, 1][~inside], was[0, 1][~inside])
+        torch.testing.assert_close(now[0, [0, 2]], was[0, [0, 2]])
+        torch.testing.assert_close(now[1], was[1])
+    assert before[0][0, 1].any()
+
+
+def test_a_box_in_a_region_of_its_class_still_learns() -> None:
+    outputs = heads()
+    everywhere = torch.tensor([[0.0, 0, 128, 128]])
+    ignored = Boxes.collate([Boxes.of_image(everywhere, torch.tensor([c])) for c in (0, 1)])
+    config = TargetConfig(mode="ofs", unselected="negative")
+    before, after = gradients(outputs, None, config), gradients(outputs, ignored, config)
+    taught = [now[0, 0] != 0 for now in after]
+    assert sum(int(t.sum()) for t in taught) > 0
+    for mask, was, now in zip(taught, before, after, strict=True):
+        # Positive points: the same gradient up to the order of the sum.
+        assert torch.allclose(now[0, 0][mask], was[0, 0][mask])
+        assert (was[0, 0][mask] < 0).all()
+
+
+@pytest.mark.parametrize("off", [True, False])
+def test_without_regions_or_with_the_value_off_nothing_changes(off: bool) -> None:
+    outputs = heads()
+    region = Boxes.of_image(torch.tensor([[8.0, 8, 72, 72]]), torch.tensor([1]))
+    none = Boxes.of_image(torch.empty(0, 4), torch.empty(0))
+    ignored = Boxes.collate([region if off else none, none])
+    config = TargetConfig(mode="ofs", ignore_regions=not off)
+    for was, now in zip(
+        gradients(outputs, None, config), gradients(outputs, ignored, config), strict=True
+    ):
+        assert torch.equal(was, now)

@@ -30,7 +30,6 @@ def boxes_of(*rows: tuple[float, float, float, float], image: list[int] | None =
     return Boxes(
         xyxy=xyxy,
         labels=torch.zeros(len(xyxy), dtype=torch.long),
-        flags=torch.zeros(len(xyxy), dtype=torch.uint8),
         image=index,
         batch_size=int(index.max()) + 1 if len(index) else 1,
     )

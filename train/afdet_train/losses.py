@@ -17,6 +17,7 @@ from afdet_train.targets import (
     PointGrid,
     Positives,
     assign,
+    find_ignored,
     find_positives,
     select_levels,
 )
@@ -125,7 +126,13 @@ class DetectionLoss:
         return select_levels(pair, positives, len(boxes), len(self.grid.strides))
 
     def __call__(
-        self, outputs: HeadOutputs, level_logits: Tensor | None, boxes: Boxes, *, soft: bool = True
+        self,
+        outputs: HeadOutputs,
+        level_logits: Tensor | None,
+        boxes: Boxes,
+        ignored: Boxes | None = None,
+        *,
+        soft: bool = True,
     ) -> LossParts:
         """Losses of a batch.
 
@@ -133,6 +140,8 @@ class DetectionLoss:
             outputs: The heads.
             level_logits: [G, L] of the meta-selection net, or None without it.
             boxes: Ground truth.
+            ignored: Regions whose points have no class loss for the region's class, unless a box
+                of that class owns the point.
             soft: False: one-hot selection, also if the mode is soft (for the first epochs).
         """
         alpha, gamma = self.losses.focal_alpha, self.losses.focal_gamma
@@ -149,7 +158,13 @@ class DetectionLoss:
 
         image = boxes.image[pos.box]
         own = logits[image, pos.point, boxes.labels[pos.box]]
-        weighted = focal_negative(logits, alpha, gamma).sum(dim=2) * assignment.point_weight
+        negative = focal_negative(logits, alpha, gamma)
+        if ignored is not None and len(ignored) and self.targets.ignore_regions:
+            left_out = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
+            left_out[find_ignored(ignored, self.grid)] = True
+            left_out[image, pos.point, boxes.labels[pos.box]] = False
+            negative = negative.masked_fill(left_out, 0.0)
+        weighted = negative.sum(dim=2) * assignment.point_weight
         cls_sum = weighted.sum()
         correction = focal_positive(own, alpha, gamma) - focal_negative(own, alpha, gamma)
         cls_sum = cls_sum + (correction * assignment.weight).sum()

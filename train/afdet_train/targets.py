@@ -125,6 +125,16 @@ def find_positives(boxes: Boxes, grid: PointGrid, config: TargetConfig) -> Posit
     return found.select((distances > 0).all(dim=1))
 
 
+def find_ignored(ignored: Boxes, grid: PointGrid) -> tuple[Tensor, Tensor, Tensor]:
+    """Points inside regions to ignore, on all levels.
+
+    Returns:
+        Image, point and class of each, int64 [Q] each; regions that overlap repeat points.
+    """
+    inside = find_positives(ignored, grid, TargetConfig(effective_ratio=1.0))
+    return ignored.image[inside.box], inside.point, ignored.labels[inside.box]
+
+
 def resolve_overlaps(positives: Positives, boxes: Boxes, grid: PointGrid) -> Positives:
     """Assigns a point of several boxes to the smallest box, or the first of equal area."""
     size = boxes.xyxy[:, 2:] - boxes.xyxy[:, :2]

@@ -188,7 +188,7 @@ def train_step(run: Run, batch: Batch) -> tuple[LossParts, float]:
     with _autocast(run):
         outputs, level_logits = run.network(images, boxes.rois())
     soft = run.epoch >= config.model.targets.ofs_epochs
-    parts = run.loss(outputs, level_logits, boxes, soft=soft)
+    parts = run.loss(outputs, level_logits, boxes, batch.ignored.to(device), soft=soft)
     if run.ranks.any(not bool(torch.isfinite(parts.total))):
         raise RunError(
             f"the loss is not finite at iteration {run.iteration}",

@@ -168,6 +168,27 @@ def test_a_box_too_small_in_the_input_is_no_target(tiny_recipe: Values, tmp_path
 
 
 @pytest.mark.parametrize("flag", ["difficult", "crowd"])
+def test_ignored_objects_move_with_the_picture(
+    tiny_recipe: Values, tmp_path: Path, flag: str
+) -> None:
+    """Their pixels say where they are, in whatever window the augmentation chose."""
+    flags = {flag: [False, True, False]}
+    moved = pictures(tiny_recipe, data_of(tmp_path, THREE, **flags), flip=0.5, scale=[0.6, 1.6])
+    met = 0
+    for position in range(40):
+        sample = moved[position]
+        mask = seen(sample, 1)
+        assert 1 not in sample.boxes.labels
+        if not len(sample.ignored):
+            assert not mask.any()
+            continue
+        met += 1
+        assert sample.ignored.labels.tolist() == [1]
+        np.testing.assert_allclose(sample.ignored.xyxy[0], extent(mask), atol=1.5)
+    assert met > 20
+
+
+@pytest.mark.parametrize("flag", ["difficult", "crowd"])
 def test_ignored_objects_are_no_targets(tiny_recipe: Values, tmp_path: Path, flag: str) -> None:
     data = data_of(tmp_path, THREE, **{flag: [False, True, False]})
     sample = pictures(tiny_recipe, data, flip=0, scale_p=0, translate=0)[0]

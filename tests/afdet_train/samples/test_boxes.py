@@ -10,7 +10,7 @@ from torchvision.ops import roi_align
 def image_of(count: int, start: float) -> Boxes:
     xyxy = start + torch.arange(4 * count).reshape(count, 4) % 30 * torch.ones(4)
     xyxy[:, 2:] += 40
-    return Boxes.of_image(xyxy, torch.arange(count), torch.full((count,), 3, dtype=torch.uint8))
+    return Boxes.of_image(xyxy, torch.arange(count))
 
 
 def test_a_batch_counts_its_images_with_and_without_boxes() -> None:
@@ -18,7 +18,6 @@ def test_a_batch_counts_its_images_with_and_without_boxes() -> None:
     assert batch.batch_size == 3
     assert batch.image.tolist() == [0, 0, 2]
     assert batch.labels.tolist() == [0, 1, 0]
-    assert batch.flags.tolist() == [3, 3, 3]
     assert batch.xyxy.shape == (3, 4)
 
 
@@ -26,7 +25,7 @@ def test_batches_join_to_the_batch_of_all() -> None:
     parts = [image_of(1, 0), image_of(0, 0), image_of(2, 1), image_of(3, 2)]
     whole = Boxes.collate(parts)
     joined = Boxes.collate([Boxes.collate(parts[:2]), Boxes.collate(parts[2:])])
-    for name in ("xyxy", "labels", "flags", "image"):
+    for name in ("xyxy", "labels", "image"):
         assert torch.equal(getattr(whole, name), getattr(joined, name))
     assert whole.batch_size == joined.batch_size == 4
 

@@ -39,7 +39,7 @@ def recipe_of(values: Values, *, workers: int = 0, seed: int = 0) -> Any:
     return parse_recipe(values, "test")
 
 
-COLUMNS = ("xyxy", "labels", "flags", "image")
+COLUMNS = ("xyxy", "labels", "image")
 
 
 def pictures_of(recipe: Any, shapes: Path) -> TrainingPictures:
@@ -107,6 +107,7 @@ def test_shares_of_the_ranks_are_the_whole_batch(tiny_recipe: Values, shapes: Pa
     joined = Batch(
         torch.cat([s.images for s in shares]),
         Boxes.collate([s.boxes for s in shares]),
+        Boxes.collate([s.ignored for s in shares]),
         [n for s in shares for n in s.names],
     )
     assert same(whole, joined)

@@ -16,24 +16,20 @@ class Boxes:
     Attributes:
         xyxy: float32 [G, 4], input pixels.
         labels: int64 [G], class index.
-        flags: uint8 [G], reserved for properties that change how a box is learned; always 0.
         image: int64 [G], index of the image in the batch.
         batch_size: Number of images.
     """
 
     xyxy: Tensor
     labels: Tensor
-    flags: Tensor
     image: Tensor
     batch_size: int
 
     @classmethod
-    def of_image(cls, xyxy: Tensor, labels: Tensor, flags: Tensor | None = None) -> Boxes:
+    def of_image(cls, xyxy: Tensor, labels: Tensor) -> Boxes:
         """The boxes [G, 4] and labels [G] of one image."""
-        if flags is None:
-            flags = torch.zeros(len(xyxy), dtype=torch.uint8)
         image = torch.zeros(len(xyxy), dtype=torch.long)
-        return cls(xyxy.float().reshape(-1, 4), labels.long(), flags, image, 1)
+        return cls(xyxy.float().reshape(-1, 4), labels.long(), image, 1)
 
     @classmethod
     def collate(cls, parts: Sequence[Boxes]) -> Boxes:
@@ -44,7 +40,6 @@ class Boxes:
         return cls(
             xyxy=torch.cat([p.xyxy for p in parts]),
             labels=torch.cat([p.labels for p in parts]),
-            flags=torch.cat([p.flags for p in parts]),
             image=torch.cat([p.image + start for p, start in zip(parts, starts, strict=False)]),
             batch_size=starts[-1],
         )
@@ -59,8 +54,8 @@ class Boxes:
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Boxes:
-        xyxy, labels, flags, image = map(change, (self.xyxy, self.labels, self.flags, self.image))
-        return Boxes(xyxy, labels, flags, image, self.batch_size)
+        xyxy, labels, image = map(change, (self.xyxy, self.labels, self.image))
+        return Boxes(xyxy, labels, image, self.batch_size)
 
     def rois(self) -> Tensor:
         """float32 [G, 5], image index and x1 y1 x2 y2, for ``roi_align``."""

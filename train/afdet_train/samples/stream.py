@@ -37,12 +37,14 @@ class Sample:
     Attributes:
         image: uint8 [H, W, 3], letterboxed, in the spec's channel order.
         boxes: Ground truth.
+        ignored: Crowds and difficult objects: neither targets nor background of their class.
         name: The picture's file, for messages.
         broken: Unreadable files that this picture replaces.
     """
 
     image: Tensor
     boxes: Boxes
+    ignored: Boxes
     name: str
     broken: tuple[str, ...] = ()
 
@@ -53,12 +55,16 @@ class Batch:
 
     images: Tensor
     boxes: Boxes
+    ignored: Boxes
     names: list[str]
     broken: tuple[str, ...] = ()
 
     def pin_memory(self) -> Batch:
         return dataclasses.replace(
-            self, images=self.images.pin_memory(), boxes=self.boxes.pin_memory()
+            self,
+            images=self.images.pin_memory(),
+            boxes=self.boxes.pin_memory(),
+            ignored=self.ignored.pin_memory(),
         )
 
 
@@ -66,6 +72,7 @@ def collate(samples: list[Sample]) -> Batch:
     return Batch(
         torch.stack([s.image for s in samples]),
         Boxes.collate([s.boxes for s in samples]),
+        Boxes.collate([s.ignored for s in samples]),
         [s.name for s in samples],
         tuple(name for s in samples for name in s.broken),
     )
@@ -125,41 +132,61 @@ class TrainingPictures(TorchDataset[Sample]):
             torch.manual_seed(position_seed(self.seed, position))
             # VOC's difficult objects and COCO's crowds are not training targets.
             frame, boxes, labels = self.copy_paste(record, picture)
-            sample = self._augment(frame, boxes, labels, str(record.path))
+            left_out = record.boxes[record.ignored], record.labels[record.ignored]
+            sample = self._augment(frame, (boxes, labels), left_out, str(record.path))
         return dataclasses.replace(sample, broken=tuple(broken)) if broken else sample
 
     def _augment(
-        self, frame: np.ndarray, boxes: np.ndarray, labels: np.ndarray, name: str
+        self,
+        frame: np.ndarray,
+        targets: tuple[np.ndarray, np.ndarray],
+        ignored: tuple[np.ndarray, np.ndarray],
+        name: str,
     ) -> Sample:
         if self.spec.color_order == "RGB":
             frame = np.ascontiguousarray(frame[:, :, ::-1])
         image = tv_tensors.Image(torch.from_numpy(frame).permute(2, 0, 1))
-        # Boxes are clamped last, because the visible share of each box is needed before.
-        truth = tv_tensors.BoundingBoxes(  # type: ignore[call-arg]
-            torch.from_numpy(np.ascontiguousarray(boxes, np.float32)).reshape(-1, 4),
-            format=tv_tensors.BoundingBoxFormat.XYXY,
-            canvas_size=frame.shape[:2],
-            clamping_mode=None,
+        # The first boxes are those that a box-safe window keeps.
+        image, *truths = self.geometric(
+            image, *(_bounding_boxes(boxes, frame) for boxes, _ in (targets, ignored))
         )
-        image, truth = self.geometric(image, truth)
         view = image.permute(1, 2, 0).contiguous().numpy()
-        canvas, box = letterbox(view, self.spec.height, self.spec.width, self.spec.pad_value)
-        whole = truth.as_subclass(torch.Tensor)
-        limit = torch.tensor([view.shape[1], view.shape[0]] * 2, dtype=torch.float32)
-        clipped = torch.minimum(whole.clamp(min=0), limit)
-        area = (whole[:, 2:] - whole[:, :2]).prod(dim=1)
-        left = (clipped[:, 2:] - clipped[:, :2]).clamp(min=0).prod(dim=1)
-        placed = torch.from_numpy(box.to_input(clipped.numpy())).reshape(-1, 4)
-        sides = placed[:, 2:] - placed[:, :2]
-        keep = (left >= self.min_visible * area) & (sides >= self.min_side).all(dim=1)
+        canvas, letterboxed = letterbox(
+            view, self.spec.height, self.spec.width, self.spec.pad_value
+        )
+        placed = []
+        for truth, (_, labels), visible, side in zip(
+            truths, (targets, ignored), (self.min_visible, 0.0), (self.min_side, 0.0), strict=True
+        ):
+            whole = truth.as_subclass(torch.Tensor)
+            limit = torch.tensor([view.shape[1], view.shape[0]] * 2, dtype=torch.float32)
+            clipped = torch.minimum(whole.clamp(min=0), limit)
+            area = (whole[:, 2:] - whole[:, :2]).prod(dim=1)
+            left = (clipped[:, 2:] - clipped[:, :2]).clamp(min=0).prod(dim=1)
+            inside = torch.from_numpy(letterboxed.to_input(clipped.numpy())).reshape(-1, 4)
+            sides = inside[:, 2:] - inside[:, :2]
+            keep = (left > 0) & (left >= visible * area) & (sides >= side).all(dim=1)
+            placed.append(
+                Boxes.of_image(inside[keep], torch.from_numpy(np.asarray(labels, np.int64))[keep])
+            )
         coloured = self.photometric(tv_tensors.Image(torch.from_numpy(canvas).permute(2, 0, 1)))
+        boxes, crowds = placed
         return Sample(
             image=coloured.as_subclass(torch.Tensor).permute(1, 2, 0).contiguous(),
-            boxes=Boxes.of_image(
-                placed[keep], torch.from_numpy(np.asarray(labels, np.int64))[keep]
-            ),
+            boxes=boxes,
+            ignored=crowds,
             name=name,
         )
+
+
+def _bounding_boxes(boxes: np.ndarray, frame: np.ndarray) -> tv_tensors.BoundingBoxes:
+    # Boxes are clamped last, because the visible share of each box is needed before.
+    return tv_tensors.BoundingBoxes(  # type: ignore[call-arg]
+        torch.from_numpy(np.ascontiguousarray(boxes, np.float32)).reshape(-1, 4),
+        format=tv_tensors.BoundingBoxFormat.XYXY,
+        canvas_size=frame.shape[:2],
+        clamping_mode=None,
+    )
 
 
 class StreamBatches(Sampler[list[int]]):
