@@ -62,8 +62,8 @@ class TargetConfig(Section):
     unselected: Literal["ignore", "negative"] = "ignore"
     #: Eq. (4) with its square root, or without as one ancestor has it.
     centerness_sqrt: bool = True
-    #: Crowds (COCO) and difficult objects (VOC) are neither targets nor background of their class, as
-    #: in COCO's evaluation; false: they are background. The paper does not mention them.
+    #: Crowds (COCO) and difficult objects (VOC) are neither targets nor background of their class,
+    #: as in COCO's evaluation; false: they are background. The paper does not mention them.
     ignore_regions: bool = True
     #: Epochs of ofs before soft selection takes over.
     ofs_epochs: int = Field(0, ge=0)
