@@ -39,7 +39,7 @@ class SilentError(SourceError):
 
 
 class Connection(Worker):
-    """Opens a source, reads it to its end and closes it, in a thread of its own.
+    """Opens a source, reads it to its end and closes it, in a separate thread.
 
     Of the :data:`Pending` frames of a live source only the newest waits to be taken: a slow reader
     gets fresh frames and fewer of them. Every other source waits until its frame is taken.
@@ -60,7 +60,7 @@ class Connection(Worker):
         self._abandoned = False
 
     def wait_open(self, limit: float) -> SourceInfo:
-        """What the source says of itself, once it is open.
+        """The properties of the source, once it is open.
 
         Args:
             limit: Seconds; the source may have a shorter one (``connect_timeout``).
@@ -117,7 +117,7 @@ class Connection(Worker):
             if not self._abandoned:
                 self._read()
         except BaseException as error:
-            # What an abandoned driver meets on its way out is not news.
+            # Late errors of an abandoned driver do not matter.
             self._error = None if self._abandoned else error
         finally:
             with self._changed:

@@ -326,7 +326,7 @@ class Pipeline:
             False if it did not finish in time.
 
         Raises:
-            InvalidValueError: If it is none of the pipeline's.
+            InvalidValueError: If the pipeline does not have it.
         """
         with self._lock:
             runner = next((r for r in self._sinks if r.sink is sink), None)

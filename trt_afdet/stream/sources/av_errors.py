@@ -1,4 +1,4 @@
-"""PyAV's errors in words."""
+"""Translates PyAV's errors into messages."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def source_error(
     opening: bool,
     said: list[str] | None = None,
 ) -> SourceError:
-    """What an error of PyAV means, without the address that PyAV puts into its texts.
+    """The message for an error of PyAV, without the address that PyAV puts into its texts.
 
     Args:
         name: Of the source, without credentials.

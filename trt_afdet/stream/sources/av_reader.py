@@ -48,7 +48,7 @@ class AvInput:
     def error(
         self, error: BaseException, waited: float | None = None, said: list[str] | None = None
     ) -> SourceError:
-        """An error of PyAV in words; it came after waiting so many seconds, or for a frame."""
+        """The error for one of PyAV, after waiting so many seconds, or for a frame."""
         opening = waited is not None
         seconds = (waited if opening else self.timeout) or 0.0
         return source_error(
@@ -65,7 +65,7 @@ def nvdec(what: AvInput) -> Any:
     """FFmpeg's way to NVDEC.
 
     Raises:
-        SourceRefusedError: If there is none.
+        SourceRefusedError: If nothing of the kind exists.
     """
     av = load_av()
     from av.codec.hwaccel import HWAccel, hwdevices_available

@@ -1,4 +1,4 @@
-"""What a source is, and what may go wrong with one."""
+"""The protocol of a source, and its errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SourceError(RunError):
 
 
 class SourceRefusedError(SourceError):
-    """The peer says no: no such stream, an option it lacks. Cameras that start up say so, too."""
+    """The peer refuses: no such stream, an option it lacks. Starting cameras do so, too."""
 
 
 class LoginRefusedError(SourceRefusedError):
@@ -31,7 +31,7 @@ class UnusableSourceError(SourceError):
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What a source says of itself once it is open.
+    """The properties of an open source.
 
     Attributes:
         width, height: Pixels; 0 if it will only be known with the first frame.
@@ -89,7 +89,7 @@ def own_limit(source: object, name: str) -> float:
 class Source(Protocol):
     """The driver of a camera, a stream, a file: one connection, used by one thread.
 
-    It may block: :class:`~trt_afdet.stream.capture.Connection` runs it in a thread of its own and
+    It may block: :class:`~trt_afdet.stream.capture.Connection` runs it in a separate thread and
     gives it up after the deadlines, of which a source may have its own (:func:`own_limit`).
 
     Attributes:
@@ -105,7 +105,7 @@ class Source(Protocol):
         """Connects; blocks for as long as it takes.
 
         Raises:
-            SourceError: If it cannot be opened now; SourceRefusedError if the peer says no;
+            SourceError: If it cannot be opened now; SourceRefusedError if the peer refuses;
                 UnusableSourceError if it never can.
         """
         ...

@@ -1,7 +1,7 @@
 """``gst://PIPELINE``: whatever GStreamer can play.
 
 ``gst://v4l2src device=/dev/video2 ! jpegdec``: conversion to BGR and an ``appsink`` are put behind
-it; an ``appsink`` of its own is taken off. It runs in PyGObject's GStreamer, which can say
+it; an ``appsink`` in it is removed. It runs in PyGObject's GStreamer, which can say
 what is wrong, or in OpenCV's, where OpenCV was built with it (the wheels are not).
 """
 
@@ -64,7 +64,7 @@ def quoted(value: str) -> str:
 
 
 def gst_source(pipeline: str, name: str, options: GstOptions) -> Source:
-    """The source behind ``gst://``; PyGObject's if there is a choice: OpenCV gives no reasons."""
+    """The source behind ``gst://``; PyGObject's if possible, because OpenCV reports no reasons."""
     kind: type[GiSource | OpencvSource] = GiSource
     if options.backend == "opencv":
         kind = OpencvSource

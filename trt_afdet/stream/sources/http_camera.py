@@ -51,7 +51,7 @@ class JpegSplitter:
 
     def __init__(self) -> None:
         self._data = bytearray()
-        self._place = 0  # What is looked at, from the start of the picture; 0 before a start.
+        self._place = 0  # The current position, from the start of the picture; 0 before a start.
         self._scan = False  # Whether that is inside compressed data.
         self.between = 0  # Bytes since the last picture.
 
@@ -235,7 +235,7 @@ class _Login:
         self._count = 0
 
     def learn(self, challenges: list[str]) -> bool:
-        """Takes what the server asks for; False if there is no answer to it."""
+        """Answers the server's challenge; False if it cannot."""
         best = -1
         for text in re.split(r",\s*(?=(?:Basic|Digest)\s)", ", ".join(challenges), flags=re.I):
             kind, _, rest = text.strip().partition(" ")
@@ -295,7 +295,7 @@ class HttpCamera:
         name: For people; without.
         connect_timeout, timeout, verify: See ``HttpOptions``.
         snapshot: Pictures a second, where the address gives one at a time.
-        other: Reads what is neither MJPEG nor a picture.
+        other: Reads anything else than MJPEG and pictures.
     """
 
     live = True

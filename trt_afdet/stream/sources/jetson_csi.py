@@ -22,8 +22,8 @@ class CsiOptions:
     """Options of ``csi://``.
 
     Attributes:
-        width, height, fps: What the sensor is asked for.
-        out_width, out_height: What the picture is scaled to, in hardware; 0 for no scaling.
+        width, height, fps: Requested of the sensor.
+        out_width, out_height: Size after scaling in hardware; 0 for no scaling.
         flip: How the picture is turned; one of :data:`FLIPS`.
         sensor_mode: Number of a mode of the sensor; -1 to choose by size and rate.
         connect_timeout, timeout: Seconds without a first frame, or without the next one.

@@ -1,6 +1,6 @@
 """Decoding in the hardware of a Jetson: GStreamer's ``nvv4l2decoder``.
 
-Elsewhere NVDEC is reached through FFmpeg, which has no way to it on a Jetson.
+Elsewhere FFmpeg reaches NVDEC; on a Jetson it cannot.
 """
 
 from __future__ import annotations

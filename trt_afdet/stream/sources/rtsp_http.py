@@ -157,7 +157,7 @@ def rtsp_input(address: str, name: str, options: RtspOptions) -> AvInput:
 def http_input(address: str, name: str, options: HttpOptions, *, live: bool) -> AvInput:
     """What FFmpeg is asked for an address of a web server."""
     container = {
-        # A playlist may name any address; files of this machine are none of its business.
+        # A playlist may name any address, but must not read files of this machine.
         "protocol_whitelist": "http,https,httpproxy,tcp,tls,crypto,data",
         "rw_timeout": str(int(1e6 * max(options.connect_timeout, options.timeout))),
         **_certificates(options.verify),
@@ -251,7 +251,7 @@ class NetworkSource:
         return lambda: Picture(self._convert(frame), position, captured)
 
     def _newest(self) -> Iterator[Pending]:
-        """Frames as they come; while they come late, key frames only."""
+        """Every frame; while frames are late, key frames only."""
         lag = Lag()
         skipping = False
         since = 0.0
@@ -272,7 +272,7 @@ class NetworkSource:
                 yield self._pending(frame, now - behind)
 
     def _still_pictures(self) -> Iterator[Pending]:
-        """Packets that are a picture each: only those that are read need decoding."""
+        """Packets of a picture each: only a frame that is read is decoded."""
         av = load_av()
         decoder = av.CodecContext.create("mjpeg", "r")
         decoder.thread_count = 1

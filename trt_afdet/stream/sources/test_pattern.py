@@ -22,7 +22,7 @@ from trt_afdet.support.fields import Limit
 
 @dataclass(frozen=True)
 class Pattern:
-    """What the pattern looks like; see the module."""
+    """The look of the pattern; see the module."""
 
     width: Annotated[int, Limit(least=64)] = 640
     height: Annotated[int, Limit(least=64)] = 480

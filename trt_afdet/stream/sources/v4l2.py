@@ -50,8 +50,8 @@ class V4l2Options:
     Attributes:
         format: Four letters, such as ``MJPG`` or ``YUYV``; by default the one that is fastest at
             the size.
-        width, height: Pixels; 0 for what the camera is set to.
-        fps: Frames per second; 0 for what the camera is set to.
+        width, height: Pixels; 0 for the camera's setting.
+        fps: Frames per second; 0 for the camera's setting.
         timeout: Seconds without a frame.
     """
 
@@ -164,7 +164,7 @@ class V4l2Source:
         if not abi.call(self._fd, abi.S_FMT, asked):
             raise SourceRefusedError(f"{self.name}: the camera cannot be set up")
         self._pix = pix
-        # Drivers answer with what they do have.
+        # Drivers answer with the nearest they have.
         got, wanted = abi.fourcc_text(pix.pixelformat), options.format.upper()
         size = (pix.width, pix.height)
         if (
@@ -285,7 +285,7 @@ def _choose(
 
     def rank(mode: Mode) -> tuple[float, bool]:
         fastest = mode.fps[0] if mode.fps else 0.0
-        # Beyond what is asked for, speed counts for nothing; undamaged pictures do.
+        # Prefer undamaged pictures to more speed than requested.
         return (min(fastest, options.fps or 30.0), mode.format not in ("MJPG", "JPEG"))
 
     return max(fitting, key=rank).format

@@ -1,4 +1,4 @@
-"""What cameras this machine has, and what they offer."""
+"""Lists the cameras of this machine and their modes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Camera:
         device: ``/dev/video0``.
         name: As its driver calls it.
         bus: Where it is plugged in.
-        modes: What it offers.
+        modes: Its modes.
     """
 
     device: str
@@ -92,7 +92,7 @@ def can_capture(capability: abi.Capability) -> bool:
 
 
 def modes(fd: int) -> Iterator[Mode]:
-    """What an opened camera offers, in the order in which it says it."""
+    """The modes of an open camera, in its order."""
     for description in _items(fd, abi.ENUM_FMT, abi.FormatDescription(type=abi.CAPTURE)):
         pixel_format = description.pixelformat
         sizes = list(_sizes(fd, pixel_format))
