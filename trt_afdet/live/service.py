@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 def web_server(config: Config, shapes: Mapping[str, Shapes]) -> WebServer | None:
     """Makes the web page of a configuration without starting it; None if ``web`` is off."""
-    from trt_afdet.web.server import WebServer
-    from trt_afdet.web.zones_store import ZonesStore
-
     web = config.web
     if web is None:
         return None
+    # Only a page needs its packages.
+    from trt_afdet.web.server import WebServer
+    from trt_afdet.web.zones_store import ZonesStore
+
     store = ZonesStore()
     store.adopt(config.zones, shapes)
     return WebServer(

@@ -201,7 +201,9 @@ def watch(
 
 
 def _addresses(source: Address | Iterable[Address]) -> list[str]:
-    given = [source] if isinstance(source, (str, int, os.PathLike)) else list(source)
+    given: list[Any] = [source]
+    if isinstance(source, Iterable) and not isinstance(source, (str, bytes)):
+        given = list(source)
     if not given:
         raise InvalidValueError("watch needs a source", got="an empty list")
     for one in given:

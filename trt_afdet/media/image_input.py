@@ -33,7 +33,7 @@ Frame = npt.NDArray[np.uint8]
 
 _CHANNELS = (1, 3, 4)
 _LONGEST_PATH = 4096
-_VIDEO_HINT = "read frames: trt_afdet.media.open_inputs(path), or `trt-afdet detect`"
+_VIDEO_HINT = "for frame, found in detector.stream(path), or `trt-afdet detect`"
 
 
 def is_one(given: object) -> bool:

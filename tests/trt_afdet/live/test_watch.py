@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import trt_afdet
-from tests.paths import ASSETS
+from tests.paths import ASSETS, ROOT
 from tests.waiting import LIMIT
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.live.watch import Watch, watch
@@ -164,3 +166,38 @@ def test_mistakes_are_named(
 def test_a_source_that_fails_is_a_failed_run(detector: Detector) -> None:
     with pytest.raises(RunError, match="failed"):
         watch("missing.mp4", print, model=detector)
+
+
+@pytest.mark.parametrize("source", [None, 1.5, True, [None], b"clip.mp4"])
+def test_what_cannot_be_a_source_is_one_line(source: object) -> None:
+    with pytest.raises(InvalidValueError, match="a source is an address, a file or the number"):
+        watch(source, print)  # type: ignore[arg-type]
+
+
+WITH_THE_RUNTIME_ALONE = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"fastapi", "starlette", "uvicorn", "pydantic",
+                                      "prometheus_client", "trackers", "websockets"}:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+from trt_afdet import Detector
+for frame, found in Detector().stream(sys.argv[1]):
+    print(frame.shape, len(found) > 0)
+    break
+"""
+
+
+def test_streams_need_no_package_of_the_page_or_the_yaml() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", WITH_THE_RUNTIME_ALONE, str(CLIP)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "(480, 640, 3) True\n"
