@@ -204,7 +204,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "an address": (lambda: "rtsp://10.0.0.5/x", "trt-afdet run"),
     "an empty path": (lambda: "", "path is empty"),
     "a folder": (lambda: Path("/"), "folder"),
-    "a video": (lambda: "clip.mp4", "open_inputs"),
+    "a video": (lambda: "clip.mp4", "detector.stream"),
     "a missing file": (lambda: "/nowhere/x.jpg", "no such picture"),
     "no picture": (lambda: b"<html>", "HTML"),
     "another mask": (
