@@ -292,7 +292,7 @@ def test_a_redirection_takes_no_password_to_another_host() -> None:
             assert (heard.pop() is not None) is known
         answers["/round"] = to("/round")
         answers["/file"] = to("file:///etc/passwd")
-        for path, said in (("/round", "redirected too often"), ("/file", "no web address")):
+        for path, said in (("/round", "redirected too often"), ("/file", "not a web address")):
             made = source(camera.url(path, "admin:geheim@"))
             with pytest.raises(SourceError, match=said):
                 made.open()
