@@ -8,7 +8,6 @@ or not at all, and links stay links; everything else is written to directly.
 from __future__ import annotations
 
 import errno
-import hashlib
 import io
 import os
 import re
@@ -402,6 +401,8 @@ def file_sha256(path: Path) -> str:
     """
     if not path.is_file():
         raise MissingFileError("no such file", got=path)
+    import hashlib  # 6 ms, which every command would pay
+
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
