@@ -128,11 +128,7 @@ class _DLManagedTensor(ctypes.Structure):
 
 
 _Deleter = ctypes.CFUNCTYPE(None, POINTER(_DLManagedTensor))
-_DLManagedTensor._fields_ = (
-    ("tensor", _DLTensor),
-    ("context", c_void_p),
-    ("deleter", _Deleter),
-)
+_DLManagedTensor._fields_ = (("tensor", _DLTensor), ("context", c_void_p), ("deleter", _Deleter))
 
 #: What consumers still hold, by address: the structures and the array they describe.
 _held: dict[int, tuple[Any, ...]] = {}

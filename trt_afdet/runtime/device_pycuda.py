@@ -213,11 +213,7 @@ class PycudaDevice:
         self._graph("capturing a graph", "cuStreamEndCapture", stream, ctypes.byref(recorded))
         try:
             self._graph(
-                "preparing a graph",
-                "cuGraphInstantiateWithFlags",
-                ctypes.byref(graph),
-                recorded,
-                0,
+                "preparing a graph", "cuGraphInstantiateWithFlags", ctypes.byref(graph), recorded, 0
             )
         finally:
             self._graph("freeing a graph", "cuGraphDestroy", recorded)

@@ -9,10 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trt_afdet.errors import (
-    InvalidValueError,
-    RunError,
-)
+from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.interface import (
     DETECTION_NAMES,
     INPUT_NAME,

@@ -20,12 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from trt_afdet.errors import (
-    InvalidValueError,
-    MissingDependencyError,
-    MissingFileError,
-    RunError,
-)
+from trt_afdet.errors import InvalidValueError, MissingDependencyError, MissingFileError, RunError
 from trt_afdet.support.suggest import nearest
 
 VERSIONS = ("8.5", "8.6", "10.3", "10.13", "10.16", "11.4", "RTX 1.7")

@@ -7,11 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trt_afdet.engine.onnx.nms import check_canonical
-from trt_afdet.errors import (
-    AfdetError,
-    CorruptFileError,
-    InvalidValueError,
-)
+from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError
 from trt_afdet.runtime.model_errors import kind_of, reason
 from trt_afdet.spec import ModelSpec
 from trt_afdet.support.files import atomic_path, check_model_path, file_sha256

@@ -114,8 +114,7 @@ def check_canonical(model: onnx.ModelProto, file: object = "the model") -> Model
     for value in model.graph.output:
         if value.name in spec.output_names and _element(value) not in _FLOATS:
             raise InvalidValueError(
-                f"{file}: output {value.name!r} must be {' or '.join(_FLOATS)}",
-                got=_element(value),
+                f"{file}: output {value.name!r} must be {' or '.join(_FLOATS)}", got=_element(value)
             )
     return spec
 

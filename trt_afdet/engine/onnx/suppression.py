@@ -94,9 +94,7 @@ def by_loop(graph: GraphWriter, spec: ModelSpec, candidates: Candidates) -> str:
         top = graph.add("Gather", best, graph.ints([0]), axis=1)
         ahead = graph.to_float(graph.add("Greater", kept_next, top))
         enough = graph.add(
-            "Greater",
-            graph.add("ReduceSum", ahead, axis),
-            graph.floats(spec.max_detections - 0.5),
+            "Greater", graph.add("ReduceSum", ahead, axis), graph.floats(spec.max_detections - 0.5)
         )
         closed = graph.add("Or", graph.add("Or", is_taken, gone), enough)
         open_next = graph.add("Where", closed, none, open_)
