@@ -164,15 +164,9 @@ class Program:
             plane = byte_size(info.shape[1:], info.dtype)
             wanted = self._wanted or ()
             for place, class_id in enumerate(wanted):
-                self._device.copy_rows(
-                    memory + place * plane,
-                    len(wanted) * plane,
-                    self.tensors[name] + class_id * plane,
-                    info.shape[0] * plane,
-                    plane,
-                    batch,
-                    self.stream,
-                )
+                target = (memory + place * plane, len(wanted) * plane)
+                source = (self.tensors[name] + class_id * plane, info.shape[0] * plane)
+                self._device.copy_rows(target, source, plane, batch, self.stream)
         self._kernels.detect(
             self._heads,
             self._decode_spec,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,19 +19,21 @@ import numpy.typing as npt
 from trt_afdet.native import NativeError, check_status
 
 Bytes = npt.NDArray[np.uint8]
+_Made = TypeVar("_Made")
 
-#: AFDET_ERROR_CUDA: CUDA's error e is status this + e.
-_CUDA_STATUS = 1000
+#: The address of the first row, and the bytes from one row to the next.
+Rows = tuple[int, int]
 
 #: Every piece of a larger block starts at a multiple of this, which all kernels are content with.
 ALIGNMENT = 256
 
 
 class Device(Protocol):
-    """One GPU. Every method may be called from any thread inside ``with device.active():``.
+    """One GPU. Every method may be called from any thread inside ``with device.active():``, which
+    may be nested.
 
     Work is queued on streams; nothing waits for the device but the ``synchronize`` methods. Host
-    arrays in copies are contiguous and, for the copy not to wait, pinned.
+    arrays in copies are contiguous and, for the copy not to wait, pinned. Sizes are in bytes.
 
     Attributes:
         name: Of the GPU.
@@ -50,129 +52,91 @@ class Device(Protocol):
     dlpack_type: int
 
     def active(self) -> AbstractContextManager[None]:
-        """Makes the device current in this thread; may be nested."""
-        ...
+        """Makes the device current in this thread."""
 
     def memory(self) -> tuple[int, int]:
-        """Free and total device memory, bytes."""
-        ...
+        """Free and total device memory."""
 
     def allocate(self, size: int) -> int:
-        """Device memory of ``size`` bytes, 256-byte aligned; returns its address."""
-        ...
+        """The address of device memory, 256-byte aligned."""
 
     def free(self, address: int) -> None: ...
 
     def allocate_pinned(self, size: int) -> Bytes:
         """Page-locked host memory, uint8 [size]."""
-        ...
 
-    def free_pinned(self, array: Bytes) -> None:
-        """Takes back what :meth:`allocate_pinned` gave; it must not be touched any more."""
-        ...
+    def free_pinned(self, array: Bytes) -> None: ...
 
     def create_stream(self) -> int:
         """A cudaStream_t that does not wait for the default stream."""
-        ...
 
     def destroy_stream(self, stream: int) -> None: ...
 
-    def synchronize(self, stream: int) -> None:
-        """Waits until everything queued on the stream is done."""
-        ...
+    def synchronize(self, stream: int) -> None: ...
 
     def create_event(self) -> int:
         """A cudaEvent_t that knows its time."""
-        ...
 
     def destroy_event(self, event: int) -> None: ...
 
     def record(self, event: int, stream: int) -> None:
         """The event happens when everything queued on the stream so far is done."""
-        ...
 
     def wait(self, stream: int, event: int) -> None:
         """Work queued on the stream from now on starts after the event."""
-        ...
 
     def synchronize_event(self, event: int) -> None: ...
 
     def elapsed_ms(self, start: int, end: int) -> float:
         """Milliseconds between two events that have happened."""
-        ...
 
     def copy_in(self, target: int, source: Bytes, stream: int) -> None:
         """Queues a copy from the host to the device."""
-        ...
 
     def copy_out(self, target: Bytes, source: int, stream: int) -> None:
         """Queues a copy from the device to the host."""
-        ...
 
     def copy(self, target: int, source: int, size: int, stream: int) -> None:
-        """Queues a copy of ``size`` bytes on the device."""
-        ...
+        """Queues a copy on the device."""
 
-    def copy_rows(
-        self,
-        target: int,
-        target_pitch: int,
-        source: int,
-        source_pitch: int,
-        row_bytes: int,
-        rows: int,
-        stream: int,
-    ) -> None:
-        """Queues a copy of rows on the device; a pitch is the bytes from one to the next."""
-        ...
+    def copy_rows(self, target: Rows, source: Rows, row_bytes: int, rows: int, stream: int) -> None:
+        """Queues a copy of rows on the device."""
 
     def capture(self, stream: int, work: Callable[[], None]) -> int:
         """Records what ``work`` queues on the stream, instead of running it; returns a graph."""
-        ...
 
-    def launch(self, graph: int, stream: int) -> None:
-        """Queues a graph."""
-        ...
+    def launch(self, graph: int, stream: int) -> None: ...
 
     def destroy_graph(self, graph: int) -> None: ...
 
     def close(self) -> None:
         """Releases the device; free its memory before. Twice is fine."""
-        ...
 
 
 class Resources:
-    """Everything one user of a device allocated, freed together.
-
-    Attributes:
-        device: Where.
-    """
+    """Everything one user of a device allocated, freed together."""
 
     def __init__(self, device: Device) -> None:
         self.device = device
         self._stack = ExitStack()
 
+    def _keep(self, made: _Made, free: Callable[[_Made], None]) -> _Made:
+        self._stack.callback(free, made)
+        return made
+
     def memory(self, size: int) -> int:
         """Device memory; its address."""
-        address = self.device.allocate(max(size, 1))
-        self._stack.callback(self.device.free, address)
-        return address
+        return self._keep(self.device.allocate(max(size, 1)), self.device.free)
 
     def pinned(self, size: int) -> Bytes:
         """Page-locked host memory, uint8 [size]."""
-        array = self.device.allocate_pinned(max(size, 1))
-        self._stack.callback(self.device.free_pinned, array)
-        return array
+        return self._keep(self.device.allocate_pinned(max(size, 1)), self.device.free_pinned)
 
     def stream(self) -> int:
-        stream = self.device.create_stream()
-        self._stack.callback(self.device.destroy_stream, stream)
-        return stream
+        return self._keep(self.device.create_stream(), self.device.destroy_stream)
 
     def event(self) -> int:
-        event = self.device.create_event()
-        self._stack.callback(self.device.destroy_event, event)
-        return event
+        return self._keep(self.device.create_event(), self.device.destroy_event)
 
     def close(self) -> None:
         """Frees all, the latest first; twice is fine."""
@@ -188,7 +152,7 @@ def aligned(size: int) -> int:
 def cuda_error(code: int, action: str) -> NativeError:
     """The error for a CUDA error code other than 0, runtime's and driver's being alike."""
     try:
-        check_status(_CUDA_STATUS + code, action)
+        check_status(1000 + code, action)  # AFDET_ERROR_CUDA + code.
     except NativeError as error:
         return error
     raise AssertionError(code)

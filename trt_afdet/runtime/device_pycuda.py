@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import ctypes
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from ctypes import POINTER, c_int, c_ulonglong, c_void_p
+from contextlib import contextmanager, suppress
+from ctypes import POINTER, byref, c_int, c_ulonglong, c_void_p
 from typing import Any
 
 import numpy as np
 
 from trt_afdet.errors import InvalidValueError, MissingDependencyError
 from trt_afdet.native import NativeError
-from trt_afdet.runtime.device import Bytes, cuda_error
+from trt_afdet.runtime.device import Bytes, Rows, cuda_error
 
 #: CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may go on allocating meanwhile.
 _THREAD_LOCAL = 1
@@ -58,29 +57,25 @@ class PycudaDevice:
         self._driver: Any = driver
         self.library = f"pycuda {getattr(pycuda, 'VERSION_TEXT', 'version unknown')}"
         self.index = index
-        with self._errors("starting CUDA"):
-            driver.init()
-            count = driver.Device.count()
+        self._call("starting CUDA", driver.init)
+        count = self._call("starting CUDA", driver.Device.count)
         if not 0 <= index < count:
             raise InvalidValueError(f"there is no GPU {index}, this machine has {count}")
-        with self._errors("opening the GPU"):
-            device = driver.Device(index)
-            self.name = str(device.name())
-            self.compute_capability = tuple(device.compute_capability())
-            self._context: Any = device.retain_primary_context()
+        device = self._call("opening the GPU", driver.Device, index)
+        self.name = str(self._call("opening the GPU", device.name))
+        self.compute_capability = tuple(self._call("opening the GPU", device.compute_capability))
+        self._context: Any = self._call("opening the GPU", device.retain_primary_context)
         self._graph_calls = _graph_functions()
         self.has_graphs = self._graph_calls is not None
         self._memory: dict[int, Any] = {}
         self._streams: dict[int, Any] = {}
         self._events: dict[int, Any] = {}
         self._pinned: dict[int, Any] = {}
-        self._current = threading.local()
 
-    @contextmanager
-    def _errors(self, action: str) -> Iterator[None]:
+    def _call(self, action: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Translates what pycuda raises: classes with a text, no code."""
         try:
-            yield
+            return function(*arguments)
         except self._driver.Error as error:
             text = str(error).strip()
             code = next((c for known, c in _CODES.items() if known in text), None)
@@ -90,47 +85,37 @@ class PycudaDevice:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        depth = getattr(self._current, "depth", 0)
-        if depth == 0:
-            with self._errors("using the GPU"):
-                self._context.push()
-        self._current.depth = depth + 1
+        self._call("using the GPU", self._context.push)
         try:
             yield
         finally:
-            self._current.depth = depth
-            if depth == 0:
-                self._driver.Context.pop()
+            self._driver.Context.pop()
 
     def memory(self) -> tuple[int, int]:
-        with self._errors("asking for free memory"):
-            free, total = self._driver.mem_get_info()
+        free, total = self._call("asking for free memory", self._driver.mem_get_info)
         return int(free), int(total)
 
     def allocate(self, size: int) -> int:
-        with self._errors(f"allocating {size} bytes on the GPU"):
-            allocation = self._driver.mem_alloc(size)
+        action = f"allocating {size} bytes on the GPU"
+        allocation = self._call(action, self._driver.mem_alloc, size)
         self._memory[int(allocation)] = allocation
         return int(allocation)
 
     def free(self, address: int) -> None:
-        with self._errors("freeing device memory"):
-            self._memory.pop(address).free()
+        self._call("freeing device memory", self._memory.pop(address).free)
 
     def allocate_pinned(self, size: int) -> Bytes:
-        with self._errors(f"pinning {size} bytes"):
-            array: Bytes = self._driver.pagelocked_empty(size, np.uint8)
+        action = f"pinning {size} bytes"
+        array: Bytes = self._call(action, self._driver.pagelocked_empty, size, np.uint8)
         self._pinned[array.ctypes.data] = array.base
         return array
 
     def free_pinned(self, array: Bytes) -> None:
-        with self._errors("freeing pinned memory"):
-            self._pinned.pop(array.ctypes.data).free()
+        self._call("freeing pinned memory", self._pinned.pop(array.ctypes.data).free)
 
     def create_stream(self) -> int:
         # 1 is CU_STREAM_NON_BLOCKING.
-        with self._errors("creating a stream"):
-            stream = self._driver.Stream(1)
+        stream = self._call("creating a stream", self._driver.Stream, 1)
         self._streams[int(stream.handle)] = stream
         return int(stream.handle)
 
@@ -138,12 +123,10 @@ class PycudaDevice:
         del self._streams[stream]
 
     def synchronize(self, stream: int) -> None:
-        with self._errors("waiting for the GPU"):
-            self._streams[stream].synchronize()
+        self._call("waiting for the GPU", self._streams[stream].synchronize)
 
     def create_event(self) -> int:
-        with self._errors("creating an event"):
-            event = self._driver.Event()
+        event = self._call("creating an event", self._driver.Event)
         self._events[id(event)] = event
         return id(event)
 
@@ -151,70 +134,58 @@ class PycudaDevice:
         del self._events[event]
 
     def record(self, event: int, stream: int) -> None:
-        with self._errors("recording an event"):
-            self._events[event].record(self._streams[stream])
+        self._call("recording an event", self._events[event].record, self._streams[stream])
 
     def wait(self, stream: int, event: int) -> None:
-        with self._errors("queueing a wait"):
-            if stream in self._streams:
-                self._streams[stream].wait_for_event(self._events[event])
-            else:  # A consumer's: pycuda cannot make a Stream from a number, so the host waits.
-                self._events[event].synchronize()
+        known, queued = self._events[event], self._streams.get(stream)
+        if queued is None:  # A consumer's: pycuda cannot make a Stream from a number; we wait here.
+            self._call("queueing a wait", known.synchronize)
+        else:
+            self._call("queueing a wait", queued.wait_for_event, known)
 
     def synchronize_event(self, event: int) -> None:
-        with self._errors("waiting for the GPU"):
-            self._events[event].synchronize()
+        self._call("waiting for the GPU", self._events[event].synchronize)
 
     def elapsed_ms(self, start: int, end: int) -> float:
-        with self._errors("reading a time"):
-            return float(self._events[start].time_till(self._events[end]))
+        first, last = self._events[start], self._events[end]
+        return float(self._call("reading a time", first.time_till, last))
 
     def copy_in(self, target: int, source: Bytes, stream: int) -> None:
-        with self._errors("copying to the GPU"):
-            self._driver.memcpy_htod_async(target, source, self._streams[stream])
+        what = (target, source, self._streams[stream])
+        self._call("copying to the GPU", self._driver.memcpy_htod_async, *what)
 
     def copy_out(self, target: Bytes, source: int, stream: int) -> None:
-        with self._errors("copying from the GPU"):
-            self._driver.memcpy_dtoh_async(target, source, self._streams[stream])
+        what = (target, source, self._streams[stream])
+        self._call("copying from the GPU", self._driver.memcpy_dtoh_async, *what)
 
     def copy(self, target: int, source: int, size: int, stream: int) -> None:
-        with self._errors("copying on the GPU"):
-            self._driver.memcpy_dtod_async(target, source, size, self._streams[stream])
+        what = (target, source, size, self._streams[stream])
+        self._call("copying on the GPU", self._driver.memcpy_dtod_async, *what)
 
-    def copy_rows(
-        self,
-        target: int,
-        target_pitch: int,
-        source: int,
-        source_pitch: int,
-        row_bytes: int,
-        rows: int,
-        stream: int,
-    ) -> None:
+    def copy_rows(self, target: Rows, source: Rows, row_bytes: int, rows: int, stream: int) -> None:
         what = self._driver.Memcpy2D()
-        what.set_src_device(source)
-        what.set_dst_device(target)
-        what.src_pitch, what.dst_pitch = source_pitch, target_pitch
+        what.set_src_device(source[0])
+        what.set_dst_device(target[0])
+        what.src_pitch, what.dst_pitch = source[1], target[1]
         what.width_in_bytes, what.height = row_bytes, rows
-        with self._errors("copying on the GPU"):
-            what(self._streams[stream])
+        self._call("copying on the GPU", what, self._streams[stream])
 
     def capture(self, stream: int, work: Callable[[], None]) -> int:
         self._graph("starting to capture", "cuStreamBeginCapture_v2", stream, _THREAD_LOCAL)
         recorded, graph = c_void_p(), c_void_p()
+        end = ("cuStreamEndCapture", stream, byref(recorded))
         try:
             work()
         except BaseException:
             # Ends the capture whatever it holds, or the stream stays unusable.
-            calls = self._graph_calls
-            if calls and calls.cuStreamEndCapture(stream, ctypes.byref(recorded)) == 0:
-                calls.cuGraphDestroy(recorded)
+            with suppress(NativeError):
+                self._graph("capturing a graph", *end)
+                self._graph("freeing a graph", "cuGraphDestroy", recorded)
             raise
-        self._graph("capturing a graph", "cuStreamEndCapture", stream, ctypes.byref(recorded))
+        self._graph("capturing a graph", *end)
         try:
-            self._graph(
-                "preparing a graph", "cuGraphInstantiateWithFlags", ctypes.byref(graph), recorded, 0
-            )
+            what = (byref(graph), recorded, 0)
+            self._graph("preparing a graph", "cuGraphInstantiateWithFlags", *what)
         finally:
             self._graph("freeing a graph", "cuGraphDestroy", recorded)
         return int(graph.value or 0)
@@ -251,7 +222,6 @@ def _graph_functions() -> ctypes.CDLL | None:
         library = ctypes.CDLL(name)
         for function, arguments in signatures.items():
             getattr(library, function).argtypes = arguments
-            getattr(library, function).restype = c_int
     except (OSError, AttributeError):
         return None
     return library

@@ -7,8 +7,8 @@ import importlib.util
 from trt_afdet.errors import InvalidValueError, MissingDependencyError
 from trt_afdet.runtime.device import Device
 
-#: Implementations by name: the module to look for, then ours.
-_LIBRARIES = {"pycuda": "pycuda", "cuda-python": "cuda"}
+#: The module of each library.
+_MODULES = {"pycuda": "pycuda", "cuda-python": "cuda"}
 
 
 def open_device(index: int = 0, library: str | None = None) -> Device:
@@ -23,18 +23,15 @@ def open_device(index: int = 0, library: str | None = None) -> Device:
         InvalidValueError: If the library is unknown.
         NativeError: If there is no driver or no such GPU.
     """
-    if library is not None and library not in _LIBRARIES:
-        raise InvalidValueError(
-            "the device library is one of " + ", ".join(_LIBRARIES), got=library
-        )
-    names = [library] if library else list(_LIBRARIES)
-    for name in names:
-        if importlib.util.find_spec(_LIBRARIES[name]) is None:
-            continue
-        if name == "pycuda":
-            from trt_afdet.runtime.device_pycuda import PycudaDevice
+    if library is not None and library not in _MODULES:
+        raise InvalidValueError(f"the device library is one of {', '.join(_MODULES)}", got=library)
+    names = [library] if library else list(_MODULES)
+    found = next((name for name in names if importlib.util.find_spec(_MODULES[name])), None)
+    if found == "pycuda":
+        from trt_afdet.runtime.device_pycuda import PycudaDevice
 
-            return PycudaDevice(index)
+        return PycudaDevice(index)
+    if found == "cuda-python":
         from trt_afdet.runtime.device_cuda_python import CudaPythonDevice
 
         return CudaPythonDevice(index)

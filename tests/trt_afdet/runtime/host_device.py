@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from trt_afdet.errors import RunError
 from trt_afdet.native import CudaLibrary, FrameDescriptor, NativeError
-from trt_afdet.runtime.device import ALIGNMENT, Bytes, cuda_error
+from trt_afdet.runtime.device import ALIGNMENT, Bytes, Rows, cuda_error
 from trt_afdet.runtime.network import TensorInfo
 from trt_afdet.spec import ModelSpec
 
@@ -295,19 +295,11 @@ class HostDevice:
 
         self.enqueue(stream, work)
 
-    def copy_rows(
-        self,
-        target: int,
-        target_pitch: int,
-        source: int,
-        source_pitch: int,
-        row_bytes: int,
-        rows: int,
-        stream: int,
-    ) -> None:
-        assert row_bytes <= min(target_pitch, source_pitch)
+    def copy_rows(self, target: Rows, source: Rows, row_bytes: int, rows: int, stream: int) -> None:
+        assert row_bytes <= min(target[1], source[1])
         for row in range(rows):
-            self.copy(target + row * target_pitch, source + row * source_pitch, row_bytes, stream)
+            starts = (first + row * pitch for first, pitch in (target, source))
+            self.copy(*starts, row_bytes, stream)
 
     # Graphs.
 

@@ -82,7 +82,7 @@ class TestContract:
         target[:] = 0
         device.copy_in(wide, source, stream)
         device.copy_in(narrow, target, stream)
-        device.copy_rows(narrow + 1, 8, wide + 2, 12, 5, 4, stream)
+        device.copy_rows((narrow + 1, 8), (wide + 2, 12), 5, 4, stream)
         device.copy_out(target, narrow, stream)
         device.synchronize(stream)
         want = np.zeros(60, np.uint8)
