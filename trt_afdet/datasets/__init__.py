@@ -12,14 +12,7 @@ from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.datasets.record import Dataset, Record
 from trt_afdet.errors import AfdetError, InvalidValueError, MissingFileError
 
-__all__ = [
-    "Dataset",
-    "Record",
-    "Report",
-    "dataset_format",
-    "dataset_splits",
-    "open_dataset",
-]
+__all__ = ["Dataset", "Record", "Report", "dataset_format", "dataset_splits", "open_dataset"]
 
 
 def open_dataset(

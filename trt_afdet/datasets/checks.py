@@ -23,12 +23,7 @@ class Report:
     """All findings about a dataset, grouped by kind, with how many and the first few names.
 
     A fault is what lost a picture or a box, or changed it; ``--strict`` refuses it. A note says
-    how the data was understood.
-
-    Attributes:
-        counts: How many of each kind.
-        examples: The first few names of each kind.
-        notes: The kinds that are notes.
+    how the data was understood; ``notes`` are the kinds that are notes.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -58,8 +53,8 @@ class Report:
 
     def merge(self, other: Report) -> None:
         self.notes |= other.notes
-        for kind, count in other.counts.items():
-            self.counts[kind] += count
+        self.counts.update(other.counts)
+        for kind in other.counts:
             names = self.examples.setdefault(kind, [])
             names += [n for n in other.examples[kind] if n not in names]
             del names[NAMES_SHOWN:]
@@ -80,14 +75,10 @@ def clean_boxes(
     where: str,
     tolerance: float = 0.5,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.intp]]:
-    """Boxes clipped to the picture, without invalid ones.
+    """Boxes [N, 4] (x1 y1 x2 y2, pixels) clipped to the picture, without invalid ones.
 
-    Args:
-        boxes: [N, 4], x1 y1 x2 y2 in pixels.
-        width, height: The picture's size.
-        report: Counts the changes.
-        where: For the report's example.
-        tolerance: Pixels that a box may be outside without being counted.
+    The report counts the changes, with ``where`` as their example, but not the clipping of boxes
+    that are outside by at most ``tolerance`` pixels.
 
     Returns:
         float32 [M, 4] and the indices of the M boxes that were kept.

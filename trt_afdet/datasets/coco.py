@@ -322,8 +322,7 @@ def _draft(
         image_id=image_id,
         boxes=np.array(boxes, np.float64).reshape(-1, 4),
         labels=[index[_key(a["category_id"])] for a in kept],
-        width=int(sides[0]) if said else None,
-        height=int(sides[1]) if said else None,
+        size=(int(sides[0]), int(sides[1])) if said else None,
         frame_index=None if frame_index is None else int(frame_index),
         extras={
             "crowd": [_flag(a.get("iscrowd", 0)) for a in kept],

@@ -30,7 +30,7 @@ class Draft:
         image_id: Unique within the dataset.
         boxes: [N, 4], x1 y1 x2 y2: pixels, or with ``relative`` shares of the sides.
         labels: [N], class index.
-        width, height: Of the annotation; None if it has none.
+        size: Width and height of the annotation; None if it has none.
         relative: Whether boxes are shares.
         tolerance: Pixels that a box may be outside without being counted.
         frame_index: Of a video's frame.
@@ -42,8 +42,7 @@ class Draft:
     image_id: int
     boxes: npt.NDArray[np.float64]
     labels: list[int]
-    width: int | None = None
-    height: int | None = None
+    size: tuple[int, int] | None = None
     relative: bool = False
     tolerance: float = 0.5
     frame_index: int | None = None
@@ -52,15 +51,7 @@ class Draft:
 
 @dataclass
 class Drafts:
-    """The result of a format's reader.
-
-    Attributes:
-        name: Where it came from.
-        class_names: In the order of the class indices.
-        items: The pictures.
-        report: The reader's findings.
-        category_ids: COCO's id of each class; 1, 2, 3, ... by default.
-    """
+    """The result of a format's reader; COCO's ``category_ids`` are 1, 2, 3, ... by default."""
 
     name: str
     class_names: Sequence[str]
@@ -81,33 +72,22 @@ def finish(found: Drafts, *, decode: bool = False, progress: ProgressLike | None
     for path, count in Counter(pictures).items():
         report.note("pictures have several annotations, each is used", str(path), count // 2)
     looks = look_at_all(pictures, name, decode=decode, progress=progress)
-    records = []
-    for draft in drafts:
-        if draft.frame_index is not None:
-            record = _video_frame(draft, report)
-        else:
-            record = _picture(draft, looks[draft.path], report)
-        if record is not None:
-            records.append(record)
-    if not records:
-        raise CorruptFileError(
-            "no picture of the dataset can be used", got=name, hint="; ".join(report.lines())
-        )
-    if report.notes:
-        report.notes &= set(report.counts)
-    dataset = Dataset(
-        name=name,
-        class_names=tuple(found.class_names),
-        records=tuple(records),
-        category_ids=tuple(found.category_ids or range(1, len(found.class_names) + 1)),
-        report=report,
+    made = (
+        _picture(draft, looks[draft.path], report)
+        if draft.frame_index is None
+        else _video_frame(draft, report)
+        for draft in drafts
     )
+    records = tuple(record for record in made if record is not None)
+    if not records:
+        hint = "; ".join(report.lines())
+        raise CorruptFileError("no picture of the dataset can be used", got=name, hint=hint)
     without = [r for r in records if not len(r.boxes)]
     if len(without) > len(records) / 2:
-        report.note(
-            f"of {len(records)} pictures have no labels", str(without[0].path), len(without)
-        )
-    return dataset
+        kind = f"of {len(records)} pictures have no labels"
+        report.note(kind, str(without[0].path), len(without))
+    ids = tuple(found.category_ids or range(1, len(found.class_names) + 1))
+    return Dataset(name, tuple(found.class_names), records, ids, report)
 
 
 def _check_units(name: str, drafts: list[Draft]) -> None:
@@ -129,23 +109,21 @@ def _video_frame(draft: Draft, report: Report) -> Record | None:
     if not draft.path.is_file():
         report.add("videos that are missing", str(draft.path))
         return None
-    if draft.width is None or draft.height is None:
+    if draft.size is None:
         report.add("frames of a video without their size left out", draft.where)
         return None
-    return _record(draft, draft.boxes, draft.width, draft.height, report)
+    return _record(draft, draft.boxes, draft.size, report)
 
 
 def _picture(draft: Draft, look: Look, report: Report) -> Record | None:
     if look.fault:
         report.add(f"pictures left out: {look.fault}", str(draft.path))
         return None
-    boxes = draft.boxes
-    if draft.relative:
-        boxes = boxes * [look.width, look.height, look.width, look.height]
-    shown, said = (look.width, look.height), (draft.width, draft.height)
+    shown, said = (look.width, look.height), draft.size
+    boxes = draft.boxes * [*shown, *shown] if draft.relative else draft.boxes
     if look.orientation != 1:
         report.note("pictures turned or mirrored by their EXIF data", str(draft.path))
-    if None in said:
+    if said is None:
         if not draft.relative:
             report.note("sizes read from the picture", draft.where)
     elif said != shown:
@@ -155,33 +133,26 @@ def _picture(draft: Draft, look: Look, report: Report) -> Record | None:
                 f"{draft.path} is {shown[0]}x{shown[1]}, its annotations say {said[0]}x{said[1]}",
             )
             return None
-        boxes = turn_boxes(boxes, look)
+        boxes = _turn_boxes(boxes, look)
         report.note("pictures whose boxes were turned with them", str(draft.path))
-        masks = draft.extras.get("segmentations")
-        if masks:
+        if masks := draft.extras.get("segmentations"):
             draft.extras["segmentations"] = [_turn_mask(m, look) for m in masks]
-    return _record(draft, boxes, look.width, look.height, report)
+    return _record(draft, boxes, shown, report)
 
 
 def _record(
-    draft: Draft, boxes: npt.NDArray[np.float64], width: int, height: int, report: Report
+    draft: Draft, boxes: npt.NDArray[np.float64], size: tuple[int, int], report: Report
 ) -> Record:
-    clean, kept = clean_boxes(boxes, width, height, report, draft.where, draft.tolerance)
-    return Record.build(
-        draft.path,
-        draft.image_id,
-        width,
-        height,
-        clean,
-        np.asarray(draft.labels, np.int64)[kept],
-        frame_index=draft.frame_index,
-        **{name: [values[i] for i in kept] for name, values in draft.extras.items()},
-    )
+    clean, kept = clean_boxes(boxes, *size, report, draft.where, draft.tolerance)
+    labels = np.asarray(draft.labels, np.int64)[kept]
+    extras: dict[str, Any] = {n: [v[i] for i in kept] for n, v in draft.extras.items()}
+    extras["frame_index"] = draft.frame_index
+    return Record.build(draft.path, draft.image_id, *size, clean, labels, **extras)
 
 
-def turn_boxes(boxes: npt.NDArray[np.float64], look: Look) -> npt.NDArray[np.float64]:
+def _turn_boxes(boxes: npt.NDArray[np.float64], look: Look) -> npt.NDArray[np.float64]:
     """Boxes of the picture as stored, on the picture as shown (orientations 2 to 8)."""
-    turned = np.concatenate([turn_points(half, look) for half in np.hsplit(boxes, 2)], axis=1)
+    turned = np.hstack([_turn_points(half, look) for half in np.hsplit(boxes, 2)])
     # An inverted box must stay inverted: only the swap by the turn is undone.
     if look.orientation in (2, 3, 6, 7):
         turned = turned[:, [2, 1, 0, 3]]
@@ -190,11 +161,9 @@ def turn_boxes(boxes: npt.NDArray[np.float64], look: Look) -> npt.NDArray[np.flo
     return turned
 
 
-def turn_points(points: npt.NDArray[np.float64], look: Look) -> npt.NDArray[np.float64]:
+def _turn_points(points: npt.NDArray[np.float64], look: Look) -> npt.NDArray[np.float64]:
     """Points [N, 2] of the picture as stored, on the picture as shown."""
-    points = np.array(points, np.float64)
-    if look.orientation > 4:
-        points = points[:, ::-1].copy()
+    points = np.array(points[:, ::-1] if look.orientation > 4 else points, np.float64)
     if look.orientation in (2, 3, 6, 7):
         points[:, 0] = look.width - points[:, 0]
     if look.orientation in (3, 4, 7, 8):
@@ -207,6 +176,6 @@ def _turn_mask(mask: Any, look: Look) -> Any:
     if not isinstance(mask, list):
         return None
     try:
-        return [turn_points(np.reshape(p, (-1, 2)), look).reshape(-1).tolist() for p in mask]
+        return [_turn_points(np.reshape(p, (-1, 2)), look).reshape(-1).tolist() for p in mask]
     except (TypeError, ValueError):
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
@@ -20,14 +20,15 @@ _ALIASES = (
     ("val", "valid", "validation", "dev"),
     ("test", "testing"),
 )
+SPLITS = ("train", "val", "test")
+SPLIT_NAMES = {name for names in _ALIASES for name in names}
 
 
 def split_names(split: str) -> tuple[str, ...]:
     """The split's name and its synonyms, such as ``val`` and ``valid``."""
-    for group in _ALIASES:
-        if split.lower() in group and split.lower() != "trainval":
-            return (split, *(n for n in group if n != split.lower()))
-    return (split,)
+    low = split.lower()
+    group = next((names for names in _ALIASES if low in names and low != "trainval"), ())
+    return (split, *(name for name in group if name != low))
 
 
 def fold(name: str) -> str:
@@ -49,7 +50,6 @@ def is_hidden(name: str) -> bool:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether the name is a picture's."""
     return path.suffix.lower() in PICTURE_SUFFIXES and not is_hidden(path.name)
 
 
@@ -66,21 +66,16 @@ def exists(path: Path) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """Whether it is a file; False for a name that no system takes."""
     return exists(path) and path.is_file()
 
 
 class Folders:
-    """Listings of folders, read once each.
-
-    Args:
-        report: Told of folders that cannot be read.
-    """
+    """Listings of folders, read once each; ``report`` is told of those that cannot be read."""
 
     def __init__(self, report: Report | None = None) -> None:
         self.report = report
-        self.names = lru_cache(maxsize=None)(self._names)
-        self.stems = lru_cache(maxsize=None)(self._stems)
+        self.names = cache(self._names)
+        self.stems = cache(self._stems)
 
     def _names(self, folder: Path) -> dict[str, list[str]]:
         """Actual names by folded name."""
@@ -120,28 +115,30 @@ class Folders:
             place = place / (part if part in names else names[0])
         return place if exists(place) else None
 
+    def find_folder(self, folder: Path, relative: str) -> Path | None:
+        found = self.find(folder, relative)
+        return found if found is not None and found.is_dir() else None
+
+    def find_file(self, folder: Path, relative: str) -> Path | None:
+        found = self.find(folder, relative)
+        return found if found is not None and found.is_file() else None
+
     def find_tail(self, folder: Path, relative: str) -> Path | None:
         """As :meth:`find`; leading folders that are not there are left out, one by one."""
         relative = relative.replace("\\", "/")
         parts = [p for p in PurePosixPath(relative).parts if p not in ("/", ".", "..")]
         if parts and parts[0].endswith(":"):
             del parts[0]
-        for start in range(len(parts)):
-            found = self.find(folder, "/".join(parts[start:]))
-            if found is not None and found.is_file():
-                return found
-        return None
+        tails = ("/".join(parts[start:]) for start in range(len(parts)))
+        return next(filter(None, (self.find_file(folder, tail) for tail in tails)), None)
 
     def picture(self, folder: Path, stem: str) -> Path | None:
         """The picture of that stem, of any format and case; also where one name is URL-quoted."""
         names = self.stems(folder).get(stem)
         if not names:
-            low = fold(stem)
-            stems = self.stems(folder).items()
-            names = [n for s, found in stems if fold(s) == low for n in found]
-            if not names:
-                low = unquote(low)
-                names = [n for s, found in stems if unquote(fold(s)) == low for n in found]
+            low, every = fold(stem), [(fold(s), n) for s, n in self.stems(folder).items()]
+            names = [n for s, found in every if s == low for n in found]
+            names = names or [n for s, found in every if unquote(s) == unquote(low) for n in found]
             if len(names) != 1:
                 return None
         return folder / names[0]
@@ -173,5 +170,4 @@ def walk_files(folder: Path, report: Report) -> Iterator[Path]:
 
 
 def walk_pictures(folder: Path, report: Report) -> list[Path]:
-    """Pictures below a folder, sorted."""
     return sorted(p for p in walk_files(folder, report) if is_picture(p))

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,9 @@ _VERSION = 2
 
 @dataclass(frozen=True)
 class Look:
-    """A picture's header.
+    """A picture's header: its size as shown, and EXIF's number.
 
     Attributes:
-        width, height: As shown.
-        orientation: EXIF's number.
         fault: Why it cannot be used; empty if it can.
         decoded: Whether it was decoded, not only its header read.
     """
@@ -38,8 +37,7 @@ class Look:
     decoded: bool = False
 
 
-def look_at(path: Path, decode: bool) -> Look:
-    """Reads a picture's header, and with ``decode`` the whole of it."""
+def _look_at(path: Path, decode: bool) -> Look:
     try:
         info = probe_picture(path)
         if decode:
@@ -56,16 +54,10 @@ def look_at_all(
 ) -> dict[Path, Look]:
     """Looks at every picture; reuses the result for a file of the same size, time and mode.
 
-    Args:
-        paths: The pictures.
-        name: Of the dataset; its cache is a file in the user's cache folder.
-        decode: Whether to decode them.
-        progress: Shows how far it is.
+    The cache is a file of the dataset's ``name`` in the user's cache folder.
     """
-    file = (
-        _cache_folder()
-        / f"{hashlib.sha256(str(Path(name).absolute()).encode()).hexdigest()[:24]}.json"
-    )
+    digest = hashlib.sha256(str(Path(name).absolute()).encode()).hexdigest()[:24]
+    file = _cache_folder() / f"{digest}.json"
     known = _load(file)
     result: dict[Path, Look] = {}
     stamps: dict[Path, list[int]] = {}
@@ -83,13 +75,13 @@ def look_at_all(
         else:
             waiting.append(path)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        looks: Iterable[Look] = pool.map(lambda p: look_at(p, decode), waiting)
+        looks: Iterable[Look] = pool.map(lambda p: _look_at(p, decode), waiting)
         if progress is not None and waiting:
             looks = progress(looks, len(waiting), "checking pictures")
         result.update(zip(waiting, looks, strict=True))
     if waiting:
         kept = {str(p.absolute()): (stamps[p], look) for p, look in result.items() if p in stamps}
-        _save(file, {**known, **kept})
+        _save(file, known | kept)
     return result
 
 
@@ -110,14 +102,9 @@ def _load(file: Path) -> dict[str, tuple[list[int], Look]]:
 
 
 def _save(file: Path, known: dict[str, tuple[list[int], Look]]) -> None:
-    rows = {
-        path: [stamp, [k.width, k.height, k.orientation, k.fault, k.decoded]]
-        for path, (stamp, k) in known.items()
-    }
-    try:
+    rows = {path: [stamp, list(vars(look).values())] for path, (stamp, look) in known.items()}
+    with suppress(OSError):  # No place for a memory: the next run looks again.
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}")
         temporary.write_text(json.dumps({"version": _VERSION, "pictures": rows}))
         temporary.replace(file)
-    except OSError:
-        return  # No place for a memory: the next run looks again.

@@ -9,23 +9,15 @@ import unicodedata
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
+from typing import NamedTuple
 
 import numpy as np
 
-from trt_afdet.datasets import foreign
+from trt_afdet.datasets import find, foreign
 from trt_afdet.datasets.checks import Report
 from trt_afdet.datasets.drafts import Draft, Drafts
-from trt_afdet.datasets.find import (
-    Folders,
-    fold,
-    is_file,
-    is_picture,
-    same_name,
-    split_names,
-    walk_files,
-)
+from trt_afdet.datasets.find import SPLITS, Folders, fold, is_picture, same_name, split_names
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError
 from trt_afdet.media import PICTURE_SUFFIXES
 from trt_afdet.support.text import marked_encoding, read_bytes, read_text
@@ -37,10 +29,8 @@ CLASSES = (
     "tvmonitor",
 )  # fmt: skip
 
-#: Share of the pictures that "val" gets where the data has no splits.
-VAL_SHARE = 0.2
-#: Of that split.
-SPLIT_SEED = 0
+#: Share of the pictures that "val" gets where the data has no splits, and how they are chosen.
+VAL_SHARE, SPLIT_SEED = 0.2, 0
 
 _CLASS_FILES = ("labelmap.txt", "classes.txt", "predefined_classes.txt", "labels.txt", "obj.names")
 _PICTURE_FOLDERS = ("JPEGImages", "images", "image", "imgs", "img", "pictures", "photos")
@@ -59,7 +49,7 @@ def read_voc(
     the annotations of all splits: VOC's twenty in their order if they are among them, else sorted.
 
     Args:
-        roots: Folders, in any of the layouts that :func:`find_items` knows.
+        roots: Folders, in any of the layouts that :func:`_find_items` knows.
         split: Name of a list or a folder; all if None.
         class_names: The classes.
 
@@ -68,7 +58,7 @@ def read_voc(
     """
     report = Report()
     reader = _Reader(report)
-    items = [item for root in roots for item in find_items(root, split, report, reader.folders)]
+    items = [item for root in roots for item in _find_items(root, split, report, reader.folders)]
     pages = [page for item in items if (page := reader.page(item)) is not None]
     names = class_names or _class_names(roots, pages, report)
     index = _class_index(names, pages, report)
@@ -80,38 +70,41 @@ def read_voc(
     return Drafts(", ".join(str(r) for r in roots), names, drafts, report)
 
 
-@dataclass(frozen=True)
-class Item:
-    """A picture that may have an annotation.
-
-    Attributes:
-        xml: The annotation.
-        folders: Where its picture may be.
-        stem: The picture's name without suffix.
-    """
+class _Item(NamedTuple):
+    """A picture's annotation, where the picture may be, and its name without suffix."""
 
     xml: Path
     folders: tuple[Path, ...]
     stem: str
 
 
+class _Page(NamedTuple):
+    """An annotation with the class names of its objects."""
+
+    draft: Draft
+    names: list[str]
+
+
 def is_voc(root: Path) -> bool:
     """Whether the folder holds VOC annotations in some layout."""
-    return bool(_lists_folder(root)) or any(True for _ in _xml_files(root))
+    return bool(_lists_folder(root) or _xml_files(root))
 
 
 def _lists_folder(root: Path) -> Path | None:
-    for folder in (root / "ImageSets" / "Main", root / "ImageSets"):
-        if folder.is_dir() and any(folder.glob("*.txt")):
-            return folder
-    return (root / "ImageSets" / "Main") if (root / "ImageSets" / "Main").is_dir() else None
+    main = root / "ImageSets" / "Main"
+    filled = (folder for folder in (main, main.parent) if any(folder.glob("*.txt")))
+    return next(filled, main if main.is_dir() else None)
+
+
+def _list_names(lists: Path) -> list[str]:
+    return sorted(p.stem for p in lists.glob("*.txt") if "_" not in p.stem)
 
 
 def _xml_files(root: Path) -> list[Path]:
-    return [p for p in walk_files(root, Report()) if p.suffix.lower() == ".xml"]
+    return [p for p in find.walk_files(root, Report()) if p.suffix.lower() == ".xml"]
 
 
-def find_items(root: Path, split: str | None, report: Report, folders: Folders) -> list[Item]:
+def _find_items(root: Path, split: str | None, report: Report, folders: Folders) -> list[_Item]:
     """The annotations of a split.
 
     | layout | which pictures |
@@ -129,7 +122,7 @@ def find_items(root: Path, split: str | None, report: Report, folders: Folders) 
     def inside(*names: str) -> list[Path]:
         return [p for p in every if places[p] & {name.lower() for name in names}]
 
-    splits = [name for group in ("train", "val", "test") for name in split_names(group)]
+    splits = [name for group in SPLITS for name in split_names(group)]
     wanted = split_names(split or "trainval")
     if wanted == ("trainval",) and (split is None or not inside(*splits)):
         chosen = every
@@ -143,39 +136,36 @@ def find_items(root: Path, split: str | None, report: Report, folders: Folders) 
     else:
         order = np.random.default_rng(SPLIT_SEED).permutation(len(every))
         held = set(order[: max(1, round(VAL_SHARE * len(every)))].tolist())
-        take_held = "val" in wanted
-        chosen = [p for i, p in enumerate(every) if (i in held) == take_held]
+        chosen = [p for i, p in enumerate(every) if (i in held) == ("val" in wanted)]
         report.note(
             f"pictures are the data's {split!r}: it has no split of its own, so one of 4 to 1 is "
             "made, always the same",
             str(root),
             len(chosen),
         )
-    return [Item(p, _near(p, root, folders), p.stem) for p in chosen]
+    return [_Item(p, _near(p, root, folders), p.stem) for p in chosen]
 
 
 def _near(xml: Path, root: Path, folders: Folders) -> tuple[Path, ...]:
     """Folders in which the picture of an annotation may be: beside it, or beside its folder."""
     found = [xml.parent]
-    # Annotations/train/a.xml goes with JPEGImages/train/a.jpg.
-    inner: list[str] = []
-    place = xml.parent
-    while True:
+    for place in xml.parents:
+        # Annotations/train/a.xml goes with JPEGImages/train/a.jpg.
+        inner = xml.parent.relative_to(place).parts[1:]
         for name in _PICTURE_FOLDERS:
-            base = folders.find(place, name)
-            if base is not None and base.is_dir():
-                found += [base.joinpath(*inner[1:]), base]
+            base = folders.find_folder(place, name)
+            if base is not None:
+                found += [base.joinpath(*inner), base]
         found.append(place)
-        if place == root or place == place.parent:
-            return tuple(dict.fromkeys(found))
-        inner.insert(0, place.name)
-        place = place.parent
+        if place == root:
+            break
+    return tuple(dict.fromkeys(found))
 
 
 def _listed(
     root: Path, lists: Path, split: str | None, report: Report, folders: Folders
-) -> list[Item]:
-    have = sorted(p.stem for p in lists.glob("*.txt") if "_" not in p.stem)
+) -> list[_Item]:
+    have = _list_names(lists)
     if split is None:
         chosen = ["trainval"] if "trainval" in have else have
     else:
@@ -183,14 +173,11 @@ def _listed(
         if not chosen and split == "trainval":
             chosen = [n for n in ("train", "val") if n in have]
     if not chosen:
-        raise MissingFileError(
-            f"VOC root {root} has no split {split!r}", hint=f"it has {', '.join(have) or 'none'}"
-        )
-    xml_folder = next(
-        (f for n in _XML_FOLDERS if (f := folders.find(root, n)) is not None and f.is_dir()),
-        root / "Annotations",
-    )
-    items: dict[str, Item] = {}
+        hint = f"it has {', '.join(have) or 'none'}"
+        raise MissingFileError(f"VOC root {root} has no split {split!r}", hint=hint)
+    xml_folders = filter(None, (folders.find_folder(root, name) for name in _XML_FOLDERS))
+    xml_folder = next(xml_folders, root / "Annotations")
+    items: dict[str, _Item] = {}
     for name in chosen:
         file = lists / f"{name}.txt"
         lines = _lines(file)
@@ -200,33 +187,26 @@ def _listed(
             stem, xml = _listed_stem(line, xml_folder, folders)
             if str(xml) in items:
                 report.note("pictures listed twice, taken once", f"{file}: {stem}")
-                continue
-            items[str(xml)] = Item(xml, _near(xml, root, folders), Path(stem).name)
+            else:
+                items[str(xml)] = _Item(xml, _near(xml, root, folders), Path(stem).name)
     return list(items.values())
 
 
 def _listed_stem(line: str, xml_folder: Path, folders: Folders) -> tuple[str, Path]:
     """A list's line: a stem, a name with suffix, a path, or a class file's ``stem  1``."""
-    candidates = [line]
     flag = re.fullmatch(r"(.*\S)\s+-?[01]", line)
-    if flag:
-        candidates.append(flag[1])
-    candidates.append(line.split()[0])
-    first: tuple[str, Path] | None = None
-    for text in candidates:
+    stems: list[str] = []
+    for text in (line, flag[1] if flag else line, line.split()[0]):
         path = Path(text.replace("\\", "/"))
         known = path.suffix.lower() in (*PICTURE_SUFFIXES, ".xml")
         inner = path.with_suffix("") if known else path
-        tries = [inner.name] if path.is_absolute() else [str(inner), inner.name]
-        for stem in tries:
-            xml = folders.find(xml_folder, f"{stem}.xml")
-            if xml is not None:
-                return stem, xml
-            first = first or (stem, xml_folder / f"{stem}.xml")
-    assert first is not None
-    if flag:  # Name the likeliest file that was meant.
-        return flag[1], xml_folder / f"{flag[1]}.xml"
-    return first
+        stems += [inner.name] if path.is_absolute() else [str(inner), inner.name]
+    for stem in stems:
+        xml = folders.find(xml_folder, f"{stem}.xml")
+        if xml is not None:
+            return stem, xml
+    likely = flag[1] if flag else stems[0]
+    return likely, xml_folder / f"{likely}.xml"
 
 
 def _lines(file: Path) -> list[str]:
@@ -238,24 +218,18 @@ def _lines(file: Path) -> list[str]:
 def _class_names(roots: list[Path], pages: list[_Page], report: Report) -> tuple[str, ...]:
     used = Counter(name for page in pages for name in page.names)
     for root in roots:
-        listed = class_list(root)
+        listed = _class_list(root)
         if listed is not None:
             names, file = listed
             more = sorted(n for n in used if same_name(n, names) is None)
-            report.note(
-                "classes of the annotations are not in the class list", str(file), len(more)
-            )
+            kind = "classes of the annotations are not in the class list"
+            report.note(kind, str(file), len(more))
             return (*names, *more)
     read = {page.draft.where for page in pages}
     quiet = _Reader(Report())
-    for root in roots:
-        for xml in _xml_files(root):
-            if str(xml) not in read:
-                try:
-                    tree = quiet.tree(xml)
-                except (CorruptFileError, MissingFileError):
-                    continue  # Counted where its own split is read.
-                used.update(_object_name(node) for node in tree.iter("object"))
+    for xml in (xml for root in roots for xml in _xml_files(root) if str(xml) not in read):
+        with suppress(CorruptFileError, MissingFileError):  # Counted where its own split is read.
+            used.update(_object_name(node) for node in quiet.tree(xml).iter("object"))
     if {n.lower() for n in used} <= set(CLASSES):  # "Dog" is VOC's dog.
         return CLASSES
     # Names that differ by case alone are kept apart: only the user knows whether they are one.
@@ -267,55 +241,32 @@ def _class_names(roots: list[Path], pages: list[_Page], report: Report) -> tuple
     return tuple(sorted(used))
 
 
-def class_list(root: Path) -> tuple[tuple[str, ...], Path] | None:
+def _class_list(root: Path) -> tuple[tuple[str, ...], Path] | None:
     """The names of a labelmap.txt or classes.txt near the data, and the file."""
     places = [root, *(root / f for f in ("Annotations", "labels", "JPEGImages", "images"))]
-    for place in places:
-        for name in _CLASS_FILES:
-            file = place / name
-            if not file.is_file():
-                continue
-            lines = _lines(file)
-            if name == "labelmap.txt":
-                lines = [line.split(":")[0].strip() for line in lines]
-                lines = [line for line in lines if line and line != "background"]
-            names = tuple(dict.fromkeys(lines))
-            if names:
-                return names, file
+    for file in (place / name for place in places for name in _CLASS_FILES):
+        lines = _lines(file) if file.is_file() else []
+        if file.name == "labelmap.txt":
+            lines = [line.split(":")[0].strip() for line in lines]
+            lines = [line for line in lines if line and line != "background"]
+        if lines:
+            return tuple(dict.fromkeys(lines)), file
     return None
 
 
 def _class_index(names: tuple[str, ...], pages: list[_Page], report: Report) -> dict[str, int]:
-    used: Counter[str] = Counter()
-    first: dict[str, str] = {}
-    for page in pages:
-        for name in page.names:
-            used[name] += 1
-            first.setdefault(name, page.draft.where)
-    unknown = [n for n in used if same_name(n, names) is None]
+    used = Counter(name for page in pages for name in page.names)
+    first = {name: page.draft.where for page in reversed(pages) for name in page.names}
+    meant = {name: same_name(name, names) for name in used}
+    unknown = [name for name in used if meant[name] is None]
     if unknown:
         shown = ", ".join(f"{n or '(no name)'} ({used[n]} objects)" for n in sorted(unknown)[:8])
-        raise InvalidValueError(
-            f"{first[unknown[0]]}: unknown class",
-            got=shown,
-            hint=f"the classes are {', '.join(names[:20])}",
-        )
-    index = {}
-    for name in used:
-        meant = same_name(name, names)
-        assert meant is not None
-        if meant != name:
-            report.note(f"objects {name!r} are taken as class {meant!r}", first[name], used[name])
-        index[name] = names.index(meant)
-    return index
-
-
-@dataclass
-class _Page:
-    """An annotation with the class names of its objects."""
-
-    draft: Draft
-    names: list[str] = field(default_factory=list)
+        hint = f"the classes are {', '.join(names[:20])}"
+        raise InvalidValueError(f"{first[unknown[0]]}: unknown class", got=shown, hint=hint)
+    for name, other in meant.items():
+        if other != name:
+            report.note(f"objects {name!r} are taken as class {other!r}", first[name], used[name])
+    return {name: names.index(str(other)) for name, other in meant.items()}
 
 
 def _object_name(node: ElementTree.Element) -> str:
@@ -331,25 +282,22 @@ class _Reader:
         self.report = report
         self.folders = Folders(report)
 
-    def page(self, item: Item) -> _Page | None:
+    def page(self, item: _Item) -> _Page | None:
         """One annotation; None if it or its picture cannot be used, which is counted."""
+        kind, where = "annotations without a picture left out", str(item.xml)
         try:
             tree = self.tree(item.xml)
+            path = self._picture(item, tree)
+            if path is not None:
+                return self._page(item, tree, path)
         except MissingFileError:
-            self.report.add("pictures listed without an annotation left out", str(item.xml))
-            return None
+            kind = "pictures listed without an annotation left out"
         except CorruptFileError as error:
-            self.report.add(f"pictures left out: {error.what}", str(error.got))
-            return None
-        path = self._picture(item, tree)
-        if path is None:
-            self.report.add("annotations without a picture left out", str(item.xml))
-            return None
-        try:
-            return self._page(item, tree, path)
+            kind, where = f"pictures left out: {error.what}", str(error.got)
         except _BadAnnotationError as error:
-            self.report.add("pictures with a malformed annotation left out", str(error))
-            return None
+            kind, where = "pictures with a malformed annotation left out", str(error)
+        self.report.add(kind, where)
+        return None
 
     def tree(self, file: Path) -> ElementTree.Element:
         """The XML's root.
@@ -358,7 +306,7 @@ class _Reader:
             MissingFileError: If it is not there.
             CorruptFileError: If it is not XML.
         """
-        if not is_file(file):
+        if not find.is_file(file):
             raise MissingFileError("no such annotation file", got=str(file))
         try:
             text = self._decode(read_bytes(file), file)
@@ -368,9 +316,9 @@ class _Reader:
             parser = ElementTree.XMLParser()
             parser.feed(text.lstrip())
             tree = parser.close()
+        except CorruptFileError:
+            raise
         except (ElementTree.ParseError, LookupError, ValueError, RecursionError) as error:
-            if isinstance(error, CorruptFileError):
-                raise
             raise CorruptFileError("annotation is not XML", got=f"{file}: {error}") from error
         other = foreign.xml_format(str(tree.tag).rpartition("}")[2])
         if other is not None:
@@ -388,9 +336,8 @@ class _Reader:
         declared = re.match(rb"\s*<\?xml[^>]*?encoding\s*=\s*[\"']([\w.:-]+)[\"']", data[:400])
         if declared:
             name = declared[1].decode("ascii")
-            codec = codecs.lookup(name)
             # Declared as UTF-16, saved as bytes: the declaration could not be read otherwise.
-            if not codec.name.startswith(("utf-16", "utf-32", "utf-8")):
+            if not codecs.lookup(name).name.startswith(("utf-16", "utf-32", "utf-8")):
                 return data.decode(name)
         try:
             return data.decode("utf-8")
@@ -398,43 +345,36 @@ class _Reader:
             self.report.note("annotations in no declared encoding read as Latin-1", str(file))
             return data.decode("latin-1")
 
-    def _picture(self, item: Item, tree: ElementTree.Element) -> Path | None:
-        said = PureWindowsPath((tree.findtext("filename") or "").strip()).name
+    def _picture(self, item: _Item, tree: ElementTree.Element) -> Path | None:
+        # Both kinds of slashes.
+        said, also = (
+            PureWindowsPath((tree.findtext(tag) or "").strip()).name for tag in ("filename", "path")
+        )
+        find_file, find_picture = self.folders.find_file, self.folders.picture
         for folder in item.folders:
-            if Path(said).stem == item.stem and is_picture(folder / said):
-                path = self.folders.find(folder, said)  # a.png beside an a.jpg.
-                if path is not None and path.is_file():
-                    return path
-            path = self.folders.picture(folder, item.stem)
-            if path is not None:
+            exact = Path(said).stem == item.stem and is_picture(folder / said)
+            path = find_file(folder, said) if exact else None  # a.png beside an a.jpg.
+            if path := path or find_picture(folder, item.stem):
                 return path
-        for tag in ("filename", "path"):
-            name = PureWindowsPath(
-                (tree.findtext(tag) or "").strip()
-            ).name  # Both kinds of slashes.
-            for folder in item.folders if name else ():
-                path = self.folders.find(folder, name)
-                if path is None or not path.is_file():
-                    path = self.folders.picture(folder, name)
-                if path is not None:
+        for name in filter(None, (said, also)):
+            for folder in item.folders:
+                if path := find_file(folder, name) or find_picture(folder, name):
                     return path
         return None
 
-    def _page(self, item: Item, tree: ElementTree.Element, path: Path) -> _Page:
+    def _page(self, item: _Item, tree: ElementTree.Element, path: Path) -> _Page:
         sides = []
         for tag in ("width", "height"):
-            side = math.nan
             with suppress(_BadAnnotationError):
                 side = _number(tree.findtext(f"size/{tag}"), tag)
-            sides.append(int(side) if math.isfinite(side) and side >= 1 else 0)
-        said = all(sides)
-        raw, names, difficult = [], [], []
+                sides += [int(side)] if math.isfinite(side) and side >= 1 else []
+        boxes, names, difficult = [], [], []
         for node in tree.iter("object"):
             box = _corners(node, item.xml)
             if box is None:
                 self.report.add("objects without a box dropped", str(item.xml))
                 continue
-            raw.append(box)
+            boxes.append(box)
             names.append(_object_name(node))
             flag = (node.findtext("difficult") or "0").strip().lower()
             difficult.append(flag in ("1", "true", "yes"))
@@ -442,10 +382,9 @@ class _Reader:
             path=path,
             where=str(item.xml),
             image_id=0,
-            boxes=np.array(raw, np.float64).reshape(-1, 4),
+            boxes=np.array(boxes, np.float64).reshape(-1, 4),
             labels=[],
-            width=sides[0] if said else None,
-            height=sides[1] if said else None,
+            size=(sides[0], sides[1]) if len(sides) == 2 else None,
             tolerance=1.0,  # Tools that count from 0 write a corner of 0.
             extras={"difficult": difficult},
         )
@@ -467,51 +406,43 @@ def _number(text: str | None, what: str) -> float:
 
 def _corners(node: ElementTree.Element, file: Path) -> tuple[float, float, float, float] | None:
     """An object's box, 0-based; of a polygon its box; None if it has neither."""
-    box = node.find("bndbox")
+
+    def numbers(parent: ElementTree.Element, *tags: str) -> list[float]:
+        names = [f"{file}: <{tag}> of <{parent.tag}>" for tag in tags]
+        return [_number(parent.findtext(t), name) for t, name in zip(tags, names, strict=True)]
+
+    box, rotated = node.find("bndbox"), node.find("robndbox")
     if box is not None:
-        x1, y1, x2, y2 = (
-            _number(box.findtext(tag), f"{file}: <{tag}> of <bndbox>")
-            for tag in ("xmin", "ymin", "xmax", "ymax")
-        )
+        x1, y1, x2, y2 = numbers(box, "xmin", "ymin", "xmax", "ymax")
         return x1 - 1, y1 - 1, x2, y2
-    rotated = node.find("robndbox")
     if rotated is not None:
-        return _around(rotated, file)
-    xs: list[float] = []
-    ys: list[float] = []
+        # The axis-aligned box around roLabelImg's rotated one, whose angle is in radians.
+        x, y, width, height, angle = numbers(rotated, "cx", "cy", "w", "h", "angle")
+        if not math.isfinite(angle):
+            return math.nan, math.nan, math.nan, math.nan
+        cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
+        half_x, half_y = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
+        return x - half_x, y - half_y, x + half_x, y + half_y
+    points: dict[str, list[float]] = {"x": [], "y": []}
     for child in node.iterfind("polygon//*"):
         if isinstance(child.tag, str) and re.fullmatch(r"[xy]\d*", child.tag):
             value = _number(child.text, f"{file}: a point of <polygon>")
-            (xs if child.tag[0] == "x" else ys).append(value)
-    if not xs or not ys:
-        return None
-    return min(xs) - 1, min(ys) - 1, max(xs), max(ys)
-
-
-def _around(rotated: ElementTree.Element, file: Path) -> tuple[float, float, float, float]:
-    """The axis-aligned box around roLabelImg's rotated one: centre, size, angle in radians."""
-    x, y, width, height, angle = (
-        _number(rotated.findtext(tag), f"{file}: <{tag}> of <robndbox>")
-        for tag in ("cx", "cy", "w", "h", "angle")
-    )
-    if not math.isfinite(angle):
-        return math.nan, math.nan, math.nan, math.nan
-    cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
-    half_x, half_y = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
-    return x - half_x, y - half_y, x + half_x, y + half_y
+            points[child.tag[0]].append(value)
+    xs, ys = points.values()
+    return (min(xs) - 1, min(ys) - 1, max(xs), max(ys)) if xs and ys else None
 
 
 def splits_of(roots: list[Path]) -> list[str]:
     """The splits that do not overlap: train, val and test where they are, else the lists."""
-    found: list[str] = []
+    found: dict[str, None] = {}
     for root in roots:
         lists = _lists_folder(root)
         if lists is not None:
-            have = [p.stem for p in sorted(lists.glob("*.txt")) if "_" not in p.stem]
+            have = _list_names(lists)
             if {"train", "val"} & set(have):
                 have = [n for n in have if n != "trainval"]
         else:
             folders = {x.lower() for p in _xml_files(root) for x in p.relative_to(root).parts[:-1]}
-            have = [s for s in ("train", "val", "test") if folders & set(split_names(s))]
-        found += [n for n in have if n not in found]
-    return found
+            have = [s for s in SPLITS if folders & set(split_names(s))]
+        found.update(dict.fromkeys(have))
+    return list(found)

@@ -7,26 +7,17 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
 
+from trt_afdet.datasets import find
 from trt_afdet.datasets.checks import Report, check_unique
 from trt_afdet.datasets.drafts import Draft, Drafts
-from trt_afdet.datasets.find import (
-    Folders,
-    exists,
-    fold,
-    is_file,
-    is_hidden,
-    is_picture,
-    split_names,
-    walk_files,
-    walk_pictures,
-)
+from trt_afdet.datasets.find import SPLIT_NAMES, SPLITS, Folders, is_hidden, is_picture, split_names
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
 from trt_afdet.support.text import import_yaml, read_text
 
@@ -46,20 +37,15 @@ def find_config(folder: Path) -> Path | None:
     for name in ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml"):
         if (folder / name).is_file():
             return folder / name
-    for pattern in ("*.yaml", "*.yml", "*.data"):
-        for file in sorted(folder.glob(pattern)):
-            if not is_hidden(file.name) and _is_config(file):
-                return file
-    return None
+    others = [f for kind in ("*.yaml", "*.yml", "*.data") for f in sorted(folder.glob(kind))]
+    return next((f for f in others if not is_hidden(f.name) and _is_config(f)), None)
 
 
 def _is_config(file: Path) -> bool:
     try:
-        raw = _load(file)
+        return not SPLIT_NAMES.isdisjoint(_load(file))
     except AfdetError:
         return False
-    splits = [n for s in ("train", "val", "test") for n in split_names(s)]
-    return isinstance(raw, dict) and "names" in raw and any(s in raw for s in splits)
 
 
 def read_yolo(
@@ -83,32 +69,25 @@ def read_yolo(
         MissingFileError, CorruptFileError, InvalidValueError: With one line each.
     """
     config = path if path.is_file() else find_config(path)
-    root = path.parent if path.is_file() else path
     report = Report()
-    reader = _Reader(root, report)
+    reader = _Reader(report)
     if config is not None:
         raw = _load(config)
         names = _names(raw, config)
         reader.keypoints = "kpt_shape" in raw
-        pictures = _configured(raw, config, split, report, reader.folders)
+        pictures = _configured(raw, config, split or "train", report, reader.folders)
     else:
-        listed = _name_file(root)
-        if listed is None and class_names is None:
-            raise MissingFileError(
-                "YOLO data needs class names",
-                got=str(root),
-                hint="write data.yaml, or classes.txt with one name a line",
-            )
-        names = listed or class_names or ()
-        folder = _split_folder(root, split, reader.folders)
-        pictures = walk_pictures(folder, report)
+        names = _name_file(path) or class_names or ()
+        if not names:
+            hint = "write data.yaml, or classes.txt with one name a line"
+            raise MissingFileError("YOLO data needs class names", got=str(path), hint=hint)
+        folders = reader.folders
+        folder = _folder_of(path, split or "train", folders) or folders.find(path, "images") or path
+        pictures = find.walk_pictures(folder, report)
         if not pictures:
             raise MissingFileError("no pictures found", got=str(folder))
     drafts = reader.drafts(pictures, names, need_labels=need_labels)
     return Drafts(str(path), names, drafts, report)
-
-
-# The configuration
 
 
 def _load(config: Path) -> dict[str, Any]:
@@ -142,17 +121,13 @@ def _load(config: Path) -> dict[str, Any]:
     except (yaml.YAMLError, RecursionError, ValueError, TypeError) as error:
         raise CorruptFileError(f"not YAML{_why(text, error)}", got=str(config)) from error
     if not isinstance(raw, dict) or not raw.get("names"):
-        raise CorruptFileError(
-            f"{config.name} has no 'names'", got=str(config), hint="list the class names in it"
-        )
+        hint = "list the class names in it"
+        raise CorruptFileError(f"{config.name} has no 'names'", got=str(config), hint=hint)
     if isinstance(raw["names"], str):  # A file of names, as darknet has it.
         file = config.parent / raw["names"]
         if not file.is_file():
-            raise CorruptFileError(
-                f"{config.name}'s 'names' must be a list",
-                got=raw["names"][:40],
-                hint="write names: [cat, dog]",
-            )
+            what, hint = f"{config.name}'s 'names' must be a list", "write names: [cat, dog]"
+            raise CorruptFileError(what, got=raw["names"][:40], hint=hint)
         raw["names"] = list(_listed_names(file))
     return raw
 
@@ -181,9 +156,8 @@ def _names(raw: Mapping[str, Any], config: Path) -> tuple[str, ...]:
             by_id = {}
         if len(by_id) != len(names) or set(by_id) != set(range(len(names))):
             hint = "they begin at 1" if set(by_id) == set(range(1, len(names) + 1)) else None
-            raise CorruptFileError(
-                f"{config.name}'s class ids must be 0, 1, 2, ...", got=str(config), hint=hint
-            )
+            what = f"{config.name}'s class ids must be 0, 1, 2, ..."
+            raise CorruptFileError(what, got=str(config), hint=hint)
         names = [by_id[i] for i in range(len(by_id))]
     if not isinstance(names, (list, tuple)) or not all(isinstance(n, str) for n in names):
         raise CorruptFileError(f"{config.name}'s 'names' must be a list", got=str(config))
@@ -193,20 +167,16 @@ def _names(raw: Mapping[str, Any], config: Path) -> tuple[str, ...]:
     check_unique(names, "class name", config)
     count = raw.get("nc")
     if isinstance(count, str) and count.strip().isdecimal() and int(count) != len(names):
-        raise CorruptFileError(
-            f"{config.name} has {len(names)} names, its 'nc' says {count}", got=str(config)
-        )
+        what = f"{config.name} has {len(names)} names, its 'nc' says {count}"
+        raise CorruptFileError(what, got=str(config))
     return tuple(names)
 
 
 def _name_file(root: Path) -> tuple[str, ...] | None:
     places = ("", "labels", "labels/train", "data", "train", "valid", "obj_train_data")
-    for place in (root / name for name in places):
-        for name in _NAME_FILES:
-            if (place / name).is_file():
-                return _listed_names(place / name)
-    named = [p for p in sorted(root.glob("*.names")) if not is_hidden(p.name)]
-    return _listed_names(named[0]) if named else None
+    files = [root / place / name for place in places for name in _NAME_FILES]
+    files += [p for p in sorted(root.glob("*.names")) if not is_hidden(p.name)]
+    return next((_listed_names(file) for file in files if file.is_file()), None)
 
 
 def _listed_names(file: Path) -> tuple[str, ...]:
@@ -220,14 +190,14 @@ def _listed_names(file: Path) -> tuple[str, ...]:
 def splits_of(path: Path) -> list[str]:
     """The splits of a YOLO dataset."""
     config = path if path.is_file() else find_config(path)
-    found = []
     raw = _load(config) if config is not None else {}
     root = path.parent if path.is_file() else path
-    for split in ("train", "val", "test"):
-        in_config = any(_values(raw.get(name)) for name in split_names(split))
-        if in_config or _folder_of(root, split, Folders()) is not None:
-            found.append(split)
-    return found
+    return [
+        split
+        for split in SPLITS
+        if any(_values(raw.get(name)) for name in split_names(split))
+        or _folder_of(root, split, Folders()) is not None
+    ]
 
 
 def _values(value: Any) -> list[str]:
@@ -246,27 +216,24 @@ def _base(raw: Mapping[str, Any], config: Path, report: Report) -> Path:
     # The last are where Ultralytics' own downloads go.
     places = (home / said, home / text.lstrip("./"), said, home / "datasets" / said)
     for folder in (*places, Path("datasets") / said):
-        if exists(folder) and folder.is_dir():
+        if find.exists(folder) and folder.is_dir():
             return folder
     report.note(f"'path' is not there, the folder of {config.name} is taken", text)
     return home
 
 
 def _configured(
-    raw: Mapping[str, Any], config: Path, split: str | None, report: Report, folders: Folders
+    raw: Mapping[str, Any], config: Path, split: str, report: Report, folders: Folders
 ) -> list[Path]:
     """The pictures of a split that a YAML names."""
     base, home = _base(raw, config, report), config.parent
-    wanted = split_names(split or "train")
-    values = next((v for name in wanted if (v := _values(raw.get(name)))), [])
+    values = next((v for name in split_names(split) if (v := _values(raw.get(name)))), [])
     if not values:
-        folder = _folder_of(home, split or "train", folders)
+        folder = _folder_of(home, split, folders)
         if folder is None:
-            have = [n for s in ("train", "val", "test") for n in split_names(s) if raw.get(n)]
-            raise InvalidValueError(
-                f"{config} has no folder for split {split or 'train'!r}",
-                hint=f"it has {', '.join(have) or 'none'}",
-            )
+            have = [n for s in SPLITS for n in split_names(s) if raw.get(n)]
+            what = f"{config} has no folder for split {split!r}"
+            raise InvalidValueError(what, hint=f"it has {', '.join(have) or 'none'}")
         report.note(f"split is not in {config.name}, its folder is taken", str(folder))
         values = [str(folder.absolute())]
     pictures: list[Path] = []
@@ -281,7 +248,7 @@ def _configured(
         for found in place:
             looked.append(str(found))
             if found.is_dir():
-                pictures += walk_pictures(found, report)
+                pictures += find.walk_pictures(found, report)
             elif is_picture(found):
                 pictures.append(found)
             else:
@@ -289,9 +256,8 @@ def _configured(
     once = list(dict.fromkeys(pictures))
     report.note("pictures listed twice, taken once", str(config), len(pictures) - len(once))
     if not once:
-        raise MissingFileError(
-            "no pictures found", got=", ".join(looked), hint="; ".join(report.lines()) or None
-        )
+        lines = "; ".join(report.lines())
+        raise MissingFileError("no pictures found", got=", ".join(looked), hint=lines or None)
     return once
 
 
@@ -302,48 +268,43 @@ def _resolve(value: str, base: Path, home: Path, folders: Folders) -> list[Path]
     tries = [base / said, home / said, said]
     if value.startswith("../"):
         # Roboflow writes ../train/images for a folder beside the YAML.
-        inner = value
-        while inner.startswith("../"):
-            inner = inner[3:]
+        inner = re.sub(r"^(\.\./)+", "", value)
         tries = [base / inner, home / inner, *tries]
     for path in tries:
-        if exists(path):
+        if find.exists(path):
             return [path]
         if glob.has_magic(value):
             found = sorted(Path(p) for p in glob.glob(str(path), recursive=True))  # noqa: PTH207
             if found:
                 return found
-    for place in (base, home):  # Other case, other accents.
-        found_path = None if said.is_absolute() else folders.find(place, value)
-        if found_path is not None:
-            return [found_path]
+    # Other case, other accents.
+    found_path = None if said.is_absolute() else folders.find(base, value)
+    found_path = found_path or (None if said.is_absolute() else folders.find(home, value))
     # Of another machine, or of an archive that was unpacked elsewhere: the last parts may be here.
     parts = [p for p in PurePosixPath(value).parts if p not in ("/", ".", "..")]
-    splits = {n for s in ("train", "val", "test") for n in split_names(s)}
     for start in range(1, len(parts)):
-        if parts[start - 1].lower() in splits:
-            return None  # valid/images is not images.
+        if found_path is not None or parts[start - 1].lower() in SPLIT_NAMES:
+            break  # valid/images is not images.
         found_path = folders.find(base, "/".join(parts[start:]))
-        if found_path is not None:
-            return [found_path]
-    return None
+    return [found_path] if found_path is not None else None
 
 
 def _from_list(file: Path, base: Path, home: Path, report: Report, folders: Folders) -> list[Path]:
     found = []
+    places = (file.parent, base, home)
+
+    def found_as(said: str) -> Path | None:
+        given = Path(said).expanduser()
+        direct = next((p / given for p in places if find.is_file(p / given)), None)
+        return direct or next(filter(None, (folders.find_tail(p, said) for p in places)), None)
+
     for line in read_text(file).splitlines():
         text = line.strip().strip("\"'").replace("\\", "/")
         if not text or text.startswith(("#", ";", "//")):
             continue
-        places = (file.parent, base, home)
         # A comment may follow, and a name may hold a #.
-        for said in dict.fromkeys((text, text.split(" #")[0].strip(), text.split("\t")[0].strip())):
-            given = Path(said).expanduser()
-            path = next((p / given for p in places if is_file(p / given)), None)
-            if path is None:
-                path = next((p for place in places if (p := folders.find_tail(place, said))), None)
-            if path is not None:
-                break
+        meant = dict.fromkeys((text, text.split(" #")[0].strip(), text.split("\t")[0].strip()))
+        path = next(filter(None, map(found_as, meant)), None)
         if path is None:
             report.add("listed pictures that are missing", f"{file}: {text}")
         else:
@@ -355,36 +316,20 @@ def _folder_of(root: Path, split: str, folders: Folders) -> Path | None:
     """The folder of a split's pictures where no YAML names it."""
     for name in split_names(split):
         for text in (f"images/{name}", f"{name}/images", name):
-            folder = folders.find(root, text)
-            if folder is not None and folder.is_dir():
+            if (folder := folders.find_folder(root, text)) is not None:
                 return folder
     return None
 
 
-def _split_folder(root: Path, split: str | None, folders: Folders) -> Path:
-    return _folder_of(root, split or "train", folders) or folders.find(root, "images") or root
-
-
-# Labels
-
-
-@dataclass
 class _Reader:
-    root: Path
-    report: Report
-    folders: Folders = field(init=False)
-    keypoints: bool = False
-    #: Class ids out of range by id, with the first place.
-    out_of_range: dict[float, str] = field(default_factory=dict)
-    out_of_range_count: int = 0
-    ids: Counter[int] = field(default_factory=Counter)
-    unquoted: dict[Path, dict[str, list[str]]] = field(default_factory=dict)
-    boxes: int = 0
-    in_pixels: int = 0
-    first_in_pixels: str = ""
-
-    def __post_init__(self) -> None:
-        self.folders = Folders(self.report)
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.folders = Folders(report)
+        self.keypoints = False
+        self.ids: Counter[int] = Counter()
+        self.out_of_range: list[tuple[float, str]] = []  # Class ids and their places.
+        self.in_pixels: list[str] = []  # Places of such labels.
+        self.unquoted = cache(self._unquoted)
 
     def drafts(
         self, pictures: list[Path], names: tuple[str, ...], *, need_labels: bool
@@ -395,18 +340,19 @@ class _Reader:
             MissingFileError: If no label file is found.
             InvalidValueError: If class ids or coordinates are invalid.
         """
-        drafts, files, looked = [], set(), {}
-        stems = self.folders.stems
+        drafts: list[Draft] = []
+        files: set[Path] = set()
+        looked: dict[Path, None] = {}
         index = {name: i for i, name in enumerate(names)}
         for number, picture in enumerate(pictures, 1):
             places = self.label_places(picture)
-            looked.update(dict.fromkeys(f for f, _ in places))
-            file = next((p for f, n in places if (p := self.find_label(f, n)) is not None), None)
+            looked.update(dict.fromkeys(places))
+            file = next(filter(None, (self.find_label(f, picture.stem) for f in places)), None)
             if file is not None and file.stem != picture.stem:
                 # a.txt is not A.jpg's where there is an a.jpg.
-                taken = any(n != picture.name for n in stems(picture.parent).get(file.stem, []))
-                file = None if taken else file
-            rows: list[list[float]] = []
+                same = self.folders.stems(picture.parent).get(file.stem, [])
+                file = None if any(n != picture.name for n in same) else file
+            rows: list[tuple[float, ...]] = []
             if file is None:
                 self.report.note("pictures without a label file, taken as background", str(picture))
             else:
@@ -420,43 +366,34 @@ class _Reader:
                     continue
             table = np.array(rows, np.float64).reshape(-1, 5)
             half = table[:, 3:5] / 2
-            drafts.append(
-                Draft(
-                    path=picture,
-                    where=str(file or picture),
-                    image_id=number,
-                    boxes=np.concatenate([table[:, 1:3] - half, table[:, 1:3] + half], axis=1),
-                    labels=[int(v) for v in table[:, 0]],
-                    relative=True,
-                )
-            )
+            boxes = np.concatenate([table[:, 1:3] - half, table[:, 1:3] + half], axis=1)
+            labels = [int(v) for v in table[:, 0]]
+            where = str(file or picture)
+            drafts.append(Draft(picture, where, number, boxes, labels, relative=True))
         if not files and need_labels:
-            raise MissingFileError(
-                f"no label file found for any of the {len(pictures)} pictures",
-                got=str(pictures[0]),
-                hint="looked in " + ", ".join(str(p) for p in list(looked)[:6]),
-            )
+            what = f"no label file found for any of the {len(pictures)} pictures"
+            hint = "looked in " + ", ".join(str(p) for p in list(looked)[:6])
+            raise MissingFileError(what, got=str(pictures[0]), hint=hint)
         self._check(len(names))
         self._orphans(files)
         return drafts
 
     def _check(self, count: int) -> None:
         if self.out_of_range:
-            known = {*self.ids, *(int(i) for i in self.out_of_range if float(i).is_integer())}
+            ids = sorted({i for i, _ in self.out_of_range})
+            known = {*self.ids, *(int(i) for i in ids if i.is_integer())}
             hint = "do data.yaml and the labels belong together?"
             if known and min(known) >= 1 and max(known) <= count:
                 hint = "the labels seem to count classes from 1; subtract 1 from each id"
-            first = next(iter(self.out_of_range.values()))
+            what = f"{self.out_of_range[0][1]}: class id out of range 0..{count - 1}"
+            shown = ", ".join(f"{i:g}" for i in ids[:8])
+            got = f"{shown} in {len(self.out_of_range)} labels"
+            raise InvalidValueError(what, got=got, hint=hint)
+        boxes = self.ids.total()
+        if len(self.in_pixels) * 2 >= max(1, boxes):
             raise InvalidValueError(
-                f"{first}: class id out of range 0..{count - 1}",
-                got=f"{', '.join(f'{i:g}' for i in sorted(self.out_of_range)[:8])} in "
-                f"{self.out_of_range_count} labels",
-                hint=hint,
-            )
-        if self.in_pixels * 2 >= max(1, self.boxes):
-            raise InvalidValueError(
-                f"{self.first_in_pixels}: coordinates are in pixels",
-                got=f"{self.in_pixels} of {self.boxes} labels",
+                f"{self.in_pixels[0]}: coordinates are in pixels",
+                got=f"{len(self.in_pixels)} of {boxes} labels",
                 hint="YOLO's are shares from 0 to 1; divide x and w by the picture's width, y and "
                 "h by its height",
             )
@@ -464,19 +401,17 @@ class _Reader:
     def _orphans(self, files: set[Path]) -> None:
         """Label files without a picture, in the folders of these pictures."""
         for folder in sorted({f.parent for f in files}):
+            if folder.name.lower() in ("labels", "label"):
+                continue
             stems = {f.stem for f in files if f.parent == folder}
-            for names in self.folders.names(folder).values():
-                for name in names:
-                    path = folder / name
-                    low = name.lower()
-                    if not low.endswith(".txt") or low in _NO_LABELS or path in files:
-                        continue
-                    if path.stem not in stems and folder.name.lower() not in ("labels", "label"):
-                        self.report.add("label files without a picture", str(path))
+            for name in (n for names in self.folders.names(folder).values() for n in names):
+                path, low = folder / name, name.lower()
+                if low.endswith(".txt") and low not in _NO_LABELS and path.stem not in stems:
+                    self.report.add("label files without a picture", str(path))
 
-    def label_places(self, picture: Path) -> list[tuple[Path, str]]:
-        """Where a picture's labels may be, first the usual place: folder and stem."""
-        places: list[tuple[Path, str]] = []
+    def label_places(self, picture: Path) -> list[Path]:
+        """Folders where a picture's labels may be, first the usual one."""
+        places: list[Path | None] = []
         parts = picture.parts
         for index in range(len(parts) - 2, -1, -1):
             # YOLO's rule: the last "images" in the path becomes "labels".
@@ -485,48 +420,41 @@ class _Reader:
                 for name in ("labels", "label", "annotations"):
                     folder = self.folders.find(above, name)
                     if folder is not None:
-                        inner = self.folders.find(folder, below) if below else folder
-                        places += [(f, picture.stem) for f in (inner, folder) if f is not None]
+                        places += [self.folders.find(folder, below) if below else folder, folder]
                     elif name == "labels":
-                        places.append((above / name / below, picture.stem))
+                        places.append(above / name / below)
                 break
-        places.append((picture.parent, picture.stem))
+        places.append(picture.parent)
         for above in (picture.parent, picture.parent.parent):
             folder = self.folders.find(above, "labels")
             if folder is not None:
-                inner = self.folders.find(folder, picture.parent.name)
-                places += [(f, picture.stem) for f in (inner, folder) if f is not None]
-        return list(dict.fromkeys(places))
+                places += [self.folders.find(folder, picture.parent.name), folder]
+        return [place for place in dict.fromkeys(places) if place is not None]
 
-    def quoted(self, folder: Path) -> dict[str, list[str]]:
+    def _unquoted(self, folder: Path) -> dict[str, list[str]]:
         """Names of a folder without their URL quotes, as Label Studio writes some."""
-        if folder not in self.unquoted:
-            found: dict[str, list[str]] = {}
-            for key, names in self.folders.names(folder).items():
-                found.setdefault(unquote(key), []).extend(names)
-            self.unquoted[folder] = found
-        return self.unquoted[folder]
+        found: dict[str, list[str]] = {}
+        for key, names in self.folders.names(folder).items():
+            found.setdefault(unquote(key), []).extend(names)
+        return found
 
     def find_label(self, folder: Path, stem: str) -> Path | None:
         """``stem.txt`` in a folder, whatever its case; also where one name is URL-quoted."""
-        names = self.folders.names(folder).get(f"{fold(stem)}.txt", [])
-        if not names:
-            names = self.quoted(folder).get(f"{unquote(fold(stem))}.txt", [])
-        exact = [n for n in names if n[:-4] == stem]
-        chosen = exact or (names if len(names) == 1 else [])
-        if chosen and chosen[0].lower() not in _NO_LABELS - {f"{fold(stem)}.txt"}:
+        names = self.folders.names(folder).get(f"{find.fold(stem)}.txt", [])
+        names = names or self.unquoted(folder).get(f"{unquote(find.fold(stem))}.txt", [])
+        chosen = [n for n in names if n[:-4] == stem] or (names if len(names) == 1 else [])
+        if chosen and chosen[0].lower() not in _NO_LABELS - {f"{find.fold(stem)}.txt"}:
             path = folder / chosen[0]
             return path if path.is_file() else None
         return None
 
-    def rows(self, file: Path, index: Mapping[str, int]) -> list[list[float]]:
+    def rows(self, file: Path, index: Mapping[str, int]) -> list[tuple[float, ...]]:
         """``class x y w h`` of each line.
 
         Raises:
             CorruptFileError: At the first line that is not a label.
         """
-        found: list[list[float]] = []
-        known: set[tuple[float, ...]] = set()
+        found: dict[tuple[float, ...], None] = {}
         for number, line in enumerate(read_text(file).splitlines(), 1):
             where = f"{file}:{number}"
             words = line.replace(",", " ").replace(";", " ").split()
@@ -534,37 +462,29 @@ class _Reader:
                 continue
             try:
                 values = [float(v) for v in words[1:]]
-                kind = float(words[0]) if words[0] not in index else float(index[words[0]])
+                kind = float(index.get(words[0], words[0]))
             except ValueError:
                 raise CorruptFileError(f"{where}: not numbers", got=line.strip()[:40]) from None
             box = self._box(values, where)
             if not kind.is_integer() or not 0 <= kind < len(index):
-                self.out_of_range.setdefault(kind, where)
-                self.out_of_range_count += 1
+                self.out_of_range.append((kind, where))
                 continue
             self.ids[int(kind)] += 1
-            self.boxes += 1
+            row = (kind, *box)
             if any(math.isfinite(v) and abs(v) > _NO_SHARE for v in box):
-                self.in_pixels += 1
-                self.first_in_pixels = self.first_in_pixels or where
+                self.in_pixels.append(where)
                 self.report.add("labels that are not shares of the picture dropped", where)
-                continue
-            row = [kind, *box]
-            if tuple(row) in known:
+            elif row in found:
                 self.report.note("repeated labels, taken once", where)
-                continue
-            known.add(tuple(row))
-            found.append(row)
-        return found
+            else:
+                found[row] = None
+        return list(found)
 
     def _box(self, values: list[float], where: str) -> list[float]:
         """Centre and size from the numbers after the class."""
-        if len(values) == 4:
-            return values
         if len(values) == 5:
             self.report.note("labels with a sixth column (confidence), which is left out", where)
-            return values[:4]
-        if self.keypoints and len(values) > 5:
+        if len(values) in (4, 5) or (self.keypoints and len(values) > 5):
             return values[:4]
         if len(values) >= 6 and len(values) % 2 == 0:
             self.report.note("polygons, whose box is taken", where)
@@ -574,19 +494,15 @@ class _Reader:
                 return [math.nan] * 4
             left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
             return [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
-        raise CorruptFileError(
-            f"{where}: expected 'class x y w h'", got=f"{len(values) + 1} values"
-        )
+        got = f"{len(values) + 1} values"
+        raise CorruptFileError(f"{where}: expected 'class x y w h'", got=got)
 
 
 def has_yolo_labels(root: Path) -> bool:
-    """Whether a folder looks like YOLO: a configuration, labels, or class names with labels."""
-    if find_config(root) is not None:
-        return True
+    """Whether a folder without a configuration holds labels, or pictures with text files."""
     folders = Folders()
-    for name in ("labels", "train/labels", "obj_train_data"):
-        if (folder := folders.find(root, name)) is not None and folder.is_dir():
-            return True
-    files = [p for p in walk_files(root, Report()) if p.name.lower() not in _NO_LABELS]
+    if any(folders.find_folder(root, n) for n in ("labels", "train/labels", "obj_train_data")):
+        return True
+    files = [p for p in find.walk_files(root, Report()) if p.name.lower() not in _NO_LABELS]
     stems = {(p.parent, p.stem) for p in files if is_picture(p)}
     return any(p.suffix.lower() == ".txt" and (p.parent, p.stem) in stems for p in files)
