@@ -528,7 +528,7 @@ def _describe(
     if prepared.calibration is not None:
         key = prepared.calibration.calibration_key
     return EngineSidecar(
-        spec=converted.spec,
+        spec=prepared.source.spec,
         tensorrt_version=plan.flavour.version,
         flavour=plan.flavour.name,
         gpu_name=plan.gpu.name if plan.gpu else None,

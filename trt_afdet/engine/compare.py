@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,14 +17,19 @@ import numpy.typing as npt
 from trt_afdet.datasets import Dataset, Record
 from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.detections import Detections
-from trt_afdet.engine.sample_pictures import Frame, Pictures
+from trt_afdet.engine.onnx.model_file import save_model
+from trt_afdet.engine.sample_pictures import Pictures
 from trt_afdet.evaluation import evaluate_coco
 from trt_afdet.evaluation.matching import pairwise_iou
 from trt_afdet.geometry import Letterbox
 from trt_afdet.postprocess import from_outputs, postprocess
 from trt_afdet.preprocess import preprocess
 from trt_afdet.runtime.backend import Backend
+from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend
 from trt_afdet.spec import ModelSpec
+
+if TYPE_CHECKING:
+    import onnx
 
 #: AP counts detections from this confidence on, as `trt-afdet eval` does.
 AP_CONFIDENCE = 0.01
@@ -53,17 +62,19 @@ def batches(
     pictures: Pictures, spec: ModelSpec, progress: ProgressLike | None, doing: str
 ) -> Iterator[tuple[list[int], npt.NDArray[np.float32], list[Letterbox]]]:
     """Indices, network inputs and placements of the readable pictures, a few at a time."""
-    items: Iterable[tuple[int, Frame]] = pictures
-    if progress is not None:
-        items = progress(pictures, len(pictures), doing)
-    waiting: list[tuple[int, Frame]] = []
-    for item in items:
-        waiting.append(item)
-        if len(waiting) == _BATCH:
-            yield [i for i, _ in waiting], *preprocess([f for _, f in waiting], spec)
-            waiting = []
-    if waiting:
-        yield [i for i, _ in waiting], *preprocess([f for _, f in waiting], spec)
+    items = iter(pictures.shown(progress, doing))
+    while some := list(islice(items, _BATCH)):
+        yield [i for i, _ in some], *preprocess([frame for _, frame in some], spec)
+
+
+@contextmanager
+def in_onnxruntime(model: onnx.ModelProto) -> Iterator[OnnxRuntimeBackend]:
+    """A model in memory as a backend."""
+    with tempfile.TemporaryDirectory(prefix="trt-afdet-") as folder:
+        path = Path(folder) / "model.onnx"
+        save_model(model, path)
+        with OnnxRuntimeBackend(path) as backend:
+            yield backend
 
 
 def infer(backend: Backend, images: npt.NDArray[np.float32]) -> Heads:
@@ -72,10 +83,9 @@ def infer(backend: Backend, images: npt.NDArray[np.float32]) -> Heads:
     parts = []
     for start in range(0, len(images), step):
         part = images[start : start + step]
-        count = len(part)
-        if count < step:
-            part = np.concatenate([part, np.repeat(part[-1:], step - count, axis=0)])
-        parts.append([output[:count] for output in backend.infer(part)])
+        lacking = ((0, step - len(part)), (0, 0), (0, 0), (0, 0))
+        outputs = backend.infer(np.pad(part, lacking, "edge"))
+        parts.append([output[: len(part)] for output in outputs])
     return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
 
@@ -120,18 +130,12 @@ def average_precision(truth: Dataset, found: list[Detections]) -> float:
 
 
 def as_truth(pictures: Pictures, found: list[Detections], sizes: list[tuple[int, int]]) -> Dataset:
-    """Confident detections in place of truth, where nobody drew boxes.
-
-    Args:
-        pictures: What they were found in.
-        found: One per picture.
-        sizes: Width and height of each picture in pixels.
-    """
+    """Confident detections as truth, where nobody drew boxes; sizes are (width, height)."""
     records = []
-    for index, (detections, (width, height)) in enumerate(zip(found, sizes, strict=True)):
+    items = zip(pictures.files, found, sizes, strict=True)
+    for number, (path, detections, size) in enumerate(items, 1):
         sure = detections[detections.confidence >= MATCH_CONFIDENCE]
-        path = pictures.files[index]
-        records.append(Record.build(path, index + 1, width, height, sure.xyxy, sure.class_id))
+        records.append(Record.build(path, number, *size, sure.xyxy, sure.class_id))
     names = found[0].class_names
     ids = tuple(range(1, len(names) + 1))
     return Dataset(f"detections in {pictures.source}", names, tuple(records), ids)
@@ -139,9 +143,7 @@ def as_truth(pictures: Pictures, found: list[Detections], sizes: list[tuple[int,
 
 def matched_share(reference: list[Detections], candidate: list[Detections]) -> float:
     """See :attr:`CandidateResult.matched`; 1 where neither has a box."""
-    forth = _found_again(reference, candidate)
-    back = _found_again(candidate, reference)
-    return (forth + back) / 2
+    return (_found_again(reference, candidate) + _found_again(candidate, reference)) / 2
 
 
 def _found_again(wanted: list[Detections], among: list[Detections]) -> float:
@@ -150,8 +152,7 @@ def _found_again(wanted: list[Detections], among: list[Detections]) -> float:
         sure = sure[sure.confidence >= MATCH_CONFIDENCE]
         others = others[others.confidence >= MATCH_CONFIDENCE / 2]
         total += len(sure)
-        if len(sure) and len(others):
-            near = pairwise_iou(sure.xyxy, others.xyxy) >= MATCH_IOU
-            same = sure.class_id[:, None] == others.class_id[None]
-            hits += int((near & same).any(axis=1).sum())
+        near = pairwise_iou(sure.xyxy, others.xyxy) >= MATCH_IOU
+        same = sure.class_id[:, None] == others.class_id[None]
+        hits += int((near & same).any(axis=1).sum())
     return hits / total if total else 1.0

@@ -13,13 +13,9 @@ import numpy.typing as npt
 
 from trt_afdet.datasets import Dataset, Report, dataset_splits, open_dataset
 from trt_afdet.datasets.find import split_names, walk_pictures
+from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
-from trt_afdet.media import (
-    PICTURE_SUFFIXES,
-    FrameReader,
-    count_frames,
-    is_video_file,
-)
+from trt_afdet.media import PICTURE_SUFFIXES, FrameReader, count_frames, is_video_file
 from trt_afdet.support.files import file_sha256
 
 Frame = npt.NDArray[np.uint8]
@@ -56,8 +52,12 @@ class Pictures:
                         self.truth.records[index].check_size(frame)
                 except (CorruptFileError, MissingFileError) as error:
                     self.skipped[index] = error
-                    continue
-                yield index, frame
+                else:
+                    yield index, frame
+
+    def shown(self, progress: ProgressLike | None, doing: str) -> Iterable[tuple[int, Frame]]:
+        """The same, showing how far it is."""
+        return self if progress is None else progress(self, len(self), doing)
 
     def truth_for(self, names: tuple[str, ...]) -> Dataset | None:
         """The truth with a model's classes; see :meth:`Dataset.for_model`."""
@@ -69,32 +69,26 @@ class Pictures:
         truth = self.truth
         if truth is not None:
             truth = dataclasses.replace(truth, records=tuple(truth.records[i] for i in wanted))
-        return Pictures(
-            self.source,
-            tuple(self.files[i] for i in wanted),
-            tuple(self.frames[i] for i in wanted),
-            truth,
-        )
+        files = tuple(self.files[i] for i in wanted)
+        return Pictures(self.source, files, tuple(self.frames[i] for i in wanted), truth)
+
+    def _evenly(self, count: int) -> list[int]:
+        return np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int).tolist()
 
     def spread(self, count: int) -> Pictures:
         """At most ``count`` items, evenly over the whole."""
-        if count >= len(self):
-            return self
-        return self.choose(np.linspace(0, len(self) - 1, count).round().astype(int).tolist())
+        return self if count >= len(self) else self.choose(self._evenly(count))
 
     def split(self, held_out: int) -> tuple[Pictures, Pictures]:
         """The items without, and with only, ``held_out`` of them, evenly over the whole."""
-        held = np.linspace(0, len(self) - 1, min(held_out, len(self))).round().astype(int)
-        out = set(held.tolist())
-        return self.choose(i for i in range(len(self)) if i not in out), self.choose(sorted(out))
+        held = sorted(set(self._evenly(held_out)))
+        return self.choose(i for i in range(len(self)) if i not in held), self.choose(held)
 
     def digest(self) -> str:
         """SHA-256 over the contents of the items, in order; names and places do not count."""
         total = hashlib.sha256()
-        known: dict[Path, str] = {}
+        known = {p: file_sha256(p) if p.is_file() else "missing" for p in set(self.files)}
         for path, number in zip(self.files, self.frames, strict=True):
-            if path not in known:
-                known[path] = file_sha256(path) if path.is_file() else "missing"
             total.update(f"{known[path]} {number}\n".encode())
         return total.hexdigest()
 
@@ -112,25 +106,19 @@ def open_pictures(source: str | Path, *, split: str = "train") -> Pictures:
         CorruptFileError: If the annotations or the video cannot be read.
     """
     path = Path(source)
-    is_file = path.suffix.lower() in (".json", ".yaml", ".yml", ".data")
-    if is_file or not path.is_file():
-        truth = _truth(source, path, split)
-        if truth is not None:
-            return Pictures(
-                str(source),
-                tuple(r.path for r in truth.records),
-                tuple(r.frame_index for r in truth.records),
-                truth,
-            )
-        files = walk_pictures(path, Report())
-        if not files:
-            raise InvalidValueError(
-                "the folder holds no picture",
-                got=path,
-                hint=f"looked for {', '.join(PICTURE_SUFFIXES)}",
-            )
-        return Pictures(str(path), tuple(files), (None,) * len(files))
-    return _video(path)
+    if path.is_file() and path.suffix.lower() not in (".json", ".yaml", ".yml", ".data"):
+        if not is_video_file(path):
+            return Pictures(str(path), (path,), (None,))
+        # The length in a container is a guess.
+        count = count_frames(path)
+        return Pictures(str(path), (path,) * count, tuple(range(count)))
+    if (truth := _truth(source, path, split)) is not None:
+        frames = tuple(record.frame_index for record in truth.records)
+        return Pictures(str(source), tuple(r.path for r in truth.records), frames, truth)
+    if not (found := walk_pictures(path, Report())):
+        looked = f"looked for {', '.join(PICTURE_SUFFIXES)}"
+        raise InvalidValueError("the folder holds no picture", got=path, hint=looked)
+    return Pictures(str(path), tuple(found), (None,) * len(found))
 
 
 def _truth(source: str | Path, path: Path, split: str) -> Dataset | None:
@@ -145,14 +133,5 @@ def _truth(source: str | Path, path: Path, split: str) -> Dataset | None:
         raise MissingFileError(
             "no such pictures", got=source, hint="give a folder, a dataset or a video"
         ) from error
-    names = [s for s in split_names(split) if s in splits]
-    chosen = names[0] if names else splits[0]
+    chosen = next((name for name in split_names(split) if name in splits), splits[0])
     return open_dataset(source, chosen, need_labels=False)
-
-
-def _video(path: Path) -> Pictures:
-    if not is_video_file(path):
-        return Pictures(str(path), (path,), (None,))
-    # The length in a container is a guess.
-    count = count_frames(path)
-    return Pictures(str(path), (path,) * count, tuple(range(count)))

@@ -15,13 +15,7 @@ from trt_afdet.live.service import Service
 from trt_afdet.runtime.detector import Detector
 from trt_afdet.stream.analysis.filters import FilterOptions
 from trt_afdet.stream.analysis.tracking import TrackOptions
-from trt_afdet.stream.config.schema import (
-    Config,
-    Loaded,
-    SourceConfig,
-    is_config_file,
-    load_config,
-)
+from trt_afdet.stream.config.schema import Config, Loaded, SourceConfig, is_config_file, load_config
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.pipeline import Scheduling
 from trt_afdet.support.threads import Worker

@@ -29,13 +29,9 @@ _NAMES = (
 
 
 class Wiring:
-    """Who makes and who reads each tensor of a graph.
+    """Who makes (``producer``) and who reads (``consumers``) each tensor of a graph.
 
-    Attributes:
-        nodes: In the order of the graph, which can be run.
-        producer: Tensor name -> the node that makes it.
-        consumers: Tensor name -> the nodes that read it.
-        weights: Names of the initializers.
+    ``nodes`` are in the order of the graph, which can be run; ``weights`` names the initializers.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -70,38 +66,19 @@ def blocks(model: onnx.ModelProto) -> dict[str, list[str]]:
     return result
 
 
-def block_of(model: onnx.ModelProto, node: str) -> str:
-    """The block of one node.
-
-    Raises:
-        InvalidValueError: If the model has no such node.
-    """
-    labels = _labels(model)
-    if node not in labels:
-        raise InvalidValueError("the model has no such node", got=node, hint=nearest(node, labels))
-    return labels[node]
-
-
 def expand(model: onnx.ModelProto, names: Iterable[str]) -> set[str]:
-    """Names of blocks and of nodes -> names of nodes.
-
-    Raises:
-        InvalidValueError: If a name is neither.
-    """
+    """Names of blocks and of nodes -> names of nodes; an InvalidValueError if one is neither."""
     parts = blocks(model)
-    known = {name for members in parts.values() for name in members}
+    known = {name: [name] for members in parts.values() for name in members} | parts
     result: set[str] = set()
     for name in names:
-        if name in parts:
-            result.update(parts[name])
-        elif name in known:
-            result.add(name)
-        else:
+        if name not in known:
             raise InvalidValueError(
                 "the model has no block or node of that name",
                 got=name,
                 hint=nearest(name, parts) or f"its blocks are {', '.join(parts)}",
             )
+        result.update(known[name])
     return result
 
 
@@ -111,22 +88,21 @@ def _labels(model: onnx.ModelProto) -> dict[str, str]:
     heads = _leads_to(wiring, model)
     labels: dict[str, str] = {}
     for node in wiring.nodes:
-        label = _named(node, wiring.weights)
-        if label is None and len(heads[node.name]) == 1:
-            label = f"head/{next(iter(heads[node.name]))}"
-        if label is not None:
+        if label := _named(node, wiring.weights):
             labels[node.name] = label
-    strides = {} if labels.keys() & _body(wiring, heads) else _strides(model)
+        elif len(heads[node.name]) == 1:
+            labels[node.name] = f"head/{next(iter(heads[node.name]))}"
+    named_body = any(len(heads[name]) > 1 for name in labels)
+    strides = {} if named_body else _strides(model)
     for node in reversed(wiring.nodes):
-        if node.name not in labels and node.op_type in WEIGHTED and not strides:
-            label = _downstream(wiring, node, labels)
-            if label is not None:
-                labels[node.name] = label
+        weighted = node.op_type in WEIGHTED and node.name not in labels and not strides
+        if weighted and (label := _downstream(wiring, node, labels)):
+            labels[node.name] = label
     order = {node.name: index for index, node in enumerate(wiring.nodes)}
     for node in wiring.nodes:
         if node.name not in labels:
             sources = {wiring.producer[n].name for n in node.input if n in wiring.producer}
-            last = max(sources & labels.keys(), key=lambda name: order[name], default=None)
+            last = max(sources & labels.keys(), key=order.__getitem__, default=None)
             inherited = "body" if last is None else labels[last]
             labels[node.name] = strides.get(node.output[0], inherited)
     return labels
@@ -135,12 +111,10 @@ def _labels(model: onnx.ModelProto) -> dict[str, str]:
 def _named(node: onnx.NodeProto, weights: set[str]) -> str | None:
     if node.op_type not in WEIGHTED:
         return None
-    for name in node.input[1:]:
-        for pattern, label, shift in _NAMES if name in weights else ():
-            found = pattern.search(name)
-            if found:
-                number = int(found.group(1)) + shift if found.groups() else 0
-                return label.format(number)
+    for name in filter(weights.__contains__, node.input[1:]):
+        for pattern, label, shift in _NAMES:
+            if found := pattern.search(name):
+                return label.format(int(found[1]) + shift if found.groups() else 0)
     return None
 
 
@@ -154,18 +128,12 @@ def _leads_to(wiring: Wiring, model: onnx.ModelProto) -> Mapping[str, set[str]]:
     return kinds
 
 
-def _body(wiring: Wiring, heads: Mapping[str, set[str]]) -> set[str]:
-    """Nodes that lead to both kinds of heads."""
-    return {node.name for node in wiring.nodes if len(heads[node.name]) > 1}
-
-
 def _downstream(wiring: Wiring, node: onnx.NodeProto, labels: Mapping[str, str]) -> str | None:
     """The label of the nearest labelled node with weights after this one."""
     seen: set[str] = set()
     front = [node]
     while front:
-        front = [reader for near in front for reader in wiring.after(near)]
-        front = [reader for reader in front if reader.name not in seen]
+        front = [n for near in front for n in wiring.after(near) if n.name not in seen]
         seen.update(reader.name for reader in front)
         for reader in front:
             if reader.op_type in WEIGHTED and reader.name in labels:

@@ -13,7 +13,7 @@ import io
 import json
 import math
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ import numpy as np
 
 from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.engine.options import CALIBRATION_METHODS
-from trt_afdet.engine.sample_pictures import Frame, Pictures
+from trt_afdet.engine.sample_pictures import Pictures
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.interface import INPUT_NAME
 from trt_afdet.preprocess import preprocess
@@ -51,15 +51,9 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Ranges:
-    """What calibration found.
+    """What calibration found: tensor name -> lowest and highest value to represent.
 
-    Attributes:
-        key: SHA-256 of all it depends on.
-        method: One of :data:`~trt_afdet.engine.options.CALIBRATION_METHODS`.
-        tensors: Tensor name -> lowest and highest value to represent.
-        pictures: How many were used.
-        skipped: How many could not be read.
-        cached: Whether it was read from a file.
+    ``key`` is the SHA-256 of all it depends on; ``pictures`` were used, ``skipped`` unreadable.
     """
 
     key: str
@@ -67,23 +61,27 @@ class Ranges:
     tensors: Mapping[str, tuple[float, float]]
     pictures: int
     skipped: int
-    cached: bool = False
 
 
 def calibration_key(
     model_sha256: str, pictures: Pictures, spec: ModelSpec, method: str, tensors: Collection[str]
 ) -> str:
     """SHA-256 of what ranges depend on: network, pictures, preprocessing, method, tensors."""
-    parts = {
-        "version": CACHE_VERSION,
-        "model": model_sha256,
-        "pictures": pictures.digest(),
-        "spec": spec.to_json(),
-        "method": method,
-        "parameters": [_BINS, PERCENTILE],
-        "tensors": sorted(tensors),
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return _sha256(
+        {
+            "version": CACHE_VERSION,
+            "model": model_sha256,
+            "pictures": pictures.digest(),
+            "spec": spec.to_json(),
+            "method": method,
+            "parameters": [_BINS, PERCENTILE],
+            "tensors": sorted(tensors),
+        }
+    )
+
+
+def _sha256(raw: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(raw, sort_keys=True).encode()).hexdigest()
 
 
 def calibrate(
@@ -128,15 +126,16 @@ def calibrate(
         return found
     ranges = _run(model, spec, pictures, tensors, method, progress)
     skipped = len(pictures.skipped)
-    if warn is not None and pictures.truth is not None:
-        for line in pictures.truth.report.lines():
+    if warn is not None:
+        for line in pictures.truth.report.lines() if pictures.truth is not None else ():
             warn(f"{pictures.source}: {line}")
-    if skipped and warn is not None:
-        first = next(iter(pictures.skipped.values()))
-        warn(f"{skipped} of {len(pictures)} calibration pictures skipped; the first: {first}")
+        if skipped:
+            first = next(iter(pictures.skipped.values()))
+            warn(f"{skipped} of {len(pictures)} calibration pictures skipped; the first: {first}")
     result = Ranges(key, method, ranges, len(pictures) - skipped, skipped)
     if cache is not None:
-        write_cache(cache, result)
+        raw = {"version": CACHE_VERSION, **vars(result), "tensors": dict(sorted(ranges.items()))}
+        write_text(cache, json.dumps({**raw, "sha256": _sha256(raw)}, indent=1) + "\n")
     return result
 
 
@@ -146,41 +145,16 @@ def read_cache(path: Path, key: str, warn: Warn | None = None) -> Ranges | None:
         return None
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        checksum = raw.pop("sha256")
-        if checksum != hashlib.sha256(_canonical(raw).encode()).hexdigest():
+        if raw.pop("sha256") != _sha256(raw):
             raise ValueError("it was changed")
         if raw["version"] != CACHE_VERSION or raw["key"] != key:
             return None
         tensors = {name: (float(low), float(high)) for name, (low, high) in raw["tensors"].items()}
-        return Ranges(
-            key, raw["method"], tensors, int(raw["pictures"]), int(raw["skipped"]), cached=True
-        )
+        return Ranges(key, raw["method"], tensors, int(raw["pictures"]), int(raw["skipped"]))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         if warn is not None:
             warn(f"the calibration cache {path} is damaged ({error!r}); calibrating again")
         return None
-
-
-def write_cache(path: Path, ranges: Ranges) -> None:
-    """Writes ranges atomically.
-
-    Raises:
-        WriteError: If it cannot be written.
-    """
-    raw: dict[str, Any] = {
-        "version": CACHE_VERSION,
-        "key": ranges.key,
-        "method": ranges.method,
-        "pictures": ranges.pictures,
-        "skipped": ranges.skipped,
-        "tensors": {name: list(value) for name, value in sorted(ranges.tensors.items())},
-    }
-    checksum = hashlib.sha256(_canonical(raw).encode()).hexdigest()
-    write_text(path, json.dumps({**raw, "sha256": checksum}, indent=1) + "\n")
-
-
-def _canonical(raw: dict[str, Any]) -> str:
-    return json.dumps(raw, sort_keys=True)
 
 
 def _run(
@@ -198,16 +172,13 @@ def _run(
         path = Path(folder) / "model.onnx"
         onnx.save(model, str(path))
         calibrator = _calibrator(method, path, tensors)
-    items: Iterable[tuple[int, Frame]] = pictures
-    if progress is not None:
-        items = progress(pictures, len(pictures), "calibrating")
     pictures.skipped.clear()
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
     used = 0
-    for _, frame in items:
+    for _, frame in pictures.shown(progress, "calibrating"):
         image = preprocess([frame], spec)[0]
         with _silent():
-            calibrator.collect_data(_One({INPUT_NAME: np.repeat(image, batch, axis=0)}))
+            calibrator.collect_data(OneInput(np.repeat(image, batch, axis=0)))
         used += 1
     if used < FEWEST:
         why = next((f"; the first skipped: {e}" for e in pictures.skipped.values()), "")
@@ -234,15 +205,12 @@ def _calibrator(method: str, path: Path, tensors: Collection[str]) -> Any:
         from onnxruntime.quantization import calibrate as library
     except ImportError as error:
         raise missing(error, extra="quantize") from error
+    # Not "symmetric": that counts in a slower way, and what becomes of the range is so anyway.
+    percentile = {"num_bins": _BINS, "percentile": PERCENTILE, "symmetric": False}
     kinds: dict[str, tuple[Any, dict[str, Any]]] = {
         "minmax": (library.MinMaxCalibrater, {}),
         "entropy": (library.EntropyCalibrater, {"num_bins": _BINS}),
-        # Not "symmetric": that counts in a slower way, and what becomes of the range is
-        # symmetric anyway.
-        "percentile": (
-            library.PercentileCalibrater,
-            {"num_bins": _BINS, "percentile": PERCENTILE, "symmetric": False},
-        ),
+        "percentile": (library.PercentileCalibrater, percentile),
     }
     base, options = kinds[method]
 
@@ -254,45 +222,34 @@ def _calibrator(method: str, path: Path, tensors: Collection[str]) -> Any:
             values = (*graph.value_info, *graph.output, *graph.input)
             return set(tensors), {value.name: value for value in values}
 
-    calibrator = Chosen(path, augmented_model_path=str(path.with_name("all.onnx")), **options)
-    calibrator.augment_graph()
-    calibrator.create_inference_session()
-    if method == "entropy":
-        calibrator.collector = _without_zeros(library)
-    return calibrator
-
-
-def _without_zeros(library: Any) -> Any:
-    """A collector of histograms that leaves out zeros, as TensorRT's own calibrator does.
-
-    Behind a ReLU most values are zero; they fit any range, and their number hides what a small
-    one cuts off.
-    """
-
     class NonZero(library.HistogramCollector):  # type: ignore[misc, name-defined]
+        """Leaves out zeros, as TensorRT's own calibrator does.
+
+        Behind a ReLU most values are zero; they fit any range, and their number hides what a small
+        one cuts off.
+        """
+
         def collect(self, values: dict[str, Any]) -> Any:
             flat = {name: np.ravel(np.asarray(value)) for name, value in values.items()}
             return super().collect({name: value[value != 0] for name, value in flat.items()})
 
-    return NonZero(
-        method="entropy",
-        symmetric=False,
-        num_bins=_BINS,
-        num_quantized_bins=128,
-        percentile=PERCENTILE,
-        scenario="same",
-    )
+    calibrator = Chosen(path, augmented_model_path=str(path.with_name("all.onnx")), **options)
+    calibrator.augment_graph()
+    calibrator.create_inference_session()
+    if method == "entropy":
+        # Method, symmetric, bins, quantized bins, percentile, scenario.
+        calibrator.collector = NonZero("entropy", False, _BINS, 128, PERCENTILE, "same")
+    return calibrator
 
 
-class _One:
-    """A data reader of one input."""
+class OneInput:
+    """A data reader of one input, for ONNX Runtime's calibrators."""
 
-    def __init__(self, inputs: dict[str, Any]) -> None:
-        self._next: dict[str, Any] | None = inputs
+    def __init__(self, images: Any) -> None:
+        self._inputs = [{INPUT_NAME: images}]
 
     def get_next(self) -> dict[str, Any] | None:
-        inputs, self._next = self._next, None
-        return inputs
+        return self._inputs.pop() if self._inputs else None
 
 
 def _silent() -> contextlib.AbstractContextManager[Any]:

@@ -26,11 +26,22 @@ def check_quantized(model: onnx.ModelProto, placement: Placement) -> None:
     Raises:
         RunError: Naming the first tensor or node that is not so.
     """
-    _Check(model, placement).run()
+    check = _Check(model, placement)
+    pairs = [n for n in check.wiring.nodes if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    for node in pairs:
+        check.parameters(node)
+    for node in pairs:
+        if node.op_type == "DequantizeLinear":
+            check.pair(node)
+    check.readers()
+    for node in check.wiring.nodes:
+        if node.name in placement.nodes:
+            check.weights(node)
+    check.groups()
 
 
 class _Check:
-    """One pass of :func:`check_quantized`."""
+    """The steps of :func:`check_quantized`, in their order."""
 
     def __init__(self, model: onnx.ModelProto, placement: Placement) -> None:
         from onnx import numpy_helper
@@ -45,20 +56,7 @@ class _Check:
         self.scale: dict[str, str] = {}
         self.axis: dict[str, int | None] = {}
 
-    def run(self) -> None:
-        for node in self.wiring.nodes:
-            if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-                self._parameters(node)
-        for node in self.wiring.nodes:
-            if node.op_type == "DequantizeLinear":
-                self._pair(node)
-        self._readers()
-        nodes = {node.name: node for node in self.wiring.nodes}
-        for name in self.placement.nodes:
-            self._weights(nodes[name])
-        self._groups()
-
-    def _parameters(self, node: onnx.NodeProto) -> None:
+    def parameters(self, node: onnx.NodeProto) -> None:
         if node.domain not in ("", "ai.onnx"):
             raise _broken(node.name, f"is of the domain {node.domain}")
         if len(node.input) != 3 or node.input[1] not in self.values:
@@ -69,45 +67,39 @@ class _Check:
         if zero is None or zero.dtype != np.int8 or zero.any() or zero.shape != scale.shape:
             raise _broken(node.name, "has a zero point that is not int8 zero")
 
-    def _pair(self, node: onnx.NodeProto) -> None:
+    def pair(self, node: onnx.NodeProto) -> None:
         first = self.wiring.producer.get(node.input[0])
+        out, scale = node.output[0], node.input[1]
         if first is None or first.op_type != "QuantizeLinear":
             raise _broken(node.name, "does not follow a QuantizeLinear")
-        axes = [_axis(n) for n in (first, node)]
+        axes = [next((a.i for a in n.attribute if a.name == "axis"), 1) for n in (first, node)]
         if list(first.input[1:]) != list(node.input[1:]) or axes[0] != axes[1]:
             raise _broken(node.name, "has other parameters than its QuantizeLinear")
         readers = self.wiring.consumers[first.output[0]]
         if any(reader.op_type != "DequantizeLinear" for reader in readers):
             raise _broken(first.name, "is read by more than DequantizeLinear")
-        source = first.input[0]
         if any(reader.op_type == "Cast" for reader in self.wiring.after(node)):
             raise _broken(node.name, "is followed by a cast")
-        if node.output[0] in self.outputs:
+        if out in self.outputs:
             raise _broken(node.name, "is an output of the network")
-        self.origin[node.output[0]] = source
-        self.scale[node.output[0]] = node.input[1]
-        self.axis[node.output[0]] = axes[0] if self.values[node.input[1]].ndim else None
+        self.origin[out], self.scale[out] = first.input[0], scale
+        self.axis[out] = axes[0] if self.values[scale].ndim else None
 
-    def _readers(self) -> None:
-        planned = set(self.placement.edges)
-        found = set()
+    def readers(self) -> None:
+        planned, found = self.placement.edges, set()
         for node in self.wiring.nodes:
             for index, name in enumerate(node.input):
-                if name not in self.origin:
-                    continue
-                source = self.origin[name]
-                if source in self.values and index == 1 and node.name in self.placement.nodes:
-                    continue
+                source = self.origin.get(name)
                 if source in self.values:
-                    raise _broken(node.name, f"has quantized input {index} ({source})")
-                found.add((self._plain(source), node.name))
-                if self.axis[name] is not None:
-                    raise _broken(node.name, f"reads {source} with a scale per channel")
-        different = sorted(planned ^ found)
-        if different:
-            tensor, reader = different[0]
-            what = "is not quantized" if different[0] in planned else "is quantized unplanned"
-            raise _broken(reader, f"reads {tensor}, which {what}")
+                    if index != 1 or node.name not in self.placement.nodes:
+                        raise _broken(node.name, f"has quantized input {index} ({source})")
+                elif source is not None:
+                    found.add((self._plain(source), node.name))
+                    if self.axis[name] is not None:
+                        raise _broken(node.name, f"reads {source} with a scale per channel")
+        for tensor, reader in sorted(planned ^ found):
+            what = "not quantized" if (tensor, reader) in planned else "quantized unplanned"
+            raise _broken(reader, f"reads {tensor}, which is {what}")
 
     def _plain(self, tensor: str) -> str:
         """The tensor's name in the model before: FP16 may have put a cast in front of Q/DQ."""
@@ -116,7 +108,7 @@ class _Check:
             return str(maker.input[0])
         return tensor
 
-    def _weights(self, node: onnx.NodeProto) -> None:
+    def weights(self, node: onnx.NodeProto) -> None:
         weight = node.input[1]
         if weight not in self.origin:
             raise _broken(node.name, "has weights that are not quantized")
@@ -133,20 +125,14 @@ class _Check:
         if len(node.input) > 2 and node.input[2] and node.input[2] not in self.values:
             raise _broken(node.name, "has a bias that is not stored as it is")
 
-    def _groups(self) -> None:
+    def groups(self) -> None:
         scales: dict[str, set[float]] = defaultdict(set)
         for name, source in self.origin.items():
             if source not in self.values:
-                tensor = self._plain(source)
-                scales[tensor].add(float(self.values[self.scale[name]]))
+                scales[self._plain(source)].add(float(self.values[self.scale[name]]))
         for group in self.placement.groups:
-            found = set().union(*(scales.get(tensor, set()) for tensor in group))
-            if len(found) > 1:
+            if len(set().union(*(scales[tensor] for tensor in group))) > 1:
                 raise _broken(sorted(group)[0], "does not share the scale of its concatenation")
-
-
-def _axis(node: onnx.NodeProto) -> int:
-    return next((int(a.i) for a in node.attribute if a.name == "axis"), 1)
 
 
 def _broken(name: str, what: str) -> RunError:

@@ -7,9 +7,8 @@ taking out the pairs of casts that the converter leaves between neighbours that 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +20,6 @@ from trt_afdet.support.packages import missing
 if TYPE_CHECKING:
     import onnx
 
-#: Element types of a converted network's input and heads.
-
 #: The largest finite FP16 number, and the smallest above zero.
 LARGEST = 65504.0
 SMALLEST = 2.0**-24
@@ -31,19 +28,9 @@ SMALLEST = 2.0**-24
 #: as log(1 + exp(x)) is infinite from x = 11.1 on.
 _FP32_AT_THE_END = ("Exp", "Log", "Pow", "Sigmoid", "Softplus")
 
-#: Since this opset Q/DQ take FP16 scales.
-HALF_SCALES_OPSET = 19
 
-
-@dataclass(frozen=True)
-class OutOfRange:
-    """A stored tensor that FP16 cannot hold.
-
-    Attributes:
-        tensor: Its name.
-        largest: Its largest magnitude.
-        nodes: Names of the nodes that read it.
-    """
+class OutOfRange(NamedTuple):
+    """A stored tensor that FP16 cannot hold: its largest magnitude, and the nodes that read it."""
 
     tensor: str
     largest: float
@@ -74,31 +61,32 @@ def to_half(
         io: Type of the input and the heads.
 
     Raises:
-        InvalidValueError: If a stored value does not fit into FP16 and its node is not kept, a kept
-            node does not exist, or the opset is too old for FP16 scales.
+        InvalidValueError: If a stored value does not fit into FP16 and its node is not kept, or a
+            kept node does not exist.
         MissingDependencyError: If onnx or onnxruntime is not installed.
     """
     if io not in IO_TYPES:
         raise InvalidValueError(f"io must be {' or '.join(IO_TYPES)}", got=io)
-    names = {node.name for node in model.graph.node}
-    unknown = sorted(set(keep) - names)
+    unknown = sorted(set(keep) - {node.name for node in model.graph.node})
     if unknown:
         raise InvalidValueError("the model has no such node to keep", got=unknown[0])
     kept = set(keep) | fp32_tail(model)
-    _check_range(model, kept)
-    quantized = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
-    if quantized and opset(model) < HALF_SCALES_OPSET:
-        raise InvalidValueError(
-            f"FP16 scales need ONNX opset {HALF_SCALES_OPSET}", got=f"opset {opset(model)}"
-        )
-    import onnx
-    import onnx.checker
-    import onnx.shape_inference
-
-    source = onnx.ModelProto()
-    source.CopyFrom(model)
+    for found in out_of_range(model):
+        if lost := [name for name in found.nodes if name not in kept]:
+            raise InvalidValueError(
+                f"{found.tensor} does not fit into FP16, whose largest number is {LARGEST:.0f}",
+                got=f"{found.largest:g}",
+                hint=f"keep {lost[0]} in FP32",
+            )
+    try:
+        import onnx.checker
+        import onnx.shape_inference
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+    except ImportError as error:
+        raise missing(error, extra="quantize") from error
+    source = copy_of(model)
     _unshare_constants(source, kept)
-    converted: onnx.ModelProto = _converter()(
+    converted: onnx.ModelProto = convert_float_to_float16(
         source, keep_io_types=io == "float32", node_block_list=sorted(kept)
     )
     _join_casts(converted)
@@ -112,11 +100,10 @@ def to_half(
 def fp32_tail(model: onnx.ModelProto) -> set[str]:
     """Nodes behind the last convolution of an output that end in what FP16 does badly."""
     wiring = Wiring(model)
-    outputs = [value.name for value in model.graph.output]
     result: set[str] = set()
-    for output in outputs:
+    for output in model.graph.output:
         tail: list[onnx.NodeProto] = []
-        front = [output]
+        front = [output.name]
         while front:
             node = wiring.producer.get(front.pop())
             if node is not None and node.op_type not in WEIGHTED and node not in tail:
@@ -135,7 +122,6 @@ def emulate_half(model: onnx.ModelProto) -> onnx.ModelProto:
     rounded, and the measured loss of accuracy is too small. A Reshape that changes nothing, after
     every FP16 result, makes it round there.
     """
-    import onnx
     import onnx.shape_inference
     from onnx import TensorProto, helper, numpy_helper
 
@@ -145,25 +131,22 @@ def emulate_half(model: onnx.ModelProto) -> onnx.ModelProto:
         for value in model.graph.value_info
         if value.type.tensor_type.elem_type == TensorProto.FLOAT16
     }
-    wiring = Wiring(model)
     # What comes from Q/DQ is the exact product of an integer and a scale in an INT8 kernel.
     skipped = ("DequantizeLinear", "QuantizeLinear", "Cast", "Constant", "Identity", "Reshape")
     nodes = []
-    for node in wiring.nodes:
+    shapes = {}
+    for node in model.graph.node:
         nodes.append(node)
         for index, out in enumerate(node.output):
             rank = halves.get(out, 0)
-            if node.op_type in skipped or not rank:
-                continue
-            shape = f"rounding/rank{rank}"
-            if shape not in wiring.weights:
-                wiring.weights.add(shape)
+            if node.op_type not in skipped and rank:
+                shape = f"rounding/rank{rank}"
                 # Zero: the size it has.
-                zeros = numpy_helper.from_array(np.zeros(rank, np.int64), shape)
-                model.graph.initializer.append(zeros)
-            node.output[index] = f"{out}/exact"
-            nodes.append(helper.make_node("Reshape", [node.output[index], shape], [out]))
-    _replace_nodes(model, nodes)
+                shapes[shape] = numpy_helper.from_array(np.zeros(rank, np.int64), shape)
+                node.output[index] = f"{out}/exact"
+                nodes.append(helper.make_node("Reshape", [node.output[index], shape], [out]))
+    replace(model.graph.node, nodes)
+    model.graph.initializer.extend(shapes.values())
     del model.graph.value_info[:]
     return model
 
@@ -175,10 +158,9 @@ def opset(model: onnx.ModelProto) -> int:
 
 def sort_nodes(model: onnx.ModelProto) -> None:
     """Puts the nodes into an order that can be run, changing as little as possible."""
-    ready = {tensor.name for tensor in model.graph.initializer}
-    ready.update(value.name for value in model.graph.input)
-    ready.add("")
-    waiting, ordered = list(model.graph.node), []
+    graph = model.graph
+    ready = {"", *(value.name for value in (*graph.initializer, *graph.input))}
+    waiting, ordered = list(graph.node), []
     while waiting:
         later = []
         for node in waiting:
@@ -190,21 +172,20 @@ def sort_nodes(model: onnx.ModelProto) -> None:
         if len(later) == len(waiting):
             raise InvalidValueError("the model's graph has a cycle", got=later[0].name)
         waiting = later
-    _replace_nodes(model, ordered)
+    replace(model.graph.node, ordered)
 
 
-def _replace_nodes(model: onnx.ModelProto, nodes: list[Any]) -> None:
-    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
+def replace(field: Any, kept: Iterable[Any]) -> None:
+    """Makes a repeated field of a graph hold these, some of which it may hold now."""
+    copies = [type(item).FromString(item.SerializeToString()) for item in kept]
+    del field[:]
+    field.extend(copies)
 
 
-def _converter() -> Any:
-    try:
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-    except ImportError as error:
-        raise missing(error, extra="quantize") from error
-    return convert_float_to_float16
+def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = type(model)()
+    copy.CopyFrom(model)
+    return copy
 
 
 def _constants(model: onnx.ModelProto) -> Iterator[tuple[str, Any]]:
@@ -223,34 +204,20 @@ def _constants(model: onnx.ModelProto) -> Iterator[tuple[str, Any]]:
                     yield node.output[0], np.array([attribute.f, *attribute.floats])
 
 
-def _check_range(model: onnx.ModelProto, kept: Collection[str]) -> None:
-    for found in out_of_range(model):
-        lost = [name for name in found.nodes if name not in kept]
-        if lost:
-            raise InvalidValueError(
-                f"{found.tensor} does not fit into FP16, whose largest number is {LARGEST:.0f}",
-                got=f"{found.largest:g}",
-                hint=f"keep {lost[0]} in FP32",
-            )
-
-
 def _unshare_constants(model: onnx.ModelProto, kept: Collection[str]) -> None:
     """Copies weights that kept nodes share with others, whose copy is rounded."""
     from onnx import TensorProto
 
     floats = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
     others = {name for n in model.graph.node if n.name not in kept for name in n.input}
-    copies: set[str] = set()
+    copies: dict[str, Any] = {}
     for node in model.graph.node:
         for index, name in enumerate(node.input if node.name in kept else ()):
             if name in floats and name in others:
-                copy = f"{name}/fp32"
-                if copy not in copies:
-                    copies.add(copy)
-                    tensor = TensorProto.FromString(floats[name].SerializeToString())
-                    tensor.name = copy
-                    model.graph.initializer.append(tensor)
-                node.input[index] = copy
+                copy = copies.setdefault(name, TensorProto())
+                copy.CopyFrom(floats[name])
+                copy.name = node.input[index] = f"{name}/fp32"
+    model.graph.initializer.extend(copies.values())
 
 
 def _join_casts(model: onnx.ModelProto) -> None:
@@ -258,32 +225,22 @@ def _join_casts(model: onnx.ModelProto) -> None:
     from onnx import TensorProto
 
     outputs = {value.name for value in model.graph.output}
-    wiring = Wiring(model)
-    target = {
-        node.output[0]: next(a.i for a in node.attribute if a.name == "to")
-        for node in wiring.nodes
-        if node.op_type == "Cast"
-    }
+    casts = {node.output[0]: node for node in model.graph.node if node.op_type == "Cast"}
+    target = {out: a.i for out, n in casts.items() for a in n.attribute if a.name == "to"}
     exact: dict[str, str] = {}
-    for node in wiring.nodes:
-        source = wiring.producer.get(node.input[0]) if node.op_type == "Cast" else None
-        if (
-            source is not None
-            and source.op_type == "Cast"
-            and target[node.output[0]] == TensorProto.FLOAT
-            and target[source.output[0]] == TensorProto.FLOAT16
-        ):
-            exact[node.output[0]] = source.input[0]
+    for out, node in casts.items():
+        source = node.input[0]
+        there, back = target.get(source), target[out]
+        if (there, back) == (TensorProto.FLOAT16, TensorProto.FLOAT):
+            exact[out] = casts[source].input[0]
     # A graph output keeps its name: the node that computes it takes that over.
     renamed = {source: name for name, source in exact.items() if name in outputs}
-    for node in wiring.nodes:
+    nodes = [n for n in model.graph.node if n.op_type != "Cast" or n.output[0] not in exact]
+    for node in nodes:
         for index, name in enumerate(node.input):
             name = exact.get(name, name)
             node.input[index] = renamed.get(name, name)
-        if node.op_type != "Cast" or node.output[0] not in exact:
-            for index, name in enumerate(node.output):
-                node.output[index] = renamed.get(name, name)
-    nodes = [n for n in wiring.nodes if n.op_type != "Cast" or n.output[0] not in exact]
+        for index, name in enumerate(node.output):
+            node.output[index] = renamed.get(name, name)
     read = {name for node in nodes for name in node.input} | outputs
-    nodes = [n for n in nodes if n.op_type != "Cast" or n.output[0] in read]
-    _replace_nodes(model, nodes)
+    replace(model.graph.node, (n for n in nodes if n.op_type != "Cast" or n.output[0] in read))

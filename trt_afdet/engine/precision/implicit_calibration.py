@@ -6,8 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Any
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -23,55 +22,10 @@ from trt_afdet.runtime.device import Resources
 from trt_afdet.runtime.devices import open_device
 from trt_afdet.support.files import write_text
 
-#: Named in the cache's key in place of a method of ours.
-METHOD = "implicit entropy"
-
-
-class CalibrationCache:
-    """The calibrator's result in a file, good for exactly one key.
-
-    Args:
-        path: The file.
-        key: SHA-256 of all that the result depends on.
-    """
-
-    def __init__(self, path: Path, key: str) -> None:
-        self.path = path
-        self.key = key
-
-    def read(self) -> bytes | None:
-        """The result, if the file is whole and of this key."""
-        try:
-            raw = json.loads(self.path.read_text(encoding="utf-8"))
-            data = base64.b64decode(raw["cache"], validate=True)
-            whole = raw["sha256"] == hashlib.sha256(data).hexdigest()
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
-            return None
-        return data if whole and raw.get("key") == self.key else None
-
-    def write(self, data: bytes) -> None:
-        """Writes it atomically.
-
-        Raises:
-            WriteError: If it cannot be written.
-        """
-        digest = hashlib.sha256(data).hexdigest()
-        raw = {"key": self.key, "sha256": digest, "cache": base64.b64encode(data).decode()}
-        write_text(self.path, json.dumps(raw, indent=1) + "\n")
-
 
 class ImplicitCalibration:
     """Batches of preprocessed pictures in device memory; see
     :class:`trt_afdet.trt.versions.CalibrationBatches`.
-
-    Args:
-        plan: Names pictures, batch and cache.
-        source: The model.
-        progress: Shows how far it is.
-
-    Attributes:
-        size: Pictures a batch.
-        calibration_key: Of the result.
 
     Raises:
         InvalidValueError: If too few pictures can be read.
@@ -82,21 +36,22 @@ class ImplicitCalibration:
         options = plan.options
         assert options.calib is not None
         pictures = open_pictures(options.calib).spread(options.calib_images)
-        method = f"{METHOD} {plan.flavour}"
+        # In place of a method of ours.
+        method = f"implicit entropy {plan.flavour}"
         self.calibration_key = calibration_key(
             source.sha256, pictures, source.spec, method, options.keep
         )
         # TensorRT calibrates with the profile's best batch.
         self.size = options.batch[1]
-        self._cache = CalibrationCache(plan.calib_cache, self.calibration_key)
+        self._cache = plan.calib_cache
         self._spec = spec = source.spec
         self._pictures = pictures
         self._failure: Exception | None = None
         self._unkept: AfdetError | None = None
         self._batches: Iterator[npt.NDArray[np.float32]] = iter(())
-        if self._cache.read() is None:
+        if self.read_cache() is None:
             _check_readable(pictures, max(FEWEST, self.size))
-            self._batches = self._read(progress(pictures, len(pictures), "calibrating"))
+            self._batches = self._read(pictures.shown(progress, "calibrating"))
         self._device = open_device()
         self._resources = Resources(self._device)
         with self._device.active():
@@ -107,40 +62,46 @@ class ImplicitCalibration:
 
     def _read(self, items: Iterable[tuple[int, Frame]]) -> Iterator[npt.NDArray[np.float32]]:
         """Full batches; TensorRT takes no others."""
-        waiting: list[Any] = []
-        for _, frame in items:
-            waiting.append(frame)
-            if len(waiting) == self.size:
-                yield preprocess(waiting, self._spec)[0]
-                waiting = []
+        frames = (frame for _, frame in items)
+        while len(batch := list(islice(frames, self.size))) == self.size:
+            yield preprocess(batch, self._spec)[0]
 
     def next_address(self) -> int | None:
         """Where the next batch lies, float32 [size, 3, H, W]; None after the last."""
         try:
-            return self._next()
+            images = next(self._batches, None)
+            if images is None:
+                return None
+            with self._device.active():
+                self._pinned[:] = images.reshape(-1).view(np.uint8)
+                self._device.copy_in(self._address, self._pinned, self._stream)
+                self._device.synchronize(self._stream)
+            return self._address
         except Exception as error:  # TensorRT would take it for the last batch.
             self._failure = error
             return None
 
-    def _next(self) -> int | None:
-        images = next(self._batches, None)
-        if images is None:
-            return None
-        with self._device.active():
-            self._pinned[:] = images.reshape(-1).view(np.uint8)
-            self._device.copy_in(self._address, self._pinned, self._stream)
-            self._device.synchronize(self._stream)
-        return self._address
-
     def read_cache(self) -> bytes | None:
-        return self._cache.read()
+        """The result in the cache's file, if that is whole and of this key."""
+        try:
+            raw = json.loads(self._cache.read_text(encoding="utf-8"))
+            data = base64.b64decode(raw["cache"], validate=True)
+            whole = raw["sha256"] == hashlib.sha256(data).hexdigest()
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return None
+        return data if whole and raw.get("key") == self.calibration_key else None
 
     def write_cache(self, cache: bytes) -> None:
         """Keeps the result; that it cannot be kept is told at the end, and no reason to stop."""
         if self._failure is not None:
             return
+        raw = {
+            "key": self.calibration_key,
+            "sha256": hashlib.sha256(cache).hexdigest(),
+            "cache": base64.b64encode(cache).decode(),
+        }
         try:
-            self._cache.write(cache)
+            write_text(self._cache, json.dumps(raw, indent=1) + "\n")
         except AfdetError as error:
             self._unkept = error
 
@@ -150,30 +111,24 @@ class ImplicitCalibration:
         Raises:
             AfdetError: If not all pictures could be given to TensorRT.
         """
-        self.close()
+        self._resources.close()
+        self._device.close()
+        if isinstance(self._failure, AfdetError):
+            raise self._failure
         if self._failure is not None:
-            if isinstance(self._failure, AfdetError):
-                raise self._failure
             raise RunError("calibration stopped early", got=self._failure) from self._failure
         if self._pictures.skipped:
             warn(f"{len(self._pictures.skipped)} of {len(self._pictures)} pictures unreadable")
         if self._unkept is not None:
             warn(f"the calibration is not kept: {self._unkept}")
 
-    def close(self) -> None:
-        """Frees the memory; twice is fine."""
-        self._resources.close()
-        self._device.close()
-
 
 def _check_readable(pictures: Pictures, least: int) -> None:
     """Looks for enough readable pictures before the GPU is kept busy."""
-    found = 0
-    for _ in pictures:
-        found += 1
-        if found == least:
-            pictures.skipped.clear()
-            return
+    found = sum(1 for _ in islice(pictures, least))
+    if found == least:
+        pictures.skipped.clear()
+        return
     raise InvalidValueError(
         f"calibration needs at least {least} readable pictures",
         got=f"{found} of {len(pictures)} in {pictures.source}",

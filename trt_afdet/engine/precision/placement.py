@@ -46,17 +46,13 @@ class Placement:
 
 
 def place(model: onnx.ModelProto, keep: Collection[str] = ()) -> Placement:
-    """Chooses what is quantized in a canonical model.
-
-    Args:
-        model: FP32, with a name for every node.
-        keep: Names of nodes that stay in floating point.
-    """
+    """Chooses what is quantized in a canonical FP32 model; the nodes of ``keep`` are not."""
     wiring = Wiring(model)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     gates = _squeeze_excite(wiring)
     inner = _leading_to_weights(wiring)
-    chosen: dict[str, onnx.NodeProto] = {}
+    chosen: list[str] = []
+    edges: set[tuple[str, str]] = set()
     reasons = {}
     for node in wiring.nodes:
         if node.op_type not in WEIGHTED:
@@ -69,17 +65,20 @@ def place(model: onnx.ModelProto, keep: Collection[str] = ()) -> Placement:
         elif node.name in gates:
             reason = "squeeze-and-excite"
         if reason is None:
-            chosen[node.name] = node
+            chosen.append(node.name)
+            edges.add((node.input[0], node.name))
         else:
             reasons[node.name] = reason
-    edges = {(node.input[0], node.name) for node in chosen.values()}
     edges |= _shortcuts(wiring, chosen, keep)
-    groups = _concatenations(wiring, {tensor for tensor, _ in edges}, keep)
-    for node, tensors in groups.items():
-        edges |= {(name, node) for name in tensors if node in _readers(wiring, name)}
-    return Placement(
-        tuple(chosen), frozenset(edges), tuple(map(frozenset, _merged(groups.values()))), reasons
-    )
+    quantized = {tensor for tensor, _ in edges}
+    groups = []
+    for node in wiring.nodes:
+        if node.op_type == "Concat" and node.output[0] in quantized and node.name not in keep:
+            inputs = wiring.data_inputs(node)
+            groups.append({*inputs, node.output[0]})
+            edges |= {(name, node.name) for name in inputs}
+    merged = tuple(map(frozenset, _merged(groups)))
+    return Placement(tuple(chosen), frozenset(edges), merged, reasons)
 
 
 def _unfit(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> str | None:
@@ -87,8 +86,7 @@ def _unfit(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> str | No
     shape = shapes.get(node.input[1])
     if shape is None or len(shape) < 2:
         return "its weights are computed"
-    attributes = {a.name: a for a in node.attribute}
-    group = attributes["group"].i if "group" in attributes else 1
+    group = next((a.i for a in node.attribute if a.name == "group"), 1)
     if node.op_type in ("Gemm", "MatMul"):
         ins, outs = shape[-2:]
     elif node.op_type == "Conv":
@@ -98,17 +96,9 @@ def _unfit(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> str | No
     if group > 1 and group == ins:
         if outs % 8:
             return "depthwise with channels that 8 does not divide"
-        if min(shape[2:]) < 3:
-            return "depthwise of a kernel below 3"
-        return None
-    fewest = min(ins, outs) // group
-    if fewest < FEWEST_CHANNELS:
-        return f"fewer than {FEWEST_CHANNELS} channels"
-    return None
-
-
-def _readers(wiring: Wiring, tensor: str) -> list[str]:
-    return [node.name for node in wiring.consumers[tensor]]
+        return "depthwise of a kernel below 3" if min(shape[2:]) < 3 else None
+    few = min(ins, outs) // group < FEWEST_CHANNELS
+    return f"fewer than {FEWEST_CHANNELS} channels" if few else None
 
 
 def _squeeze_excite(wiring: Wiring) -> set[str]:
@@ -140,32 +130,16 @@ def _shortcuts(
     It can if nothing else reads the convolution's result. Where both inputs are such results, the
     earlier one is the shortcut.
     """
-    order = {node.name: index for index, node in enumerate(wiring.nodes)}
+    order = {out: index for index, node in enumerate(wiring.nodes) for out in node.output}
+    made = {out for node in wiring.nodes if node.name in chosen for out in node.output}
     result = set()
     for node in wiring.nodes:
         data = wiring.data_inputs(node)
-        if node.op_type != "Add" or len(data) != 2 or node.name in keep:
-            continue
-        makers = [wiring.producer.get(name) for name in data]
-        fused = [
-            i
-            for i, maker in enumerate(makers)
-            if maker is not None and maker.name in chosen and len(wiring.consumers[data[i]]) == 1
-        ]
-        if fused:
-            last = max(fused, key=lambda i: order[makers[i].name])  # type: ignore[union-attr]
-            result.add((data[1 - last], node.name))
-    return result
-
-
-def _concatenations(
-    wiring: Wiring, quantized: Collection[str], keep: Collection[str]
-) -> dict[str, set[str]]:
-    """Concatenations whose result is quantized -> the tensors that share its scale."""
-    result = {}
-    for node in wiring.nodes:
-        if node.op_type == "Concat" and node.output[0] in quantized and node.name not in keep:
-            result[node.name] = {*wiring.data_inputs(node), node.output[0]}
+        if node.op_type == "Add" and len(data) == 2 and node.name not in keep:
+            fused = [name for name in data if name in made and len(wiring.consumers[name]) == 1]
+            if fused:
+                last = max(fused, key=order.__getitem__)
+                result.add((data[1] if data[0] == last else data[0], node.name))
     return result
 
 
@@ -174,6 +148,5 @@ def _merged(groups: Collection[set[str]]) -> list[set[str]]:
     result: list[set[str]] = []
     for group in groups:
         touching = [other for other in result if other & group]
-        result = [other for other in result if not other & group]
-        result.append(group.union(*touching))
+        result = [other for other in result if not other & group] + [group.union(*touching)]
     return result

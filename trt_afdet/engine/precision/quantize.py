@@ -10,42 +10,24 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trt_afdet.engine.precision.blocks import Wiring, blocks
-from trt_afdet.engine.precision.calibration import Ranges
+from trt_afdet.engine.precision.blocks import Wiring
+from trt_afdet.engine.precision.calibration import OneInput, Ranges
 from trt_afdet.engine.precision.check_qdq import check_quantized
-from trt_afdet.engine.precision.fp16 import HALF_SCALES_OPSET, SMALLEST, opset, sort_nodes, to_half
+from trt_afdet.engine.precision.fp16 import SMALLEST, copy_of, opset, replace, sort_nodes, to_half
 from trt_afdet.engine.precision.placement import Placement, place
 from trt_afdet.errors import InvalidValueError, RunError
-from trt_afdet.interface import INPUT_NAME
 from trt_afdet.spec import ModelSpec
 from trt_afdet.support.packages import missing
 
 if TYPE_CHECKING:
     import onnx
 
-#: Marks a model as prepared; without it the library warns on the root logger.
-_PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """A quantized model.
-
-    Attributes:
-        model: With Q/DQ, and FP16 around them if asked for.
-        placement: What is quantized.
-        rows: Per block: name, INT8 nodes, all nodes with weights.
-    """
-
-    model: onnx.ModelProto
-    placement: Placement
-    rows: tuple[tuple[str, int, int], ...]
+_HALF_SCALES_OPSET = 19
 
 
 def quantize(
@@ -57,8 +39,8 @@ def quantize(
     half_scales: bool = False,
     keep_fp32: Collection[str] = (),
     io: str = "float32",
-) -> Quantized:
-    """Puts Q/DQ into a canonical model.
+) -> onnx.ModelProto:
+    """A copy of a canonical model with Q/DQ, and FP16 around them if asked for.
 
     Args:
         model: FP32; not changed.
@@ -78,24 +60,17 @@ def quantize(
     placement = place(model, {*keep, *keep_fp32})
     if not placement.nodes:
         raise InvalidValueError("no convolution is left to quantize")
-    missing = [name for name in placement.tensors if name not in ranges.tensors]
-    if missing:
-        raise InvalidValueError("calibration has no range of a tensor", got=missing[0])
+    unknown = [name for name in placement.tensors if name not in ranges.tensors]
+    if unknown:
+        raise InvalidValueError("calibration has no range of a tensor", got=unknown[0])
     quantized = _insert(model, spec, placement, ranges)
     _keep_planned_edges(quantized, placement)
     if half_scales:
-        _raise_opset(quantized, HALF_SCALES_OPSET)
+        _raise_opset(quantized)
         _enlarge_scales(quantized)
         quantized = to_half(quantized, keep_fp32, io)
     check_quantized(quantized, placement)
-    inside = set(placement.nodes)
-    weighted = inside | set(placement.reasons)
-    rows = tuple(
-        (block, len(inside.intersection(names)), len(weighted.intersection(names)))
-        for block, names in blocks(model).items()
-        if weighted.intersection(names)
-    )
-    return Quantized(quantized, placement, rows)
+    return quantized
 
 
 def _insert(
@@ -115,9 +90,10 @@ def _insert(
     readers = {reader for _, reader in placement.edges}
     names = [*placement.nodes, *sorted(readers.difference(placement.nodes))]
     kinds = sorted({node.op_type for node in model.graph.node if node.name in set(names)})
-    source = onnx.ModelProto()
-    source.CopyFrom(model)
-    source.metadata_props.add(key=_PREPARED[0], value=_PREPARED[1])
+    source = copy_of(model)
+    # Marks it as prepared; without it the library warns on the root logger.
+    source.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
     with tempfile.TemporaryDirectory(prefix="trt-afdet-") as folder:
         out = Path(folder) / "quantized.onnx"
         try:
@@ -125,7 +101,7 @@ def _insert(
                 source,
                 str(out),
                 # One picture to satisfy the interface; the ranges below replace what it says.
-                _Zeros(model, spec),
+                OneInput(np.zeros((batch, 3, spec.height, spec.width), np.float32)),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=kinds,
                 nodes_to_quantize=names,
@@ -139,7 +115,7 @@ def _insert(
                     "QuantizeBias": False,
                     "AddQDQPairToWeight": True,
                     "OpTypesToExcludeOutputQuantization": kinds,
-                    "TensorQuantOverrides": _overrides(model, placement, ranges),
+                    "TensorQuantOverrides": _overrides(placement, ranges),
                 },
             )
             result: onnx.ModelProto = onnx.load(str(out))
@@ -154,10 +130,8 @@ def _insert(
     return result
 
 
-def _overrides(
-    model: onnx.ModelProto, placement: Placement, ranges: Ranges
-) -> dict[str, list[dict[str, Any]]]:
-    """Each tensor's range; one for all of a group. Others of the readers' inputs get any."""
+def _overrides(placement: Placement, ranges: Ranges) -> dict[str, list[dict[str, Any]]]:
+    """Each tensor's range; one for all of a group."""
     limits = {name: max(map(abs, ranges.tensors[name])) for name in placement.tensors}
     for group in placement.groups:
         widest = max(limits[name] for name in group if name in limits)
@@ -169,19 +143,6 @@ def _overrides(
     }
 
 
-class _Zeros:
-    """One input of zeros."""
-
-    def __init__(self, model: onnx.ModelProto, spec: ModelSpec) -> None:
-        batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
-        zeros = np.zeros((batch, 3, spec.height, spec.width), np.float32)
-        self._next: dict[str, Any] | None = {INPUT_NAME: zeros}
-
-    def get_next(self) -> dict[str, Any] | None:
-        inputs, self._next = self._next, None
-        return inputs
-
-
 def _keep_planned_edges(model: onnx.ModelProto, placement: Placement) -> None:
     """Lets all but the planned readers of a tensor read it as it was before Q/DQ.
 
@@ -189,56 +150,50 @@ def _keep_planned_edges(model: onnx.ModelProto, placement: Placement) -> None:
     floating point would get rounded input.
     """
     wiring = Wiring(model)
-    origin = {}
-    for node in wiring.nodes:
-        if node.op_type == "DequantizeLinear":
-            origin[node.output[0]] = wiring.producer[node.input[0]].input[0]
+    origin = {
+        node.output[0]: wiring.producer[node.input[0]].input[0]
+        for node in wiring.nodes
+        if node.op_type == "DequantizeLinear"
+    }
     chosen = set(placement.nodes)
     for node in wiring.nodes:
         for index, name in enumerate(node.input):
             source = origin.get(name)
-            if source is None:
-                continue
-            weight = source in wiring.weights and index == 1
-            if (source, node.name) not in placement.edges and not (weight and node.name in chosen):
+            weight = source in wiring.weights and index == 1 and node.name in chosen
+            if source and not weight and (source, node.name) not in placement.edges:
                 node.input[index] = source
-    _drop_unread(model)
+    _drop_unread(model.graph)
     sort_nodes(model)
 
 
-def _drop_unread(model: onnx.ModelProto) -> None:
+def _drop_unread(graph: onnx.GraphProto) -> None:
     """Takes out Q/DQ that nobody reads, and what only they read."""
+
+    def read() -> set[str]:
+        return {name for node in graph.node for name in node.input}
+
     for kind in ("DequantizeLinear", "QuantizeLinear"):
-        read = {name for node in model.graph.node for name in node.input}
-        read |= {value.name for value in model.graph.output}
-        nodes = [n for n in model.graph.node if n.op_type != kind or n.output[0] in read]
-        copies = [type(n).FromString(n.SerializeToString()) for n in nodes]
-        del model.graph.node[:]
-        model.graph.node.extend(copies)
-    read = {name for node in model.graph.node for name in node.input}
-    tensors = [t for t in model.graph.initializer if t.name in read]
-    kept = [type(t).FromString(t.SerializeToString()) for t in tensors]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
+        wanted = read() | {value.name for value in graph.output}
+        replace(graph.node, [n for n in graph.node if n.op_type != kind or n.output[0] in wanted])
+    used = read()
+    replace(graph.initializer, [t for t in graph.initializer if t.name in used])
 
 
-def _raise_opset(model: onnx.ModelProto, version: int) -> None:
-    """Moves to a newer opset.
+def _raise_opset(model: onnx.ModelProto) -> None:
+    """Moves to an opset in which Q/DQ take FP16 scales.
 
     From 17 on the operators of a detector changed only in the types they take, so their nodes stay
     as they are; anything else is refused by the checker afterwards.
     """
-    if opset(model) >= version:
-        return
     if opset(model) < 17:
         raise InvalidValueError(
-            f"FP16 scales need ONNX opset {version}",
+            f"FP16 scales need ONNX opset {_HALF_SCALES_OPSET}",
             got=f"opset {opset(model)}",
             hint="export with opset 17 or newer",
         )
     for entry in model.opset_import:
         if entry.domain in ("", "ai.onnx"):
-            entry.version = version
+            entry.version = max(entry.version, _HALF_SCALES_OPSET)
 
 
 def _enlarge_scales(model: onnx.ModelProto) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -47,12 +47,10 @@ _NODE = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 
 @dataclass(frozen=True)
 class Precisions:
-    """Types of layers, read back.
+    """Types of layers, read back: ONNX node -> type.
 
-    Attributes:
-        types: ONNX node -> type.
-        block: ONNX node -> block of the network; of nodes outside ``types`` too.
-        source: ``"onnx"``, ``"network"`` or ``"engine"``.
+    ``block`` tells the block of each node, of nodes outside ``types`` too; ``source`` is "onnx",
+    "network" or "engine".
     """
 
     types: Mapping[str, str]
@@ -68,18 +66,16 @@ class Precisions:
         found: dict[str, list[str]] = {}
         for node, kind in self.types.items():
             found.setdefault(self.block.get(node, "other"), []).append(kind)
-        order = list(dict.fromkeys(self.block.values()))
-        names = sorted(found, key=lambda name: order.index(name) if name in order else len(order))
-        return {name: _counts(found[name]) for name in names}
+        order = dict.fromkeys((*self.block.values(), "other"))
+        return {name: _counts(found[name]) for name in order if name in found}
 
     def fallback(self, planned: Mapping[str, str]) -> tuple[str, ...]:
         """Blocks with layers of a larger type than planned: "neck1: 2 of 12 in FLOAT, not HALF"."""
-        larger: dict[tuple[str, str, str], int] = {}
+        larger: Counter[tuple[str, str, str]] = Counter()
         for node, kind in self.types.items():
             want = planned.get(node, kind)
             if _BYTES.get(kind, 4) > _BYTES.get(want, 4):
-                key = (self.block.get(node, "other"), kind, want)
-                larger[key] = larger.get(key, 0) + 1
+                larger[self.block.get(node, "other"), kind, want] += 1
         groups = self.groups()
         return tuple(
             f"{block}: {count} of {sum(groups[block].values())} in {kind}, not {want}"
@@ -87,25 +83,17 @@ class Precisions:
         )
 
     def share(self, asked: str, planned: Mapping[str, str]) -> float:
-        """Share of the layers planned in the asked type that are in it or in a smaller one.
+        """Share of the layers planned in the asked type that are in it or in a smaller one: 0 to 1.
 
-        Args:
-            asked: One of :data:`ASKED`.
-            planned: ONNX node -> type.
-
-        Returns:
-            0 to 1; 0 if no layer was planned so.
+        It is 0 if no layer was planned so.
         """
         kind = ASKED[asked]
         meant = [self.types[n] for n, p in planned.items() if p == kind and n in self.types]
-        if not meant:
-            return 0.0
-        return sum(_BYTES.get(t, 4) <= _BYTES[kind] for t in meant) / len(meant)
+        return sum(_BYTES.get(t, 4) <= _BYTES[kind] for t in meant) / max(len(meant), 1)
 
 
-def _counts(types: Any) -> dict[str, int]:
-    counted = Counter(types)
-    return dict(sorted(counted.items(), key=lambda item: (_BYTES.get(item[0], 9), item[0])))
+def _counts(types: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(types).items(), key=lambda item: (_BYTES.get(item[0], 9), item[0])))
 
 
 def node_blocks(model: onnx.ModelProto) -> dict[str, str]:
@@ -115,33 +103,27 @@ def node_blocks(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def of_model(model: onnx.ModelProto, block: Mapping[str, str] | None = None) -> Precisions:
-    """Types that an ONNX model asks for.
+    """Types that a canonical or converted ONNX model asks for, with NMS or without.
 
-    Args:
-        model: Canonical, converted or with NMS; its nodes have names.
-        block: Of the canonical model's nodes; this model's own by default.
+    ``block`` tells the block of the canonical model's nodes; this model's own by default.
     """
     block = node_blocks(model) if block is None else block
     wiring = Wiring(model)
-    types = _tensor_types(model)
+    types = _tensor_types(model.graph)
     found = {}
     for node in wiring.nodes:
-        if node.name not in block:
-            continue
-        makers = [wiring.producer.get(name) for name in node.input[:2]]
-        if all(maker is not None and maker.op_type == "DequantizeLinear" for maker in makers):
-            found[node.name] = "INT8"
-        else:
+        if node.name in block:
+            makers = [wiring.producer.get(name) for name in node.input[:2]]
+            quantized = all(maker and maker.op_type == "DequantizeLinear" for maker in makers)
             known = (types[name] for name in (*node.input, *node.output) if name in types)
-            found[node.name] = next(known, "?")
+            found[node.name] = "INT8" if quantized else next(known, "?")
     return Precisions(found, block, "onnx")
 
 
-def _tensor_types(model: onnx.ModelProto) -> dict[str, str]:
+def _tensor_types(graph: onnx.GraphProto) -> dict[str, str]:
     from onnx import TensorProto
 
     names = {TensorProto.FLOAT: "FLOAT", TensorProto.FLOAT16: "HALF", TensorProto.BFLOAT16: "BF16"}
-    graph = model.graph
     types = {t.name: names.get(t.data_type, "?") for t in graph.initializer}
     for value in (*graph.value_info, *graph.input, *graph.output):
         types[value.name] = names.get(value.type.tensor_type.elem_type, "?")
@@ -156,10 +138,7 @@ def of_network(flavour: Flavour, network: Any, block: Mapping[str, str]) -> Prec
     """
     from trt_afdet.trt.versions import enum_name
 
-    maker: dict[str, Any] = {}
-    for layer in flavour.layers(network):
-        for tensor in flavour.outputs(layer):
-            maker[tensor.name] = layer
+    maker = {t.name: layer for layer in flavour.layers(network) for t in flavour.outputs(layer)}
 
     def quantized(tensor: Any) -> bool:
         layer = maker.get(tensor.name)
@@ -181,11 +160,7 @@ def of_network(flavour: Flavour, network: Any, block: Mapping[str, str]) -> Prec
 
 
 def of_engine(text: str, block: Mapping[str, str]) -> Precisions:
-    """Types of a built engine.
-
-    Args:
-        text: What its inspector says, as JSON of detailed layers.
-        block: ONNX node -> block.
+    """Types of a built engine, from its inspector's JSON of detailed layers.
 
     Raises:
         RunError: If it tells of fewer layers with weights than :data:`LEAST_SHARE` of them.
@@ -196,12 +171,9 @@ def of_engine(text: str, block: Mapping[str, str]) -> Precisions:
         raise RunError("TensorRT's engine inspector gave no readable answer") from error
     found = {}
     for layer in layers:
-        if not isinstance(layer, dict):
-            continue  # Only a name: the engine was built without details.
-        kind = _computes_in(layer)
-        for node in _nodes(layer, block):
-            if kind is not None:
-                found[node] = kind
+        # Without details, a layer is only a name.
+        if isinstance(layer, dict) and (kind := _computes_in(layer)):
+            found.update(dict.fromkeys(_nodes(layer) & block.keys(), kind))
     if not found:
         raise RunError(
             "TensorRT's engine inspector does not tell the types of the layers",
@@ -215,11 +187,10 @@ def of_engine(text: str, block: Mapping[str, str]) -> Precisions:
     return Precisions(found, block, "engine")
 
 
-def _nodes(layer: Mapping[str, Any], block: Collection[str]) -> Iterator[str]:
-    """ONNX nodes with weights that were fused into a layer."""
-    names = set(_NODE.findall(str(layer.get("Metadata", ""))))
-    names |= {part.strip() for part in str(layer.get("Name", "")).split(" + ")}
-    return (name for name in names if name in block)
+def _nodes(layer: Mapping[str, Any]) -> set[str]:
+    """ONNX nodes that were fused into a layer."""
+    names = {part.strip() for part in str(layer.get("Name", "")).split(" + ")}
+    return names.union(_NODE.findall(str(layer.get("Metadata", ""))))
 
 
 def _computes_in(layer: Mapping[str, Any]) -> str | None:
@@ -234,8 +205,5 @@ def _computes_in(layer: Mapping[str, Any]) -> str | None:
     inputs = layer.get("Inputs")
     if isinstance(inputs, list) and inputs and isinstance(inputs[0], dict):
         told += [str(v) for k, v in inputs[0].items() if "datatype" in k.lower()]
-    for text in told:
-        for pattern, kind in _WRITTEN:
-            if pattern.search(text):
-                return kind
-    return None
+    kinds = (kind for text in told for pattern, kind in _WRITTEN if pattern.search(text))
+    return next(kinds, None)

@@ -6,14 +6,11 @@ quantized, and the worst one after the other is taken out until the loss is smal
 
 from __future__ import annotations
 
-import dataclasses
-import tempfile
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from statistics import fmean
+from typing import TYPE_CHECKING, NamedTuple
 
-from trt_afdet.datasets import Dataset
 from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.detections import Detections
 from trt_afdet.engine.compare import (
@@ -24,9 +21,9 @@ from trt_afdet.engine.compare import (
     average_precision,
     batches,
     detect,
+    in_onnxruntime,
     infer,
 )
-from trt_afdet.engine.onnx.model_file import save_model
 from trt_afdet.engine.options import MAX_AP_DROP
 from trt_afdet.engine.precision.blocks import blocks
 from trt_afdet.engine.precision.calibration import Ranges
@@ -34,7 +31,6 @@ from trt_afdet.engine.precision.placement import place
 from trt_afdet.engine.precision.quantize import quantize
 from trt_afdet.engine.sample_pictures import Pictures
 from trt_afdet.errors import InvalidValueError
-from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend
 from trt_afdet.spec import ModelSpec
 from trt_afdet.support.figures import new_figure, save_figure
 
@@ -42,8 +38,7 @@ if TYPE_CHECKING:
     import onnx
 
 
-@dataclass(frozen=True)
-class BlockDamage:
+class BlockDamage(NamedTuple):
     """What quantizing one block alone does.
 
     Attributes:
@@ -59,8 +54,7 @@ class BlockDamage:
     ap_drop: float
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One network tried: which blocks were kept, and what it lost."""
 
     kept: tuple[str, ...]
@@ -68,8 +62,7 @@ class Step:
     error: float
 
 
-@dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(NamedTuple):
     """The whole measurement.
 
     Attributes:
@@ -99,29 +92,14 @@ class Sensitivity:
     def table(self) -> list[list[str]]:
         """Rows of text: block, INT8 layers, output error in %, AP lost, where it stays."""
         return [
-            [
-                row.block,
-                str(row.nodes),
-                f"{100 * row.error:.2f}",
-                f"{row.ap_drop:+.2f}",
-                "kept" if row.block in self.kept else "INT8",
-            ]
-            for row in self.rows
-        ]
-
-    def to_json(self) -> dict[str, Any]:
-        """For reports: JSON types only."""
-        return {**dataclasses.asdict(self), "kept": list(self.kept), "reached": self.reached}
+            [block, str(nodes), f"{100 * error:.2f}", f"{drop:+.2f}",
+             "kept" if block in self.kept else "INT8"]
+            for block, nodes, error, drop in self.rows
+        ]  # fmt: skip
 
 
 class HeldOut:
-    """Pictures with the outputs of the FP32 network.
-
-    Args:
-        model: The FP32 network.
-        spec: Its spec.
-        pictures: Not those of calibration.
-        progress: Shows how far it is.
+    """Pictures, not those of calibration, with the outputs of the FP32 network.
 
     Raises:
         InvalidValueError: If no picture can be read, or the network finds nothing and nobody drew
@@ -140,7 +118,7 @@ class HeldOut:
         found: list[Detections] = []
         sizes: list[tuple[int, int]] = []
         used: list[int] = []
-        with _Opened(model) as backend:
+        with in_onnxruntime(model) as backend:
             for indices, images, boxes in batches(pictures, spec, progress, "held-out pictures"):
                 heads = infer(backend, images)
                 self.reference.append(heads)
@@ -151,7 +129,7 @@ class HeldOut:
             raise InvalidValueError("no held-out picture can be read", got=pictures.source)
         self.pictures = pictures.choose(used)
         self.labelled = self.pictures.truth is not None
-        self.truth: Dataset = self.pictures.truth_for(spec.class_names) or as_truth(
+        self.truth = self.pictures.truth_for(spec.class_names) or as_truth(
             self.pictures, found, sizes
         )
         self.best = average_precision(self.truth, found)
@@ -167,32 +145,13 @@ class HeldOut:
         errors = ErrorSum(self.spec.output_names)
         found: list[Detections] = []
         expected = iter(self.reference)
-        with _Opened(model) as backend:
+        with in_onnxruntime(model) as backend:
             for _, images, boxes in batches(self.pictures, self.spec, None, ""):
                 heads = infer(backend, images)
                 errors.add(next(expected), heads)
                 found += detect(backend, heads, boxes, AP_CONFIDENCE)
-        rows = errors.result()
-        error = sum(row.rms for row in rows) / len(rows)
+        error = fmean(row.rms for row in errors.result())
         return self.best - average_precision(self.truth, found), error
-
-
-class _Opened:
-    """A model in memory, opened as a file's backend."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="trt-afdet-")
-        self._model = model
-
-    def __enter__(self) -> OnnxRuntimeBackend:
-        path = Path(self._folder.name) / "model.onnx"
-        save_model(self._model, path)
-        self._backend = OnnxRuntimeBackend(path)
-        return self._backend
-
-    def __exit__(self, *_: object) -> None:
-        self._backend.close()
-        self._folder.cleanup()
 
 
 def measure(
@@ -222,11 +181,10 @@ def measure(
 
     def loss(kept: Collection[str]) -> tuple[float, float]:
         nodes = {name for block in kept for name in parts[block]}
-        return slice_.loss(quantize(model, spec, ranges, keep={*keep, *nodes}).model)
+        return slice_.loss(quantize(model, spec, ranges, keep={*keep, *nodes}))
 
     rows = []
-    items: Any = list(parts)
-    for block in progress(items, len(parts), "sensitivity") if progress else items:
+    for block in progress(list(parts), len(parts), "sensitivity") if progress else parts:
         drop, error = loss([other for other in parts if other != block])
         rows.append(BlockDamage(block, len(planned.intersection(parts[block])), error, drop))
     rows.sort(key=lambda row: row.error, reverse=True)
@@ -237,9 +195,7 @@ def measure(
 
 
 def _keep_worst(
-    worst_first: list[str],
-    loss: Callable[[Collection[str]], tuple[float, float]],
-    limit: float,
+    worst_first: list[str], loss: Callable[[Collection[str]], tuple[float, float]], limit: float
 ) -> list[Step]:
     """Steps from nothing kept until the loss is within the limit, or one block is left.
 
@@ -249,9 +205,8 @@ def _keep_worst(
     steps: list[Step] = []
     for count in range(len(worst_first)):
         kept = tuple(worst_first[:count])
-        drop, error = loss(kept)
-        steps.append(Step(kept, drop, error))
-        if drop <= limit:
+        steps.append(Step(kept, *loss(kept)))
+        if steps[-1].ap_drop <= limit:
             break
     return steps
 

@@ -10,7 +10,7 @@ import pytest
 from tests.paths import ROOT
 from tests.trt_afdet.engine.networks import build_network, save, without_names
 from trt_afdet.engine.onnx.model_file import load_canonical
-from trt_afdet.engine.precision.blocks import block_of, blocks, expand
+from trt_afdet.engine.precision.blocks import blocks, expand
 from trt_afdet.errors import InvalidValueError
 
 SHIPPED = ROOT / "trt_afdet" / "assets" / "model.onnx"
@@ -62,7 +62,7 @@ def test_unnamed_weights_in_a_named_body_go_with_what_follows() -> None:
             node.input[list(node.input).index(tensor.name)] = f"{tensor.name[-4:]}_1"
             tensor.name = f"{tensor.name[-4:]}_1"
     onnx.checker.check_model(model)
-    assert block_of(model, "n_left") == "neck1"
+    assert "n_left" in blocks(model)["neck1"]
 
 
 def test_the_shipped_model() -> None:
@@ -94,11 +94,9 @@ def test_names_of_blocks_and_nodes_become_nodes() -> None:
     assert expand(model, ["stem", "n_c3"]) == {"n_stem", "n_stem_relu", "n_c3"}
     with pytest.raises(InvalidValueError, match="did you mean 'stage1'"):
         expand(model, ["stag1"])
-    with pytest.raises(InvalidValueError, match="no such node"):
-        block_of(model, "nothing")
 
 
 def test_a_node_that_nothing_reads_is_in_a_block_too() -> None:
     model = build_network()
     model.graph.node.append(onnx.helper.make_node("Relu", ["c3"], ["idle"], name="n_idle"))
-    assert block_of(model, "n_idle") == "stage3"
+    assert "n_idle" in blocks(model)["stage3"]

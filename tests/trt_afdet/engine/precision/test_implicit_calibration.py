@@ -92,9 +92,9 @@ def test_the_result_is_good_for_the_very_same_build_only(
     other = make(tmp_path, write_pictures(tmp_path / "others", 20, first=50))
     assert other.read_cache() is None
     assert make(tmp_path, pictures, calib_images=17).read_cache() is None
-    text = same._cache.path.read_text()
+    text = same._cache.read_text()
     for bad in (text[:-5], text.replace("c2NhbGVz", "c2NhbGVT"), "[]", "", '{"key": 1}'):
-        same._cache.path.write_text(bad)
+        same._cache.write_text(bad)
         assert make(tmp_path, pictures).read_cache() is None
 
 
