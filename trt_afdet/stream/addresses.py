@@ -62,6 +62,12 @@ class Address:
         query = f"?{self.query}" if self.query else ""
         return redact(f"{self.scheme}://{self.place}{self.path}{query}")
 
+    @property
+    def target(self) -> str:
+        """Path and query, encoded."""
+        query = f"?{quote(self.query, safe=_PLAIN)}" if self.query else ""
+        return quote(self.path, safe=_PLAIN) + query
+
     def url(self, scheme: str | None = None) -> str:
         """The encoded address with credentials, for libraries; ``scheme`` replaces its own."""
         who = ""
@@ -70,9 +76,7 @@ class Address:
             if self.password is not None:
                 who += f":{quote(self.password, safe='')}"
             who += "@"
-        query = f"?{quote(self.query, safe=_PLAIN)}" if self.query else ""
-        path = quote(self.path, safe=_PLAIN)
-        return f"{scheme or self.scheme}://{who}{self.place}{path}{query}"
+        return f"{scheme or self.scheme}://{who}{self.place}{self.target}"
 
 
 def scheme_of(text: str) -> str | None:

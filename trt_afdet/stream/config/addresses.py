@@ -44,21 +44,16 @@ from trt_afdet.stream.sinks.webhook import WebhookOptions, WebhookSink
 from trt_afdet.stream.sinks.window import WindowSink
 from trt_afdet.stream.sources.base import Source
 from trt_afdet.stream.sources.gstreamer import GstOptions, gst_source
-from trt_afdet.stream.sources.jetson_csi import CsiOptions, csi_source
-from trt_afdet.stream.sources.jetson_nvdec import (
+from trt_afdet.stream.sources.jetson import (
+    CsiOptions,
+    csi_source,
     is_jetson,
     jetson_file_source,
     jetson_rtsp_source,
 )
+from trt_afdet.stream.sources.network_options import HttpOptions, RtspOptions, StreamOptions
 from trt_afdet.stream.sources.picture_files import PicturesSource
-from trt_afdet.stream.sources.rtsp_http import (
-    HttpOptions,
-    RtspOptions,
-    StreamOptions,
-    http_source,
-    rtsp_source,
-    stream_source,
-)
+from trt_afdet.stream.sources.rtsp_http import http_source, rtsp_source, stream_source
 from trt_afdet.stream.sources.test_pattern import Pattern, TestPatternSource
 from trt_afdet.stream.sources.v4l2 import V4l2Options, V4l2Source
 from trt_afdet.stream.sources.video_file import FileOptions, VideoFileSource
@@ -73,9 +68,7 @@ class Scheme:
     """A kind of address.
 
     Attributes:
-        example: An example, for help and hints.
-        what: A description in a few words.
-        options: Its options.
+        example, what: For help and hints.
         make: For a source: turns the text after ``://`` and the unread options into a
             :class:`SourceAddress`. For a sink: turns the address without its query and the options
             as read into the sink.
@@ -125,9 +118,7 @@ def listed() -> str:
 def parse_source(text: str, **options: object) -> SourceAddress:
     """Reads the address of a source; looks at paths, but opens nothing.
 
-    Args:
-        text: A path, or an address of :data:`SOURCES`.
-        options: Options of the source; they override those in the address.
+    The options override those in the address.
 
     Raises:
         InvalidValueError: If the scheme, an option or the address itself is invalid. The text
@@ -162,31 +153,22 @@ def _unknown(what: str, name: str | None, known: Iterable[str], listing: str) ->
 
 def make_source(spec: SourceAddress, name: str | None = None) -> Source:
     """Makes the source of an address without opening it; ``name`` replaces the address's name."""
-    return _SOURCE_MAKERS[spec.kind](spec, name or spec.name)
+    on_jetson = getattr(spec.options, "decoder", "cpu") == "nvdec" and is_jetson()
+    made: Source = _MAKERS[spec.kind][on_jetson](spec.uri, name or spec.name, spec.options)
+    return made
 
 
-def _rtsp_source(spec: SourceAddress, name: str) -> Source:
-    if spec.options.decoder == "nvdec" and is_jetson():
-        return jetson_rtsp_source(spec.uri, name, spec.options)
-    return rtsp_source(spec.uri, name, spec.options)
-
-
-def _file_source(spec: SourceAddress, name: str) -> Source:
-    if spec.options.decoder == "nvdec" and is_jetson():
-        return jetson_file_source(spec.uri, name)
-    return VideoFileSource(spec.uri, name, spec.options)
-
-
-_SOURCE_MAKERS: dict[str, Callable[[SourceAddress, str], Source]] = {
-    "v4l2": lambda spec, name: V4l2Source(spec.uri, name, spec.options),
-    "csi": lambda spec, name: csi_source(int(spec.uri), name, spec.options),
-    "gst": lambda spec, name: gst_source(spec.uri, name, spec.options),
-    "rtsp": _rtsp_source,
-    "http": lambda spec, name: http_source(spec.uri, name, spec.options, live=spec.live),
-    "stream": lambda spec, name: stream_source(spec.uri, name, spec.options),
-    "test": lambda spec, name: TestPatternSource(spec.uri, name),
-    "pictures": lambda spec, name: PicturesSource(spec.uri, name),
-    "file": _file_source,
+#: By kind: the maker of its sources, and the one for ``decoder=nvdec`` on a Jetson.
+_MAKERS: dict[str, tuple[Callable[..., Source], ...]] = {
+    "v4l2": (V4l2Source,),
+    "csi": (csi_source,),
+    "gst": (gst_source,),
+    "rtsp": (rtsp_source, jetson_rtsp_source),
+    "http": (http_source,),
+    "stream": (stream_source,),
+    "test": (lambda uri, name, _: TestPatternSource(uri, name),),
+    "pictures": (lambda where, name, _: PicturesSource(where, name),),
+    "file": (VideoFileSource, jetson_file_source),
 }
 
 
@@ -200,27 +182,25 @@ def _path(text: str, options: dict[str, Any]) -> SourceAddress:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise InvalidValueError("the path is too long", got=f"{len(text)} characters") from None
-        raise InvalidValueError(
-            "cannot be read", got=f"{_shown(text) or 'a path'}: {error.strerror}"
-        ) from None
+        got = f"{_shown(text) or 'a path'}: {error.strerror}"
+        raise InvalidValueError("cannot be read", got=got) from None
     suffix = path.suffix.lower()
-    pattern = glob.has_magic(text) and not path.exists()
     if suffix == ".sdp" and path.is_file():
         stream = read_options(StreamOptions, "a session description", options)
         return SourceAddress(str(path), "stream", text, True, stream)
     if path.is_file() and path.stat().st_size:
-        picture = not is_video_file(path)
+        pictures = not is_video_file(path)
     else:
-        picture = suffix in PICTURE_SUFFIXES
-    if path.is_dir() or pattern or picture:
+        pattern = glob.has_magic(text) and not path.exists()
+        pictures = path.is_dir() or pattern or suffix in PICTURE_SUFFIXES
+    if pictures:
         read_values({}, "a source of pictures", options)
         return SourceAddress(str(path), "pictures", text, False, None)
     if not path.exists() and suffix not in VIDEO_SUFFIXES:
         hint = f"did you mean /dev/video{text}?" if text.isdecimal() else None
         raise InvalidValueError("no such file, and not an address", got=_shown(text), hint=hint)
-    return SourceAddress(
-        str(path), "file", text, False, read_options(FileOptions, "a video", options)
-    )
+    read = read_options(FileOptions, "a video", options)
+    return SourceAddress(str(path), "file", text, False, read)
 
 
 def _shown(text: str) -> str | None:
@@ -228,12 +208,14 @@ def _shown(text: str) -> str | None:
     return None if "@" in text else redact(text)
 
 
+def _wrong(what: str, where: str, example: str) -> InvalidValueError:
+    return InvalidValueError(what, got=_shown(where), hint=example)
+
+
 def _file(where: str, options: dict[str, Any]) -> SourceAddress:
     where = where.removeprefix("localhost")
     if not where.startswith("/") or "\0" in where:
-        raise InvalidValueError(
-            "file:// takes an absolute path", got=_shown(where), hint="file:///data/clip.mp4"
-        )
+        raise _wrong("file:// takes an absolute path", where, "file:///data/clip.mp4")
     return _path(where, options)
 
 
@@ -241,17 +223,13 @@ def _v4l2(where: str, options: dict[str, Any]) -> SourceAddress:
     if where.isdecimal():
         where = f"/dev/video{int(where)}"
     elif not where.startswith("/dev/"):
-        raise InvalidValueError(
-            "v4l2:// takes a number or a device", got=_shown(where), hint="v4l2://0"
-        )
+        raise _wrong("v4l2:// takes a number or a device", where, "v4l2://0")
     return SourceAddress(where, "v4l2", where, True, read_options(V4l2Options, "v4l2", options))
 
 
 def _csi(where: str, options: dict[str, Any]) -> SourceAddress:
     if not where.isdecimal():
-        raise InvalidValueError(
-            "csi:// takes the number of a camera", got=_shown(where), hint="csi://0"
-        )
+        raise _wrong("csi:// takes the number of a camera", where, "csi://0")
     number = str(int(where))
     read = read_options(CsiOptions, "csi", options)
     return SourceAddress(number, "csi", f"csi://{number}", True, read)
@@ -266,12 +244,9 @@ def _gst(pipeline: str, options: dict[str, Any]) -> SourceAddress:
 
 def _test(where: str, options: dict[str, Any]) -> SourceAddress:
     if where:
-        raise InvalidValueError(
-            "test:// has options only", got=_shown(where), hint="test://?fps=30"
-        )
+        raise _wrong("test:// has options only", where, "test://?fps=30")
     uri = f"test://?{join_options(options)}" if options else "test://"
-    pattern = Pattern.parse(uri)
-    return SourceAddress(uri, "test", uri, TestPatternSource(uri).live, pattern)
+    return SourceAddress(uri, "test", uri, TestPatternSource(uri).live, Pattern.parse(uri))
 
 
 def _network_source(text: str, options: dict[str, Any]) -> SourceAddress:
@@ -297,9 +272,7 @@ def _rtsp(address: Address, given: dict[str, Any]) -> SourceAddress:
 
 def _http(address: Address, given: dict[str, Any]) -> SourceAddress:
     read = read_options(HttpOptions, address.scheme, given)
-    suffix = Path(address.path).suffix.lower()
-    live = read.live == "yes" or (read.live == "auto" and suffix not in VIDEO_SUFFIXES)
-    return SourceAddress(address.url(), "http", address.shown, live, read)
+    return SourceAddress(address.url(), "http", address.shown, read.is_live(address.path), read)
 
 
 def _stream(address: Address, given: dict[str, Any]) -> SourceAddress:
@@ -318,22 +291,14 @@ def _source(example: str, what: str, options: Any, make: Any, network: bool = Fa
     return Scheme(example, what, options_of(options), make, network)
 
 
-_RTSP = _source(
-    "rtsp://USER:PASSWORD@HOST/PATH, rtsps://",
-    "a camera in the network, over TCP",
-    RtspOptions,
-    _rtsp,
-    True,
-)
-_HTTP = _source(
-    "http://HOST/PATH, https://", "MJPEG, HLS, videos on a web server", HttpOptions, _http, True
-)
+def _protocol(example: str, what: str, options: Any = StreamOptions, make: Any = _stream) -> Scheme:
+    return _source(example, what, options, make, True)
 
 
-def _protocol(example: str, what: str) -> Scheme:
-    return _source(example, what, StreamOptions, _stream, True)
-
-
+_RTSP_EXAMPLE = "rtsp://USER:PASSWORD@HOST/PATH, rtsps://"
+_RTSP = _protocol(_RTSP_EXAMPLE, "a camera in the network, over TCP", RtspOptions, _rtsp)
+_HTTP_EXAMPLE = "http://HOST/PATH, https://"
+_HTTP = _protocol(_HTTP_EXAMPLE, "MJPEG, HLS, videos on a web server", HttpOptions, _http)
 _RTMP = _protocol("rtmp://HOST/APP/KEY, rtmps://", "RTMP")
 
 #: Sources by the scheme of their address. An address without a scheme is a path or a device.
@@ -436,14 +401,7 @@ class _SpoolOptions:
 def _spooled(
     cls: Callable[..., Sink], settings: Callable[..., Any], options: dict[str, Any], **parts: Any
 ) -> Sink:
-    """Makes a sink with a spool.
-
-    Args:
-        cls: The sink.
-        settings: The class of its specific options.
-        options: Options for the settings, the spool and the delivery.
-        parts: Settings from the address itself.
-    """
+    """Makes a sink with a spool; ``parts`` are settings from the address itself."""
     own = {key: options.pop(key) for key in options_of(settings) if key in options}
     made = settings(**{**parts, **own})
     path = options.pop("spool", None) or default_spool(made.target)
@@ -452,11 +410,8 @@ def _spooled(
 
 
 def _broker(address: Address) -> dict[str, Any]:
-    tls = address.scheme in ("mqtts", "rediss")
-    return {
-        "host": address.host, "port": address.port, "tls": tls,
-        "user": address.user, "password": address.password,
-    }  # fmt: skip
+    parts = {name: getattr(address, name) for name in ("host", "port", "user", "password")}
+    return parts | {"tls": address.scheme in ("mqtts", "rediss")}
 
 
 def _mqtt(place: str, options: dict[str, Any]) -> Sink:
@@ -496,27 +451,29 @@ def _sink(example: str, what: str, make: Any, *options: Any) -> Scheme:
     return Scheme(example, what, found, make)
 
 
+def _files(example: str, what: str, cls: Callable[..., Sink]) -> Scheme:
+    return _sink(example, what, _file_sink(cls), cls)
+
+
 def _server(example: str, what: str, make: Any, options: Any) -> Scheme:
     return _sink(example, what, make, options, _SpoolOptions, SpooledSink)
 
 
 #: Sinks by the scheme of their address.
 SINKS: dict[str, Scheme] = {
-    "video": _sink("video:FOLDER", "annotated MP4 per camera", _file_sink(VideoSink), VideoSink),
-    "jsonl": _sink(
-        "jsonl:FILE", "a line of JSON per frame", _file_sink(JsonLinesSink), JsonLinesSink
-    ),
-    "csv": _sink("csv:FILE", "a line per detection", _file_sink(CsvSink), CsvSink),
+    "video": _files("video:FOLDER", "annotated MP4 per camera", VideoSink),
+    "jsonl": _files("jsonl:FILE", "a line of JSON per frame", JsonLinesSink),
+    "csv": _files("csv:FILE", "a line per detection", CsvSink),
     "mqtt": _server("mqtt://HOST/TOPIC", "an MQTT broker", _mqtt, MqttOptions),
     "mqtts": _server("mqtts://HOST/TOPIC", "the same, encrypted", _mqtt, MqttOptions),
     "redis": _server("redis://HOST/STREAM", "a Redis stream", _redis, RedisOptions),
     "rediss": _server("rediss://HOST/STREAM", "the same, encrypted", _redis, RedisOptions),
-    "webhook+http": _server(
-        "webhook+http://HOST/PATH", "POSTs with retries", _webhook, WebhookOptions
-    ),
-    "webhook+https": _server(
-        "webhook+https://HOST/PATH", "the same, encrypted", _webhook, WebhookOptions
-    ),
+    **{
+        f"webhook+{scheme}": _server(
+            f"webhook+{scheme}://HOST/PATH", what, _webhook, WebhookOptions
+        )
+        for scheme, what in (("http", "POSTs with retries"), ("https", "the same, encrypted"))
+    },
     "mjpeg": _sink(
         "mjpeg://HOST:PORT", "a stream per camera for browsers and VLC", _mjpeg, MjpegSink
     ),

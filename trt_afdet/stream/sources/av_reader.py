@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
 from trt_afdet.media.pyav import load_av, open_input
-from trt_afdet.stream.sources.av_errors import ffmpeg_messages, source_error
-from trt_afdet.stream.sources.base import GRACE, SourceError, SourceInfo, SourceRefusedError
+from trt_afdet.media.videos import Converter
+from trt_afdet.stream.sources.av_errors import ffmpeg_messages, status_error
+from trt_afdet.stream.sources.base import (
+    GRACE,
+    SourceError,
+    SourceInfo,
+    SourceRefusedError,
+    UnusableSourceError,
+)
+from trt_afdet.support.redact import redact
 
 if TYPE_CHECKING:
     import av
@@ -18,6 +31,7 @@ if TYPE_CHECKING:
 
 #: Damaged packets in a row after which a stream counts as garbage.
 MOST_DAMAGED = 200
+_FAILED = re.compile(r"failed: (\d{3})\b")
 
 
 @dataclass(frozen=True)
@@ -29,7 +43,7 @@ class AvInput:
         name: For people.
         options: Of the container.
         format: Its name, or None to find out.
-        connect_timeout, timeout: Seconds; None to wait for ever.
+        connect_timeout, timeout: Seconds; None for a file of this machine.
         live: Whether a decoder may hold frames back to work on several at once (False).
         threads: Of the decoder; 0 to choose.
         gpu: Number of the NVIDIA GPU whose NVDEC decodes; None for the CPU.
@@ -46,19 +60,54 @@ class AvInput:
     gpu: int | None = None
 
     def error(
-        self, error: BaseException, waited: float | None = None, said: list[str] | None = None
+        self, error: BaseException, said: Sequence[str] = (), *, opening: bool = False
     ) -> SourceError:
-        """The error for one of PyAV, after waiting so many seconds, or for a frame."""
-        opening = waited is not None
-        seconds = (waited if opening else self.timeout) or 0.0
-        return source_error(
-            self.name,
-            error,
-            seconds,
-            file=self.timeout is None,
-            opening=opening,
-            said=said,
-        )
+        """The message for an error of PyAV, without the address that PyAV puts into its texts.
+
+        Args:
+            error: As caught.
+            said: What FFmpeg said meanwhile.
+            opening: Whether it came before the first frame.
+        """
+        name, file, e = self.name, self.timeout is None, load_av().error
+        number = error.errno if isinstance(error, OSError) and not file else None
+        if isinstance(error, SourceError):
+            return error
+        statuses = [int(found[1]) for line in reversed(said) if (found := _FAILED.search(line))]
+        for status, kind in (
+            (401, e.HTTPUnauthorizedError), (403, e.HTTPForbiddenError), (404, e.HTTPNotFoundError)
+        ):  # fmt: skip
+            if isinstance(error, kind):
+                return status_error(name, status)
+        if number == errno.EPROTONOSUPPORT:
+            return status_error(name, 461)
+        if statuses:
+            return status_error(name, statuses[0])
+        if isinstance(error, FileNotFoundError):
+            return SourceRefusedError(f"{name}: no such file")
+        if isinstance(error, e.ExitError):
+            waited = (self.connect_timeout if opening else self.timeout) or 0.0
+            return SourceError(f"{name}: silent for {waited:g} s")
+        if isinstance(error, e.ProtocolNotFoundError):
+            return UnusableSourceError(
+                f"{name}: the FFmpeg of PyAV was built without this protocol",
+                hint="gst:// may play it, or a server such as MediaMTX can turn it into RTSP",
+            )
+        if isinstance(error, e.LookupError):
+            return SourceRefusedError(
+                f"{name}: the FFmpeg of PyAV cannot play it", got=redact(str(error.strerror))
+            )
+        if isinstance(error, e.InvalidDataError):
+            damaged = SourceRefusedError if file else SourceError
+            return damaged(
+                f"{name}: not a video that can be read", hint="is it cut off or damaged?"
+            )
+        text = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        if number == errno.EIO:  # FFmpeg's answer to many things.
+            text = "the stream broke off"
+            if opening:
+                text = "cannot be reached - is the host's name right?"
+        return SourceError(f"{name}: {redact(str(text))}")
 
 
 def nvdec(what: AvInput) -> Any:
@@ -94,14 +143,12 @@ class AvReader:
     Attributes:
         format: Name of the container's format.
         duration: Seconds, or None if it does not say (live streams).
-        damaged: Packets that could not be decoded so far.
     """
 
     def __init__(self, what: AvInput) -> None:
         self.what = what
         self.format = ""
         self.duration: float | None = None
-        self.damaged = 0
         self._container: av.container.InputContainer | None = None
         self._stream: Any = None
         self._in_a_row = 0
@@ -119,9 +166,9 @@ class AvReader:
         if what.timeout is not None and what.connect_timeout is not None:
             limits = (what.connect_timeout + GRACE, what.timeout + GRACE)
         said: list[str] = []
-        rtsp = what.address.startswith("rtsp")
-        listening: AbstractContextManager[list[str]]
-        listening = ffmpeg_messages() if rtsp else nullcontext(said)
+        listening: AbstractContextManager[list[str]] = nullcontext(said)
+        if what.address.startswith("rtsp"):
+            listening = ffmpeg_messages()
         try:
             with listening as said:
                 self._container = open_input(
@@ -137,7 +184,7 @@ class AvReader:
                 error, (PermissionError, NotImplementedError, av.error.ExternalError)
             ):
                 raise no_nvdec(what, error) from None
-            raise what.error(error, what.connect_timeout or 0.0, said) from None
+            raise what.error(error, said, opening=True) from None
         container = self._container
         if not container.streams.video:
             kind = SourceRefusedError if what.timeout is None else SourceError
@@ -157,7 +204,6 @@ class AvReader:
 
     @property
     def codec(self) -> str:
-        """Name of the codec."""
         return str(self._stream.codec_context.name)
 
     def skip_to_keyframes(self, skip: bool) -> None:
@@ -176,8 +222,8 @@ class AvReader:
             try:
                 yield from self._container.demux(self._stream)
                 return
-            except av.error.InvalidDataError as error:
-                self.note_damage(error)
+            except av.error.InvalidDataError:
+                self.note(False)
             except av.error.BlockingIOError:
                 time.sleep(0.005)
             except (av.error.FFmpegError, OSError, RuntimeError) as error:
@@ -194,8 +240,8 @@ class AvReader:
             frames: list[VideoFrame] = packet.decode()
         except av.error.EOFError:
             return []
-        except (av.error.InvalidDataError, av.error.UnknownError) as error:
-            self.note_damage(error)
+        except (av.error.InvalidDataError, av.error.UnknownError):
+            self.note(False)
             return []
         except (av.error.FFmpegError, MemoryError, RuntimeError, ValueError) as error:
             raise self.what.error(error) from None
@@ -203,27 +249,39 @@ class AvReader:
             # Half a frame, the rest grey, is worse than none: another one follows soon.
             frames = [frame for frame in frames if not frame.is_corrupt]
         if frames:
-            self.note_good()
+            self.note(True)
         return frames
 
-    def note_good(self) -> None:
-        """Notes that a picture could be decoded."""
-        self._in_a_row = 0
-
-    def note_damage(self, error: BaseException) -> None:
-        """Counts a damaged packet.
+    def note(self, good: bool) -> None:
+        """Notes that a packet was good or damaged.
 
         Raises:
-            SourceError: If it is one too many.
+            SourceError: If too many in a row are damaged.
         """
-        self.damaged += 1
-        self._in_a_row += 1
+        self._in_a_row = 0 if good else self._in_a_row + 1
         if self._in_a_row > MOST_DAMAGED:
             raise SourceError(f"{self.what.name}: sends garbage, not video") from None
 
     def close(self) -> None:
-        """Disconnects; closing twice is fine."""
         container, self._container = self._container, None
         self._stream = None
         if container is not None:
             container.close()
+
+
+class JpegDecoder:
+    """Decodes pictures that no container is around."""
+
+    def __init__(self) -> None:
+        self._av = load_av()
+        self._decoder: Any = self._av.CodecContext.create("mjpeg", "r")
+        self._decoder.thread_count = 1
+        self._convert = Converter()
+
+    def decode(self, packet: Any) -> npt.NDArray[np.uint8] | None:
+        """The picture, BGR uint8 [H, W, 3]; None if it is damaged."""
+        try:
+            frames = self._decoder.decode(packet)
+        except self._av.error.FFmpegError:
+            return None
+        return None if not frames or frames[-1].is_corrupt else self._convert(frames[-1])

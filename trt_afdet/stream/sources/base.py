@@ -70,18 +70,12 @@ Pending = Callable[[], Picture | None]
 
 
 def incomplete(source: object) -> str:
-    """What of a source that came to its end could not be read, for people; empty if all could.
-
-    Sources of files say it in an attribute of this name.
-    """
+    """What of a file that came to its end could not be read; empty if all could, or not a file."""
     return str(getattr(source, "incomplete", ""))
 
 
 def own_limit(source: object, name: str) -> float:
-    """Seconds that a source allows for its opening (``connect_timeout``) or a frame (``timeout``).
-
-    Infinite if it does not say.
-    """
+    """Seconds of a source's ``connect_timeout`` or ``timeout``; infinite if it has none."""
     limit = getattr(source, name, None)
     return math.inf if limit is None else float(limit)
 
@@ -102,24 +96,19 @@ class Source(Protocol):
     live: bool
 
     def open(self) -> SourceInfo:
-        """Connects; blocks for as long as it takes.
+        """Connects.
 
         Raises:
             SourceError: If it cannot be opened now; SourceRefusedError if the peer refuses;
                 UnusableSourceError if it never can.
         """
-        ...
 
     def read(self) -> Picture | Pending | None:
-        """The next frame; blocks for as long as it takes.
-
-        Returns:
-            None at the end of a file.
+        """The next frame; None at the end of a file.
 
         Raises:
             SourceError: If the source is lost or sends garbage.
         """
-        ...
 
     def interrupt(self) -> None:
         """Makes a blocked :meth:`read` or :meth:`open` return soon. From any thread.
@@ -127,8 +116,6 @@ class Source(Protocol):
         What waits inside PyAV is interrupted by its thread
         (:class:`~trt_afdet.support.threads.Worker`).
         """
-        ...
 
     def close(self) -> None:
         """Disconnects, also after a failed :meth:`open`; closing twice is fine."""
-        ...

@@ -31,7 +31,6 @@ from trt_afdet.support.redact import redact
 from trt_afdet.support.threads import interrupted
 
 _APPSINK = re.compile(r"!\s*appsink\b[^!]*$")
-_CAPS = "video/x-raw,format=BGR"
 
 
 @dataclass(frozen=True)
@@ -51,14 +50,13 @@ class GstOptions:
 
 
 def full_pipeline(pipeline: str, *, live: bool) -> str:
-    """The pipeline with the end that frames are taken from."""
     body = _APPSINK.sub("", pipeline.strip()).rstrip("! \t\n")
     keep = "max-buffers=1 drop=true" if live else "max-buffers=2 drop=false"
-    return f"{body} ! videoconvert ! {_CAPS} ! appsink name=afdet sync=false {keep}"
+    caps = "video/x-raw,format=BGR"
+    return f"{body} ! videoconvert ! {caps} ! appsink name=afdet sync=false {keep}"
 
 
 def quoted(value: str) -> str:
-    """A value of a property in a pipeline's text."""
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
@@ -82,8 +80,6 @@ def opencv_has_gstreamer() -> bool:
 
 
 class _GstSource:
-    """A pipeline of GStreamer."""
-
     def __init__(self, pipeline: str, name: str, options: GstOptions) -> None:
         self.name = name
         self.live = options.live
@@ -107,24 +103,19 @@ class OpencvSource(_GstSource):
             raise MissingDependencyError(
                 "this OpenCV was built without GStreamer", hint="use backend=gi"
             )
-        limits = [
-            cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
-            int(self.connect_timeout * 1000),
-            cv2.CAP_PROP_READ_TIMEOUT_MSEC,
-            int(self.timeout * 1000),
-        ]
+        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(self.connect_timeout * 1000)]
+        limits += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(self.timeout * 1000)]
         capture = self._capture = cv2.VideoCapture(self._text, cv2.CAP_GSTREAMER, limits)
         if not capture.isOpened():
             raise SourceError(
                 f"{self.name}: GStreamer cannot play it", hint="GST_DEBUG=3 makes it say why"
             )
-        rate = float(capture.get(cv2.CAP_PROP_FPS))
-        return SourceInfo(
-            int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
-            int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
-            rate if 0 < rate < 1000 else None,
-            "GStreamer",
+        width, height, rate = (
+            capture.get(key)
+            for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FPS)
         )
+        fps = rate if 0 < rate < 1000 else None
+        return SourceInfo(int(width), int(height), fps, "GStreamer")
 
     def read(self) -> Picture | None:
         assert self._capture is not None
@@ -191,12 +182,8 @@ class GiSource(_GstSource):
             raise SourceError(f"{self.name}: the pipeline ended without a frame")
         caps = self._first.get_caps().get_structure(0)
         known, above, below = caps.get_fraction("framerate")
-        return SourceInfo(
-            caps.get_value("width"),
-            caps.get_value("height"),
-            above / below if known and above else None,
-            "GStreamer",
-        )
+        fps = above / below if known and above else None
+        return SourceInfo(caps.get_value("width"), caps.get_value("height"), fps, "GStreamer")
 
     def read(self) -> Pending | None:
         sample, self._first = self._first, None

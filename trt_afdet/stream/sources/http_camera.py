@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import Any
-from urllib.parse import quote, urljoin
+from urllib.parse import urljoin
 
 import numpy as np
 import numpy.typing as npt
@@ -30,11 +30,11 @@ import numpy.typing as npt
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError
 from trt_afdet.media import decode_picture
 from trt_afdet.media.pyav import load_av
-from trt_afdet.media.videos import Converter
 from trt_afdet.stream.addresses import Address, parse_address
 from trt_afdet.stream.sources.av_errors import status_error
-from trt_afdet.stream.sources.av_reader import MOST_DAMAGED
+from trt_afdet.stream.sources.av_reader import MOST_DAMAGED, JpegDecoder
 from trt_afdet.stream.sources.base import GRACE, Pending, Picture, Source, SourceError, SourceInfo
+from trt_afdet.stream.sources.network_options import HttpOptions
 
 #: Bytes; more than that without a whole picture is not a stream of pictures.
 MOST_BETWEEN = 32 << 20
@@ -63,10 +63,9 @@ class JpegSplitter:
         """
         self._data += data
         self.between += len(data)
-        found = []
-        while (picture := self._next()) is not None:
+        found = list(iter(self._next, None))
+        if found:
             self.between = len(self._data)
-            found.append(picture)
         return found
 
     def rest(self) -> list[bytes]:
@@ -100,7 +99,7 @@ class JpegSplitter:
         while True:
             if self._scan:
                 found = _MARKER.search(data, self._place)
-                self._place = max(2, len(data) - 1) if found is None else found.start()
+                self._place = found.start() if found else max(2, len(data) - 1)
                 if found is None:
                     return 0, False
             head = data[self._place : self._place + 4]
@@ -137,9 +136,8 @@ def _server(address: Address) -> tuple[str, str, int]:
 class _Connection:
     """One HTTP connection whose waiting can be ended from another thread."""
 
-    def __init__(self, address: Address, name: str, context: ssl.SSLContext, timeout: float):
+    def __init__(self, address: Address, context: ssl.SSLContext, timeout: float) -> None:
         self._address = address
-        self._name = name
         self._context = context
         self._timeout = timeout
         self._lock = threading.Lock()
@@ -147,24 +145,13 @@ class _Connection:
         self._ended = False
         self.http: http.client.HTTPConnection | None = None
 
-    def get(self, headers: dict[str, str]) -> http.client.HTTPResponse:
+    def get(self, target: str, headers: dict[str, str]) -> http.client.HTTPResponse:
         address = self._address
         if self.http is None or self.http.sock is None:
             self.http = http.client.HTTPConnection(address.host, _server(address)[2])
             self.http.sock = self._connect()
-        target = (quote(address.path, safe=_URL) or "/") + (
-            f"?{quote(address.query, safe=_URL)}" if address.query else ""
-        )
-        self.http.request(
-            "GET",
-            target,
-            headers={
-                "Host": address.place,
-                "User-Agent": "trt-afdet",
-                "Accept": "*/*",
-                **headers,
-            },
-        )
+        own = {"Host": address.place, "User-Agent": "trt-afdet", "Accept": "*/*"}
+        self.http.request("GET", target, headers=own | headers)
         return self.http.getresponse()
 
     def end(self) -> None:
@@ -192,7 +179,7 @@ class _Connection:
     def _connect(self) -> socket.socket:
         address = self._address
         scheme, _, port = _server(address)
-        error: OSError | None = None
+        error = OSError("no address")
         for family, kind, proto, _, place in socket.getaddrinfo(
             address.host, port, type=socket.SOCK_STREAM
         ):
@@ -208,20 +195,13 @@ class _Connection:
                     )
                     self._keep(made)
                     made.do_handshake()
-            except OSError as failed:
-                made.close()
-                error = failed
-                if isinstance(failed, TimeoutError):
-                    break
-            except BaseException:
-                made.close()
-                raise
-            else:
                 return made
-        raise error or OSError("no address")
-
-
-_URL = "/?#[]@!$&'()*+,;=:%~{}|"
+            except BaseException as failed:
+                made.close()
+                if isinstance(failed, TimeoutError) or not isinstance(failed, OSError):
+                    raise
+                error = failed
+        raise error
 
 
 class _Login:
@@ -290,33 +270,18 @@ class _Login:
 class HttpCamera:
     """The source behind ``http://`` and ``https://``, for cameras.
 
-    Args:
-        address: With credentials.
-        name: For people; without.
-        connect_timeout, timeout, verify: See ``HttpOptions``.
-        snapshot: Pictures a second, where the address gives one at a time.
-        other: Reads anything else than MJPEG and pictures.
+    ``other`` reads anything else than MJPEG and pictures.
     """
 
     live = True
 
-    def __init__(
-        self,
-        address: str,
-        name: str,
-        *,
-        connect_timeout: float,
-        timeout: float,
-        verify: bool,
-        snapshot: float,
-        other: Source,
-    ) -> None:
+    def __init__(self, address: str, name: str, options: HttpOptions, other: Source) -> None:
         self.name = name
-        self.connect_timeout = connect_timeout
-        self.timeout = timeout
+        self.connect_timeout = options.connect_timeout
+        self.timeout = options.timeout
         self._address = parse_address(address)
-        self._verify = verify
-        self._pause = 1 / snapshot
+        self._verify = options.verify
+        self._pause = 1 / options.snapshot
         self._other = other
         self._reader: Source | None = None
         self._connection: _Connection | None = None
@@ -324,15 +289,14 @@ class HttpCamera:
         self._ended = threading.Event()
         self._frames: Iterator[Pending] = iter(())
         self._damaged = 0
-        self._decoder: Any = None
 
     def open(self) -> SourceInfo:
         with self._in_words(self.connect_timeout):
             answer = self._ask()
-            kind = answer.headers.get_content_type()
             body = self._body(answer)
             first = next(body, b"")
-            start = first.lstrip()
+        body = chain([first], body)
+        kind, start = answer.headers.get_content_type(), first.lstrip()
         picture = start.startswith(_START) or kind.startswith("image/")
         parts = kind.startswith("multipart/") or start.startswith(b"--")
         if kind == "text/html" or start[:9].lower() in (b"<!doctype", b"<html><bo"):
@@ -344,13 +308,12 @@ class HttpCamera:
             self._drop()
             self._reader = self._other
             return self._reader.open()
-        self._convert = Converter()
-        single = picture and not parts and answer.length is not None
-        frames = (
-            self._pictures(answer, body, first) if single else self._stream(body, first, picture)
-        )
-        self._frames = frames
-        return SourceInfo(0, 0, None, "pictures" if single else "mjpeg")
+        self._decoder = JpegDecoder()
+        if picture and not parts and answer.length is not None:
+            self._frames = self._polled(answer, body)
+            return SourceInfo(0, 0, None, "pictures")
+        self._frames = self._stream(body, picture)
+        return SourceInfo(0, 0, None, "mjpeg")
 
     def read(self) -> Picture | Pending | None:
         if self._reader is not None:
@@ -362,7 +325,6 @@ class HttpCamera:
         return pending
 
     def interrupt(self) -> None:
-        """Makes whatever waits return. From any thread."""
         self._ended.set()
         if (connection := self._connection) is not None:
             connection.end()
@@ -415,12 +377,12 @@ class HttpCamera:
                     context.check_hostname = False
                     context.verify_mode = ssl.CERT_NONE
                 limit = max(self.connect_timeout, self.timeout) + GRACE
-                self._connection = _Connection(address, self.name, context, limit)
+                self._connection = _Connection(address, context, limit)
                 if self._ended.is_set():
                     raise SourceError("reading was interrupted")
-            target = address.path + (f"?{address.query}" if address.query else "")
-            headers = self._login.header(quote(target, safe=_URL) or "/") if self._login else {}
-            answer = self._connection.get(headers)
+            target = address.target if address.path else f"/{address.target}"
+            headers = self._login.header(target) if self._login else {}
+            answer = self._connection.get(target, headers)
             if answer.status == 401 and refused < 2 and self._learn(answer, refused):
                 refused += 1
                 self._drop()
@@ -471,33 +433,27 @@ class HttpCamera:
         while data := source.read1(1 << 16):
             yield data if packed is None else packed.decompress(data)
 
-    def _stream(self, body: Iterator[bytes], first: bytes, picture: bool) -> Iterator[Pending]:
+    def _stream(self, body: Iterator[bytes], picture: bool) -> Iterator[Pending]:
         """Pictures one after another; a single one is asked for again and again."""
         splitter = JpegSplitter()
         count = 0
-        data = first
-        while data:
-            for found in splitter.feed(data):
+        stream: Iterator[bytes | None] = chain(body, [None])
+        for data in stream:
+            for found in splitter.rest() if data is None else splitter.feed(data):
                 count += 1
                 yield self._pending(found)
             if splitter.between > MOST_BETWEEN:
                 raise SourceError(f"{self.name}: sends garbage, not video")
-            data = next(body, b"")
-        for found in splitter.rest():
-            count += 1
-            yield self._pending(found)
         if picture and count == 1:
             self._drop()
             yield from self._polled()
 
-    def _pictures(
-        self, answer: http.client.HTTPResponse, body: Iterator[bytes], first: bytes
+    def _polled(
+        self, answer: http.client.HTTPResponse | None = None, body: Iterator[bytes] | None = None
     ) -> Iterator[Pending]:
-        yield self._single(answer, body, first)
-        yield from self._polled()
-
-    def _polled(self) -> Iterator[Pending]:
-        """A picture, asked for at a rate."""
+        """A picture, asked for at a rate, after the one in the answer that is there."""
+        if answer is not None:
+            yield self._single(answer, body)
         due = time.monotonic()
         while True:
             due = max(due + self._pause, time.monotonic())
@@ -512,14 +468,14 @@ class HttpCamera:
                 # The server did not keep the connection.
                 self._drop()
                 answer = self._ask()
-            yield self._single(answer, self._body(answer), b"")
+            yield self._single(answer)
 
     def _single(
-        self, answer: http.client.HTTPResponse, body: Iterator[bytes], first: bytes
+        self, answer: http.client.HTTPResponse, body: Iterator[bytes] | None = None
     ) -> Pending:
         data = bytearray()
         splitter = JpegSplitter()
-        for more in chain([first], body):
+        for more in body or self._body(answer):
             data += more
             if len(data) > MOST_BETWEEN:
                 raise SourceError(f"{self.name}: sends garbage, not a picture")
@@ -532,30 +488,20 @@ class HttpCamera:
 
     def _pending(self, data: bytes) -> Pending:
         captured = time.monotonic()
-        return lambda: self._picture(data, captured)
 
-    def _picture(self, data: bytes, captured: float) -> Picture | None:
-        image = self._decode(data)
-        if image is None:
-            self._damaged += 1
+        def decode() -> Picture | None:
+            image = self._decode(data)
+            self._damaged = self._damaged + 1 if image is None else 0
             if self._damaged > MOST_DAMAGED:
                 raise SourceError(f"{self.name}: sends garbage, not video")
-            return None
-        self._damaged = 0
-        return Picture(image, None, captured)
+            return None if image is None else Picture(image, None, captured)
+
+        return decode
 
     def _decode(self, data: bytes) -> npt.NDArray[np.uint8] | None:
-        if not data.startswith(_START):
-            try:
-                return decode_picture(data, self.name)
-            except (CorruptFileError, InvalidValueError):
-                return None
-        av = load_av()
-        if self._decoder is None:
-            self._decoder = av.CodecContext.create("mjpeg", "r")
-            self._decoder.thread_count = 1
+        if data.startswith(_START):
+            return self._decoder.decode(load_av().Packet(data))
         try:
-            frames = self._decoder.decode(av.Packet(data))
-        except av.error.FFmpegError:
+            return decode_picture(data, self.name)
+        except (CorruptFileError, InvalidValueError):
             return None
-        return None if not frames or frames[-1].is_corrupt else self._convert(frames[-1])

@@ -22,12 +22,7 @@ class Lag:
         self._timestamp = 0.0
 
     def behind(self, now: float, timestamp: float) -> float:
-        """Seconds by which a frame is late.
-
-        Args:
-            now: When it arrived, seconds of this machine.
-            timestamp: When it was captured, seconds of the stream.
-        """
+        """Seconds by which a frame is late that arrives now, captured at a time of the stream."""
         offset = now - timestamp
         back = self._timestamp - timestamp > _BACK
         if self._prompt is None or back or abs(offset - self._prompt) > _JUMP:
@@ -37,10 +32,6 @@ class Lag:
             self._prompt = min(offset, self._prompt + (now - self._last) * _DRIFT)
         self._last, self._timestamp = now, timestamp
         return offset - self._prompt
-
-    def restart(self) -> None:
-        """Takes the next frame for a prompt one."""
-        self._prompt = None
 
 
 class Clockwork:
@@ -55,12 +46,7 @@ class Clockwork:
         self._start: float | None = None
 
     def wait(self, now: float, timestamp: float) -> float:
-        """Seconds until a frame is due, at least 0.
-
-        Args:
-            now: Seconds of this machine.
-            timestamp: When the frame was captured, seconds of the stream.
-        """
+        """Seconds until a frame is due, at least 0, captured at a time of the stream."""
         if self._start is not None:
             early = self._start + timestamp - now
             if -self.MOST_LATE < early < self.MOST_EARLY:

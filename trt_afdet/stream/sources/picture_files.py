@@ -16,49 +16,45 @@ log = logging.getLogger("trt_afdet.stream")
 
 
 class PicturesSource:
-    """Pictures in the order of their names. One that cannot be read is passed over and logged.
+    """A picture, a folder, or a pattern's pictures in the order of their names.
 
-    Args:
-        where: A picture, a folder, or a pattern.
-        name: For people.
-
-    Attributes:
-        failed: Pictures that could not be read so far.
+    One that cannot be read is passed over and logged.
     """
 
     live = False
-    #: See :func:`trt_afdet.stream.sources.base.incomplete`.
-    incomplete = ""
+    incomplete = ""  # See the function of this name.
 
     def __init__(self, where: str | Path, name: str | None = None) -> None:
         self.name = name or str(where)
-        self.failed = 0
         self._where = str(where)
         self._paths: list[Path] = []
-        self._next = 0
+        self._next = self._failed = 0
         self._interrupted = False
 
     def open(self) -> SourceInfo:
         self._interrupted = False
         try:
-            self._paths = _pictures(self._where)
+            if (path := Path(self._where)).is_file():
+                self._paths = [path]
+            else:
+                paths = list_files(self._where)
+                self._paths = [p for p in paths if p.suffix.lower() in PICTURE_SUFFIXES]
         except OSError as error:
             raise SourceRefusedError(
                 f"{self.name}: cannot be read: {error.strerror or error}"
             ) from error
-        self._next = self.failed = 0
+        self._next = self._failed = 0
         self.incomplete = ""
         if not self._paths:
-            if not (Path(self._where).is_dir() or glob.has_magic(self._where)):
+            if not (path.is_dir() or glob.has_magic(self._where)):
                 try:
-                    check_is_file(Path(self._where), "picture")
+                    check_is_file(path, "picture")
                 except AfdetError as error:
                     raise SourceRefusedError(
                         f"{self.name}: {error.what}", hint=error.hint
                     ) from None
             raise SourceRefusedError(
-                f"{self.name}: holds no picture",
-                hint=f"looked for {', '.join(PICTURE_SUFFIXES)}",
+                f"{self.name}: holds no picture", hint=f"looked for {', '.join(PICTURE_SUFFIXES)}"
             )
         return SourceInfo(0, 0, None, "pictures")
 
@@ -71,14 +67,14 @@ class PicturesSource:
             try:
                 return Picture(read_picture(path))
             except (CorruptFileError, MissingFileError, OSError) as error:
-                self.failed += 1
+                self._failed += 1
                 log.warning("%s: passed over: %s", self.name, error)
-        if self.failed == len(self._paths):
+        if self._failed == len(self._paths):
             raise SourceRefusedError(
-                f"{self.name}: none of its pictures can be read", got=f"{self.failed} pictures"
+                f"{self.name}: none of its pictures can be read", got=f"{self._failed} pictures"
             )
-        if self.failed:
-            self.incomplete = f"{self.failed} of {len(self._paths)} pictures could not be read"
+        if self._failed:
+            self.incomplete = f"{self._failed} of {len(self._paths)} pictures could not be read"
         return None
 
     def interrupt(self) -> None:
@@ -87,10 +83,3 @@ class PicturesSource:
     def close(self) -> None:
         self._paths = []
         self._next = 0
-
-
-def _pictures(where: str) -> list[Path]:
-    path = Path(where)
-    if path.is_file():
-        return [path]
-    return [p for p in list_files(where) if p.suffix.lower() in PICTURE_SUFFIXES]

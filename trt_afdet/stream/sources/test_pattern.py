@@ -33,20 +33,14 @@ class Pattern:
 
     @classmethod
     def parse(cls, uri: str) -> Pattern:
-        """Reads the options of a ``test://`` URI.
-
-        Raises:
-            InvalidValueError: If an option is unknown or out of range.
-        """
+        """Reads the options of a ``test://`` URI; raises as :func:`read_options`."""
         return read_options(cls, "test://", dict(split_options(uri.partition("?")[2])))
 
 
 def boxes_at(pattern: Pattern, index: int) -> npt.NDArray[np.float32]:
-    """The boxes of a frame.
+    """The boxes of a frame: float32 [objects, 4], x1 y1 x2 y2 in pixels.
 
-    Returns:
-        float32 [objects, 4], x1 y1 x2 y2 in pixels: squares that cross the picture, each at a speed
-        of its own, and turn back at its sides.
+    They are squares that cross the picture, each at a speed of its own, and turn back at its sides.
     """
     rng = np.random.default_rng(pattern.seed)
     size = rng.uniform(0.08, 0.25, pattern.objects) * min(pattern.width, pattern.height)
@@ -72,19 +66,15 @@ class TestPatternSource:
         self._next = 0.0
         self._interrupted = threading.Event()
         row = np.linspace(40, 90, self.pattern.width, dtype=np.uint8)
-        self._background = np.repeat(
-            np.repeat(row[None, :, None], 3, axis=2), self.pattern.height, axis=0
-        )
-        self._colors = np.random.default_rng(self.pattern.seed).integers(
-            120, 256, (self.pattern.objects, 3)
-        )
+        self._background = np.tile(row[None, :, None], (self.pattern.height, 1, 3))
+        rng = np.random.default_rng(self.pattern.seed)
+        self._colors = rng.integers(120, 256, (self.pattern.objects, 3))
 
     def open(self) -> SourceInfo:
         self._interrupted.clear()
         self._next = time.monotonic()
-        return SourceInfo(
-            self.pattern.width, self.pattern.height, self.pattern.fps or None, "test pattern"
-        )
+        look = self.pattern
+        return SourceInfo(look.width, look.height, look.fps or None, "test pattern")
 
     def read(self) -> Picture | None:
         pattern = self.pattern

@@ -63,23 +63,14 @@ class V4l2Options:
 
     def __post_init__(self) -> None:
         if self.format and self.format.upper() not in DECODERS:
-            raise InvalidValueError(
-                "v4l2://: format is none that can be decoded",
-                got=self.format,
-                hint=f"one of {', '.join(DECODERS)}",
-            )
+            what, hint = "format is none that can be decoded", f"one of {', '.join(DECODERS)}"
+            raise InvalidValueError(f"v4l2://: {what}", got=self.format, hint=hint)
         if bool(self.width) != bool(self.height):
             raise InvalidValueError("v4l2://: width and height go together")
 
 
 class V4l2Source:
-    """The source behind ``v4l2://``.
-
-    Args:
-        device: ``/dev/video0``.
-        name: For people.
-        options: See there.
-    """
+    """The source behind ``v4l2://``."""
 
     live = True
 
@@ -113,8 +104,7 @@ class V4l2Source:
         try:
             while True:
                 self._wait()
-                buffer = self._newest()
-                if buffer is None:
+                if (buffer := self._newest()) is None:
                     continue
                 try:
                     pending = self._pending(buffer)
@@ -150,31 +140,27 @@ class V4l2Source:
         capability = abi.Capability()
         if not abi.call(self._fd, abi.QUERYCAP, capability) or not can_capture(capability):
             raise SourceRefusedError(
-                f"{self.name}: {self._device} gives no pictures", hint=_others(self._device)
+                f"{self.name}: {self._device} gives no pictures", hint=_others()
             )
-        options = self._options
+        options, size = self._options, "that size"
         asked = abi.Format(type=abi.CAPTURE)
         abi.call(self._fd, abi.G_FMT, asked)
         pix = asked.fmt.pix
         if options.width:
             pix.width, pix.height = options.width, options.height
+            size = f"{options.width}x{options.height}"
         offered = list(modes(self._fd))
-        pix.pixelformat = abi.fourcc(_choose(options, pix.width, pix.height, offered, pix))
+        pix.pixelformat = abi.fourcc(_choose(options, offered, pix))
         pix.bytesperline = pix.sizeimage = 0
         if not abi.call(self._fd, abi.S_FMT, asked):
             raise SourceRefusedError(f"{self.name}: the camera cannot be set up")
         self._pix = pix
         # Drivers answer with the nearest they have.
         got, wanted = abi.fourcc_text(pix.pixelformat), options.format.upper()
-        size = (pix.width, pix.height)
-        if (
-            got not in DECODERS
-            or (wanted and got != wanted)
-            or (options.width and size != (options.width, options.height))
-        ):
-            size_asked = f"{options.width}x{options.height}" if options.width else "that size"
+        other_size = options.width and size != f"{pix.width}x{pix.height}"
+        if got not in DECODERS or (wanted and got != wanted) or other_size:
             raise SourceRefusedError(
-                f"{self.name}: the camera has no {wanted or got} at {size_asked}",
+                f"{self.name}: the camera has no {wanted or got} at {size}",
                 hint="it has " + "; ".join(str(mode) for mode in offered[:12]),
             )
         return SourceInfo(pix.width, pix.height, self._set_rate(), got)
@@ -227,16 +213,14 @@ class V4l2Source:
     def _newest(self) -> abi.Buffer | None:
         """The newest filled buffer; older ones go back unread."""
         newest: abi.Buffer | None = None
-        for _ in self._buffers:
-            buffer = self._buffer()
-            try:
+        with contextlib.suppress(BlockingIOError):
+            for _ in self._buffers:
+                buffer = self._buffer()
                 if not abi.call(self._fd, abi.DQBUF, buffer):
                     break
-            except BlockingIOError:
-                break
-            if newest is not None:
-                abi.call(self._fd, abi.QBUF, newest)
-            newest = buffer
+                if newest is not None:
+                    abi.call(self._fd, abi.QBUF, newest)
+                newest = buffer
         return newest
 
     def _pending(self, buffer: abi.Buffer) -> Pending | None:
@@ -262,26 +246,19 @@ class V4l2Source:
         if error.errno == errno.EBUSY:
             return SourceError(f"{self.name}: {self._device} is in use by another program")
         if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-            return SourceError(
-                f"{self.name}: there is no {self._device}", hint=_others(self._device)
-            )
+            return SourceError(f"{self.name}: there is no {self._device}", hint=_others())
         return SourceError(f"{self.name}: {error.strerror}")
 
 
-def _choose(
-    options: V4l2Options, width: int, height: int, offered: list[Mode], pix: abi.PixFormat
-) -> str:
+def _choose(options: V4l2Options, offered: list[Mode], pix: abi.PixFormat) -> str:
     """The pixel format to ask for."""
     if options.format:
         return options.format.upper()
-    fitting = [
-        mode for mode in offered
-        if mode.format in DECODERS and (mode.width, mode.height) == (width, height)
-    ]  # fmt: skip
+    offered = [mode for mode in offered if mode.format in DECODERS]
+    fitting = [mode for mode in offered if (mode.width, mode.height) == (pix.width, pix.height)]
     if not fitting:
         now = abi.fourcc_text(pix.pixelformat)
-        known = [now, *(mode.format for mode in offered)]
-        return next((name for name in known if name in DECODERS), now)
+        return now if now in DECODERS or not offered else offered[0].format
 
     def rank(mode: Mode) -> tuple[float, bool]:
         fastest = mode.fps[0] if mode.fps else 0.0
@@ -291,7 +268,7 @@ def _choose(
     return max(fitting, key=rank).format
 
 
-def _others(device: str) -> str:
+def _others() -> str:
     found = [f"{camera.device} ({camera.name})" for camera in list_cameras()]
     return f"there is {', '.join(found)}" if found else "no camera is found on this machine"
 
@@ -307,24 +284,19 @@ def _jpeg(data: _Data, pix: abi.PixFormat) -> _Data | None:
 
 
 def _packed(data: _Data, pix: abi.PixFormat, channels: int) -> _Data | None:
-    """Rows of pixels without the padding behind each."""
+    """A copy of the rows of pixels, without the padding behind each."""
     stride = max(pix.bytesperline, pix.width * channels)
     if data.size < stride * (pix.height - 1) + pix.width * channels:
         return None
     rows = np.lib.stride_tricks.as_strided(
         data, (pix.height, pix.width, channels), (stride, channels, 1), writeable=False
     )
-    return np.ascontiguousarray(rows)
+    return rows.copy()
 
 
 def _convert(data: _Data, pix: abi.PixFormat, channels: int, code: int) -> _Data | None:
     packed = _packed(data, pix, channels)
     return None if packed is None else np.asarray(cv2.cvtColor(packed, code), np.uint8)
-
-
-def _bgr(data: _Data, pix: abi.PixFormat) -> _Data | None:
-    packed = _packed(data, pix, 3)
-    return None if packed is None else packed.copy()
 
 
 def _planar(data: _Data, pix: abi.PixFormat, code: int) -> _Data | None:
@@ -345,6 +317,6 @@ DECODERS = {
     "NV12": lambda data, pix: _planar(data, pix, cv2.COLOR_YUV2BGR_NV12),
     "YU12": lambda data, pix: _planar(data, pix, cv2.COLOR_YUV2BGR_I420),
     "RGB3": lambda data, pix: _convert(data, pix, 3, cv2.COLOR_RGB2BGR),
-    "BGR3": _bgr,
+    "BGR3": lambda data, pix: _packed(data, pix, 3),
     "GREY": lambda data, pix: _convert(data, pix, 1, cv2.COLOR_GRAY2BGR),
 }

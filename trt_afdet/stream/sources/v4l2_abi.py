@@ -17,46 +17,44 @@ FLAG_ERROR = 0x40
 _u8, _u32 = c.c_uint8, c.c_uint32
 
 
+def _words(names: str) -> list[tuple[str, type[c.c_uint32]]]:
+    return [(name, _u32) for name in names.split()]
+
+
 class Capability(c.Structure):
     _fields_ = (
         ("driver", c.c_char * 16), ("card", c.c_char * 32), ("bus_info", c.c_char * 32),
-        ("version", _u32), ("capabilities", _u32), ("device_caps", _u32), ("reserved", _u32 * 3),
+        *_words("version capabilities device_caps"), ("reserved", _u32 * 3),
     )  # fmt: skip
 
 
 class FormatDescription(c.Structure):
     _fields_ = (
-        ("index", _u32), ("type", _u32), ("flags", _u32), ("description", c.c_char * 32),
-        ("pixelformat", _u32), ("mbus_code", _u32), ("reserved", _u32 * 3),
+        *_words("index type flags"), ("description", c.c_char * 32),
+        *_words("pixelformat mbus_code"), ("reserved", _u32 * 3),
     )  # fmt: skip
 
 
 class FrameSize(c.Structure):
     """``values``: width, height; or least, most and step of the width, then of the height."""
 
-    _fields_ = (
-        ("index", _u32), ("pixel_format", _u32), ("type", _u32), ("values", _u32 * 6),
-        ("reserved", _u32 * 2),
-    )  # fmt: skip
+    _fields_ = (*_words("index pixel_format type"), ("values", _u32 * 6), ("reserved", _u32 * 2))
 
 
 class FrameInterval(c.Structure):
     """``values``: numerator, denominator; or least, most and step as such pairs."""
 
     _fields_ = (
-        ("index", _u32), ("pixel_format", _u32), ("width", _u32), ("height", _u32), ("type", _u32),
+        *_words("index pixel_format width height type"),
         ("values", _u32 * 6), ("reserved", _u32 * 2),
     )  # fmt: skip
 
 
 class PixFormat(c.Structure):
-    _fields_ = tuple(
-        (name, _u32)
-        for name in (
-            "width", "height", "pixelformat", "field", "bytesperline", "sizeimage", "colorspace",
-            "priv", "flags", "ycbcr_enc", "quantization", "xfer_func",
-        )
-    )  # fmt: skip
+    _fields_ = _words(
+        "width height pixelformat field bytesperline sizeimage colorspace priv flags ycbcr_enc "
+        "quantization xfer_func"
+    )
 
 
 class _FormatUnion(c.Union):
@@ -70,9 +68,9 @@ class Format(c.Structure):
 
 class _CaptureParameters(c.Structure):
     _fields_ = (
-        ("capability", _u32), ("capturemode", _u32), ("numerator", _u32), ("denominator", _u32),
-        ("extendedmode", _u32), ("readbuffers", _u32), ("reserved", _u32 * 4),
-    )  # fmt: skip
+        *_words("capability capturemode numerator denominator extendedmode readbuffers"),
+        ("reserved", _u32 * 4),
+    )
 
 
 class _ParametersUnion(c.Union):
@@ -84,10 +82,7 @@ class StreamParameters(c.Structure):
 
 
 class RequestBuffers(c.Structure):
-    _fields_ = (
-        ("count", _u32), ("type", _u32), ("memory", _u32), ("capabilities", _u32), ("flags", _u8),
-        ("reserved", _u8 * 3),
-    )  # fmt: skip
+    _fields_ = (*_words("count type memory capabilities"), ("flags", _u8), ("reserved", _u8 * 3))
 
 
 class _BufferPlace(c.Union):
@@ -96,16 +91,13 @@ class _BufferPlace(c.Union):
 
 class Buffer(c.Structure):
     _fields_ = (
-        ("index", _u32), ("type", _u32), ("bytesused", _u32), ("flags", _u32), ("field", _u32),
+        *_words("index type bytesused flags field"),
         ("seconds", c.c_long), ("microseconds", c.c_long), ("timecode", _u32 * 4),
-        ("sequence", _u32), ("memory", _u32), ("m", _BufferPlace), ("length", _u32),
-        ("reserved2", _u32), ("request_fd", _u32),
+        *_words("sequence memory"), ("m", _BufferPlace), *_words("length reserved2 request_fd"),
     )  # fmt: skip
 
 
-def _request(
-    direction: int, number: int, argument: type[c._SimpleCData] | type[c.Structure]
-) -> int:
+def _request(direction: int, number: int, argument: type[c.c_int] | type[c.Structure]) -> int:
     return direction << 30 | c.sizeof(argument) << 16 | ord("V") << 8 | number
 
 

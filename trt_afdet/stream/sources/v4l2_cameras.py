@@ -16,18 +16,12 @@ COMMON = ((640, 480), (1280, 720), (1920, 1080), (2560, 1440), (3840, 2160))
 
 @dataclass(frozen=True)
 class Mode:
-    """A picture format at a size.
+    """A picture format at a size in pixels."""
 
-    Attributes:
-        format: Four letters, ``MJPG`` or ``YUYV``.
-        width, height: Pixels.
-        fps: Rates offered, highest first; empty if the camera does not say.
-    """
-
-    format: str
+    format: str  # Four letters, MJPG or YUYV.
     width: int
     height: int
-    fps: tuple[float, ...]
+    fps: tuple[float, ...]  # Rates offered, highest first; empty if the camera does not say.
 
     def __str__(self) -> str:
         rates = ", ".join(f"{rate:g}" for rate in self.fps)
@@ -36,18 +30,11 @@ class Mode:
 
 @dataclass(frozen=True)
 class Camera:
-    """A camera.
+    """A camera."""
 
-    Attributes:
-        device: ``/dev/video0``.
-        name: As its driver calls it.
-        bus: Where it is plugged in.
-        modes: Its modes.
-    """
-
-    device: str
-    name: str
-    bus: str
+    device: str  # /dev/video0.
+    name: str  # As its driver calls it.
+    bus: str  # Where it is plugged in.
     modes: tuple[Mode, ...]
 
 
@@ -56,10 +43,8 @@ def list_cameras(folder: str = "/dev") -> list[Camera]:
 
     A driver's devices that give no pictures (metadata, encoders) are left out.
     """
-    numbers = sorted(
-        int(path.name[5:]) for path in Path(folder).glob("video*") if path.name[5:].isdecimal()
-    )
-    cameras = (_look_at(f"{folder}/video{number}") for number in numbers)
+    names = [path.name[5:] for path in Path(folder).glob("video*") if path.name[5:].isdecimal()]
+    cameras = (_look_at(f"{folder}/video{int(number)}") for number in sorted(names, key=int))
     return [camera for camera in cameras if camera is not None]
 
 
@@ -72,10 +57,8 @@ def _look_at(device: str) -> Camera | None:
         capability = abi.Capability()
         if not abi.call(fd, abi.QUERYCAP, capability) or not can_capture(capability):
             return None
-        name, bus = (
-            bytes(text).decode("utf-8", "replace")
-            for text in (capability.card, capability.bus_info)
-        )
+        texts = (capability.card, capability.bus_info)
+        name, bus = (bytes(text).decode("utf-8", "replace") for text in texts)
         return Camera(device, name, bus, tuple(modes(fd)))
     except OSError:
         return None
@@ -94,11 +77,9 @@ def can_capture(capability: abi.Capability) -> bool:
 def modes(fd: int) -> Iterator[Mode]:
     """The modes of an open camera, in its order."""
     for description in _items(fd, abi.ENUM_FMT, abi.FormatDescription(type=abi.CAPTURE)):
-        pixel_format = description.pixelformat
-        sizes = list(_sizes(fd, pixel_format))
-        for width, height in sizes:
-            rates = tuple(_rates(fd, pixel_format, width, height))
-            yield Mode(abi.fourcc_text(pixel_format), width, height, rates)
+        number = description.pixelformat
+        for width, height in list(_sizes(fd, number)):
+            yield Mode(abi.fourcc_text(number), width, height, _rates(fd, number, width, height))
 
 
 def _sizes(fd: int, pixel_format: int) -> Iterator[tuple[int, int]]:
@@ -115,23 +96,21 @@ def _sizes(fd: int, pixel_format: int) -> Iterator[tuple[int, int]]:
             yield right, high
 
 
-def _rates(fd: int, pixel_format: int, width: int, height: int) -> list[float]:
+def _rates(fd: int, pixel_format: int, width: int, height: int) -> tuple[float, ...]:
     asked = abi.FrameInterval(pixel_format=pixel_format, width=width, height=height)
     found: set[float] = set()
     for interval in _items(fd, abi.ENUM_FRAMEINTERVALS, asked):
         # Of a range of intervals, the shortest and the longest.
         pairs = interval.values[:2] if interval.type == abi.DISCRETE else interval.values[:4]
-        for above, below in zip(pairs[::2], pairs[1::2], strict=True):
-            if above and below:
-                found.add(round(below / above, 3))
-    return sorted(found, reverse=True)
+        both = zip(pairs[::2], pairs[1::2], strict=True)
+        found |= {round(below / above, 3) for above, below in both if above and below}
+    return tuple(sorted(found, reverse=True))
 
 
 def _items(fd: int, request: int, asked: ctypes.Structure) -> Iterator[ctypes.Structure]:
     """Goes through a list of the driver's; each item is new."""
-    index = 0
     # A broken driver might never end its list; no camera has so many.
-    while index < 1000:
+    for index in range(1000):
         item = type(asked).from_buffer_copy(asked)
         item.index = index
         if not abi.call(fd, request, item):
@@ -140,4 +119,3 @@ def _items(fd: int, request: int, asked: ctypes.Structure) -> Iterator[ctypes.St
         # Ranges stand alone; their list has no second item.
         if isinstance(item, (abi.FrameSize, abi.FrameInterval)) and item.type != abi.DISCRETE:
             return
-        index += 1

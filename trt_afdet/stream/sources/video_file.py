@@ -33,17 +33,10 @@ class FileOptions:
 
 
 class VideoFileSource:
-    """The source behind paths of videos and ``file://``.
-
-    Args:
-        path: The file.
-        name: For people.
-        options: Of the decoder.
-    """
+    """The source behind paths of videos and ``file://``."""
 
     live = False
-    #: See :func:`trt_afdet.stream.sources.base.incomplete`.
-    incomplete = ""
+    incomplete = ""  # See the function of this name.
 
     def __init__(
         self, path: str | Path, name: str | None = None, options: FileOptions | None = None
@@ -53,11 +46,6 @@ class VideoFileSource:
         self._options = options or FileOptions()
         self._video: Video | None = None
         self._interrupted = threading.Event()
-
-    @property
-    def damaged(self) -> int:
-        """Places that could not be decoded so far."""
-        return self._video.damaged if self._video is not None else 0
 
     def open(self) -> SourceInfo:
         self.close()
@@ -74,9 +62,9 @@ class VideoFileSource:
             )
         except (MissingFileError, CorruptFileError) as error:
             raise _refused(self.name, error) from None
+        except AfdetError:
+            raise
         except (OSError, RuntimeError, ValueError) as error:
-            if isinstance(error, AfdetError):
-                raise
             raise no_nvdec(what, error) from None
         info = video.info
         return SourceInfo(info.width, info.height, info.fps, info.codec)

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from trt_afdet.errors import AfdetError, InvalidValueError
 from trt_afdet.stream.config.addresses import SOURCES, make_source, parse_source
-from trt_afdet.stream.sources.jetson_csi import CsiOptions, csi_pipeline
-from trt_afdet.stream.sources.jetson_nvdec import file_pipeline, rtsp_pipeline
-from trt_afdet.stream.sources.rtsp_http import RtspOptions
+from trt_afdet.stream.sources.jetson import CsiOptions, csi_pipeline, file_pipeline, rtsp_pipeline
+from trt_afdet.stream.sources.network_options import RtspOptions
 
 
 @pytest.mark.parametrize(
@@ -155,7 +154,7 @@ def test_any_text_is_an_address_or_a_mistake(text: str, scheme: str) -> None:
 
 
 def test_pipelines_of_a_jetson() -> None:
-    text = csi_pipeline(1, CsiOptions(1280, 720, 60, 640, 360, "rotate-180"))
+    text = csi_pipeline("1", CsiOptions(1280, 720, 60, 640, 360, "rotate-180"))
     assert text.startswith("nvarguscamerasrc sensor-id=1 sensor-mode=-1 ! video/x-raw(memory:NVMM)")
     assert "width=1280,height=720,framerate=60/1 ! nvvidconv flip-method=2 !" in text
     assert text.endswith("video/x-raw,format=BGRx,width=640,height=360")

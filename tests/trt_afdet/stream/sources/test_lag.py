@@ -25,14 +25,6 @@ def test_a_burst_at_the_start_is_not_lag() -> None:
     )
 
 
-def test_after_a_restart_the_next_frame_is_prompt() -> None:
-    lag = Lag()
-    lag.behind(100, 0.0)
-    assert lag.behind(102, 0.04) > 1.9
-    lag.restart()
-    assert lag.behind(102.04, 0.08) == 0
-
-
 def test_jitter_comes_and_goes() -> None:
     lag = Lag()
     late = [0.0, 0.2, 0.0, 0.0, 2.5, 0.0]

@@ -1,0 +1,103 @@
+"""The options of cameras and streams in the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from trt_afdet.media import VIDEO_SUFFIXES
+from trt_afdet.stream.options import Timeout
+from trt_afdet.support.fields import Limit
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """What all of them have.
+
+    Attributes:
+        connect_timeout, timeout: Seconds without an answer, or without a frame.
+        max_lag: Seconds; one that falls further behind decodes key frames only until it is back.
+        threads: Of the decoder on the CPU; 0 to choose.
+    """
+
+    connect_timeout: Timeout = 10.0
+    timeout: Timeout = 5.0
+    max_lag: Timeout = 1.0
+    threads: Annotated[int, Limit(least=0)] = 0
+
+    @property
+    def microseconds(self) -> str:
+        """The longer of its times, as FFmpeg wants it."""
+        return str(int(1e6 * max(self.connect_timeout, self.timeout)))
+
+
+@dataclass(frozen=True)
+class StreamOptions(NetworkOptions):
+    """Options of ``udp://``, ``rtp://``, ``srt://``, ``rtmp://``, ``tcp://`` and of ``.sdp`` files.
+
+    Attributes:
+        format: FFmpeg's name of the container, such as ``mpegts`` or ``h264``; empty to find out.
+    """
+
+    format: str = ""
+
+
+@dataclass(frozen=True)
+class _ServerOptions(NetworkOptions):
+    """Of servers with users.
+
+    Attributes:
+        user, password: Instead of those in the address; plain, not encoded.
+    """
+
+    user: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+
+    def with_credentials(self, address: str) -> str:
+        """The address with user and password put into it, encoded."""
+        if not self.user and not self.password:
+            return address
+        parts = urlsplit(address)
+        user, password = quote(self.user, safe=""), quote(self.password, safe="")
+        netloc = f"{user}:{password}@{parts.netloc.rpartition('@')[2]}"
+        return urlunsplit(parts._replace(netloc=netloc))
+
+
+@dataclass(frozen=True)
+class RtspOptions(_ServerOptions):
+    """Options of ``rtsp://`` and ``rtsps://``.
+
+    Attributes:
+        transport: UDP has a little less latency and loses frames in a busy network.
+        verify: Whether the camera's certificate must be valid (``rtsps``).
+        decoder: ``nvdec`` for an NVIDIA GPU, on Jetson through GStreamer.
+        device: Number of that GPU.
+    """
+
+    transport: Literal["tcp", "udp", "multicast", "http"] = "tcp"
+    verify: bool = False
+    decoder: Literal["cpu", "nvdec"] = "cpu"
+    device: Annotated[int, Limit(least=0)] = 0
+
+
+@dataclass(frozen=True)
+class HttpOptions(_ServerOptions):
+    """Options of ``http://`` and ``https://``.
+
+    Attributes:
+        verify: Whether the server's certificate must be valid (``https``).
+        live: ``yes`` for cameras, ``no`` for videos, which are read frame by frame to their end;
+            ``auto`` goes by the suffix.
+        snapshot: Pictures a second, where the address gives one picture at a time.
+    """
+
+    verify: bool = True
+    live: Literal["auto", "yes", "no"] = "auto"
+    snapshot: Annotated[float, Limit(least=0.001)] = 2.0
+
+    def is_live(self, path: str) -> bool:
+        """Whether the path of an address on a web server is a camera's."""
+        video = Path(path).suffix.lower() in VIDEO_SUFFIXES
+        return self.live == "yes" or (self.live == "auto" and not video)
