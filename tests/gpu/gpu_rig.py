@@ -7,6 +7,7 @@ last digit, and TensorRT is not needed.
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -19,10 +20,10 @@ from tests.trt_afdet.runtime.rigs import MODEL
 from trt_afdet import native
 from trt_afdet.errors import AfdetError
 from trt_afdet.native import CudaLibrary
+from trt_afdet.runtime.buffers import TensorInfo
 from trt_afdet.runtime.device import Bytes, Device, Resources
-from trt_afdet.runtime.device_array import DeviceArray, byte_size
+from trt_afdet.runtime.device_array import DeviceArray
 from trt_afdet.runtime.devices import open_device
-from trt_afdet.runtime.network import TensorInfo
 from trt_afdet.runtime.runner import Runner
 from trt_afdet.spec import ModelSpec
 
@@ -99,7 +100,7 @@ class CpuNetwork:
         ]
         with device.active():
             self._pinned = {
-                info.name: self._resources.pinned(byte_size((batches[2], *info.shape), info.dtype))
+                info.name: self._resources.pinned(info.bytes(batches[2]))
                 for info in (*self.inputs, *self.outputs)
             }
         self._addresses: dict[int, dict[str, int]] = {}
@@ -136,7 +137,7 @@ class CpuNetwork:
             self.failures.append(error)
 
     def _bytes(self, info: TensorInfo, batch: int) -> Bytes:
-        return self._pinned[info.name][: byte_size((batch, *info.shape), info.dtype)]
+        return self._pinned[info.name][: info.bytes(batch)]
 
     def _array(self, info: TensorInfo, batch: int) -> npt.NDArray[Any]:
         return self._bytes(info, batch).view(info.dtype).reshape((batch, *info.shape))
@@ -193,7 +194,7 @@ class GpuRig:
         """A copy on the host, read as CuPy or PyTorch would."""
         described = array.__cuda_array_interface__
         runner = self._made[-1][0]
-        size = byte_size(array.shape, array.dtype.name)
+        size = math.prod(array.shape) * array.dtype.itemsize
         with runner.device.active():
             resources = Resources(runner.device)
             memory = resources.pinned(size)

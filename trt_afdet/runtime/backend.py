@@ -7,18 +7,18 @@ the CPU does letterbox and boxes.
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from types import TracebackType
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.detections import Detections
+from trt_afdet.errors import InvalidValueError
 from trt_afdet.postprocess import from_outputs, postprocess
 from trt_afdet.preprocess import preprocess
+from trt_afdet.runtime.times import StageTimes
 from trt_afdet.spec import ModelSpec
 
 Frame = npt.NDArray[np.uint8]
@@ -41,7 +41,6 @@ class Ticket(Protocol):
         Raises:
             RunError: If the run failed.
         """
-        ...
 
 
 @runtime_checkable
@@ -66,7 +65,6 @@ class Backend(Protocol):
 
     def configure(self, spec: ModelSpec, classes: Sequence[int] | None) -> None:
         """Sets thresholds, limits and classes of everything submitted from now on."""
-        ...
 
     def submit(self, frames: Sequence[Frame]) -> Ticket:
         """Sends frames (BGR uint8 [H, W, 3] of any sizes) on their way.
@@ -75,7 +73,6 @@ class Backend(Protocol):
             InvalidValueError: If a frame is not what it must be, or there are too many.
             RunError: If the run fails.
         """
-        ...
 
     def infer(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[Any]]:
         """Runs the network alone.
@@ -91,11 +88,25 @@ class Backend(Protocol):
             InvalidValueError: If the images' shape is not what the network takes.
             RunError: If the run fails.
         """
-        ...
 
     def close(self) -> None:
         """Frees the network; closing twice is fine."""
-        ...
+
+
+def check_images(
+    images: npt.NDArray[Any], shape: tuple[int, ...], batch: int | None = None
+) -> None:
+    """Refuses what ``infer`` does not take: a shape without the batch, and a batch that is fixed.
+
+    Raises:
+        InvalidValueError: If the images are not float32 of that shape.
+    """
+    fits = images.dtype == np.float32 and images.ndim == 4 and images.shape[1:] == shape
+    if not fits or batch not in (None, len(images)):
+        raise InvalidValueError(
+            f"images must be float32 [{batch or 'N'}, {', '.join(map(str, shape))}]",
+            got=f"{images.dtype} {list(images.shape)}",
+        )
 
 
 _Host = TypeVar("_Host", bound="HostBackend")
@@ -126,33 +137,22 @@ class HostBackend(ABC):
 
     def submit(self, frames: Sequence[Frame]) -> HostTicket:
         spec, classes = self._wanted or (self.spec, None)
-        seconds: dict[str, float] = {}
-        count = len(frames)
-
-        def timed(stage: str, work: Callable[[], Any]) -> Any:
-            start = time.perf_counter()
-            result = work()
-            seconds[stage] = time.perf_counter() - start
-            return result
-
-        def images() -> tuple[npt.NDArray[np.float32], Any]:
-            ready, letterboxes = preprocess(list(frames), spec)
-            fixed = self.batch_size
-            if fixed is not None and fixed > count:
-                ready = np.concatenate([ready, np.repeat(ready[-1:], fixed - count, axis=0)])
-            return ready, letterboxes
-
-        def boxes() -> list[Detections]:
+        count, times = len(frames), StageTimes()
+        with times.measure("preprocess"):
+            images, letterboxes = preprocess(list(frames), spec)
+            if (missing := (self.batch_size or 0) - count) > 0:
+                images = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)])
+        with times.measure("network"):
+            outputs = self.infer(images)
+        with times.measure("postprocess"):
             heads = [output[:count] for output in outputs]
-            if not self.has_nms:
-                return postprocess(heads, spec, letterboxes, classes)
-            raised = spec.score_threshold > self.spec.score_threshold
-            above = spec.score_threshold if raised else None
-            return from_outputs(heads, spec, letterboxes, classes, above=above)
-
-        network_input, letterboxes = timed("preprocess", images)
-        outputs = timed("network", lambda: self.infer(network_input))
-        return HostTicket(timed("postprocess", boxes), seconds)
+            if self.has_nms:
+                raised = spec.score_threshold > self.spec.score_threshold
+                above = spec.score_threshold if raised else None
+                found = from_outputs(heads, spec, letterboxes, classes, above=above)
+            else:
+                found = postprocess(heads, spec, letterboxes, classes)
+        return HostTicket(found, {stage: sum(taken) for stage, taken in times.seconds.items()})
 
     def close(self) -> None:  # noqa: B027 - most hold nothing to free.
         """Frees the network."""
@@ -160,12 +160,7 @@ class HostBackend(ABC):
     def __enter__(self: _Host) -> _Host:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from trt_afdet.errors import RunError
 from trt_afdet.interface import DETECTION_NAMES, INPUT_NAME
-from trt_afdet.runtime.buffers import Block, Slot
+from trt_afdet.native import CudaLibrary
+from trt_afdet.runtime.buffers import Block, Slot, TensorInfo
 from trt_afdet.runtime.device import Bytes, Resources
-from trt_afdet.runtime.device_array import byte_size
-from trt_afdet.runtime.network import Kernels, Network, TensorInfo
+from trt_afdet.runtime.engine_network import TensorRTNetwork
 from trt_afdet.spec import ModelSpec
+
+#: Runs of a network queued between two waits, when its rate is measured.
+_REPLAYS = 20
 
 
 class Program:
@@ -40,8 +43,8 @@ class Program:
     def __init__(
         self,
         resources: Resources,
-        network: Network,
-        kernels: Kernels | None,
+        network: TensorRTNetwork,
+        kernels: CudaLibrary | None,
         *,
         has_nms: bool,
         spec: ModelSpec,
@@ -61,7 +64,7 @@ class Program:
         self.results = tuple(network.outputs)
         most = network.batches[2]
         self.tensors = {
-            info.name: resources.memory(byte_size((most, *info.shape), info.dtype))
+            info.name: resources.memory(info.bytes(most))
             for info in (*network.inputs, *network.outputs)
         }
         if self.decodes:
@@ -69,32 +72,25 @@ class Program:
 
     def _prepare_decoder(self, resources: Resources, most: int) -> None:
         assert self._kernels is not None
-        spec, names = self._spec, self._spec.class_names
+        spec, tensors = self._spec, dict(self.tensors)
         self._head_dtype = self._network.outputs[0].dtype
-        heads = {info.name: info for info in self._network.outputs}
-        self._picked: dict[str, tuple[TensorInfo, int]] = {}
+        self._picked: list[tuple[TensorInfo, int]] = []
         if self._wanted is not None:
             # The kernel sees the wanted classes only, as if the network had no other.
-            spec = spec.replace(class_names=tuple(names[i] for i in self._wanted))
-            for name in spec.output_names[: len(spec.strides)]:
-                info = heads[name]
-                shape = (most, len(self._wanted), *info.shape[1:])
-                memory = resources.memory(byte_size(shape, info.dtype))
-                self._picked[name] = (info, memory)
+            spec = spec.replace(class_names=tuple(spec.class_names[i] for i in self._wanted))
+            for info in self._network.outputs:
+                if info.name in spec.output_names[: len(spec.strides)]:
+                    share = info.bytes(most) // info.shape[0] * len(self._wanted)
+                    tensors[info.name] = resources.memory(share)
+                    self._picked.append((info, tensors[info.name]))
         self._decode_spec = spec
-        self._heads = [
-            self._picked[name][1] if name in self._picked else self.tensors[name]
-            for name in spec.output_names
-        ]
+        self._heads = [tensors[name] for name in spec.output_names]
         self._workspace_bytes = self._kernels.detect_workspace(spec, self._head_dtype, most)
         self._workspace = resources.memory(self._workspace_bytes)
         count = spec.max_detections
         shapes: tuple[tuple[int, ...], ...] = ((1,), (count, 4), (count,), (count,))
         dtypes = ("int32", "float32", "float32", "int32")
-        self.results = tuple(
-            TensorInfo(name, dtype, shape)
-            for name, dtype, shape in zip(DETECTION_NAMES, dtypes, shapes, strict=True)
-        )
+        self.results = tuple(map(TensorInfo, DETECTION_NAMES, dtypes, shapes))
 
     def run(self, slot: Slot, batch: int) -> None:
         """Queues all stages: as a graph once the batch size has run."""
@@ -104,11 +100,14 @@ class Program:
             self._capture(slot, batch)
         if key in self._graphs:
             self._device.launch(self._graphs[key], self.stream)
-            return
+        else:
+            self._queue(slot, batch)
+            self._warm.add(batch)
+
+    def _queue(self, slot: Slot, batch: int) -> None:
         self.queue_images(slot, batch)
         self.queue_network(batch)
         self.queue_results(slot, batch)
-        self._warm.add(batch)
 
     def _prepare(self, batch: int) -> None:
         if batch in self._warm:
@@ -119,53 +118,47 @@ class Program:
         self._network.prepare(batch, self.tensors)
 
     def _capture(self, slot: Slot, batch: int) -> None:
-        def work() -> None:
-            self.queue_images(slot, batch)
-            self.queue_network(batch)
-            self.queue_results(slot, batch)
-
         try:
-            self._graphs[slot.index, batch] = self._device.capture(self.stream, work)
+            graph = self._device.capture(self.stream, lambda: self._queue(slot, batch))
         except RunError as error:
             self._graphs_wanted = False
             logging.getLogger("trt_afdet").warning(
                 "%s; running without CUDA graphs, a little slower", error
             )
+        else:
+            self._graphs[slot.index, batch] = graph
 
     def queue_images(self, slot: Slot, batch: int) -> None:
         """Frames to the network's input."""
-        target = self.tensors[INPUT_NAME]
-        source = self._network.inputs[0]
+        target, source = self.tensors[INPUT_NAME], self._network.inputs[0]
         if self._kernels is not None:
             self._kernels.letterbox(
                 slot.descriptors, batch, self._spec, target, source.dtype, self.stream
             )
         else:
-            size = byte_size((batch, *source.shape), source.dtype)
-            self._device.copy(target, slot.frames, size, self.stream)
+            self._device.copy(target, slot.frames, source.bytes(batch), self.stream)
 
     def queue_network(self, batch: int) -> None:
         self._network.enqueue(batch, self.stream)
 
     def queue_results(self, slot: Slot, batch: int) -> None:
         """The network's outputs to the slot's results."""
-        block = Block.of(self.results, batch)
-        targets = block.addresses(slot.results)
+        offsets = Block.of(self.results, batch).offsets
         if self.decodes:
-            self._queue_decoder(targets, batch)
+            self._queue_decoder([slot.results + offset for offset in offsets.values()], batch)
             return
-        for info, target in zip(block.infos, targets, strict=True):
-            size = byte_size((batch, *info.shape), info.dtype)
-            self._device.copy(target, self.tensors[info.name], size, self.stream)
+        for info, offset in offsets.items():
+            target, source = slot.results + offset, self.tensors[info.name]
+            self._device.copy(target, source, info.bytes(batch), self.stream)
 
     def _queue_decoder(self, targets: Sequence[int], batch: int) -> None:
         assert self._kernels is not None
-        for name, (info, memory) in self._picked.items():
-            plane = byte_size(info.shape[1:], info.dtype)
-            wanted = self._wanted or ()
+        wanted = self._wanted or ()
+        for info, memory in self._picked:
+            plane = info.bytes(1) // info.shape[0]
             for place, class_id in enumerate(wanted):
                 target = (memory + place * plane, len(wanted) * plane)
-                source = (self.tensors[name] + class_id * plane, info.shape[0] * plane)
+                source = (self.tensors[info.name] + class_id * plane, info.shape[0] * plane)
                 self._device.copy_rows(target, source, plane, batch, self.stream)
         self._kernels.detect(
             self._heads,
@@ -178,15 +171,14 @@ class Program:
             self.stream,
         )
 
-    def run_network(self, images: Bytes, outputs: Bytes, block: Block, batch: int) -> None:
+    def run_network(self, images: Bytes, outputs: Bytes, block: Block) -> None:
         """Runs the network alone, on pinned host memory, and waits for it."""
-        self._prepare(batch)
+        self._prepare(block.batch)
         self._device.copy_in(self.tensors[INPUT_NAME], images, self.stream)
-        self.queue_network(batch)
-        self._warm.add(batch)
-        for info, offset in zip(block.infos, block.offsets, strict=True):
-            size = byte_size((batch, *info.shape), info.dtype)
-            target = outputs[offset : offset + size]
+        self.queue_network(block.batch)
+        self._warm.add(block.batch)
+        for info, offset in block.offsets.items():
+            target = outputs[offset : offset + info.bytes(block.batch)]
             self._device.copy_out(target, self.tensors[info.name], self.stream)
         self._device.synchronize(self.stream)
 
@@ -199,15 +191,14 @@ class Program:
         graph = None
         if self._graphs_wanted:
             graph = self._device.capture(self.stream, lambda: self.queue_network(batch))
-        work: Callable[[], None] = lambda: self.queue_network(batch)  # noqa: E731
-        if graph is not None:
-            captured = graph
-            work = lambda: self._device.launch(captured, self.stream)  # noqa: E731
         try:
             done, start = 0, time.perf_counter()
             while not done or time.perf_counter() - start < seconds:
                 for _ in range(_REPLAYS):
-                    work()
+                    if graph is None:
+                        self.queue_network(batch)
+                    else:
+                        self._device.launch(graph, self.stream)
                 self._device.synchronize(self.stream)
                 done += _REPLAYS
             return done / (time.perf_counter() - start)
@@ -224,7 +215,3 @@ class Program:
             self._device.synchronize(self.stream)
         for graph in graphs:
             self._device.destroy_graph(graph)
-
-
-#: Runs of a network queued between two waits, when its rate is measured.
-_REPLAYS = 20

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterable, Sequence, Sized
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar, overload
 
 from trt_afdet.assets import SHIPPED_MODEL
@@ -52,17 +51,17 @@ class Detector:
             "nms_iou": fraction("iou (nms_iou)", iou),
             "max_detections": count("max_detections", max_detections),
         }
-        opened = model is None or not isinstance(model, Backend)
-        if isinstance(model, Backend):
-            backend = model
-        else:
-            backend = open_backend(
+        backend = (
+            model
+            if isinstance(model, Backend)
+            else open_backend(
                 SHIPPED_MODEL if model is None else model,
                 device=device,
                 threads=threads,
                 providers=providers,
                 rebuild=rebuild,
             )
+        )
         self.backend = backend
         self.times = StageTimes()
         self._closed = False
@@ -75,7 +74,7 @@ class Detector:
             self.classes = None if classes is None else class_ids(classes, self.spec.class_names)
             backend.configure(self.spec, self.classes)
         except AfdetError:
-            if opened:
+            if backend is not model:
                 backend.close()
             raise
 
@@ -189,12 +188,7 @@ class Detector:
         self._check_open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -7,7 +7,6 @@ capsule of DLPack is made here through ctypes: its structures are few and fixed.
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Callable
 from ctypes import POINTER, c_char_p, c_int32, c_int64, c_uint8, c_uint16, c_uint64, c_void_p
 from typing import Any, Protocol
@@ -17,26 +16,24 @@ import numpy as np
 from trt_afdet.errors import RunError
 
 
+class OverwrittenError(RunError):
+    """Results on the device were asked for after their memory was used again."""
+
+
 class Owner(Protocol):
     """Who owns an array's memory, and knows when it is ready and until when it is kept."""
 
     def check_kept(self) -> None:
         """Raises RunError once the memory holds other results."""
-        ...
 
     def order_after(self, stream: int) -> None:
         """Makes later work on a consumer's stream wait for the array."""
-        ...
 
 
 class DeviceArray:
     """A contiguous array in device memory. It is read by other libraries, never changed.
 
-    Attributes:
-        address: Of its first element.
-        shape: Its shape.
-        dtype: Its NumPy dtype.
-        stream: The cudaStream_t that fills it.
+    ``stream`` is the cudaStream_t that fills it, ``device`` DLPack's type and index.
     """
 
     def __init__(
@@ -140,10 +137,8 @@ def _delete(managed: Any) -> None:
 
 
 def _python(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
-    function = getattr(ctypes.pythonapi, name)
     # Another library may have typed the shared function: an own prototype leaves it alone.
-    prototype = ctypes.PYFUNCTYPE(result, *arguments)
-    return prototype(ctypes.cast(function, c_void_p).value or 0)
+    return ctypes.PYFUNCTYPE(result, *arguments)((name, ctypes.pythonapi))
 
 
 _is_capsule = _python("PyCapsule_IsValid", ctypes.c_int, c_void_p, c_char_p)
@@ -174,12 +169,3 @@ def _capsule(array: DeviceArray) -> Any:
     address = ctypes.addressof(managed)
     _held[address] = (managed, shape, array)
     return _new_capsule(address, _NAME, _destroy)
-
-
-def byte_size(shape: tuple[int, ...], dtype: str) -> int:
-    """Bytes of a contiguous array."""
-    return math.prod(shape) * np.dtype(dtype).itemsize
-
-
-class OverwrittenError(RunError):
-    """Results on the device were asked for after their memory was used again."""

@@ -11,8 +11,8 @@ from typing import Any
 
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.interface import INPUT_NAME
+from trt_afdet.runtime.buffers import TensorInfo
 from trt_afdet.runtime.device import Device
-from trt_afdet.runtime.network import TensorInfo
 from trt_afdet.trt.sidecar import EngineSidecar
 from trt_afdet.trt.versions import Flavour, enum_name
 
@@ -20,7 +20,7 @@ _DTYPES = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "INT64": "in
 
 
 class TensorRTNetwork:
-    """An engine with its execution contexts; see :class:`trt_afdet.runtime.network.Network`.
+    """An engine with its execution contexts.
 
     A context that has been captured in a graph must not change its shape, so each batch size gets
     an own one; as they never run at once, they share their device memory. Before TensorRT 10 a
@@ -32,6 +32,11 @@ class TensorRTNetwork:
         sidecar: What the engine is.
         device: Where its memory comes from; must be active.
         file: For messages.
+
+    Attributes:
+        inputs, outputs: Its tensors, all with the batch in front.
+        batches: Smallest, best and largest batch.
+        keeps_batches: Whether a batch size stays prepared while another runs.
 
     Raises:
         RunError: If TensorRT cannot read the plan or make a context.
@@ -90,7 +95,7 @@ class TensorRTNetwork:
         return least[0], best[0], most[0]
 
     def prepare(self, batch: int, addresses: Mapping[str, int]) -> None:
-        """See :class:`trt_afdet.runtime.network.Network`.
+        """Sets a batch size and where every tensor lies; comes before ``enqueue`` of it.
 
         Raises:
             RunError: If TensorRT refuses.
@@ -133,7 +138,7 @@ class TensorRTNetwork:
         return context
 
     def enqueue(self, batch: int, stream: int) -> None:
-        """See :class:`trt_afdet.runtime.network.Network`.
+        """Queues one run.
 
         Raises:
             RunError: If TensorRT refuses.

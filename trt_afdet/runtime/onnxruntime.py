@@ -20,7 +20,7 @@ from trt_afdet.interface import (
     read_nms,
     read_spec,
 )
-from trt_afdet.runtime.backend import HostBackend
+from trt_afdet.runtime.backend import HostBackend, check_images
 from trt_afdet.runtime.model_errors import reason, refusal
 from trt_afdet.spec import METADATA_KEY
 from trt_afdet.support.files import check_model_path
@@ -85,13 +85,7 @@ class OnnxRuntimeBackend(HostBackend):
     def infer(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[Any]]:
         if self._session is None:
             raise RunError("the detector is closed", got=self.path)
-        want = (3, self.spec.height, self.spec.width)
-        fits = images.ndim == 4 and images.shape[1:] == want and images.dtype == np.float32
-        if not fits or self.batch_size not in (None, len(images)):
-            raise InvalidValueError(
-                f"images must be float32 [{self.batch_size or 'N'}, {', '.join(map(str, want))}]",
-                got=f"{images.dtype} {list(images.shape)}",
-            )
+        check_images(images, (3, self.spec.height, self.spec.width), self.batch_size)
         try:
             typed = images.astype(self._element, copy=False)
             outputs = self._session.run(list(self._outputs), {INPUT_NAME: typed})

@@ -13,8 +13,8 @@ import ctypes
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from types import TracebackType
+from contextlib import closing, contextmanager, suppress
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,15 +23,16 @@ import numpy.typing as npt
 from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.geometry import Letterbox
-from trt_afdet.interface import DETECTION_NAMES
-from trt_afdet.native import FrameDescriptor
+from trt_afdet.interface import DETECTION_NAMES, check_network
+from trt_afdet.native import CudaLibrary, FrameDescriptor
 from trt_afdet.postprocess import from_outputs, postprocess
 from trt_afdet.preprocess import check_frame, preprocess
+from trt_afdet.runtime.backend import check_images
 from trt_afdet.runtime.buffers import Block, Slot, describe
 from trt_afdet.runtime.cuda_graph import Program
 from trt_afdet.runtime.device import Bytes, Device, Resources, aligned
-from trt_afdet.runtime.device_array import DeviceArray, OverwrittenError, byte_size
-from trt_afdet.runtime.network import Kernels, Network, check_tensors
+from trt_afdet.runtime.device_array import DeviceArray, OverwrittenError
+from trt_afdet.runtime.engine_network import TensorRTNetwork
 from trt_afdet.spec import ModelSpec
 
 Frame = npt.NDArray[np.uint8]
@@ -40,6 +41,8 @@ Frame = npt.NDArray[np.uint8]
 _PIECE = 1 << 20
 
 _SLOTS = 2
+
+_FLOATS = ("float32", "float16")
 
 
 class DeviceDetections(NamedTuple):
@@ -76,19 +79,17 @@ class Ticket:
         self._boxes = boxes
         self._batch = batch
         self._lock = threading.Lock()
-        self._found: list[Detections] | None = None
-        self._error: Exception | None = None
+        self._outcome: list[Detections] | Exception | None = None
 
     def finish(self) -> None:
         """Waits for the results and takes them out of the slot; twice is fine."""
         with self._lock:
-            if self._found is None and self._error is None:
+            if self._outcome is None:
                 try:
-                    self._found, self.seconds = self._runner.take(
-                        self._slot, self._batch, self._boxes
-                    )
+                    taken = self._runner.take(self._slot, self._batch, self._boxes)
+                    self._outcome, self.seconds = taken
                 except Exception as error:  # Raised by detections().
-                    self._error = error
+                    self._outcome = error
 
     def detections(self) -> list[Detections]:
         """The results, in pixels of each frame; waits for them.
@@ -97,9 +98,9 @@ class Ticket:
             RunError: If the device failed.
         """
         self.finish()
-        if self._error is not None:
-            raise self._error
-        return self._found or []
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return self._outcome or []
 
     def on_device(self) -> DeviceDetections:
         """The results in device memory; does not wait for them.
@@ -145,10 +146,10 @@ class Runner:
 
     def __init__(
         self,
-        network: Network,
+        network: TensorRTNetwork,
         device: Device,
         spec: ModelSpec,
-        kernels: Kernels | None,
+        kernels: CudaLibrary | None,
         *,
         graphs: bool = True,
         file: object = "the engine",
@@ -172,7 +173,7 @@ class Runner:
         self._program: Program | None = None
         self._open = True
         try:
-            self.has_nms = check_tensors(network, spec, file)
+            self.has_nms = _check_tensors(network, spec, file)
             with device.active():
                 self._allocate()
         except BaseException:
@@ -272,9 +273,7 @@ class Runner:
             program.run(slot, batch)
             device.record(slot.computed, program.stream)
             device.wait(self._download, slot.computed)
-            size = Block.of(program.results, batch).size
-            device.copy_out(slot.results_host[:size], slot.results, self._download)
-            device.record(slot.downloaded, self._download)
+            self._receive(program, slot, batch)
             ticket = Ticket(self, slot, boxes, batch)
             self._holders[slot.index] = ticket
             self._turn = (self._turn + 1) % _SLOTS
@@ -288,28 +287,30 @@ class Runner:
 
     def _next_slot(self) -> Slot:
         """The next slot, emptied."""
-        holder = self._holders[self._turn]
-        if holder is not None:
-            holder.finish()
-            self._holders[self._turn] = None
+        self._empty(self._turn)
         return self._slots[self._turn]
+
+    def _empty(self, index: int) -> None:
+        """Takes the results out of a slot."""
+        if (holder := self._holders[index]) is not None:
+            holder.finish()
+            self._holders[index] = None
 
     def _send(self, slot: Slot, frames: Sequence[Frame], batch: int) -> list[Letterbox]:
         """Queues the upload; a batch under the smallest is filled up with its last frame."""
         if self._kernels is None:
             return self._send_images(slot, frames, batch)
-        sizes = [aligned(frame.nbytes) for frame in frames]
-        slot.reserve(sum(sizes))
+        *offsets, size = accumulate((aligned(frame.nbytes) for frame in frames), initial=0)
+        slot.reserve(size)
         # Filled in place: the memory is pinned, and the slot is idle.
         descriptors = (FrameDescriptor * batch).from_buffer(slot.descriptors_host.data)
-        boxes, offset = [], 0
-        for index, frame in enumerate(frames):
+        boxes = []
+        for index, (frame, offset) in enumerate(zip(frames, offsets, strict=True)):
             height, width = frame.shape[:2]
             box = Letterbox.fit(height, width, self.spec.height, self.spec.width)
             describe(descriptors[index], slot.frames + offset, box)
             boxes.append(box)
             self._send_frame(slot, offset, frame)
-            offset += sizes[index]
         for index in range(len(frames), batch):
             descriptors[index] = descriptors[len(frames) - 1]
         self._kernels.check_frames(descriptors[:], self.spec)
@@ -335,14 +336,19 @@ class Runner:
         """Letterboxes on the CPU and queues the upload of the network's input."""
         images, boxes = preprocess(list(frames), self.spec)
         source = self.network.inputs[0]
-        slot.reserve(byte_size((self.network.batches[2], *source.shape), source.dtype))
-        shape = (batch, *source.shape)
-        staged = slot.staging[: byte_size(shape, source.dtype)]
-        target = staged.view(source.dtype).reshape(shape)
+        slot.reserve(source.bytes(self.max_batch))
+        staged = slot.staging[: source.bytes(batch)]
+        target = staged.view(source.dtype).reshape((batch, *source.shape))
         target[: len(frames)] = images
         target[len(frames) :] = images[-1]
         self.device.copy_in(slot.frames, staged, self._upload)
         return boxes
+
+    def _receive(self, program: Program, slot: Slot, batch: int) -> None:
+        """Queues the download."""
+        size = Block.of(program.results, batch).size
+        self.device.copy_out(slot.results_host[:size], slot.results, self._download)
+        self.device.record(slot.downloaded, self._download)
 
     def take(
         self, slot: Slot, batch: int, boxes: Sequence[Letterbox]
@@ -351,13 +357,9 @@ class Runner:
         program = self._check_open()
         with self.device.active():
             self.device.synchronize_event(slot.downloaded)
-            marks = (slot.started, slot.uploaded, slot.computed, slot.downloaded)
-            stages = zip(("upload", "network", "download"), marks[:-1], marks[1:], strict=True)
-            seconds = {
-                name: self.device.elapsed_ms(first, second) / 1e3 for name, first, second in stages
-            }
-        arrays = Block.of(program.results, batch).arrays(slot.results_host, batch)
-        arrays = {name: array[: len(boxes)] for name, array in arrays.items()}
+            seconds = self._seconds(slot, "upload", "network", "download")
+        views = Block.of(program.results, batch).arrays(slot.results_host)
+        arrays = {name: array[: len(boxes)] for name, array in views.items()}
         if not self.has_nms and not program.decodes:
             return postprocess(arrays, self.spec, boxes, self._wanted), seconds
         outputs = [arrays[name] for name in DETECTION_NAMES]
@@ -369,6 +371,11 @@ class Runner:
         if self.has_nms and self.spec.score_threshold > self._built.score_threshold:
             above = self.spec.score_threshold
         return from_outputs(outputs, self.spec, boxes, classes, above=above), seconds
+
+    def _seconds(self, slot: Slot, *stages: str) -> dict[str, float]:
+        """Seconds from each event of a slot to the next."""
+        steps = zip(stages, pairwise(slot.events), strict=True)
+        return {stage: self.device.elapsed_ms(*ends) / 1e3 for stage, ends in steps}
 
     def device_detections(self, ticket: Ticket, slot: Slot, batch: int) -> DeviceDetections:
         """See :meth:`Ticket.on_device`."""
@@ -384,17 +391,16 @@ class Runner:
                     hint="load the detector without classes",
                 )
             self.check_kept(ticket, slot)
-            block = Block.of(program.results, batch)
             arrays = {
                 info.name: DeviceArray(
-                    address,
+                    slot.results + offset,
                     (ticket.count, *info.shape),
                     info.dtype,
                     owner=ticket,
                     stream=program.stream,
                     device=(self.device.dlpack_type, self.device.index),
                 )
-                for info, address in zip(block.infos, block.addresses(slot.results), strict=True)
+                for info, offset in Block.of(program.results, batch).offsets.items()
             }
         return DeviceDetections(*(arrays[name] for name in DETECTION_NAMES))
 
@@ -425,22 +431,17 @@ class Runner:
             boxes = self._send(slot, frames, batch)
             self.device.synchronize(self._upload)
             seconds = {"upload": time.perf_counter() - start}
-            marks = (slot.started, slot.uploaded, slot.computed, slot.downloaded)
-            self.device.record(marks[0], program.stream)
+            self.device.record(slot.started, program.stream)
             program.queue_images(slot, batch)
-            self.device.record(marks[1], program.stream)
+            self.device.record(slot.uploaded, program.stream)
             program.queue_network(batch)
-            self.device.record(marks[2], program.stream)
+            self.device.record(slot.computed, program.stream)
             program.queue_results(slot, batch)
-            self.device.record(marks[3], program.stream)
+            self.device.record(slot.downloaded, program.stream)
             self.device.synchronize(program.stream)
-            stages = ("preprocess", "network", "postprocess")
-            for name, first, second in zip(stages, marks[:-1], marks[1:], strict=True):
-                seconds[name] = self.device.elapsed_ms(first, second) / 1e3
+            seconds |= self._seconds(slot, "preprocess", "network", "postprocess")
             start = time.perf_counter()
-            size = Block.of(program.results, batch).size
-            self.device.copy_out(slot.results_host[:size], slot.results, self._download)
-            self.device.record(slot.downloaded, self._download)
+            self._receive(program, slot, batch)
             self.take(slot, batch, boxes)
             seconds["download"] = time.perf_counter() - start
         return seconds
@@ -459,14 +460,10 @@ class Runner:
     def infer(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[Any]]:
         """Runs the network alone; see :meth:`trt_afdet.runtime.backend.Backend.infer`."""
         source = self.network.inputs[0]
-        if images.ndim != 4 or images.shape[1:] != source.shape or images.dtype != np.float32:
-            raise InvalidValueError(
-                f"images must be float32 [N, {', '.join(map(str, source.shape))}]",
-                got=f"{images.dtype} {list(images.shape)}",
-            )
+        check_images(images, source.shape)
         names = DETECTION_NAMES if self.has_nms else self._built.output_names
         least, _, most = self.network.batches
-        parts: list[list[npt.NDArray[Any]]] = []
+        parts = []
         for start in range(0, len(images), most):
             part = images[start : start + most].astype(source.dtype)
             count = len(part)
@@ -477,23 +474,17 @@ class Runner:
 
     def _infer(self, images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
         """One batch, waited for; memory is allocated on the way."""
-        with self._using() as program:
-            resources = Resources(self.device)
-            try:
-                block = Block.of(self.network.outputs, len(images))
-                staged, out = resources.pinned(images.nbytes), resources.pinned(block.size)
-                staged[:] = images.reshape(-1).view(np.uint8)
-                program.run_network(staged, out, block, len(images))
-                return {n: a.copy() for n, a in block.arrays(out, len(images)).items()}
-            finally:
-                resources.close()
+        with self._using() as program, closing(Resources(self.device)) as resources:
+            block = Block.of(self.network.outputs, len(images))
+            staged, out = resources.pinned(images.nbytes), resources.pinned(block.size)
+            staged[:] = images.reshape(-1).view(np.uint8)
+            program.run_network(staged, out, block)
+            return {name: array.copy() for name, array in block.arrays(out).items()}
 
     def _drain(self) -> None:
         """Takes the results out of every slot."""
-        for index, holder in enumerate(self._holders):
-            if holder is not None:
-                holder.finish()
-                self._holders[index] = None
+        for index in range(_SLOTS):
+            self._empty(index)
 
     def _release(self) -> None:
         """Frees what :meth:`_allocate` and the frames took."""
@@ -539,10 +530,31 @@ class Runner:
     def __enter__(self) -> Runner:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _check_tensors(network: TensorRTNetwork, spec: ModelSpec, file: object) -> bool:
+    """Whether the network ends in NMS, if its tensors are what the spec says.
+
+    Raises:
+        InvalidValueError: Naming the first tensor that is not.
+    """
+    outputs = {info.name: info for info in network.outputs}
+    has_nms = set(DETECTION_NAMES) <= set(outputs)
+    check_network(
+        spec,
+        file,
+        [(info.name, ("N", *info.shape), info.dtype) for info in network.inputs],
+        [(info.name, ("N", *info.shape)) for info in network.outputs],
+        has_nms=has_nms,
+        elements=_FLOATS,
+    )
+    heads = {outputs[name].dtype for name in spec.output_names if name in outputs}
+    if not has_nms and (len(heads) != 1 or not heads <= set(_FLOATS)):
+        raise InvalidValueError(
+            f"{file}: outputs must be all {' or all '.join(_FLOATS)}",
+            got=", ".join(sorted(heads)),
+            hint="build the engine again",
+        )
+    return has_nms

@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from trt_afdet.errors import RunError
 from trt_afdet.native import CudaLibrary, FrameDescriptor, NativeError
+from trt_afdet.runtime.buffers import TensorInfo
 from trt_afdet.runtime.device import ALIGNMENT, Bytes, Rows, cuda_error
-from trt_afdet.runtime.network import TensorInfo
 from trt_afdet.spec import ModelSpec
 
 Work = Callable[[], None]
@@ -391,7 +391,7 @@ class OrtNetwork:
         model: The ONNX file's bytes.
         batches: The profile.
         dtype: Element type that input and heads have on the device.
-        keeps_batches: See :class:`trt_afdet.runtime.network.Network`.
+        keeps_batches: See :class:`trt_afdet.runtime.engine_network.TensorRTNetwork`.
 
     Attributes:
         prepared: Batch sizes in the order they were prepared.
@@ -457,9 +457,8 @@ class OrtNetwork:
         self._device.enqueue(stream, work)
 
     def _array(self, info: TensorInfo, address: int, batch: int) -> npt.NDArray[Any]:
-        shape = (batch, *info.shape)
-        size = int(np.prod(shape)) * np.dtype(info.dtype).itemsize
-        return self._device.view(address, size).view(info.dtype).reshape(shape)
+        memory = self._device.view(address, info.bytes(batch))
+        return memory.view(info.dtype).reshape((batch, *info.shape))
 
     def close(self) -> None:
         self.closed = True

@@ -16,7 +16,6 @@ from trt_afdet.assets import ASSETS, SHIPPED_MODEL
 from trt_afdet.detections import Detections
 from trt_afdet.media import open_inputs
 from trt_afdet.runtime.detector import Detector
-from trt_afdet.runtime.network import Kernels
 from trt_afdet.runtime.runner import Runner
 from trt_afdet.spec import ModelSpec
 
@@ -64,7 +63,7 @@ class HostRig:
         self._made.append((device, None))
         return device
 
-    def kernels(self, device: HostDevice) -> Kernels:
+    def kernels(self, device: HostDevice) -> HostKernels:
         try:
             return HostKernels(device, native.emulated())
         except native.NativeMissingError as error:

@@ -119,9 +119,9 @@ def test_submit_does_not_wait(rig: Any) -> None:
     runner = rig.runner()
     tickets = [runner.submit([exact(i)]) for i in range(2)]
     if not rig.gpu:  # The host device runs nothing before something waits for it.
-        assert all(ticket._found is None for ticket in tickets)
+        assert all(ticket._outcome is None for ticket in tickets)
     third = runner.submit([exact(2)])
-    assert tickets[0]._found is not None
+    assert tickets[0]._outcome is not None
     assert [len(t.detections()) > 0 for t in (*tickets, third)] == [True] * 3
     assert set(third.seconds) == {"upload", "network", "download"}
     assert all(value >= 0 for value in third.seconds.values())
