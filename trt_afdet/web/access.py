@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 import time
 from collections import OrderedDict
@@ -30,24 +31,16 @@ def new_token() -> str:
 
 
 class Access:
-    """See the module.
-
-    Args:
-        token: The token; None lets everybody in.
-        clock: Seconds since 1970.
+    """See the module; without a token everybody is let in.
 
     Raises:
         InvalidValueError: If the token is too short, or cannot be written into a header.
     """
 
     def __init__(self, token: str | None, clock: Callable[[], float] = time.time) -> None:
-        if token is not None and (
-            len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable()
-        ):
-            raise InvalidValueError(
-                f"the token of the web page must have at least {SHORTEST_TOKEN} ASCII characters",
-                hint="leave it out and one is made",
-            )
+        if token is not None and not re.fullmatch(rf"[ -~]{{{SHORTEST_TOKEN},}}", token):
+            what = f"the token of the web page must have at least {SHORTEST_TOKEN} ASCII characters"
+            raise InvalidValueError(what, hint="leave it out and one is made")
         self.required = token is not None
         self.cookie = "trt_afdet"
         self._token = (token or "").encode()
@@ -55,7 +48,6 @@ class Access:
         self._wrong: OrderedDict[str, list[float]] = OrderedDict()
 
     def token_is_right(self, token: str) -> bool:
-        """Compares in constant time."""
         return hmac.compare_digest(token.encode(), self._token)
 
     def blocked(self, address: str) -> bool:
@@ -65,7 +57,6 @@ class Access:
         return len(recent) >= ATTEMPTS
 
     def note_wrong(self, address: str) -> None:
-        """Counts a wrong token."""
         times = self._wrong.setdefault(address, [])
         times.append(self._clock())
         del times[:-ATTEMPTS]
@@ -77,10 +68,7 @@ class Access:
         """The value of ``Set-Cookie`` for a browser that has sent the token.
 
         It is signed with the token, so it outlives a restart and ends with a change of token.
-
-        Args:
-            path: The page's, as the browser sees it.
-            secure: Whether browsers send it over HTTPS only.
+        ``path`` is the page's, as the browser sees it; ``secure``: it is sent over HTTPS only.
         """
         expires = f"{int(self._clock()) + SESSION:x}"
         value = f"{expires}.{self._sign(expires)}"
@@ -93,12 +81,9 @@ class Access:
             morsel = SimpleCookie(header).get(self.cookie)
         except CookieError:
             return False
-        if morsel is None:
-            return False
-        expires, _, signature = morsel.value.partition(".")
-        if not hmac.compare_digest(signature.encode(), self._sign(expires).encode()):
-            return False
-        return int(expires, 16) > self._clock()
+        expires, _, signature = (morsel.value if morsel is not None else "").partition(".")
+        signed = hmac.compare_digest(signature.encode(), self._sign(expires).encode())
+        return signed and int(expires, 16) > self._clock()
 
     def _sign(self, expires: str) -> str:
         return hmac.new(self._token, f"session {expires}".encode(), hashlib.sha256).hexdigest()

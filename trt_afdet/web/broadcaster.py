@@ -39,16 +39,7 @@ TRY_AGAIN, VIOLATION = 1013, 1008
 
 
 class Broadcaster:
-    """See the module.
-
-    Args:
-        results: Where pictures and events come from.
-        zones: Sent to every browser, again after each change.
-        state: Makes the figures, a JSON-able dict.
-        most_viewers: Browsers that may watch at once.
-        most_fps: Pictures per second and camera.
-        quality: Of the JPEGs, 1 to 100.
-    """
+    """See the module; ``state`` makes the figures, a JSON-able dict."""
 
     def __init__(
         self,
@@ -60,11 +51,8 @@ class Broadcaster:
         most_fps: float,
         quality: int,
     ) -> None:
-        self.results = results
-        self.zones = zones
-        self.state = state
-        self.interval = 1 / most_fps
-        self.quality = quality
+        self.results, self.zones, self.state = results, zones, state
+        self.interval, self.quality = 1 / most_fps, quality
         #: Pictures encoded, and browsers served, so far.
         self.encoded = self.served = 0
         self.viewers: set[ViewerConnection] = set()
@@ -98,7 +86,7 @@ class Broadcaster:
         self._frames = {key: frame for key, frame in self._frames.items() if key in watched}
         for viewer in self.viewers:
             viewer.state = text
-            viewer.changed.set()
+        self.wake()
 
     def _wake_soon(self) -> None:
         """As :meth:`wake`, from the pipeline's threads."""
@@ -129,9 +117,8 @@ class Broadcaster:
         if frame is None or (frame.serial != latest.serial and now - frame.made >= self.interval):
             work = self._encoding.get(key)
             if work is None:
-                work = self._loop.run_in_executor(
-                    self.workers, encode_frame, latest, width, self.quality, now
-                )
+                asked = latest, width, self.quality, now
+                work = self._loop.run_in_executor(self.workers, encode_frame, *asked)
                 self._encoding[key] = work
                 work.add_done_callback(lambda done: self._keep(key, done))
             frame = await asyncio.shield(work)
@@ -159,21 +146,14 @@ class Broadcaster:
 
 
 class ViewerConnection:
-    """The WebSocket of one browser.
-
-    Attributes:
-        watched: Width of the pictures it wants, by camera.
-        state: Figures to be sent, or None.
-        changed: Set when there may be something to send.
-    """
+    """The WebSocket of one browser."""
 
     def __init__(self, broadcaster: Broadcaster, socket: WebSocket) -> None:
-        self.watched: dict[str, int] = {}
-        self.state: str | None = json.dumps(broadcaster.state(), ensure_ascii=False)
-        self.changed = asyncio.Event()
+        self.watched: dict[str, int] = {}  # Width of the pictures it wants, by camera.
+        self.state: str | None = json.dumps(broadcaster.state(), ensure_ascii=False)  # To be sent.
+        self.changed = asyncio.Event()  # Set when there may be something to send.
         self.changed.set()
-        self._broadcaster = broadcaster
-        self._socket = socket
+        self._broadcaster, self._socket = broadcaster, socket
         #: By camera: pictures the browser has not confirmed, and the serial of the last one sent.
         self._unconfirmed: Counter[str] = Counter()
         self._sent: Counter[str] = Counter()
@@ -239,8 +219,7 @@ class ViewerConnection:
                         self._unconfirmed[camera] += 1
                         with fail_after(SEND_TIMEOUT):
                             await self._socket.send_bytes(frame.data)
-                pause = self._broadcaster.interval - (loop.time() - started)
-                await asyncio.sleep(max(0.0, pause))
+                await asyncio.sleep(max(0.0, started + self._broadcaster.interval - loop.time()))
         except (TimeoutError, WebSocketDisconnect, RuntimeError) as error:
             log.debug("a browser has disconnected: %r", error)
         except Exception:
@@ -259,13 +238,14 @@ class ViewerConnection:
             self._zones = known
             names = {source: results.names.of(source) for source in zones.all()}
             public = {n: zones.in_shares(s, known[1].get(n)) for s, n in names.items()}
-            await self._send({"type": "zones", "zones": public})
+            await self._send("zones", public)
         if points := results.points_after(self._point):
             self._point = points[-1]["id"]
-            await self._send({"type": "points", "points": points})
+            await self._send("points", points)
         if events := results.events_after(self._event):
             self._event = events[-1]["id"]
-            await self._send({"type": "events", "events": events})
+            await self._send("events", events)
 
-    async def _send(self, message: dict[str, Any]) -> None:
-        await self._socket.send_text(json.dumps(message, ensure_ascii=False))
+    async def _send(self, kind: str, news: object) -> None:
+        message = json.dumps({"type": kind, kind: news}, ensure_ascii=False)
+        await self._socket.send_text(message)

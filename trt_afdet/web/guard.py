@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote
 
 from trt_afdet.web.access import Access
@@ -52,21 +52,14 @@ Refusal = tuple[int, str] | tuple[int, str, dict[str, str]]
 class Guard:
     """An ASGI application around the page's own.
 
-    Args:
-        app: The page.
-        access: Who may see it.
-        hosts: Names it may be asked for, lower case; None allows all. A foreign site that has its
-            own name resolve to this machine asks under that name, so it is refused.
-        forwarding: Which proxies are trusted.
+    It may be asked for under the names ``hosts``, lower case; None allows all. A foreign site that
+    has its own name resolve to this machine asks under that name, so it is refused.
     """
 
     def __init__(
         self, app: ASGIApp, access: Access, hosts: frozenset[str] | None, forwarding: Forwarding
     ) -> None:
-        self._forwarding = forwarding
-        self._app = app
-        self._access = access
-        self._hosts = hosts
+        self._app, self._access, self._hosts, self._forwarding = app, access, hosts, forwarding
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         from starlette.exceptions import HTTPException
@@ -170,37 +163,27 @@ def new_cookie(access: Access, request: BrowserRequest) -> str:
 
 
 async def _refuse(
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-    status: int,
-    what: str,
-    headers: dict[str, str] | None = None,
+    scope: Scope, receive: Receive, send: Send, status: int, what: str, more: Any = ()
 ) -> None:
     from starlette.responses import JSONResponse, Response
     from starlette.websockets import WebSocketClose
 
-    if scope["type"] == "websocket":
-        # Before it was accepted this becomes a plain 403.
-        await WebSocketClose(1008)(scope, receive, send)
-        return
     # The rest of a body that is too long is not read.
-    headers = {"connection": "close", **(headers or {})}
+    headers = {"connection": "close", **dict(more)}
     if status == 401:
         headers["www-authenticate"] = "Bearer"
-    answer = (
-        JSONResponse({"error": what}, status, headers)
-        if status >= 400
-        else Response(status_code=status, headers=headers)
-    )
+    answer: ASGIApp = Response(status_code=status, headers=headers)
+    if scope["type"] == "websocket":
+        answer = WebSocketClose(1008)  # Before it was accepted this becomes a plain 403.
+    elif status >= 400:
+        answer = JSONResponse({"error": what}, status, headers)
     await answer(scope, receive, send)
 
 
 def _strip_prefix(scope: Scope, request: BrowserRequest) -> str | None:
     """Removes a prefix that the proxy has left in the path.
 
-    Returns:
-        Where to redirect a request for the prefix without its slash: relative addresses need it.
+    Returns the prefix with a slash where a request lacks that: relative addresses need it.
     """
     path, prefix = scope["path"], request.prefix
     inside = f"{prefix}/"

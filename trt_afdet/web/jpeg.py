@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -19,19 +19,12 @@ WIDTHS = (160, 320, 480, 640, 960, 1280, 1920)
 MOST_BOXES = 300
 
 
-@dataclass(frozen=True)
-class EncodedFrame:
-    """A frame for browsers.
+class EncodedFrame(NamedTuple):
+    """A frame for browsers."""
 
-    Attributes:
-        serial: Of the result, see :class:`trt_afdet.web.results.LatestResult`.
-        made: When it was encoded, seconds of the caller's clock.
-        data: 4 bytes big-endian length of the header, the header (JSON), the JPEG.
-    """
-
-    serial: int
-    made: float
-    data: bytes
+    serial: int  # Of the result, see LatestResult.
+    made: float  # When it was encoded, seconds of the caller's clock.
+    data: bytes  # 4 bytes big-endian length of the header, the header (JSON), the JPEG.
 
 
 def fitting_width(wanted: int) -> int:

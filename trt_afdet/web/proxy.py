@@ -14,7 +14,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from trt_afdet.errors import InvalidValueError
@@ -37,25 +37,15 @@ class ForwardedError(ValueError):
     """A proxy's headers that cannot be understood, or contradict each other."""
 
 
-@dataclass(frozen=True)
-class BrowserRequest:
-    """A request's addresses as the browser sees them, before any proxy changed them.
+class BrowserRequest(NamedTuple):
+    """A request's addresses as the browser sees them, before any proxy changed them."""
 
-    Attributes:
-        client: Address of the browser, without the port.
-        host: Of the page, as :func:`parse_host` gives it; None if it is malformed.
-        port: Of the page; None if not known.
-        scheme: "http" or "https"; None if not known.
-        prefix: Path in front of the page's own paths, "" or such as ``/cameras``.
-        stripped: Whether the proxy has removed the prefix from the path.
-    """
-
-    client: str
-    host: str | None
-    port: int | None = None
-    scheme: str | None = None
-    prefix: str = ""
-    stripped: bool = False
+    client: str  # Address of the browser, without the port.
+    host: str | None  # Of the page, as parse_host gives it; None if it is malformed.
+    port: int | None = None  # Of the page; None if not known.
+    scheme: str | None = None  # "http" or "https"; None if not known.
+    prefix: str = ""  # Path in front of the page's own paths, "" or such as ``/cameras``.
+    stripped: bool = False  # Whether the proxy has removed the prefix from the path.
 
     def is_origin(self, origin: str) -> bool:
         """Whether an ``Origin`` header names this page: scheme, host and port.
@@ -65,22 +55,19 @@ class BrowserRequest:
         """
         try:
             parts = urlsplit(origin)
-            port = parts.port
+            default = DEFAULT_PORTS.get(parts.scheme)
+            port = parts.port or default
         except ValueError:
             return False
-        scheme = parts.scheme.lower()
-        if scheme not in DEFAULT_PORTS or self.host is None or self.scheme not in (None, scheme):
+        if default is None or self.host is None or self.scheme not in (None, parts.scheme):
             return False
-        host, _ = parse_host(parts.netloc)
-        default = DEFAULT_PORTS[scheme]
-        return (host, port or default) == (self.host, self.port or default)
+        return (parse_host(parts.netloc)[0], port) == (self.host, self.port or default)
 
 
 def parse_host(text: str) -> tuple[str | None, int | None]:
     """The name and port in a ``Host`` header: name in lower case, IPv6 in brackets and short.
 
-    Returns:
-        None for the name if it is malformed.
+    The name is None if it is malformed.
     """
     match = _HOST.fullmatch(text.strip())
     if match is None or int(match["port"] or 0) > 65535:
@@ -92,65 +79,46 @@ def parse_host(text: str) -> tuple[str | None, int | None]:
         except ValueError:
             return None, None
     port = int(match["port"]) if match["port"] else None
-    return (name[:-1] if name.endswith(".") and len(name) > 1 else name), port
+    return (name.removesuffix(".") or name), port
 
 
 def check_prefix(text: str) -> str:
-    """A prefix as it is used: "" or ``/such/as/this``.
-
-    Raises:
-        InvalidValueError: If it is not a path.
-    """
+    """A prefix as it is used: "" or ``/such/as/this``; InvalidValueError if it is no path."""
     path = text.strip()
     if not _PREFIX.fullmatch(path) or {".", ".."} & set(path.split("/")):
-        raise InvalidValueError(
-            "the path in front of the web page must be like /cameras", got=text[:80]
-        )
+        what = "the path in front of the web page must be like /cameras"
+        raise InvalidValueError(what, got=text[:80])
     return path.rstrip("/")
 
 
 def parse_networks(names: Sequence[str]) -> tuple[Network, ...]:
-    """``127.0.0.1``, ``10.0.0.0/8``, ``::1`` as networks; ``localhost`` is both of this machine.
-
-    Raises:
-        InvalidValueError: If one is malformed.
-    """
+    """``127.0.0.1``, ``10.0.0.0/8``, ``::1`` as networks; ``localhost`` is both of this machine."""
     networks: list[Network] = []
     for name in names:
         for text in ("127.0.0.0/8", "::1") if name.lower() == "localhost" else (name,):
             try:
                 networks.append(ipaddress.ip_network(text.strip("[] "), strict=False))
             except ValueError as error:
-                raise InvalidValueError(
-                    "a trusted proxy is an address or a network",
-                    got=name,
-                    hint="such as 127.0.0.1 or 10.0.0.0/8",
-                ) from error
+                what, hint = "a trusted proxy is an address or a network", "127.0.0.1 or 10.0.0.0/8"
+                raise InvalidValueError(what, got=name, hint=f"such as {hint}") from error
     return tuple(networks)
 
 
 class Forwarding:
-    """Reads the headers of trusted proxies.
+    """Reads the headers of trusted proxies, given as addresses and networks.
 
-    Args:
-        proxies: Their addresses and networks.
-        prefix: Path in front of the page's paths if no proxy sends one.
+    ``prefix`` is the path in front of the page's paths if no proxy sends one.
 
     Raises:
         InvalidValueError: If one of them is malformed.
     """
 
     def __init__(self, proxies: Sequence[str] = (), prefix: str = "") -> None:
-        #: Networks of the trusted proxies.
         self.networks = parse_networks(proxies)
         self._prefix = check_prefix(prefix)
 
     def read(self, peer: str, headers: Sequence[tuple[bytes, bytes]]) -> BrowserRequest:
-        """The request as the browser sees it.
-
-        Args:
-            peer: Address it comes from.
-            headers: Names in lower case, and values.
+        """The request from the address ``peer`` as the browser sees it.
 
         Raises:
             ForwardedError: If a trusted proxy's headers cannot be understood.
@@ -174,7 +142,7 @@ class Forwarding:
                 prefix = check_prefix(prefixes[-1].split(",")[-1])
             except InvalidValueError as error:
                 raise ForwardedError("X-Forwarded-Prefix is not a path") from error
-            request = replace(request, prefix=prefix, stripped=True)
+            request = request._replace(prefix=prefix, stripped=True)
         return request
 
     def _trusts(self, text: str) -> bool:
@@ -189,22 +157,20 @@ class Forwarding:
         """Reads the last hop that does not come from a trusted proxy."""
         untrusted = (h for h in reversed(hops) if not self._trusts(_without_port(h.get("for", ""))))
         hop = next(untrusted, hops[0])
-        changes: dict[str, str | int | None] = {}
+        client, host, port, scheme, *_ = request
         if "for" in hop:
-            changes["client"] = _without_port(hop["for"])[:64]
+            client = _without_port(hop["for"])[:64]
         if "proto" in hop:
             scheme = {"ws": "http", "wss": "https"}.get(hop["proto"], hop["proto"]).lower()
             if scheme not in DEFAULT_PORTS:
                 raise ForwardedError("the proxy names an unknown scheme")
-            changes["scheme"] = scheme
-        port = request.port
         if "host" in hop:
-            changes["host"], port = parse_host(hop["host"])
+            host, port = parse_host(hop["host"])
         if "port" in hop:
             if not re.fullmatch(r"[1-9]\d{0,4}", hop["port"]) or int(hop["port"]) > 65535:
                 raise ForwardedError("X-Forwarded-Port is not a port")
             port = port or int(hop["port"])
-        return replace(request, **changes, port=port)  # type: ignore[arg-type]
+        return request._replace(client=client, host=host, port=port, scheme=scheme)
 
 
 def _from_x_forwarded(values: dict[str, list[str]]) -> list[dict[str, str]]:
@@ -214,12 +180,12 @@ def _from_x_forwarded(values: dict[str, list[str]]) -> list[dict[str, str]]:
         text = ",".join(values.get(f"x-forwarded-{key}", []))
         if text.strip():
             lists[key] = [item.strip() for item in text.split(",")][-MAX_HOPS:]
-    hops: list[dict[str, str]] = [{} for _ in lists.get("for", [""])] if lists else []
-    for key, items in lists.items():
-        for index, hop in enumerate(hops):
-            # A proxy that replaces the header, and does not append to it, speaks for all hops.
-            hop[key] = items[index] if len(items) == len(hops) else items[-1]
-    return hops
+    count = len(lists.get("for", [""])) if lists else 0
+    # A proxy that replaces the header, and does not append to it, speaks for all hops.
+    return [
+        {key: items[index if len(items) == count else -1] for key, items in lists.items()}
+        for index in range(count)
+    ]
 
 
 def _from_forwarded(text: str) -> list[dict[str, str]]:

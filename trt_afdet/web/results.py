@@ -11,7 +11,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import takewhile
+from typing import Any, NamedTuple
 
 from trt_afdet.draw import class_color
 from trt_afdet.stream.frame import StreamResult
@@ -32,18 +33,11 @@ TALLIES = 256
 COLORS = 1000
 
 
-@dataclass(frozen=True)
-class LatestResult:
-    """The newest result of a camera.
+class LatestResult(NamedTuple):
+    """The newest result of a camera."""
 
-    Attributes:
-        camera: Its public name.
-        serial: Grows with every result, over all cameras.
-        result: The frame and its detections.
-    """
-
-    camera: str
-    serial: int
+    camera: str  # Its public name.
+    serial: int  # Grows with every result, over all cameras.
     result: StreamResult
 
     @property
@@ -64,11 +58,7 @@ class _ObjectCounts:
 
 
 class ResultStore:
-    """See the module. Thread-safe.
-
-    Args:
-        clock: Seconds since 1970.
-    """
+    """See the module. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.names = PublicNames()
@@ -114,8 +104,7 @@ class ResultStore:
 
     def latest(self, camera: str) -> LatestResult | None:
         """The newest result of a camera, by its public name."""
-        with self._lock:
-            return self._latest.get(camera)
+        return self._latest.get(camera)
 
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Width and height of every camera's newest frame."""
@@ -124,8 +113,7 @@ class ResultStore:
 
     def colors(self) -> dict[str, str]:
         """Colour of each class as ``#rrggbb``, the same as in annotated videos."""
-        with self._lock:
-            return dict(self._colors)
+        return self._colors.copy()
 
     def events_after(self, serial: int) -> list[dict[str, Any]]:
         """Events with a higher ``id``, oldest first."""
@@ -140,13 +128,11 @@ class ResultStore:
 
     def tallies(self, camera: str) -> dict[str, list[int]]:
         """By name: objects in each zone now, ``[n]``, and crossings of each line, ``[in, out]``."""
-        with self._lock:
-            return dict(self._tallies.get(camera, {}))
+        return self._tallies.get(camera, {}).copy()
 
     def reset_tallies(self, camera: str) -> None:
         """Forgets the tallies of a camera whose zones and lines have changed."""
-        with self._lock:
-            self._tallies.pop(camera, None)
+        self._tallies.pop(camera, None)
 
     def keep_only(self, cameras: Collection[str]) -> None:
         """Forgets frames and counts of all other cameras (they were removed)."""
@@ -160,9 +146,8 @@ class ResultStore:
             self.listener()
 
     def _add_event(self, camera: str, moment: float, event: Any) -> None:
-        entry: dict[str, Any] = (
-            event.to_json() if hasattr(event, "to_json") else {"kind": type(event).__name__}
-        )
+        known = hasattr(event, "to_json")
+        entry: dict[str, Any] = event.to_json() if known else {"kind": type(event).__name__}
         tallies = self._tallies.setdefault(camera, {})
         if len(tallies) >= TALLIES:
             tallies.clear()
@@ -183,25 +168,15 @@ class ResultStore:
         bucket = int(self._clock() / BUCKET)
         if bucket != counts.bucket:
             if counts.frames:
-                most = counts.objects.most_common(CLASSES)
                 self._serial += 1
-                counts.points.append(
-                    {
-                        "id": self._serial,
-                        "camera": camera,
-                        "time": counts.bucket * BUCKET,
-                        "counts": {name: round(n / counts.frames, 3) for name, n in most},
-                    }
-                )
+                most = counts.objects.most_common(CLASSES)
+                figures = {name: round(n / counts.frames, 3) for name, n in most}
+                place = {"id": self._serial, "camera": camera, "time": counts.bucket * BUCKET}
+                counts.points.append(place | {"counts": figures})
             counts.bucket, counts.frames, counts.objects = bucket, 0, Counter()
         counts.frames += 1
         counts.objects += found
 
 
 def _newer(entries: deque[dict[str, Any]], serial: int) -> list[dict[str, Any]]:
-    newer = []
-    for entry in reversed(entries):
-        if entry["id"] <= serial:
-            break
-        newer.append(entry)
-    return newer[::-1]
+    return list(takewhile(lambda entry: entry["id"] > serial, reversed(entries)))[::-1]

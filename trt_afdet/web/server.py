@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from trt_afdet.errors import InvalidValueError, RunError
@@ -16,19 +18,19 @@ from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.monitoring.health import Health, HealthCheck
 from trt_afdet.stream.monitoring.metrics import Metrics
 from trt_afdet.stream.monitoring.prometheus import Exposition
-from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot
+from trt_afdet.stream.monitoring.public_names import key
+from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot, QueueCount
 from trt_afdet.stream.monitoring.status import StatusEvent
 from trt_afdet.support.listening import LOCAL_NAMES, bind, is_loopback, outward_host, parse_address
 from trt_afdet.support.packages import missing
+from trt_afdet.support.redact import redact
 from trt_afdet.support.threads import Worker
 from trt_afdet.web.access import Access, new_token
 from trt_afdet.web.app import make_app
 from trt_afdet.web.broadcaster import Broadcaster
 from trt_afdet.web.guard import Guard
-from trt_afdet.web.protocol import protocol_class
 from trt_afdet.web.proxy import Forwarding, parse_host
 from trt_afdet.web.results import ResultStore
-from trt_afdet.web.state import state_of
 from trt_afdet.web.zones_store import ZonesStore
 
 if TYPE_CHECKING:
@@ -39,6 +41,11 @@ if TYPE_CHECKING:
     from trt_afdet.stream.pipeline import Pipeline
 
 log = logging.getLogger("trt_afdet.web")
+
+#: Seconds within which a request must be complete, head and body.
+REQUEST_TIMEOUT = 15.0
+#: Connections that may be open; more are closed as they come.
+MAX_CONNECTIONS = 192
 
 
 def _print(line: str) -> None:
@@ -104,26 +111,17 @@ class WebServer:
         self.access = Access(token)
         self.results = ResultStore()
         self.zones = zones if zones is not None else ZonesStore()
-        self._token = token
+        self._token, self._announce = token, announce
         self._snapshot: Callable[[], PipelineSnapshot] | None = None
         self._metrics: Metrics | None = None
         self._hosts = frozenset(map(_allowed_host, hosts))
         self._forwarding = Forwarding(trusted_proxies, root_path)
-        self._announce = announce
-        self._check = HealthCheck(self.results.names, stall)
-        self.broadcaster = Broadcaster(
-            self.results,
-            self.zones,
-            self.state,
-            most_viewers=most_viewers,
-            most_fps=most_fps,
-            quality=quality,
-        )
+        names = self.results.names
+        self._check = HealthCheck(names, stall)
+        limits: Any = {"most_viewers": most_viewers, "most_fps": most_fps, "quality": quality}
+        self.broadcaster = broadcaster = Broadcaster(self.results, self.zones, self.state, **limits)
         self._exposition = Exposition(
-            self._judge,
-            self.results.names,
-            lambda: self._metrics,
-            lambda: len(self.broadcaster.viewers),
+            self._judge, names, lambda: self._metrics, lambda: len(broadcaster.viewers)
         )
         self._uvicorn: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -132,7 +130,6 @@ class WebServer:
 
     @property
     def running(self) -> bool:
-        """Whether it serves."""
         return self._thread is not None and self._thread.is_alive()
 
     @property
@@ -198,21 +195,15 @@ class WebServer:
         self._uvicorn = self._thread = None
 
     def open(self) -> None:
-        """Starts unless it runs already, in which case :meth:`close` leaves it running.
-
-        Raises:
-            RunError: If the port is taken.
-        """
+        """Starts unless it runs already, in which case :meth:`close` leaves it running."""
         self._opened = not self.running
         if self._opened:
             self.start()
 
     def write(self, result: StreamResult) -> None:
-        """Shows a result."""
         self.results.add_result(result)
 
     def status(self, event: StatusEvent) -> None:
-        """Shows a change of a source's state."""
         self.results.add_status(event)
 
     def close(self) -> None:
@@ -220,10 +211,21 @@ class WebServer:
             self.stop()
 
     def state(self) -> dict[str, Any]:
-        """The state of the page, as JSON."""
+        """The state of the page, JSON-able: seconds, and null for what is not known yet."""
         snapshot, health = self._judge()
-        self.results.keep_only({self.results.names.of(name) for name in snapshot.states})
-        return state_of(snapshot, health, self.results, len(self.broadcaster.viewers))
+        results = self.results
+        results.keep_only({results.names.of(name) for name in snapshot.states})
+        sizes, sinks = results.sizes(), snapshot.sinks.items()
+        return {
+            "type": "state",
+            "time": round(time.time(), 3),
+            "uptime": round(snapshot.uptime, 1),
+            "health": {"status": health.status, "reasons": list(health.reasons)},
+            "viewers": len(self.broadcaster.viewers),
+            "colors": results.colors(),
+            "cameras": [_camera(snapshot, name, results, sizes) for name in snapshot.states],
+            "sinks": [{"name": redact(name), **count._asdict()} for name, count in sinks],
+        }
 
     def _judge(self) -> tuple[PipelineSnapshot, Health]:
         """The figures of now and the verdict on them."""
@@ -267,7 +269,7 @@ def _uvicorn_server(app: Guard) -> uvicorn.Server:
 
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http=protocol_class(),
+        http=_limited_protocol(),
         ws="websockets-sansio",
         ws_max_size=1 << 15,
         ws_ping_interval=20.0,
@@ -287,3 +289,83 @@ def _uvicorn_server(app: Guard) -> uvicorn.Server:
         h11_max_incomplete_event_size=1 << 14,
     )
     return uvicorn.Server(config)
+
+
+def _limited_protocol() -> type[Any]:
+    """uvicorn's HTTP/1.1 that disconnects slow clients and closes surplus connections.
+
+    uvicorn limits idle connections (``timeout_keep_alive``) and concurrent requests, but neither
+    the time that a request takes to arrive nor the number of connections: clients that begin a
+    request and do not finish it would in the end keep everybody else out.
+    """
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class LimitedProtocol(H11Protocol):
+        _deadline: Any = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > MAX_CONNECTIONS:
+                transport.abort()  # Cameras need file descriptors, too.
+            else:
+                self._set_deadline()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._set_deadline()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._clear_deadline()
+            super().connection_lost(exc)
+
+        def _set_deadline(self) -> None:
+            cycle = self.cycle
+            whole = cycle is not None and not cycle.more_body and not cycle.response_complete
+            if whole or self.transport.get_protocol() is not self:
+                self._clear_deadline()
+            elif self._deadline is None:
+                self._deadline = self.loop.call_later(REQUEST_TIMEOUT, self._disconnect)
+
+        def _clear_deadline(self) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+
+        def _disconnect(self) -> None:
+            # A WebSocket has another protocol by now.
+            if self.transport.get_protocol() is self:
+                self.transport.abort()
+
+    return LimitedProtocol
+
+
+def _camera(
+    snapshot: PipelineSnapshot, name: str, results: ResultStore, sizes: dict[str, tuple[int, int]]
+) -> dict[str, Any]:
+    event = snapshot.states[name]
+    public = results.names.of(name)
+    figures = snapshot.sources.get(name)
+    camera: dict[str, Any] = {
+        "name": public,
+        "key": key(public),
+        "state": event.state,
+        "detail": redact(event.detail),
+        "since": round(event.wall_time, 3),
+        "size": sizes.get(public),
+        "tallies": results.tallies(public),
+        "reconnects": snapshot.reconnects.get(name, 0),
+        **asdict(snapshot.queues.get(name, QueueCount(0, 0, 0, 0))),
+    }
+    if figures is not None:
+        camera |= {
+            "processed": figures.processed,
+            "fps": round(figures.fps, 2),
+            "p50": _number(figures.latency_p50),
+            "p99": _number(figures.latency_p99),
+            "objects": figures.objects,
+        }
+    return camera
+
+
+def _number(value: float) -> float | None:
+    return round(value, 6) if math.isfinite(value) else None

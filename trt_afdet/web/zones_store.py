@@ -50,24 +50,19 @@ class ZonesStore:
     def in_shares(self, source: str, size: tuple[int, int] | None) -> ShapesJson:
         """A source's zones and lines as shares of the picture, which the page draws.
 
-        Args:
-            source: Its name.
-            size: Width and height of its pictures; None (not known yet) keeps pixels.
+        Without the ``size`` of its pictures, width and height in pixels, they stay as they are.
         """
-        with self._lock:
-            shapes = self._shapes.get(source, Shapes())
+        shapes = self._shapes.get(source, Shapes())
         return (shapes if size is None else shapes.in_shares(*size)).to_dict()
 
     def all(self) -> dict[str, ShapesJson]:
         """Of every source that has any."""
-        with self._lock:
-            return {source: shapes.to_dict() for source, shapes in self._shapes.items()}
+        return {source: shapes.to_dict() for source, shapes in self._shapes.items()}
 
     def put(self, source: str, value: object) -> ShapesJson:
         """Replaces a source's zones and lines: checked, written, then told to ``on_zones``.
 
-        Returns:
-            What was stored: names stripped, shapes in pixels marked as such, numbers as given.
+        Returns what was stored: names stripped, shapes in pixels marked as such, numbers as given.
 
         Raises:
             InvalidValueError: If ``value`` is malformed; names the zone. Nothing was changed.
@@ -88,9 +83,7 @@ class ZonesStore:
     def adopt(self, path: Path | str | None, shapes: Mapping[str, Shapes]) -> None:
         """Takes over the zones of all sources from a reload, without writing or telling.
 
-        Args:
-            path: The file from now on.
-            shapes: Of every source that has any.
+        ``path`` is the file from now on.
         """
         self.path = Path(path) if path is not None else None
         now = {source: value for source, value in shapes.items() if value}

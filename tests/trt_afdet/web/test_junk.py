@@ -14,7 +14,7 @@ import pytest
 import requests
 
 from tests.trt_afdet.web.web_rig import camera, serving, wait_for
-from trt_afdet.web import protocol
+from trt_afdet.web import server as server_module
 from trt_afdet.web.server import WebServer
 
 ROUNDS = 1000
@@ -106,7 +106,7 @@ def test_a_thousand_junk_requests_change_nothing(token: str | None) -> None:
 
 
 def test_those_who_never_finish_a_request_are_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "REQUEST_TIMEOUT", 1.5)
+    monkeypatch.setattr(server_module, "REQUEST_TIMEOUT", 1.5)
     whole = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with serving() as server:
         for beginning in (
@@ -143,7 +143,7 @@ def test_a_flood_of_connections_does_not_use_up_descriptors() -> None:
                 stack.enter_context(socket.create_connection((server.host, server.port), 60))
             # Both ends are in this process.
             wait_for(
-                lambda: descriptors() <= before + 400 + protocol.MAX_CONNECTIONS + 8,
+                lambda: descriptors() <= before + 400 + server_module.MAX_CONNECTIONS + 8,
                 "the surplus to be closed",
             )
         wait_for(lambda: descriptors() <= before + 8, "all to be closed")

@@ -231,7 +231,7 @@ def test_anything_is_taken_or_refused_in_one_line(value: Any) -> None:
     stored = taken.to_dict()
     assert parse_shapes(json.loads(json.dumps(stored))) == taken
     small = taken.in_shares(640, 480)
-    assert all(0 <= v <= 1 for z in small.zones for point in z.polygon for v in point)
+    assert all(0 <= v <= 1 for z in small.zones for point in z.points for v in point)
 
 
 def test_concurrent_puts_keep_whole_zones(server: WebServer) -> None:

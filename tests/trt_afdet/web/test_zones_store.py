@@ -56,7 +56,7 @@ def test_bad_zones_are_refused_and_change_nothing(value: Any, tmp_path: Path) ->
 
 def test_a_concave_zone_is_fine() -> None:
     arrow = polygon([0, 0], [1, 0.5], [0, 1], [0.3, 0.5])
-    assert len(parse_shapes(arrow).zones[0].polygon) == 4
+    assert len(parse_shapes(arrow).zones[0].points) == 4
 
 
 @pytest.mark.parametrize(

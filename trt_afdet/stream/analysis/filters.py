@@ -53,11 +53,7 @@ class FilterOptions:
 
 
 class DetectionFilter:
-    """The options made ready for a model's classes.
-
-    Raises:
-        InvalidValueError: If the model lacks a class; the text names the nearest one.
-    """
+    """The options made ready for a model's classes; raises as :func:`check_classes`."""
 
     def __init__(self, options: FilterOptions, class_names: Sequence[str]) -> None:
         check_classes([*(options.classes or ()), *options.class_conf], class_names)
@@ -76,37 +72,24 @@ class DetectionFilter:
     def fitting(self, found: Detections, width: int, height: int) -> npt.NDArray[np.bool_]:
         """Whether class, size and place of each detection are asked for; bool [N].
 
-        Args:
-            found: In pixels of a picture of ``width`` x ``height``.
-            width, height: Pixels.
+        ``found`` is in pixels of a picture of ``width`` x ``height``.
         """
         options = self.options
         keep: npt.NDArray[np.bool_] = self._wanted[found.class_id]
-        if options.min_size is None and options.max_size is None and options.region is None:
-            return keep
-        boxes = found.xyxy
-        size = boxes[:, 2:] - boxes[:, :2]
+        low, high = found.xyxy[:, :2], found.xyxy[:, 2:]
         if options.min_size is not None:
-            keep &= (size >= to_pixels([options.min_size], width, height)).all(axis=1)
+            keep &= (high - low >= to_pixels([options.min_size], width, height)).all(axis=1)
         if options.max_size is not None:
-            keep &= (size <= to_pixels([options.max_size], width, height)).all(axis=1)
+            keep &= (high - low <= to_pixels([options.max_size], width, height)).all(axis=1)
         if options.region is not None:
             corners = to_pixels(options.region, width, height)
-            centers = (boxes[:, :2] + boxes[:, 2:]) / 2
-            inside = [
-                cv2.pointPolygonTest(corners, (x, y), measureDist=False) >= 0
-                for x, y in centers.tolist()
-            ]
-            keep &= np.array(inside, bool)
+            for index, center in enumerate(((low + high) / 2).tolist()):
+                keep[index] &= cv2.pointPolygonTest(corners, center, measureDist=False) >= 0
         return keep
 
 
 def check_classes(wanted: Sequence[str], class_names: Sequence[str]) -> None:
-    """Checks class names against a model's.
-
-    Raises:
-        InvalidValueError: If the model lacks one, with the nearest name.
-    """
+    """Raises InvalidValueError, with the nearest name, if the model lacks one."""
     for name in wanted:
         if name not in class_names:
             hint = nearest(name, class_names) or f"it has {', '.join(class_names)}"

@@ -43,13 +43,6 @@ class SourceAnalysis:
 
     ``replace`` and ``set_shapes`` may be called from any thread, the rest from the pipeline's.
 
-    Args:
-        source: Its name, for the events.
-        class_names: The model's.
-        options: Filters, tracking, zones.
-        shapes: Zones and lines.
-        first_id: Number of the first track.
-
     Raises:
         InvalidValueError: If the model lacks a class.
         MissingDependencyError: If it is to track and the tracker is not installed.
@@ -75,7 +68,6 @@ class SourceAnalysis:
 
     @property
     def tracking(self) -> bool:
-        """Whether objects get numbers."""
         return self._tracker is not None
 
     @property
@@ -85,7 +77,6 @@ class SourceAnalysis:
 
     @property
     def shapes(self) -> Shapes:
-        """The zones and lines."""
         return self._zones.shapes
 
     def replace(self, options: AnalysisOptions) -> None:
@@ -126,13 +117,7 @@ class SourceAnalysis:
         with self._lock:
             ready, tracker = self._filter, self._tracker
             self._check_places(width, height)
-            if found is None:
-                kept = (
-                    Detections.empty(self._class_names)
-                    if tracker is None
-                    else tracker.carry(moment, self._class_names, width, height)
-                )
-            else:
+            if found is not None:
                 kept = found[ready.fitting(found, width, height)]
                 strong = ready.confident(kept)
                 if tracker is not None:
@@ -140,10 +125,12 @@ class SourceAnalysis:
                     assert kept.tracker_id is not None
                     strong = strong | (kept.tracker_id >= 0)
                 kept = kept[strong]
-            events = self._zones.update(
-                kept, moment, wall_time=frame.wall_time, size=(width, height)
-            )
-            return kept, events
+            elif tracker is not None:
+                kept = tracker.carry(moment, self._class_names, width, height)
+            else:
+                kept = Detections.empty(self._class_names)
+            size = width, height
+            return kept, self._zones.update(kept, moment, wall_time=frame.wall_time, size=size)
 
     def _check_places(self, width: int, height: int) -> None:
         """Says once which shapes do not lie in the picture: its size is known by now."""
@@ -158,12 +145,11 @@ class SourceAnalysis:
             log.warning("%s: %s", self.source, text)
 
     def _tracker_for(self, options: AnalysisOptions, shapes: Shapes) -> Tracker | None:
-        before = self._tracker
         wanted = options.track
         if wanted is None and (shapes or options.every > 1):
             wanted = TrackOptions()
         if wanted is None:
             return None
-        if before is not None and before.options == wanted:
-            return before
+        if self._tracker is not None and self._tracker.options == wanted:
+            return self._tracker
         return Tracker(wanted, first_id=self.next_id)

@@ -17,7 +17,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -50,33 +50,24 @@ SHORTEST_LINE = {"shares": 0.005, "pixels": 2.0}
 
 
 @dataclass(frozen=True)
-class Zone:
-    """A polygon of three or more corners.
-
-    ``units`` says what they are in; None: shares if none is above 1.05, else pixels.
-    """
+class Shape:
+    """``units`` says what the points are in; None: shares if none is above 1.05, else pixels."""
 
     name: str
-    polygon: tuple[Point, ...]
+    points: tuple[Point, ...]
     units: Units | None = None
 
-    @property
-    def points(self) -> tuple[Point, ...]:
-        """The corners."""
-        return self.polygon
+
+class Zone(Shape):
+    """A polygon of three or more corners."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """A line from one point to another; ``units`` as in :class:`Zone`.
+class Line(Shape):
+    """A line from one point to another.
 
     An object that crosses it from left to right, as seen by somebody who walks from the first point
     to the second, goes ``in``; the other way is ``out``.
     """
-
-    name: str
-    points: tuple[Point, Point]
-    units: Units | None = None
 
 
 @dataclass(frozen=True)
@@ -90,14 +81,13 @@ class Shapes:
         return bool(self.zones or self.lines)
 
     @property
-    def all(self) -> list[Zone | Line]:
-        """Zones, then lines."""
+    def all(self) -> list[Shape]:
         return [*self.zones, *self.lines]
 
     def to_dict(self) -> dict[str, list[dict[str, Any]]]:
         """As in the file: each shape in pixels says so."""
 
-        def shape(item: Zone | Line, key: str) -> dict[str, Any]:
+        def shape(item: Shape, key: str) -> dict[str, Any]:
             units = {"units": "pixels"} if item.units == "pixels" else {}
             return {"name": item.name, key: [list(point) for point in item.points], **units}
 
@@ -109,15 +99,13 @@ class Shapes:
     def in_shares(self, width: int, height: int) -> Shapes:
         """The same with all coordinates in shares of a picture of this size, in pixels."""
 
-        def shares(item: Zone | Line) -> Any:
-            if item.units != "pixels":
-                return item.points
-            return clamped([(x / width, y / height) for x, y in item.points])
+        def shares(item: Any) -> Any:
+            points = item.points
+            if item.units == "pixels":
+                points = clamped([(x / width, y / height) for x, y in points])
+            return replace(item, points=points, units="shares")
 
-        return Shapes(
-            tuple(Zone(zone.name, shares(zone), "shares") for zone in self.zones),
-            tuple(Line(line.name, shares(line), "shares") for line in self.lines),
-        )
+        return Shapes(tuple(map(shares, self.zones)), tuple(map(shares, self.lines)))
 
     def outside(self, width: int, height: int) -> list[str]:
         """What to tell a user about shapes that do not lie within a picture of this size."""
@@ -129,23 +117,16 @@ class Shapes:
 
 
 def units_of(points: Sequence[Point], what: str) -> Units:
-    """What points are in that do not say it.
+    """What points are in that do not say it; InvalidValueError if that is not clear.
 
     Shares if none is above 1, or by no more than :data:`OVERSHOOT`; else pixels.
-
-    Raises:
-        InvalidValueError: If they are too large for shares and too small for pixels.
     """
     largest = max((v for point in points for v in point), default=0.0)
-    if largest <= 1 + OVERSHOOT:
-        return "shares"
-    if largest < FEWEST_PIXELS:
-        raise InvalidValueError(
-            f"{what}: are the coordinates shares of the picture (0 to 1) or pixels?",
-            got=f"{largest:g}",
-            hint="say units: shares or units: pixels",
-        )
-    return "pixels"
+    if 1 + OVERSHOOT < largest < FEWEST_PIXELS:
+        what = f"{what}: are the coordinates shares of the picture (0 to 1) or pixels?"
+        hint = "say units: shares or units: pixels"
+        raise InvalidValueError(what, got=f"{largest:g}", hint=hint)
+    return "shares" if largest <= 1 + OVERSHOOT else "pixels"
 
 
 def clamped(points: Sequence[Point]) -> tuple[Point, ...]:
@@ -167,49 +148,32 @@ def to_pixels(
 
 
 def outside(points: Sequence[Point], width: int, height: int, units: Units | None) -> str | None:
-    """What to tell a user whose shape does not lie within the picture; None if it does.
-
-    A margin of :data:`OVERSHOOT` is tolerated.
-    """
+    """What to tell a user whose shape reaches out of the picture by more than OVERSHOOT."""
     place = to_pixels(points, width, height, units)
     size = np.array([width, height], np.float32)
     low, high = place.min(axis=0), place.max(axis=0)
-    if (low > size).any() or (high < 0).any():
-        where = "lies outside the picture"
-    elif (high > size * (1 + OVERSHOOT)).any():
-        where = "reaches out of the picture"
-    else:
+    gone = (low > size).any() or (high < 0).any()
+    if not gone and not (high > size * (1 + OVERSHOOT)).any():
         return None
+    where = "lies outside the picture" if gone else "reaches out of the picture"
     return f"{where}: it goes to x {high[0]:g}, y {high[1]:g} of {width}x{height} pixels"
 
 
 def check_points(points: Sequence[Point], what: str, units: Units) -> None:
-    """Checks coordinates.
-
-    Raises:
-        InvalidValueError: If one is not a number, or out of range.
-    """
-    shares = units == "shares"
-    low, high = (-OVERSHOOT, 1 + OVERSHOOT) if shares else (0, MOST_PIXELS)
+    """Raises InvalidValueError if a coordinate is not a number, or out of range."""
+    low, high, wrong, hint = 0.0, float(MOST_PIXELS), f"pixels must be 0 to {MOST_PIXELS}", None
+    if units == "shares":
+        low, high, wrong = -OVERSHOOT, 1 + OVERSHOOT, "shares of the picture must be 0 to 1"
+        hint = "for pixels, say units: pixels"
     for point in points:
-        if not all(np.isfinite(v) for v in point):
+        if not all(map(math.isfinite, point)):
             raise InvalidValueError(f"{what}: coordinates must be numbers", got=list(point))
         if not all(low <= v <= high for v in point):
-            raise InvalidValueError(
-                f"{what}: shares of the picture must be 0 to 1"
-                if shares
-                else f"{what}: pixels must be 0 to {MOST_PIXELS}",
-                got=list(point),
-                hint="for pixels, say units: pixels" if shares else None,
-            )
+            raise InvalidValueError(f"{what}: {wrong}", got=list(point), hint=hint)
 
 
 def check_polygon(points: Sequence[Point], what: str, units: Units) -> None:
-    """Checks that a polygon has an inside.
-
-    Raises:
-        InvalidValueError: If it has no area, its sides cross, or a coordinate is out of range.
-    """
+    """Raises InvalidValueError if it has no area, its sides cross, or a point is out of range."""
     if len(points) < 3:
         raise InvalidValueError(f"{what} must have at least 3 corners", got=len(points))
     check_points(points, what, units)
@@ -235,14 +199,10 @@ def _cross(a: Point, b: Point, c: Point, d: Point) -> bool:
 
 
 def parse_shapes(value: object, what: str = "the zones") -> Shapes:
-    """Zones and lines of one source, checked.
-
-    Args:
-        value: The dict described in the module; any key may be missing.
-        what: Begins the error.
+    """Zones and lines of one source: the dict described in the module, any key may be missing.
 
     Raises:
-        InvalidValueError: If anything in it is not as it must be.
+        InvalidValueError: If anything in it is not as it must be; begins with ``what``.
     """
     table = _table(value, what, ("zones", "lines", "units"))
     zones = []
@@ -264,11 +224,10 @@ def parse_shapes(value: object, what: str = "the zones") -> Shapes:
             raise InvalidValueError(f"{what}: line {name} needs two different points")
         if math.dist(*points) < SHORTEST_LINE[units]:
             raise InvalidValueError(f"{what}: line {name} is too short")
-        lines.append(Line(name, (points[0], points[1]), units))
+        lines.append(Line(name, points, units))
     if max(len(zones), len(lines)) > MOST_SHAPES:
-        raise InvalidValueError(
-            f"{what}: a source has at most {MOST_SHAPES} zones and {MOST_SHAPES} lines"
-        )
+        most = f"at most {MOST_SHAPES} zones and {MOST_SHAPES} lines"
+        raise InvalidValueError(f"{what}: a source has {most}")
     shapes = Shapes(tuple(zones), tuple(lines))
     for name, number in Counter(item.name for item in shapes.all).items():
         if number > 1:
@@ -324,9 +283,8 @@ def _name(item: Any, what: str, points: str) -> str:
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         raise InvalidValueError(f"{what} needs a name of printable characters", got=repr(name)[:60])
     if len(name.strip()) > LONGEST_NAME:
-        raise InvalidValueError(
-            f"{what}: a name has at most {LONGEST_NAME} characters", got=f"{name[:20]}..."
-        )
+        what = f"{what}: a name has at most {LONGEST_NAME} characters"
+        raise InvalidValueError(what, got=f"{name[:20]}...")
     return name.strip()
 
 

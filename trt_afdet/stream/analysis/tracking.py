@@ -6,9 +6,8 @@ rate do no harm.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import time as now
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,9 +73,23 @@ class Tracker:
         self.next_id = first_id
         #: Times that all tracks were ended by a gap.
         self.resets = 0
-        self._make = _byte_track(self.options)
-        self._tracker = self._make()
-        self._offset = first_id
+        self._start()
+
+    def _start(self) -> None:
+        """Begins without a track."""
+        try:
+            from trackers import ByteTrackTracker
+        except ImportError as error:
+            raise missing(error) from error
+        self._tracker = ByteTrackTracker(
+            lost_track_buffer=max(1, round(self.options.lost * 30)),
+            frame_rate=_RATE,
+            track_activation_threshold=0.5,
+            minimum_consecutive_frames=self.options.confirm,
+            minimum_iou_threshold=self.options.overlap,
+            high_conf_det_threshold=0.5,
+        )
+        self._offset = self.next_id
         self._moment: float | None = None
         # Of the tracks seen in the last frame with detections: confidence and class.
         self._seen: dict[int, tuple[float, int]] = {}
@@ -102,7 +115,11 @@ class Tracker:
 
         moment = now() if time is None else time
         strong = found.confidence >= self.conf if strong is None else strong
-        self._check_gap(moment)
+        # Too much time has passed, or a file has jumped back: all tracks end.
+        most = self.options.reset_after
+        if self._moment is not None and not -BACK <= moment - self._moment <= most:
+            self._start()
+            self.resets += 1
         if self._moment is not None and moment <= self._moment:
             moment = self._moment + 1e-6  # Two frames of one time: it must go on.
         self._moment = moment
@@ -116,34 +133,22 @@ class Tracker:
         tracked = self._tracker.update(boxes, timestamp=moment)
         if len(tracked):
             numbers = np.asarray(tracked.tracker_id, np.int64)
-            ids[np.asarray(tracked.data["index"])] = np.where(
-                numbers < 0, -1, numbers + self._offset
-            )
+            numbers = np.where(numbers < 0, -1, numbers + self._offset)
+            ids[np.asarray(tracked.data["index"])] = numbers
         self.next_id = max(self.next_id, int(ids.max(initial=-1)) + 1)
+        known = zip(found.confidence.tolist(), found.class_id.tolist(), strict=True)
         self._seen = {
-            number: (confidence, class_id)
-            for number, confidence, class_id in zip(
-                ids.tolist(), found.confidence.tolist(), found.class_id.tolist(), strict=True
-            )
-            if number >= 0
+            number: k for number, k in zip(ids.tolist(), known, strict=True) if number >= 0
         }
-        return Detections(
-            found.xyxy, found.confidence, found.class_id, found.class_names, tracker_id=ids
-        )
+        return replace(found, tracker_id=ids)
 
     def carry(
         self, time: float, class_names: tuple[str, ...], width: int, height: int
     ) -> Detections:
         """Where the objects seen last should be by now, without a look at the picture.
 
-        Args:
-            time: Seconds, as for :meth:`update`.
-            class_names: The model's.
-            width: Of the frame, pixels; boxes are cut at its sides.
-            height: The same.
-
-        Returns:
-            With ``tracker_id``, and the confidence and class of the last detection.
+        ``time`` is in seconds, as for :meth:`update`; boxes are cut at the sides of a frame of
+        ``width`` x ``height`` pixels, and have the confidence and class of the last detection.
         """
         ahead = 0.0 if self._moment is None else (time - self._moment) * _RATE
         boxes, ids = [], []
@@ -160,41 +165,8 @@ class Tracker:
         place[:, 0::2] = place[:, 0::2].clip(0, width)
         place[:, 1::2] = place[:, 1::2].clip(0, height)
         inside = np.flatnonzero((place[:, 2:] > place[:, :2]).all(axis=1))
-        known = [self._seen[number] for number in ids]
-        carried = Detections(
-            place,
-            np.array([confidence for confidence, _ in known], np.float32),
-            np.array([class_id for _, class_id in known], np.int32),
-            class_names,
-            np.array(ids, np.int64),
-        )[inside]
+        confidence = np.array([self._seen[number][0] for number in ids], np.float32)
+        class_id = np.array([self._seen[number][1] for number in ids], np.int32)
+        numbers = np.array(ids, np.int64)
+        carried = Detections(place, confidence, class_id, class_names, numbers)[inside]
         return carried[np.argsort(-carried.confidence, kind="stable")]
-
-    def _check_gap(self, moment: float) -> None:
-        """Ends all tracks if too much time has passed, or a file has jumped back."""
-        if self._moment is None or -BACK <= moment - self._moment <= self.options.reset_after:
-            return
-        self._moment = None
-        self._tracker = self._make()
-        self._offset = self.next_id
-        self._seen = {}
-        self.resets += 1
-
-
-def _byte_track(options: TrackOptions) -> Any:
-    try:
-        from trackers import ByteTrackTracker
-    except ImportError as error:
-        raise missing(error) from error
-
-    def make() -> ByteTrackTracker:
-        return ByteTrackTracker(
-            lost_track_buffer=max(1, round(options.lost * 30)),
-            frame_rate=_RATE,
-            track_activation_threshold=0.5,
-            minimum_consecutive_frames=options.confirm,
-            minimum_iou_threshold=options.overlap,
-            high_conf_det_threshold=0.5,
-        )
-
-    return make

@@ -84,10 +84,10 @@ class _Side:
 @dataclass
 class _Track:
     id: int
-    class_name: str
     anchor: Point
-    moment: float
-    wall_time: float
+    class_name: str = ""
+    moment: float = 0.0
+    wall_time: float = 0.0
     stays: dict[Zone, _Stay] = field(default_factory=dict)
     sides: dict[Line, _Side] = field(default_factory=dict)
 
@@ -128,12 +128,9 @@ class Zones:
         source: str = "",
     ) -> None:
         if not isinstance(zones, Shapes):
-            zones = parse_shapes(
-                {
-                    "zones": [{"name": n, "polygon": _plain(p)} for n, p in (zones or {}).items()],
-                    "lines": [{"name": n, "points": _plain(p)} for n, p in (lines or {}).items()],
-                }
-            )
+            areas = [{"name": n, "polygon": _plain(p)} for n, p in (zones or {}).items()]
+            ways = [{"name": n, "points": _plain(p)} for n, p in (lines or {}).items()]
+            zones = parse_shapes({"zones": areas, "lines": ways})
         elif lines is not None:
             raise InvalidValueError("Shapes hold their lines", hint="Zones(Shapes(zones, lines))")
         self.source = source
@@ -143,7 +140,7 @@ class Zones:
         self._shapes, self._options = self._wanted
         self._tracks: dict[int, _Track] = {}
         self._entered: Counter[Zone] = Counter()
-        self._crossed: dict[Line, list[int]] = {}
+        self._crossed: Counter[tuple[Line, str]] = Counter()
         self._events: list[ZoneEvent] = []  # Of the current frame.
 
     @property
@@ -159,8 +156,8 @@ class Zones:
     @property
     def crossings(self) -> dict[str, tuple[int, int]]:
         """Crossings of each line so far, in and out, by the line's name."""
-        crossed = ((line.name, self._crossed.get(line, (0, 0))) for line in self._shapes.lines)
-        return {name: (into, out) for name, (into, out) in crossed}
+        lines = self._shapes.lines
+        return {x.name: (self._crossed[x, "in"], self._crossed[x, "out"]) for x in lines}
 
     def replace(self, shapes: Shapes | None = None, options: ZoneOptions | None = None) -> None:
         """Watches other zones and lines from the next frame on.
@@ -168,11 +165,8 @@ class Zones:
         An object stays in a zone that does not change; a zone that goes is left by all. May be
         called from one other thread than :meth:`update`.
         """
-        before_shapes, before_options = self._wanted
-        self._wanted = (
-            before_shapes if shapes is None else shapes,
-            before_options if options is None else options,
-        )
+        before = self._wanted
+        self._wanted = (before[0] if shapes is None else shapes, options or before[1])
 
     def update(
         self,
@@ -209,7 +203,7 @@ class Zones:
             raise InvalidValueError("zones need tracked objects", hint="Tracker().update(found)")
         size = size or self._size or self._extent()
         margin = self._options.margin * min(size)
-        polygons = {z: to_pixels(z.polygon, *size, z.units) for z in self._shapes.zones}
+        polygons = {z: to_pixels(z.points, *size, z.units) for z in self._shapes.zones}
         lines = {x: to_pixels(x.points, *size, x.units) for x in self._shapes.lines}
         share = np.array(ANCHORS[self._options.anchor], np.float32)
         anchors = tracked.xyxy[:, :2] * (1 - share) + tracked.xyxy[:, 2:] * share
@@ -217,12 +211,9 @@ class Zones:
         for track_id, name, (x, y) in objects:
             if track_id is None or (self._classes is not None and name not in self._classes):
                 continue
-            here = (x, y)
-            track = self._tracks.get(track_id)
-            before = track.anchor if track is not None else here
-            if track is None:
-                track = self._tracks[track_id] = _Track(track_id, name, here, moment, wall_time)
-            track.class_name, track.anchor = name, here
+            if (track := self._tracks.get(track_id)) is None:
+                track = self._tracks[track_id] = _Track(track_id, anchor=(x, y))
+            before, track.anchor, track.class_name = track.anchor, (x, y), name
             track.moment, track.wall_time = moment, wall_time
             for zone, corners in polygons.items():
                 if self._stay(track, zone, corners, margin):
@@ -232,8 +223,8 @@ class Zones:
         changed |= self._forget_lost(moment)
         for zone in self._shapes.zones:
             if zone in changed:
-                now_in, entered = self._inside(zone), self._entered[zone]
-                count = (zone.name, now_in.total(), dict(now_in), entered)
+                inside = self._inside(zone)
+                count = (zone.name, inside.total(), dict(inside), self._entered[zone])
                 self._events.append(ZoneCount(self.source, wall_time, *count))
         return tuple(self._events)
 
@@ -241,9 +232,8 @@ class Zones:
         """The size of a picture that holds all shapes, for those in pixels."""
         items = self._shapes.all
         if any(item.units != "pixels" for item in items):
-            raise InvalidValueError(
-                "shapes in shares of the picture need its size", hint="size=(width, height)"
-            )
+            what = "shapes in shares of the picture need its size"
+            raise InvalidValueError(what, hint="size=(width, height)")
         points = np.array([point for item in items for point in item.points] or [(1, 1)])
         width, height = np.ceil(points.max(axis=0)).astype(int).tolist()
         return width, height
@@ -258,8 +248,7 @@ class Zones:
         who = track.in_zone(zone)
         if inside == stay.inside:
             stay.doubts = 0
-            dwell = self._options.dwell
-            seconds = track.moment - stay.since
+            dwell, seconds = self._options.dwell, track.moment - stay.since
             if inside and dwell is not None and seconds >= dwell and not stay.dwelled:
                 stay.dwelled = True
                 self._events.append(ObjectDwelled(self.source, track.wall_time, *who, seconds))
@@ -279,12 +268,7 @@ class Zones:
         return True
 
     def _side(
-        self,
-        track: _Track,
-        line: Line,
-        ends: npt.NDArray[np.float32],
-        before: Point,
-        margin: float,
+        self, track: _Track, line: Line, ends: npt.NDArray[np.float32], before: Point, margin: float
     ) -> None:
         """One object and one line."""
         state = track.sides.setdefault(line, _Side())
@@ -294,11 +278,10 @@ class Zones:
         state.crossings += _crossing((x1, y1), (x2, y2), before, track.anchor)
         if abs(away) <= margin:
             return
-        side = 1 if away > 0 else -1
+        side, direction = (1, "in") if away > 0 else (-1, "out")
         if state.side == -side and state.crossings * side > 0:
-            totals = self._crossed.setdefault(line, [0, 0])
-            totals[0 if side > 0 else 1] += 1
-            direction = "in" if side > 0 else "out"
+            self._crossed[line, direction] += 1
+            totals = self._crossed[line, "in"], self._crossed[line, "out"]
             who = (line.name, track.id, track.class_name)
             self._events.append(LineCrossed(self.source, track.wall_time, *who, direction, *totals))
         state.side, state.crossings = side, 0
@@ -311,14 +294,20 @@ class Zones:
             if -BACK <= moment - track.moment <= self._options.grace:
                 continue
             del self._tracks[track.id]
-            for zone, stay in track.stays.items():
-                if stay.inside:
+            for zone in list(track.stays):
+                if self._leaves(track, zone, track.moment, track.wall_time, "lost"):
                     changed.add(zone)
-                    seconds, who = track.moment - stay.since, track.in_zone(zone)
-                    self._events.append(
-                        ObjectLeft(self.source, track.wall_time, *who, seconds, "lost")
-                    )
         return changed
+
+    def _leaves(
+        self, track: _Track, zone: Zone, moment: float, wall_time: float, reason: str
+    ) -> bool:
+        """Ends the stay of an object in a zone, if it was inside."""
+        stay = track.stays.pop(zone)
+        if stay.inside:
+            who, seconds = track.in_zone(zone), moment - stay.since
+            self._events.append(ObjectLeft(self.source, wall_time, *who, seconds, reason))
+        return stay.inside
 
     def _inside(self, zone: Zone) -> Counter[str]:
         """Objects in a zone by class."""
@@ -329,19 +318,13 @@ class Zones:
         self._shapes, self._options = shapes, options
         for track in self._tracks.values():
             for zone in [zone for zone in track.stays if zone not in shapes.zones]:
-                stay = track.stays.pop(zone)
-                if stay.inside:
-                    seconds, who = moment - stay.since, track.in_zone(zone)
-                    self._events.append(
-                        ObjectLeft(self.source, wall_time, *who, seconds, "zone gone")
-                    )
+                self._leaves(track, zone, moment, wall_time, "zone gone")
             track.sides = {line: s for line, s in track.sides.items() if line in shapes.lines}
         self._entered = Counter({z: n for z, n in self._entered.items() if z in shapes.zones})
-        self._crossed = {line: n for line, n in self._crossed.items() if line in shapes.lines}
+        self._crossed = Counter({k: n for k, n in self._crossed.items() if k[0] in shapes.lines})
 
 
 def _plain(points: Iterable[Point]) -> list[list[float]]:
-    """Points of a list or an array."""
     return [[float(value) for value in point] for point in points]
 
 
@@ -355,8 +338,6 @@ def _crossing(start: Point, end: Point, before: Point, now: Point) -> int:
     """Whether a step crosses the line between its ends: 1 to the right, -1 to the left, or 0."""
     # A point on the line counts as right of it, so no crossing is missed or counted twice.
     was, is_now = _beside(start, end, before) >= 0, _beside(start, end, now) >= 0
-    if was == is_now:
-        return 0
-    if (_beside(before, now, start) >= 0) == (_beside(before, now, end) >= 0):
+    if was == is_now or (_beside(before, now, start) >= 0) == (_beside(before, now, end) >= 0):
         return 0
     return 1 if is_now else -1

@@ -7,7 +7,8 @@ import mmap
 import os
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -30,12 +31,8 @@ class AppendingFile:
     incomplete one is cut off at the next :meth:`open`. If the file is moved away (logrotate), the
     next record begins a new one. Devices and pipes are written to as they are.
 
-    Args:
-        path: The file; it and its folder are created if missing.
-        start: What every file begins with; others are refused rather than damaged.
-        complete: Whether a line (without its end) closes a record.
-        header: Written into an empty file.
-        fsync: When data is forced onto the disk.
+    Files that do not begin with ``start`` are refused rather than damaged; an empty one gets the
+    ``header``. ``complete`` says whether a line (without its end) closes a record.
     """
 
     def __init__(
@@ -65,12 +62,10 @@ class AppendingFile:
         self._syncer: threading.Thread | None = None
 
     def open(self) -> None:
-        """Opens the file and removes an incomplete record at its end.
+        """Opens the file, made if missing, and removes an incomplete record at its end.
 
         Raises:
-            WriteError: If it cannot be opened.
-            CorruptFileError: If it holds something else.
-            RunError: If another process writes to it.
+            AfdetError: If it cannot be opened, holds something else, or another process writes.
         """
         self._open()
         if self._fsync == "second":
@@ -80,37 +75,33 @@ class AppendingFile:
             self._syncer.start()
 
     def append(self, record: bytes) -> None:
-        """Writes a record, ends of lines included; all of it or nothing.
-
-        Raises:
-            WriteError: If the disk is full or broken.
-        """
-        if self._sync_error is not None:
-            raise write_error(self.path, self._sync_error) from self._sync_error
-        if self._identity is not None and self._moved():
-            self._close_file()
-            self._open()
-        self._write(record)
-        if self._fsync == "always":
-            self._sync()
+        """Writes a record, ends of lines included; all of it or nothing (WriteError)."""
+        self._raise_sync_error()
+        with self._errors():
+            if self._identity is not None and self._moved():
+                self._close_file()
+                self._open()
+            write_whole(self._file, record)
+            if self._fsync == "always":
+                self._sync()
         self._dirty = True
 
     def close(self) -> None:
-        """Closes the file; with any policy but "never" everything is on the disk then.
-
-        Raises:
-            WriteError: If that fails.
-        """
+        """Closes the file; with any policy but "never" everything is on the disk then."""
         self._stop.set()
         if self._syncer is not None:
             self._syncer.join()
         if self._file >= 0:
-            self._close_file()
+            with self._errors():
+                self._close_file()
+        self._raise_sync_error()
+
+    def _raise_sync_error(self) -> None:
         if self._sync_error is not None:
             raise write_error(self.path, self._sync_error) from self._sync_error
 
     def _open(self) -> None:
-        try:
+        with self._errors():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR if not self.path.exists() or self.path.is_file() else os.O_WRONLY
             self._file = os.open(self.path, flags | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -120,6 +111,11 @@ class AppendingFile:
                 os.close(self._file)
                 self._file = -1
                 raise
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
         except AfdetError:
             raise
         except OSError as error:
@@ -129,7 +125,7 @@ class AppendingFile:
         about = os.fstat(self._file)
         if not stat.S_ISREG(about.st_mode):
             self._identity = None
-            self._write(self._header)
+            write_whole(self._file, self._header)
             return
         self._identity = (about.st_dev, about.st_ino)
         try:
@@ -140,7 +136,7 @@ class AppendingFile:
             ) from error
         self._repair(about.st_size)
         if os.fstat(self._file).st_size == 0:
-            self._write(self._header)
+            write_whole(self._file, self._header)
         if self._fsync != "never":
             self._sync()
             folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
@@ -158,11 +154,8 @@ class AppendingFile:
             # A file that was cut within its first line begins with less, or zeros follow.
             torn_start = not end and self._start.startswith(head.rstrip(b"\0"))
             if head != self._start and not torn_start:
-                raise CorruptFileError(
-                    "the file holds something else; nothing was added to it",
-                    got=self.path,
-                    hint="choose another name",
-                )
+                what = "the file holds something else; nothing was added to it"
+                raise CorruptFileError(what, got=self.path, hint="choose another name")
             while end > 0:
                 start = data.rfind(b"\n", 0, end - 1) + 1
                 if self._complete(data[start : end - 1]):
@@ -171,11 +164,9 @@ class AppendingFile:
                 if size - end > LONGEST_TORN:
                     break
         if size - end > LONGEST_TORN:
-            raise CorruptFileError(
-                "the end of the file is damaged; nothing was added to it",
-                got=f"{self.path}: more than {LONGEST_TORN >> 20} MiB that are not records",
-                hint="move it away",
-            )
+            what = "the end of the file is damaged; nothing was added to it"
+            got = f"{self.path}: more than {LONGEST_TORN >> 20} MiB that are not records"
+            raise CorruptFileError(what, got=got, hint="move it away")
         if end < size:
             os.ftruncate(self._file, end)
 
@@ -184,24 +175,11 @@ class AppendingFile:
             about = self.path.stat()
         except FileNotFoundError:
             return True
-        except OSError as error:
-            raise write_error(self.path, error) from error
         return (about.st_dev, about.st_ino) != self._identity
 
-    def _write(self, record: bytes) -> None:
-        try:
-            write_whole(self._file, record)
-        except OSError as error:
-            raise write_error(self.path, error) from error
-
     def _sync(self) -> None:
-        """Waits for the disk; what cannot be synced (a pipe) need not be."""
-        if self._identity is None:
-            return
-        try:
+        if self._identity is not None:  # What cannot be synced (a pipe) need not be.
             os.fsync(self._file)
-        except OSError as error:
-            raise write_error(self.path, error) from error
 
     def _sync_each_second(self) -> None:
         while not self._stop.wait(1.0):

@@ -20,35 +20,22 @@ from trt_afdet.support.threads import Worker
 
 log = logging.getLogger("trt_afdet.stream")
 
-Item = StreamResult | StatusEvent
-
 
 class Sink(Protocol):
     """Receives results. Used by one thread.
-
-    Attributes:
-        name: For people and logs; without credentials.
-        durable: Whether every result counts.
 
     A sink that loses results itself (a bounded spool) counts them in an int ``dropped``;
     one to which a file belongs alone, be it a lock, has its ``path``.
     """
 
-    name: str
-    durable: bool
+    name: str  # For people and logs; without credentials.
+    durable: bool  # Whether every result counts.
 
     def open(self) -> None:
-        """Called once, before anything else.
-
-        Raises:
-            AfdetError: If it cannot work: a package, host, encoder or right is missing, a file
-                holds something else, or another process uses it.
-        """
+        """Called once, before anything else; raises AfdetError if the sink cannot work."""
         ...
 
-    def write(self, result: StreamResult) -> None:
-        """Takes a result."""
-        ...
+    def write(self, result: StreamResult) -> None: ...
 
     def status(self, event: StatusEvent) -> None:
         """Takes a change of a source's state; may ignore it."""
@@ -60,12 +47,9 @@ class Sink(Protocol):
 
 
 class SinkRunner:
-    """A sink with its queue and thread.
+    """A sink with its thread and its queue of at most ``capacity`` results.
 
-    Args:
-        sink: The sink.
-        capacity: Results that may wait.
-        on_failure: Called with the sink's name when it raises; nothing is written after that.
+    ``on_failure`` gets the sink's name when it raises; nothing is written after that.
     """
 
     def __init__(
@@ -78,7 +62,7 @@ class SinkRunner:
         self._dropped = 0
         self._capacity = capacity
         self._on_failure = on_failure
-        self._items: deque[Item] = deque()
+        self._items: deque[StreamResult | StatusEvent] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._failed = False
@@ -89,33 +73,28 @@ class SinkRunner:
         self.sink.open()
         self._thread.start()
 
-    def put(self, item: Item, stopping: Callable[[], bool]) -> None:
+    def put(self, item: StreamResult | StatusEvent, stopping: Callable[[], bool]) -> None:
         """Hands in a result or a change of state.
 
-        Args:
-            item: What to write.
-            stopping: Asked while waiting for room in a durable sink's queue; True gives up the
-                waiting and lets the queue grow by this one.
+        ``stopping`` is asked while waiting for room in a durable sink's queue; True gives up the
+        waiting and lets the queue grow by this one.
         """
-        if not self._take(item, stopping) and self.successor is not None:
-            self.successor.put(item, stopping)
-
-    def _take(self, item: Item, stopping: Callable[[], bool]) -> bool:
-        """Puts it into the queue; False if this one is closing."""
         with self._changed:
-            if self._failed or self._closing:
-                return self._failed
-            if isinstance(item, StreamResult) and len(self._items) >= self._capacity:
-                if self.sink.durable:
-                    while len(self._items) >= self._capacity and not self._failed:
-                        if stopping():
-                            break
-                        self._changed.wait(0.1)
-                else:
-                    self._drop_oldest_result()
-            self._items.append(item)
-            self._changed.notify_all()
-            return True
+            if self._failed:
+                return
+            if not self._closing:
+                if isinstance(item, StreamResult):
+                    full = self._capacity
+                    if self.sink.durable:
+                        while len(self._items) >= full and not (self._failed or stopping()):
+                            self._changed.wait(0.1)
+                    elif len(self._items) >= full:
+                        self._drop_oldest_result()
+                self._items.append(item)
+                self._changed.notify_all()
+                return
+        if self.successor is not None:
+            self.successor.put(item, stopping)
 
     @property
     def dropped(self) -> int:
@@ -124,8 +103,7 @@ class SinkRunner:
 
     def waiting(self) -> int:
         """Results in the queue."""
-        with self._changed:
-            return len(self._items)
+        return len(self._items)
 
     def begin_close(self) -> None:
         """Lets the sink finish: durable ones write what waits, others forget it."""
@@ -136,11 +114,7 @@ class SinkRunner:
             self._changed.notify_all()
 
     def close(self, timeout: float) -> bool:
-        """Waits for the sink to finish; see :meth:`begin_close`.
-
-        Returns:
-            False if it did not finish in time.
-        """
+        """Waits for the sink to finish (see :meth:`begin_close`); False if it did not in time."""
         self.begin_close()
         if self._thread.ident is not None:
             self._thread.join(timeout)
@@ -172,7 +146,7 @@ class SinkRunner:
                 self._changed.notify_all()
             self._on_failure(self.sink.name, error)
 
-    def _next(self) -> Item | None:
+    def _next(self) -> StreamResult | StatusEvent | None:
         with self._changed:
             self._changed.wait_for(lambda: self._items or self._closing)
             if not self._items:

@@ -21,7 +21,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from trt_afdet.errors import InvalidValueError, MissingFileError, RunError
 from trt_afdet.records import Record, dumps
@@ -31,6 +33,7 @@ from trt_afdet.stream.options import Seconds
 from trt_afdet.stream.retry import Retry
 from trt_afdet.stream.sinks.recorder import Contents, Recorder
 from trt_afdet.stream.sinks.spool import Entry, Spool, SpoolClosedError
+from trt_afdet.support.packages import missing
 
 log = logging.getLogger("trt_afdet.stream")
 
@@ -49,35 +52,21 @@ SAY_AGAIN = 60.0
 class DeliveryError(RunError):
     """It cannot be delivered now; trying again may help. Without credentials."""
 
-    def __init__(
-        self, what: str, *, got: object = None, hint: str | None = None, wait: float = 0.0
-    ) -> None:
-        super().__init__(what, got=got, hint=hint)
-        #: Seconds that the other side asks for.
-        self.wait = wait
+    def __init__(self, what: str, *, wait: float = 0.0, **more: Any) -> None:
+        super().__init__(what, **more)
+        self.wait = wait  # Seconds that the other side asks for.
 
 
 class RefusedError(RunError):
-    """The other side will never take this; without credentials.
+    """The other side will never take this; without credentials."""
 
-    Args:
-        broken: Whether it has closed the connection, too.
-    """
-
-    def __init__(
-        self, what: str, *, got: object = None, hint: str | None = None, broken: bool = False
-    ) -> None:
-        super().__init__(what, got=got, hint=hint)
-        self.broken = broken
+    def __init__(self, what: str, *, broken: bool = False, **more: Any) -> None:
+        super().__init__(what, **more)
+        self.broken = broken  # Whether it has closed the connection, too.
 
 
 def check_certificates(tls: bool, scheme: str, *paths: Path | None) -> None:
-    """Checks the files of certificates and keys of a sink's options.
-
-    Raises:
-        InvalidValueError: If there are some without TLS; ``scheme`` is the address with it.
-        MissingFileError: If one is not there.
-    """
+    """Raises if a certificate or key is missing, or there is no TLS; ``scheme`` would bring it."""
     given = [path for path in paths if path is not None]
     if given and not tls:
         raise InvalidValueError("certificates need TLS", hint=f"write {scheme}")
@@ -96,7 +85,7 @@ class _Suspect:
         self._proofs = 0
 
     def wants_other(self, oldest: Entry) -> bool:
-        """Whether another record is to be tried now; they take turns with the oldest one."""
+        """Whether another one is to be tried now; they take turns with the oldest."""
         if oldest.id != self._id:
             self._id, self.failures, self.other_works, self._proofs = oldest.id, 0, False, 0
         return self.failures >= STUCK and not self.other_works and self.failures % 2 == STUCK % 2
@@ -120,18 +109,12 @@ class SpooledSink(ABC):
     """A sink that writes to a spool; a separate thread delivers from there.
 
     A subclass implements the delivery. The thread calls all its methods except :meth:`abort`.
-
-    Args:
-        name: For people and logs; without credentials.
-        spool: Records that wait for delivery.
-        send: Kinds of records to send.
-        key: Where a record goes (a topic).
-        batch: Most records delivered at a time.
-        linger: Seconds that a record waits for others to fill the batch.
-        retry: Pauses between attempts.
+    At most ``batch`` records are delivered at a time; one waits up to ``linger`` seconds for others
+    to fill the batch. ``key`` says where a record goes (a topic).
     """
 
     durable = True
+    package = ""  # To be imported when it is opened, as it is optional.
 
     def __init__(
         self,
@@ -165,11 +148,7 @@ class SpooledSink(ABC):
 
     @abstractmethod
     def connect(self) -> None:
-        """Connects anew.
-
-        Raises:
-            DeliveryError: If that does not work now.
-        """
+        """Connects anew, or raises DeliveryError if that does not work now."""
 
     @abstractmethod
     def send(self, entries: Sequence[Entry]) -> None:
@@ -182,11 +161,7 @@ class SpooledSink(ABC):
 
     @abstractmethod
     def check(self) -> None:
-        """Called about every second while the spool is empty.
-
-        Raises:
-            DeliveryError: If the connection is lost.
-        """
+        """Called about every second while the spool is empty; DeliveryError: not connected."""
 
     @abstractmethod
     def disconnect(self) -> None:
@@ -198,7 +173,6 @@ class SpooledSink(ABC):
 
     @property
     def path(self) -> Path:
-        """The spool's file; one sink at a time uses it."""
         return self._spool.path
 
     @property
@@ -212,6 +186,11 @@ class SpooledSink(ABC):
 
     def open(self) -> None:
         """Opens the spool and begins to deliver; the other side need not be there."""
+        if self.package:
+            try:
+                import_module(self.package)
+            except ImportError as error:
+                raise missing(error) from error
         self._spool.open()
         self._thread.start()
 
@@ -240,8 +219,7 @@ class SpooledSink(ABC):
             if self._thread.is_alive():
                 self.abort()
                 self._thread.join(0.2)
-        left = self._spool.waiting()
-        if left:
+        if left := self._spool.waiting():
             log.warning("%s: %d records wait on disk for the next start", self.name, left)
         self._spool.close()
 
@@ -276,9 +254,8 @@ class SpooledSink(ABC):
             entries = self._spool.head(self._batch, wait=patience, full=linger)
             if not entries and self._closing.is_set():
                 return
-            oldest = entries[0] if entries else None
+            oldest, other = entries[0] if entries else None, None
             singly = oldest is not None and oldest.id <= singly_through
-            other = None
             if oldest is not None and singly:
                 if suspect.wants_other(oldest):
                     other = suspect.choose(self._spool.head(1 + NEIGHBOURS)[1:])
@@ -326,7 +303,7 @@ class SpooledSink(ABC):
                 self._closing.wait(max(error.wait, self._retry.pause(failures, random.random())))
 
     def _drop(self, entry: Entry, why: object) -> None:
-        """Gives a record up, and says so once in a while."""
+        """Gives a record up; says so once in a while."""
         self.refused += 1
         self._spool.remove(entry.id)
         when, said = self._said

@@ -16,6 +16,7 @@ import logging
 import socket
 import threading
 import time
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -74,29 +75,22 @@ class MjpegSink:
         if token is not None and (len(token) < SHORTEST_TOKEN or not token.isascii()):
             raise InvalidValueError(f"a token must have at least {SHORTEST_TOKEN} ASCII characters")
         self.name = f"mjpeg {host}:{port}"
-        self.port = port
-        self.token = token
-        self.quality = quality
-        self.fps = fps
+        self.port, self.token, self.quality, self.clients = port, token, quality, clients
+        self.pause = 1 / fps
         self.encoded = 0
-        self.connections = threading.BoundedSemaphore(clients)
         self.closed = threading.Event()
+        self.streams: dict[str, _Stream] = {}
         self._host = host
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
-        self._streams: dict[str, _Stream] = {}
-        self._names: dict[str, str] = {}
-        self._lock = threading.Lock()
 
     def open(self) -> None:
-        """Begins to listen."""
         listener = bind(self._host, self.port, "the MJPEG server")
         local = is_loopback(listener)
         if not local and self.token is None:
             listener.close()
-            raise InvalidValueError(
-                "others could watch", got=self._host, hint="set a token, or listen at 127.0.0.1"
-            )
+            hint = "set a token, or listen at 127.0.0.1"
+            raise InvalidValueError("others could watch", got=self._host, hint=hint)
         self._server = _Server(listener, self, local=local)
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(
@@ -105,51 +99,25 @@ class MjpegSink:
         self._thread.start()
 
     def write(self, result: StreamResult) -> None:
-        self._stream_of(result.frame.source).show(result)
+        name = slug(result.frame.source)
+        if name not in self.streams:
+            self.streams[name] = _Stream(self)
+        self.streams[name].show(result)
 
     def status(self, event: StatusEvent) -> None:
         """A source that has ended leaves its last picture to nobody."""
-        if event.state in FINAL:
-            with self._lock:
-                stream = self._streams.pop(self._names.get(event.source, ""), None)
-            if stream is not None:
-                stream.end()
+        if event.state in FINAL and (stream := self.streams.pop(slug(event.source), None)):
+            stream.show(None)
 
     def close(self) -> None:
         self.closed.set()
-        with self._lock:
-            streams = list(self._streams.values())
-            self._streams.clear()
-        for stream in streams:
-            stream.end()
+        while self.streams:
+            self.streams.popitem()[1].show(None)
         if self._server is not None and self._thread is not None:
             self._server.shutdown()
             self._server.hang_up()
             self._server.server_close()
             self._thread.join()
-
-    def stream(self, name: str) -> _Stream | None:
-        """The stream of that name."""
-        with self._lock:
-            return self._streams.get(name)
-
-    def stream_names(self) -> list[str]:
-        """What can be watched."""
-        with self._lock:
-            return sorted(self._streams)
-
-    def allows(self, offered: str | None) -> bool:
-        """Whether a token is right."""
-        if self.token is None:
-            return True
-        return offered is not None and hmac.compare_digest(offered.encode(), self.token.encode())
-
-    def _stream_of(self, source: str) -> _Stream:
-        name = self._names.setdefault(source, slug(source))
-        with self._lock:
-            if name not in self._streams:
-                self._streams[name] = _Stream(self)
-            return self._streams[name]
 
 
 class _Stream:
@@ -161,34 +129,23 @@ class _Stream:
         self._encoding = threading.Lock()
         self._latest: StreamResult | None = None
         self._serial = 0
-        self._ended = False
         self._jpeg: tuple[int, bytes] = (0, b"")
 
-    def show(self, result: StreamResult) -> None:
+    def show(self, result: StreamResult | None) -> None:
+        """Takes a frame; None: the stream has ended."""
         with self._changed:
             self._latest = result
             self._serial += 1
             self._changed.notify_all()
 
-    def end(self) -> None:
-        with self._changed:
-            self._ended = True
-            self._latest = None
-            self._changed.notify_all()
-
     def next(self, after: int, wait: float) -> tuple[int, bytes] | None:
-        """The newest frame as a JPEG, with its number.
+        """The newest frame as a JPEG, with its number; None if the stream has ended.
 
-        Args:
-            after: Number of the frame that the viewer has.
-            wait: Seconds to wait for another one; then the same one comes again, which shows that
-                the viewer is still there.
-
-        Returns:
-            None if the stream has ended.
+        Waits so many seconds for one after the number ``after``; then the same one comes again,
+        which shows that the viewer is still there.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._serial > after or self._ended, wait)
+            self._changed.wait_for(lambda: self._serial > after, wait)
             result, serial = self._latest, self._serial
         if result is None:
             return None
@@ -220,12 +177,14 @@ class _Server(ThreadingHTTPServer):
         self.socket = listener
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self.sink.connections.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
         with self._guard:
-            self._open.add(request)
-        super().process_request(request, client_address)
+            welcome = len(self._open) < self.sink.clients
+            if welcome:
+                self._open.add(request)
+        if welcome:
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
@@ -233,16 +192,12 @@ class _Server(ThreadingHTTPServer):
         finally:
             with self._guard:
                 self._open.discard(request)
-            self.sink.connections.release()
 
     def hang_up(self) -> None:
-        """Ends all connections."""
         with self._guard:
             for request in self._open:
-                try:
+                with suppress(OSError):  # It has just ended.
                     request.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    continue  # It has just ended.
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignores viewers that disconnect."""
@@ -269,25 +224,23 @@ class _Handler(BaseHTTPRequestHandler):
             return
         kind, _, bearer = self.headers.get("Authorization", "").partition(" ")
         offered = parse_qs(parts.query).get("token", [bearer if kind == "Bearer" else None])[0]
-        if not sink.allows(offered):
+        token = sink.token
+        if token is not None and not hmac.compare_digest((offered or "").encode(), token.encode()):
             self._answer(HTTPStatus.UNAUTHORIZED, b"token missing or wrong\n", "text/plain")
             return
         name = unquote(parts.path).lstrip("/")
+        stream = sink.streams.get(name.removesuffix(".jpg"))
         if not name:
-            listing = json.dumps({"streams": sink.stream_names()}).encode()
+            listing = json.dumps({"streams": sorted(sink.streams)}).encode()
             self._answer(HTTPStatus.OK, listing, "application/json")
-            return
-        stream = sink.stream(name.removesuffix(".jpg"))
-        if stream is None:
+        elif stream is None:
             self._answer(HTTPStatus.NOT_FOUND, b"no such stream; / lists them\n", "text/plain")
-        elif name.endswith(".jpg"):
-            picture = stream.next(-1, 0.0)
-            if picture is None:
-                self._answer(HTTPStatus.NOT_FOUND, b"the stream has ended\n", "text/plain")
-            else:
-                self._answer(HTTPStatus.OK, picture[1], "image/jpeg")
-        else:
+        elif not name.endswith(".jpg"):
             self._stream(stream)
+        elif (picture := stream.next(-1, 0.0)) is None:
+            self._answer(HTTPStatus.NOT_FOUND, b"the stream has ended\n", "text/plain")
+        else:
+            self._answer(HTTPStatus.OK, picture[1], "image/jpeg")
 
     def _stream(self, stream: _Stream) -> None:
         self.close_connection = True
@@ -298,20 +251,16 @@ class _Handler(BaseHTTPRequestHandler):
             return
         # What lies in the system's buffers is late already.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)
-        serial, pause = 0, 1 / self.server.sink.fps
-        while not self.server.sink.closed.is_set():
+        sink, serial = self.server.sink, 0
+        while not sink.closed.is_set():
             began = time.monotonic()
             picture = stream.next(serial, PATIENCE / 3)
             if picture is None:
                 break
             serial, data = picture
-            self.wfile.write(
-                f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\n"
-                f"Content-Length: {len(data)}\r\n\r\n".encode()
-                + data
-                + b"\r\n"
-            )
-            self.server.sink.closed.wait(max(0.0, began + pause - time.monotonic()))
+            head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}"
+            self.wfile.write(f"{head}\r\n\r\n".encode() + data + b"\r\n")
+            sink.closed.wait(max(0.0, began + sink.pause - time.monotonic()))
         self.wfile.write(f"--{_BOUNDARY}--\r\n".encode())
 
     def _answer(self, status: HTTPStatus, body: bytes, kind: str) -> None:
@@ -329,13 +278,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _asks_for_this_machine(self) -> bool:
         """Another site's name that leads here would let that site look."""
-        host = self.headers.get("Host")
-        if host is None:
+        if (host := self.headers.get("Host")) is None:
             return True  # HTTP/1.0; no browser.
         name = urlsplit(f"//{host}").hostname or ""
-        if name == "localhost":
-            return True
         try:
-            return ipaddress.ip_address(name).is_loopback
+            return name == "localhost" or ipaddress.ip_address(name).is_loopback
         except ValueError:
             return False

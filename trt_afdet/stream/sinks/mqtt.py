@@ -34,7 +34,6 @@ from trt_afdet.stream.sinks.delivery import (
     check_certificates,
 )
 from trt_afdet.stream.sinks.spool import Entry, Spool
-from trt_afdet.support.packages import missing
 from trt_afdet.support.slug import slug
 
 if TYPE_CHECKING:
@@ -67,21 +66,7 @@ _TOO_LARGE, _PROTOCOL_ERROR, _NO_RETAIN, _UNKNOWN_VERSION = 0x95, 0x82, 0x9A, 0x
 
 @dataclass(frozen=True)
 class MqttOptions:
-    """How a broker is reached.
-
-    Attributes:
-        host, port: Of the broker.
-        topic: Template of the topics.
-        user, password: Credentials.
-        tls: Whether to encrypt.
-        ca: Certificates to trust instead of the system's.
-        cert, key: This client's certificate and its key.
-        client_id: Unique at the broker.
-        availability: Topic of "online" and "offline"; by default beside the others.
-        timeout: Seconds for a connection, and for acknowledgements.
-        keepalive: Seconds after which a silent connection is given up, times 1.5.
-        version: Of the protocol, see :data:`VERSIONS`; None: 5, else 3.1.1.
-    """
+    """How a broker is reached, and the template of the topics."""
 
     host: str
     port: int | None = None
@@ -89,30 +74,28 @@ class MqttOptions:
     user: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     tls: bool = False
-    ca: Path | None = None
-    cert: Path | None = None
+    ca: Path | None = None  # Certificates to trust instead of the system's.
+    cert: Path | None = None  # This client's certificate, and its key.
     key: Path | None = None
-    client_id: str = ""
-    availability: str | None = None
-    timeout: Timeout = 10.0
-    keepalive: int = 15
-    version: str | None = None
+    client_id: str = ""  # Unique at the broker.
+    availability: str | None = None  # Topic of "online" and "offline"; by default beside the rest.
+    timeout: Timeout = 10.0  # Seconds for a connection, and for acknowledgements.
+    keepalive: int = 15  # Seconds after which a silent connection is given up, times 1.5.
+    version: str | None = None  # Of the protocol, see VERSIONS; None: 5, else 3.1.1.
 
     def __post_init__(self) -> None:
         if self.version not in (None, *VERSIONS):
             raise InvalidValueError(
                 "unknown version of MQTT", got=self.version, hint=f"one of {', '.join(VERSIONS)}"
             )
-        for name in _PLACEHOLDER.findall(self.topic):
-            if name not in ("source", "type"):
-                raise InvalidValueError(
-                    "unknown placeholder in the topic", got=name, hint="use {source} and {type}"
-                )
+        names = _PLACEHOLDER.findall(self.topic)
+        if unknown := [name for name in names if name not in ("source", "type")]:
+            what = "unknown placeholder in the topic"
+            raise InvalidValueError(what, got=unknown[0], hint="use {source} and {type}")
         for topic in (self.topic, self.availability or "x"):
             if not topic or re.search(r"[+#\x00]", topic) or topic.startswith(("/", "$")):
-                raise InvalidValueError(
-                    "not a topic to publish to", got=topic, hint=f"for example {DEFAULT_TOPIC}"
-                )
+                hint = f"for example {DEFAULT_TOPIC}"
+                raise InvalidValueError("not a topic to publish to", got=topic, hint=hint)
             if len(topic.encode()) + 80 * topic.count("{") > LONGEST_TOPIC:
                 raise InvalidValueError("the topic is too long", got=f"{topic[:40]}...")
         check_certificates(self.tls, "mqtts:// for mqtt://", self.ca, self.cert, self.key)
@@ -120,10 +103,13 @@ class MqttOptions:
             raise InvalidValueError("a client certificate needs cert and key")
 
     @property
+    def its_port(self) -> int:
+        return self.port or (8883 if self.tls else 1883)
+
+    @property
     def target(self) -> str:
         """The broker and the topics, without credentials."""
-        port = self.port or (8883 if self.tls else 1883)
-        return f"mqtt{'s' if self.tls else ''}://{self.host}:{port}/{self.topic}"
+        return f"mqtt{'s' * self.tls}://{self.host}:{self.its_port}/{self.topic}"
 
     @property
     def availability_topic(self) -> str:
@@ -134,19 +120,14 @@ class MqttOptions:
         return f"{fixed if '{' in self.topic else self.topic}/availability".lstrip("/")
 
     def topic_of(self, record: Record) -> str:
-        """The topic of a record."""
         values = {"source": slug(record["source"]), "type": record["type"]}
         return _PLACEHOLDER.sub(lambda match: values[match[1]], self.topic)
 
 
 class MqttSink(SpooledSink):
-    """Publishes records with QoS 1 and waits for the acknowledgements.
+    """Publishes records with QoS 1, waits for the acknowledgements; ``more``: of SpooledSink."""
 
-    Args:
-        options: The broker and its topics.
-        spool: Records that the broker has not acknowledged.
-        more: Of :class:`~.delivery.SpooledSink`.
-    """
+    package = "paho.mqtt.client"
 
     def __init__(self, options: MqttOptions, spool: Spool, **more: Any) -> None:
         super().__init__(options.target, spool, key=options.topic_of, **more)
@@ -168,14 +149,6 @@ class MqttSink(SpooledSink):
         #: The last status of each source that the broker has acknowledged, by topic.
         self._statuses: dict[str, bytes] = {}
 
-    def open(self) -> None:
-        """Begins to deliver; the broker need not be there."""
-        try:
-            from paho.mqtt.client import CallbackAPIVersion  # noqa: F401
-        except ImportError as error:
-            raise missing(error) from error
-        super().open()
-
     def connect(self) -> None:
         from paho.mqtt.client import CallbackAPIVersion, Client, MQTTv5, MQTTv311
 
@@ -195,15 +168,13 @@ class MqttSink(SpooledSink):
         self._connected.clear()
         self._refusals.clear()
         self._refusal, self._farewell = None, 0
-        client.on_connect = self._on_connect
-        client.on_disconnect = self._on_disconnect
+        client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
         client.on_publish = self._on_publish
         client.will_set(options.availability_topic, "offline", qos=1, retain=self._retains)
         try:
             if options.tls:
                 client.tls_set_context(self._tls())
-            port = options.port or (8883 if options.tls else 1883)
-            client.connect(options.host, port, options.keepalive)
+            client.connect(options.host, options.its_port, options.keepalive)
         except ssl.SSLError as error:
             raise DeliveryError("the broker's TLS is not trusted", got=error.reason) from error
         except (OSError, ValueError) as error:
@@ -240,9 +211,8 @@ class MqttSink(SpooledSink):
         for entry, payload in zip(entries, payloads, strict=True):
             size = _PACKET + len(entry.key.encode()) + len(payload)
             if size > self._largest:
-                raise RefusedError(
-                    f"the broker takes packets of at most {self._largest:g} bytes", got=size
-                )
+                what = f"the broker takes packets of at most {self._largest:g} bytes"
+                raise RefusedError(what, got=size)
         self.check()
         sent = []
         deadline = time.monotonic() + self._options.timeout
@@ -266,9 +236,8 @@ class MqttSink(SpooledSink):
                 raise
             raise DeliveryError("the broker is gone") from error
         codes = [code for info in sent if (code := self._refusals.pop(info.mid, 0))]
-        for code in codes:
-            if code in _HOPELESS:
-                raise RefusedError("the broker will not take it", got=_HOPELESS[code])
+        if hopeless := [_HOPELESS[code] for code in codes if code in _HOPELESS]:
+            raise RefusedError("the broker will not take it", got=hopeless[0])
         if codes:
             raise DeliveryError("the broker does not take it", got=f"reason {codes[0]:#x}")
         for entry, payload in zip(entries, payloads, strict=True):
@@ -290,9 +259,8 @@ class MqttSink(SpooledSink):
         if client is None:
             return
         if self._connected.is_set() and not self._aborted.is_set():
-            goodbye = client.publish(
-                self._options.availability_topic, "offline", 1, retain=self._retains
-            )
+            topic = self._options.availability_topic
+            goodbye = client.publish(topic, "offline", qos=1, retain=self._retains)
             with suppress(RuntimeError, ValueError):  # Else the will says the same.
                 goodbye.wait_for_publish(0.3)
             client.disconnect()

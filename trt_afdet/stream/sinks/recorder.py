@@ -24,18 +24,15 @@ def new_run() -> str:
 
 
 def parse_contents(text: object) -> tuple[Content, ...]:
-    """``results,status`` as the contents they name.
-
-    Raises:
-        InvalidValueError: If one is unknown, or the list is empty.
-    """
+    """``results,status`` as the contents they name; InvalidValueError for unknown or none."""
+    known: tuple[Content, ...] = get_args(Content)
     names = [name.strip() for name in str(text).split(",") if name.strip()]
     for name in names:
-        if name not in get_args(Content):
-            hint = nearest(name, get_args(Content)) or f"known: {', '.join(get_args(Content))}"
+        if name not in known:
+            hint = nearest(name, known) or f"known: {', '.join(known)}"
             raise InvalidValueError("a sink cannot send that", got=name, hint=hint)
     if not names:
-        raise InvalidValueError("a sink needs something to send", hint=", ".join(get_args(Content)))
+        raise InvalidValueError("a sink needs something to send", hint=", ".join(known))
     return tuple(names)  # type: ignore[arg-type]
 
 
@@ -44,11 +41,7 @@ Contents = Annotated[tuple[Content, ...], parse_contents]
 
 
 class Recorder:
-    """Makes the records of one sink and numbers them.
-
-    Args:
-        contents: The kinds that the sink sends.
-    """
+    """Makes the records of one sink, of the kinds ``contents``, and numbers them."""
 
     def __init__(self, contents: Sequence[Content] = ("results", "status")) -> None:
         self.run = new_run()
@@ -58,7 +51,10 @@ class Recorder:
     def result(self, result: StreamResult) -> list[Record]:
         """The records of a processed frame."""
         frame = result.frame
-        events = [_event_fields(event) for event in result.events]
+        events: list[Record] = [
+            event.to_json() if hasattr(event, "to_json") else {"kind": "other", "text": str(event)}
+            for event in result.events
+        ]
         fields = result_fields(
             result.detections, frame.image, frame.source, frame.sequence, frame.position
         )
@@ -71,10 +67,8 @@ class Recorder:
             records.append(self._numbered("result", frame.wall_time, fields | more))
         if "events" in self._contents:
             place = {name: fields[name] for name in ("source", "sequence", "position")}
-            records += [
-                self._numbered("event", frame.wall_time, {**place, "event": event})
-                for event in events
-            ]
+            for event in events:
+                records.append(self._numbered("event", frame.wall_time, place | {"event": event}))
         return records
 
     def status(self, event: StatusEvent) -> list[Record]:
@@ -88,9 +82,3 @@ class Recorder:
         stamp = {"run": self.run, "number": self._number, "time": iso_time(wall_time)}
         self._number += 1
         return make_record(kind, stamp | fields)
-
-
-def _event_fields(event: object) -> Record:
-    """An event of a zone or line."""
-    to_json = getattr(event, "to_json", None)
-    return to_json() if to_json is not None else {"kind": "other", "text": str(event)}

@@ -22,7 +22,6 @@ from trt_afdet.stream.sinks.delivery import (
     check_certificates,
 )
 from trt_afdet.stream.sinks.spool import Entry, Spool
-from trt_afdet.support.packages import missing
 
 #: The server's answers to a record longer than its ``proto-max-bulk-len``, or than a string may be.
 HOPELESS = ("invalid bulk length", "invalid multibulk length", "too big", "exceeds maximum allowed")
@@ -30,18 +29,7 @@ HOPELESS = ("invalid bulk length", "invalid multibulk length", "too big", "excee
 
 @dataclass(frozen=True)
 class RedisOptions:
-    """How a Redis server is reached.
-
-    Attributes:
-        host, port: Of the server.
-        stream: Key of the stream.
-        db: Number of the database.
-        user, password: Credentials.
-        tls: Whether to encrypt.
-        ca: Certificates to trust instead of the system's.
-        maxlen: Entries the stream keeps, at least; the server drops older ones in passing.
-        timeout: Seconds for a connection, and for an answer.
-    """
+    """How a Redis server is reached, and the key of the stream."""
 
     host: str
     stream: str
@@ -50,15 +38,14 @@ class RedisOptions:
     user: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     tls: bool = False
-    ca: Path | None = None
-    maxlen: int = 100_000
-    timeout: Timeout = 5.0
+    ca: Path | None = None  # Certificates to trust instead of the system's.
+    maxlen: int = 100_000  # Entries the stream keeps, at least; the server drops older ones.
+    timeout: Timeout = 5.0  # Seconds for a connection, and for an answer.
 
     def __post_init__(self) -> None:
         if not self.stream:
-            raise InvalidValueError(
-                "the address lacks the name of the stream", hint="redis://host/STREAM"
-            )
+            what = "the address lacks the name of the stream"
+            raise InvalidValueError(what, hint="redis://host/STREAM")
         if self.maxlen < 1:
             raise InvalidValueError("maxlen must be at least 1", got=self.maxlen)
         check_certificates(self.tls, "rediss:// for redis://", self.ca)
@@ -66,39 +53,24 @@ class RedisOptions:
     @property
     def target(self) -> str:
         """The server and the stream, without credentials."""
-        scheme = "rediss" if self.tls else "redis"
-        return f"{scheme}://{self.host}:{self.port or 6379}/{self.stream}"
+        return f"redis{'s' * self.tls}://{self.host}:{self.port or 6379}/{self.stream}"
 
 
 class RedisSink(SpooledSink):
-    """Adds records to a Redis stream, in pipelines.
+    """Adds records to a Redis stream, in pipelines; ``more`` is of :class:`SpooledSink`."""
 
-    Args:
-        options: The server and the stream.
-        spool: Records that the server has not taken.
-        more: Of :class:`~.delivery.SpooledSink`.
-    """
+    package = "redis"
 
     def __init__(self, options: RedisOptions, spool: Spool, **more: Any) -> None:
         super().__init__(options.target, spool, **more)
         self._options = options
         self._client: Any = None
 
-    def open(self) -> None:
-        """Begins to deliver; the server need not be there."""
-        try:
-            import redis  # noqa: F401
-        except ImportError as error:
-            raise missing(error) from error
-        super().open()
-
     def connect(self) -> None:
         import redis
 
         options = self._options
-        tls: dict[str, Any] = {}
-        if options.tls:
-            tls = {"ssl": True, "ssl_ca_certs": options.ca and str(options.ca)}
+        tls: Any = {"ssl": True, "ssl_ca_certs": options.ca and str(options.ca)}
         self._client = redis.Redis(
             host=options.host,
             port=options.port or 6379,
@@ -109,20 +81,20 @@ class RedisSink(SpooledSink):
             socket_connect_timeout=options.timeout,
             # Trying again is the spool's matter: a lost answer must not block for minutes.
             retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
-            **tls,
+            **(tls if options.tls else {}),
         )
         self.check()
 
     def send(self, entries: Sequence[Entry]) -> None:
         import redis
 
-        options = self._options
         # Not MULTI: the server may take some records and refuse others.
         pipeline = self._client.pipeline(transaction=False)
+        stream, most = self._options.stream, self._options.maxlen
         for entry in entries:
             record = json.loads(entry.body)
             fields = {name: record[name] for name in ("type", "source", "run", "number")}
-            pipeline.xadd(options.stream, {"record": entry.body, **fields}, maxlen=options.maxlen)
+            pipeline.xadd(stream, {"record": entry.body, **fields}, maxlen=most)
         try:
             pipeline.execute()
         except redis.RedisError as error:
@@ -155,6 +127,5 @@ class RedisSink(SpooledSink):
 
 def _text(error: Exception) -> str:
     """A server's answer, without the command that it may repeat."""
-    return (
-        str(error).partition("Command #")[0].strip() or str(error).rpartition("caused error: ")[2]
-    )
+    text = str(error)
+    return text.partition("Command #")[0].strip() or text.rpartition("caused error: ")[2]

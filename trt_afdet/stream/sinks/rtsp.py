@@ -6,12 +6,12 @@ frames are left out, and it is tried again, later and later.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import random
 import socket
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -40,7 +40,6 @@ class RtspSink:
             and is needed where there is more than one.
         codec: Encoder of FFmpeg; by default libx264 if there is one.
         bitrate: Bits per second.
-        retry: Pauses between attempts.
     """
 
     durable = False
@@ -55,14 +54,10 @@ class RtspSink:
         if bitrate < 1:
             raise InvalidValueError("bitrate must be above 0", got=bitrate)
         parts = urlsplit(url)
-        place = parts.netloc.rpartition("@")[2]
-        self.name = f"rtsp {place}{parts.path}"
+        self.name = f"rtsp {parts.netloc.rpartition('@')[2]}{parts.path}"
         self.dropped = 0
-        self._url = url
-        self.bitrate = bitrate
-        self.codec = ""
-        self.retry = retry or Retry()
-        self._wanted = codec
+        self.bitrate, self.codec, self.retry = bitrate, "", retry or Retry()
+        self._url, self._wanted = url, codec
         self._outputs: dict[str, _Output] = {}
 
     def open(self) -> None:
@@ -74,9 +69,8 @@ class RtspSink:
         output = self._outputs.get(source)
         if output is None:
             if self._outputs and "{source}" not in self._url:
-                raise InvalidValueError(
-                    "several sources cannot share one address", hint="write {source} into its path"
-                )
+                hint = "write {source} into its path"
+                raise InvalidValueError("several sources cannot share one address", hint=hint)
             url = self._url.replace("{source}", quote(slug(source)))
             output = self._outputs[source] = _Output(self, source, url)
         if not output.send(result):
@@ -93,17 +87,13 @@ class RtspSink:
 
 
 def _greet(url: str) -> None:
-    """Waits for a server's first word, in steps that can be interrupted.
+    """Waits for a server's first word, in steps that can be interrupted; at most :data:`TIMEOUT`.
 
     PyAV holds all of Python while it waits for an answer to ANNOUNCE, without a limit.
-
-    Raises:
-        OSError: If there is none within :data:`TIMEOUT`.
     """
     address = parse_address(url)
     deadline = time.monotonic() + TIMEOUT
-    place = (address.host, address.port or 554)
-    with socket.create_connection(place, timeout=TIMEOUT) as server:
+    with socket.create_connection((address.host, address.port or 554), TIMEOUT) as server:
         server.settimeout(0.1)
         bare = replace(address, user=None, password=None).url()
         server.sendall(f"OPTIONS {bare} RTSP/1.0\r\nCSeq: 1\r\n\r\n".encode())
@@ -111,7 +101,7 @@ def _greet(url: str) -> None:
         while b"\r\n\r\n" not in answer:
             if interrupted() or time.monotonic() > deadline:
                 raise TimeoutError(errno.ETIMEDOUT, "the server does not answer")
-            with contextlib.suppress(TimeoutError):
+            with suppress(TimeoutError):
                 more = server.recv(4096)
                 if not more:
                     raise ConnectionResetError(errno.ECONNRESET, "the server hung up")
@@ -158,29 +148,23 @@ class _Output:
 
     def close(self) -> None:
         """Ends the stream."""
-        try:
+        with suppress(OSError):  # It is gone already.
             if self._encoder is not None:
                 self._encoder.finish()
-        except OSError:
-            log.debug("%s: gone before its end", self._label)
         self._drop()
 
     def _connect(self, result: StreamResult) -> Encoder:
-        av = load_av()
+        av, sink, self._shape = load_av(), self._sink, result.frame.image.shape
         _greet(self._url)
         options = {"rtsp_transport": "tcp"}
         self._container = av.open(self._url, "w", format="rtsp", options=options, timeout=TIMEOUT)
-        height, width = result.frame.image.shape[:2]
-        size = width, height
-        self._encoder = Encoder(self._container, self._sink.codec, size, bitrate=self._sink.bitrate)
-        self._shape = result.frame.image.shape
+        size = self._shape[1], self._shape[0]
+        self._encoder = Encoder(self._container, sink.codec, size, bitrate=sink.bitrate)
         self._began = result.frame.captured
         return self._encoder
 
     def _drop(self) -> None:
         container, self._container, self._encoder = self._container, None, None
         if container is not None:
-            try:
+            with suppress(OSError):  # The server has closed it.
                 container.close()
-            except OSError:
-                log.debug("%s: closed by the server", self._label)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, RunError, WriteError
 from trt_afdet.support.files import write_error
@@ -23,30 +24,20 @@ class SpoolClosedError(RunError):
     """The spool was closed by another thread."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """What waits.
+class Entry(NamedTuple):
+    """What waits."""
 
-    Attributes:
-        id: Grows from entry to entry, also over restarts.
-        key: Where it goes; what that means is the sink's matter.
-        body: JSON.
-    """
-
-    id: int
-    key: str
-    body: str
+    id: int  # Grows from entry to entry, also over restarts.
+    key: str  # Where it goes; what that means is the sink's matter.
+    body: str  # JSON.
 
 
 class Spool:
     """A first-in first-out queue in an SQLite file. Thread-safe; one process at a time.
 
-    What :meth:`put` has taken survives a kill at once, and a power cut after some seconds.
-
-    Args:
-        path: The file; it and its folder are created if missing.
-        limit: Bytes that may wait; beyond that the oldest entries go, and are counted. The file is
-            a little larger, and keeps its largest size.
+    What :meth:`put` has taken survives a kill at once, and a power cut after some seconds. At most
+    ``limit`` bytes wait; beyond that the oldest entries go, and are counted. The file is a little
+    larger, and keeps its largest size.
     """
 
     def __init__(self, path: Path, limit: int = 256 << 20) -> None:
@@ -63,12 +54,10 @@ class Spool:
         self._hurried = False
 
     def open(self) -> None:
-        """Opens the file.
+        """Opens the file, made if missing.
 
         Raises:
-            WriteError: If it cannot be opened.
-            CorruptFileError: If it is not a spool.
-            RunError: If another process uses it.
+            AfdetError: If it cannot be opened, is no spool, or another process uses it.
         """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,48 +94,40 @@ class Spool:
             WriteError: If the disk is full or broken.
             SpoolClosedError: If it is closed.
         """
-        rows = [(k, b, len(k.encode()) + len(b.encode()) + OVERHEAD) for k, b in items]
-        fitting = [row for row in rows if row[2] <= self._limit]
-        self.dropped += len(rows) - len(fitting)
-        rows = fitting
+        found = [(k, b, len(k.encode()) + len(b.encode()) + OVERHEAD) for k, b in items]
+        rows = [row for row in found if row[2] <= self._limit]
+        self.dropped += len(found) - len(rows)
         if not rows:
             return
         with self._changed:
             database = self._open_database()
-            count, size, dropped = self._count, self._bytes, 0
+            size, dropped = self._bytes + sum(row[2] for row in rows), 0
             try:
                 database.execute("BEGIN")
                 # Not deleted when they were delivered: one transaction is cheaper than two.
                 database.execute("DELETE FROM entries WHERE id <= ?", (self._removed,))
                 database.executemany("INSERT INTO entries (key, body, size) VALUES (?, ?, ?)", rows)
-                count += len(rows)
-                size += sum(row[2] for row in rows)
-                while size > self._limit:
-                    oldest = database.execute(
-                        "SELECT id, size FROM entries ORDER BY id LIMIT 256"
-                    ).fetchall()
+                if size > self._limit:
                     through = 0
-                    for through, its_size in oldest:  # noqa: B007
-                        size -= its_size
-                        dropped += 1
+                    for row in database.execute("SELECT id, size FROM entries ORDER BY id"):
                         if size <= self._limit:
                             break
+                        through, size, dropped = row[0], size - row[1], dropped + 1
                     database.execute("DELETE FROM entries WHERE id <= ?", (through,))
                 database.execute("COMMIT")
             except sqlite3.Error as error:
                 if database.in_transaction:
                     database.execute("ROLLBACK")
                 raise self._translated(error) from error
-            self._count, self._bytes = count - dropped, size
+            self._count += len(rows) - dropped
+            self._bytes = size
             self.dropped += dropped
             self._changed.notify_all()
 
     def head(self, most: int, *, wait: float = 0.0, full: float = 0.0) -> list[Entry]:
         """The oldest entries, at most ``most``; they stay until they are removed.
 
-        Args:
-            wait: Seconds to wait for the first.
-            full: Seconds to wait for more once there is one.
+        Waits up to ``wait`` seconds for the first, then ``full`` seconds for more.
 
         Raises:
             SpoolClosedError: If it is closed.
@@ -182,8 +163,7 @@ class Spool:
 
     def waiting(self) -> int:
         """Entries that wait."""
-        with self._changed:
-            return self._count
+        return self._count
 
     def close(self) -> None:
         """Closes the file; what waits stays there. Closing twice is fine."""
@@ -210,7 +190,7 @@ class Spool:
         if "locked" in text:
             what = "another process uses this spool"
             return RunError(what, got=self.path, hint="give each its own by spool=FILE")
-        if "not a database" in text or "malformed" in text or "no such column" in text:
+        if re.search("not a database|malformed|no such column", text):
             what = "the file is not a spool, or damaged"
             return CorruptFileError(what, got=self.path, hint="move it away")
         hint = "the disk is full" if "full" in text or "disk I/O" in text else None
@@ -219,9 +199,7 @@ class Spool:
 
 def default_spool(target: str) -> Path:
     """Where what waits for a target is kept if nobody says: in the service's or user's state."""
-    state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    if not state:
-        home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-        state = str(Path(home) / "trt-afdet")
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    state = os.environ.get("STATE_DIRECTORY", "").partition(":")[0] or Path(home, "trt-afdet")
     name = hashlib.sha256(target.encode()).hexdigest()[:16]
-    return Path(state) / "spool" / f"{target.partition(':')[0]}-{name}.sqlite"
+    return Path(state, "spool", f"{target.partition(':')[0]}-{name}.sqlite")

@@ -24,14 +24,13 @@ class _TextFileSink:
 
     durable = True
 
-    def __init__(self, kind: str, path: Path, file: AppendingFile, recorder: Recorder) -> None:
-        self.name = f"{kind} {path}"
-        self.path = path
+    def __init__(self, kind: str, file: AppendingFile, send: Contents) -> None:
+        self.name = f"{kind} {file.path}"
+        self.path = file.path
         self._file = file
-        self._recorder = recorder
+        self._recorder = Recorder(send)
 
     def open(self) -> None:
-        """Opens the file."""
         self._file.open()
 
     def close(self) -> None:
@@ -39,19 +38,13 @@ class _TextFileSink:
 
 
 class JsonLinesSink(_TextFileSink):
-    """One record as a line of JSON per processed frame and per change of state.
-
-    Args:
-        path: The file or device.
-        fsync: When data is forced onto the disk; see :data:`~.appending.Fsync`.
-        send: Kinds of records to write.
-    """
+    """One record as a line of JSON per processed frame and per change of state."""
 
     def __init__(
         self, path: Path, fsync: Fsync = "second", send: Contents = ("results", "status")
     ) -> None:
         file = AppendingFile(path, start=START, complete=_is_json, fsync=fsync)
-        super().__init__("jsonl", path, file, Recorder(send))
+        super().__init__("jsonl", file, send)
 
     def write(self, result: StreamResult) -> None:
         self._append(self._recorder.result(result))
@@ -74,17 +67,12 @@ _COUNT, _INDEX = COLUMNS.index("count"), COLUMNS.index("index")
 
 
 class CsvSink(_TextFileSink):
-    """One row per detection, with the columns :data:`COLUMNS`.
-
-    Args:
-        path: The file or device.
-        fsync: When data is forced onto the disk; see :data:`~.appending.Fsync`.
-    """
+    """One row per detection, with the columns :data:`COLUMNS`."""
 
     def __init__(self, path: Path, fsync: Fsync = "second") -> None:
         header = f"{','.join(COLUMNS)}\n".encode()
         file = AppendingFile(path, start=header, complete=_ends_frame, header=header, fsync=fsync)
-        super().__init__("csv", path, file, Recorder(("results",)))
+        super().__init__("csv", file, ("results",))
 
     def write(self, result: StreamResult) -> None:
         for record in self._recorder.result(result):
@@ -103,8 +91,7 @@ def _rows(record: Record) -> list[list[object]]:
     rows = []
     for index, item in enumerate(found):
         sides = dict(zip(("x1", "y1", "x2", "y2"), item["box"], strict=True))
-        name = _one_line(item["class"])
-        row = {**frame, **item, **sides, "index": index, "class": name}
+        row = {**frame, **item, **sides, "index": index, "class": _one_line(item["class"])}
         rows.append([row.get(column) for column in COLUMNS])
     return rows
 

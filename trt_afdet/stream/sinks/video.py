@@ -14,6 +14,8 @@ import re
 import shutil
 import struct
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -32,8 +34,8 @@ log = logging.getLogger("trt_afdet.stream")
 #: What this sink has written, and nothing else, is called so.
 _OWN = re.compile(r"[A-Za-z0-9_-]+_(\d{8}T\d{6}\.\d{3}Z)(?:-\d+)?\.afdet\.mp4")
 
-#: The last box of a file that was closed, and its size in bytes.
-_LAST_BOX = (b"mfro", 16)
+#: Bytes of the last box (mfro) of a file that was closed.
+LAST_BOX = 16
 #: Seconds between looks at the free space.
 LOOK = 2.0
 #: A pause longer than so many seconds begins a new file.
@@ -72,14 +74,9 @@ class VideoSink:
         self.name = f"video {folder}"
         self.path = folder / ".afdet.lock"
         self.durable = wait
-        #: Frames that were not recorded because the disk was full.
-        self.dropped = 0
-        self._folder = folder
-        self._segment = segment
-        self._keep_free = keep_free
-        self._wanted = codec
-        self._codec = ""
-        self._quality = quality
+        self.dropped = 0  # Frames that were not recorded because the disk was full.
+        self._folder, self._segment, self._keep_free = folder, segment, keep_free
+        self._wanted, self._codec, self._quality = codec, "", quality
         self._open: dict[str, _Segment] = {}
         self._lock = -1
         self._looked = float("-inf")
@@ -93,8 +90,7 @@ class VideoSink:
             self._lock = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            os.close(self._lock)
-            self._lock = -1
+            self.close()
             what = "another process records into this folder"
             raise RunError(what, got=self._folder, hint="give each its own") from error
         except OSError as error:
@@ -111,10 +107,8 @@ class VideoSink:
             return
         frame = result.frame
         segment = self._open.get(frame.source)
-        if segment is not None and not segment.takes(frame, self._segment):
+        if segment is None or not segment.takes(frame, self._segment):
             self._end(frame.source)
-            segment = None
-        if segment is None:
             path = self._new_path(frame)
             segment = self._open[frame.source] = _Segment(path, frame, self._codec, self._quality)
             log.info("%s: %s", self.name, path.name)
@@ -135,8 +129,7 @@ class VideoSink:
                 self._lock = -1
 
     def _end(self, source: str) -> None:
-        segment = self._open.pop(source, None)
-        if segment is not None:
+        if segment := self._open.pop(source, None):
             segment.close()
 
     def _new_path(self, frame: StreamFrame) -> Path:
@@ -155,16 +148,14 @@ class VideoSink:
         if self._keep_free == 0 or now - self._looked < LOOK:
             return not self._paused
         self._looked = now
-        full = not self._make_room()
-        if full != self._paused:
-            self._paused = full
-            if full:
-                log.warning("%s: the disk is full; recording pauses", self.name)
-                for source in list(self._open):
-                    self._end(source)
-            else:
-                log.info("%s: recording goes on", self.name)
-        return not full
+        was, self._paused = self._paused, not self._make_room()
+        if self._paused and not was:
+            log.warning("%s: the disk is full; recording pauses", self.name)
+            for source in list(self._open):
+                self._end(source)
+        elif was and not self._paused:
+            log.info("%s: recording goes on", self.name)
+        return not self._paused
 
     def _make_room(self) -> bool:
         """Deletes old recordings until enough is free; none if all of them would not suffice."""
@@ -175,15 +166,14 @@ class VideoSink:
         if sum(size for _, size in old) < missing:
             return False
         for path, size in old:
+            if missing <= 0:
+                break
             log.info("%s: deletes %s to keep space free", self.name, path.name)
             try:
                 path.unlink()
+                missing -= size
             except OSError as error:
                 log.warning("%s: cannot delete %s: %s", self.name, path.name, error.strerror)
-                continue
-            missing -= size
-            if missing <= 0:
-                break
         return self._free() >= self._keep_free
 
     def _free(self) -> int:
@@ -196,12 +186,10 @@ class VideoSink:
         """Finished recordings of this sink with their sizes, the oldest first."""
         in_use = {segment.path.name for segment in self._open.values()}
         found: list[tuple[str, Path, int]] = []
-        with os.scandir(self._folder) as entries:
-            for entry in entries:
-                match = _OWN.fullmatch(entry.name)
-                if match and entry.name not in in_use and entry.is_file(follow_symlinks=False):
-                    size = entry.stat(follow_symlinks=False).st_blocks * 512
-                    found.append((match[1], Path(entry.path), size))
+        for path in self._folder.iterdir():
+            match = _OWN.fullmatch(path.name)
+            if match and path.name not in in_use and path.is_file() and not path.is_symlink():
+                found.append((match[1], path, path.stat().st_blocks * 512))
         return [(path, size) for _, path, size in sorted(found)]
 
 
@@ -212,26 +200,20 @@ class _Segment:
         av = load_av()
         self.path = path
         self._shape = frame.image.shape
-        self._first = _moment(frame)
-        self._latest = self._first
+        self._first = self._latest = _moment(frame)
         self._file = _WholeWrites(path)
         # Each frame is a fragment, written at once and by one call: a kill costs the latest frame,
         # and written data never changes.
+        flags = "empty_moov+default_base_moof+frag_every_frame"
+        options = {"movflags": flags, "fflags": "flush_packets"}
         self._container: Any = av.open(
-            self._file,
-            "w",
-            format="mp4",
-            options={
-                "movflags": "empty_moov+default_base_moof+frag_every_frame",
-                "fflags": "flush_packets",
-            },
-            buffer_size=1 << 20,
+            self._file, "w", format="mp4", options=options, buffer_size=1 << 20
         )
         begun = datetime.fromtimestamp(frame.wall_time, timezone.utc)
         self._container.metadata["creation_time"] = begun.isoformat()
         self._container.metadata["title"] = frame.source
-        height, width = self._shape[:2]
-        self._encoder = Encoder(self._container, codec, (width, height), quality=quality)
+        size = self._shape[1], self._shape[0]
+        self._encoder = Encoder(self._container, codec, size, quality=quality)
 
     def takes(self, frame: StreamFrame, length: float) -> bool:
         """Whether a frame belongs into this file."""
@@ -244,21 +226,23 @@ class _Segment:
 
     def add(self, image: Any, frame: StreamFrame) -> None:
         self._latest = _moment(frame)
-        self._guard(lambda: self._encoder.encode(image, self._latest - self._first))
+        with self._errors():
+            self._encoder.encode(image, self._latest - self._first)
 
     def close(self) -> None:
         try:
-            self._guard(self._encoder.finish)
-            self._guard(self._container.close)
+            with self._errors():
+                self._encoder.finish()
+                self._container.close()
         finally:
             self._file.close()
 
-    def _guard(self, step: Any) -> None:
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
         try:
-            step()
+            yield
         except OSError as error:
-            cause = self._file.error or error
-            raise write_error(self.path, cause) from error
+            raise write_error(self.path, self._file.error or error) from error
 
 
 def _moment(frame: StreamFrame) -> float:
@@ -267,14 +251,10 @@ def _moment(frame: StreamFrame) -> float:
 
 
 class _WholeWrites:
-    """A new file for FFmpeg: written front to back, each piece in full or not at all.
-
-    Attributes:
-        error: The first one, as FFmpeg tells less.
-    """
+    """A new file for FFmpeg: written front to back, each piece in full or not at all."""
 
     def __init__(self, path: Path) -> None:
-        self.error: OSError | None = None
+        self.error: OSError | None = None  # The first one, as FFmpeg tells less.
         try:
             self._file: IO[bytes] = path.open("xb", buffering=0)
         except OSError as error:
@@ -297,17 +277,13 @@ class _WholeWrites:
 def repair(path: Path) -> None:
     """Cuts a torn fragment off a recording, so that every reader likes the file.
 
-    A recording without a frame is deleted; a closed one is not touched.
-
-    Raises:
-        OSError: If it cannot be read or changed.
+    A recording without a frame is deleted; a closed one is not touched. Raises OSError.
     """
     with path.open("r+b") as file:
         size = file.seek(0, os.SEEK_END)
-        if size >= _LAST_BOX[1]:
-            file.seek(size - _LAST_BOX[1] + 4)
-            if file.read(4) == _LAST_BOX[0]:
-                return
+        file.seek(max(0, size - LAST_BOX + 4))
+        if file.read(4) == b"mfro":
+            return
         whole = _whole_fragments(file, size)
         if whole:
             file.truncate(whole)

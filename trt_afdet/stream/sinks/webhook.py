@@ -16,12 +16,13 @@ import hmac
 import http.client
 import socket
 import ssl
+from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from trt_afdet.errors import InvalidValueError, MissingFileError
 from trt_afdet.stream.options import Timeout
@@ -36,21 +37,13 @@ LONGEST_WAIT = 600.0
 
 @dataclass(frozen=True)
 class WebhookOptions:
-    """Where to post, and how.
+    """Where to post, and how."""
 
-    Attributes:
-        url: ``http://`` or ``https://``; user and password in it are sent as Basic authentication.
-        secret: Key of the signature.
-        token: Sent as ``Authorization: Bearer``.
-        ca: Certificates to trust instead of the system's.
-        timeout: Seconds for a connection, and for an answer.
-    """
-
-    url: str = field(repr=False)
-    secret: str | None = field(default=None, repr=False)
-    token: str | None = field(default=None, repr=False)
-    ca: Path | None = None
-    timeout: Timeout = 10.0
+    url: str = field(repr=False)  # User and password in it are sent as Basic authentication.
+    secret: str | None = field(default=None, repr=False)  # Key of the signature.
+    token: str | None = field(default=None, repr=False)  # Sent as ``Authorization: Bearer``.
+    ca: Path | None = None  # Certificates to trust instead of the system's.
+    timeout: Timeout = 10.0  # Seconds for a connection, and for an answer.
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -72,13 +65,7 @@ class WebhookOptions:
 
 
 class WebhookSink(SpooledSink):
-    """Posts records to an HTTP server over one connection that is kept.
-
-    Args:
-        options: The server.
-        spool: Records that the server has not taken.
-        more: Of :class:`~.delivery.SpooledSink`.
-    """
+    """Posts records to an HTTP server over one connection; ``more`` is of SpooledSink."""
 
     def __init__(self, options: WebhookOptions, spool: Spool, **more: Any) -> None:
         super().__init__(options.target, spool, **more)
@@ -90,7 +77,8 @@ class WebhookSink(SpooledSink):
         if options.token is not None:
             self._headers["Authorization"] = f"Bearer {options.token}"
         if parts.username is not None:
-            self._headers["Authorization"] = _basic(parts.username, parts.password or "")
+            login = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+            self._headers["Authorization"] = f"Basic {b64encode(login).decode()}"
 
     def connect(self) -> None:
         parts = urlsplit(self._options.url)
@@ -126,29 +114,28 @@ class WebhookSink(SpooledSink):
             # A server that finds a body too long may answer and hang up before it is sent.
             status = self._early_answer()
             if status in HOPELESS:
-                raise RefusedError(
-                    "the server will not take it", got=status, broken=True
-                ) from error
+                what = "the server will not take it"
+                raise RefusedError(what, got=status, broken=True) from error
             raise DeliveryError("the server hung up", got=error) from error
         except (OSError, http.client.HTTPException) as error:
-            raise DeliveryError(
-                "the server does not answer", got=str(error) or type(error).__name__
-            ) from error
+            got = str(error) or type(error).__name__
+            raise DeliveryError("the server does not answer", got=got) from error
         if 200 <= answer.status < 300:
             return
         said = f"{answer.status} {answer.reason}"
         if answer.status in HOPELESS:
             raise RefusedError("the server will not take it", got=said)
-        raise DeliveryError("the server does not take it", got=said, wait=_retry_after(answer))
+        after = (answer.getheader("Retry-After") or "").strip()
+        wait = min(float(after), LONGEST_WAIT) if after.isdigit() else 0.0
+        raise DeliveryError("the server does not take it", got=said, wait=wait)
 
     def _early_answer(self) -> int | None:
         """The status of an answer that came before the request was sent."""
         sock = self._connection.sock if self._connection is not None else None
-        if sock is None:
-            return None
         with suppress(OSError, ValueError, IndexError):
-            sock.settimeout(1.0)
-            return int(sock.recv(64).split()[1])
+            if sock is not None:
+                sock.settimeout(1.0)
+                return int(sock.recv(64).split()[1])
         return None
 
     def check(self) -> None:
@@ -164,15 +151,3 @@ class WebhookSink(SpooledSink):
         if connection is not None and (sock := connection.sock) is not None:
             with suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-
-
-def _retry_after(answer: http.client.HTTPResponse) -> float:
-    text = (answer.getheader("Retry-After") or "").strip()
-    return min(float(text), LONGEST_WAIT) if text.isdigit() else 0.0
-
-
-def _basic(user: str, password: str) -> str:
-    from base64 import b64encode
-    from urllib.parse import unquote
-
-    return "Basic " + b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()

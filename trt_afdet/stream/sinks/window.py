@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 
 import cv2
 import numpy as np
@@ -30,11 +32,7 @@ _PROBE = "import cv2; cv2.namedWindow('trt-afdet'); cv2.waitKey(1); cv2.destroyA
 
 
 class WindowSink:
-    """Shows the latest frame of every source.
-
-    Args:
-        on_close: Called once when the user closes the window.
-    """
+    """Shows the latest frame of every source; ``on_close``: the user has closed the window."""
 
     durable = False
 
@@ -42,27 +40,23 @@ class WindowSink:
         self.name = "window"
         self.on_close = on_close
         self._latest: dict[str, StreamResult] = {}
-        self._lock = threading.Lock()
         self._closing = threading.Event()
         self._error: cv2.error | None = None
         self._thread = threading.Thread(target=self._show, name="window", daemon=True)
 
     def open(self) -> None:
-        """Opens the window."""
         check_screen("use another output, such as mjpeg://127.0.0.1:8081")
         self._thread.start()
 
     def write(self, result: StreamResult) -> None:
         if self._error is not None:
             raise RunError("the window cannot be shown", got=self._error) from self._error
-        with self._lock:
-            self._latest[result.frame.source] = result
+        self._latest[result.frame.source] = result
 
     def status(self, event: StatusEvent) -> None:
         """Takes a source that has ended off the window."""
         if event.state in FINAL:
-            with self._lock:
-                self._latest.pop(event.source, None)
+            self._latest.pop(event.source, None)
 
     def close(self) -> None:
         self._closing.set()
@@ -78,8 +72,7 @@ class WindowSink:
             shown: list[StreamResult] = []
             while not self._closing.is_set():
                 began = time.monotonic()
-                with self._lock:
-                    results = [self._latest[name] for name in sorted(self._latest)]
+                results = [result for _, result in sorted(self._latest.items(), key=itemgetter(0))]
                 if results and [id(r) for r in results] != [id(r) for r in shown]:
                     cv2.imshow(title, grid([result.annotated for result in results]))
                     shown = results
@@ -95,15 +88,7 @@ class WindowSink:
 
 
 def grid(images: Sequence[Image], width: int = WIDTH, height: int = HEIGHT) -> Image:
-    """Pictures side by side, each as large as fits, none enlarged.
-
-    Args:
-        images: BGR uint8 [H, W, 3], of any sizes; at least one.
-        width, height: Pixels of the result, at most.
-
-    Returns:
-        BGR uint8 [H, W, 3].
-    """
+    """Pictures side by side, each as large as fits, none enlarged; BGR uint8 [H, W, 3]."""
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
     wide = min(width // columns, max(image.shape[1] for image in images))
@@ -120,25 +105,16 @@ def grid(images: Sequence[Image], width: int = WIDTH, height: int = HEIGHT) -> I
 
 
 def check_screen(hint: str) -> None:
-    """Finds out whether a window can be shown, without any harm to this process.
-
-    Args:
-        hint: What else the user can do.
+    """Raises if no window can be shown, without any harm to this process.
 
     Raises:
         MissingDependencyError: If this OpenCV is built without windows.
-        RunError: If there is no screen.
+        RunError: If there is no screen; with ``hint``, what else the user can do.
     """
-    for line in cv2.getBuildInformation().splitlines():
-        name, _, value = line.strip().partition(":")
-        if name == "GUI" and value.strip() == "NONE":
-            raise MissingDependencyError(
-                "this OpenCV is built without windows",
-                hint="pip uninstall opencv-python-headless; pip install opencv-python",
-            )
-    if sys.platform == "linux" and not (
-        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    ):
+    if re.search(r"^\s*GUI:\s*NONE\s*$", cv2.getBuildInformation(), re.MULTILINE):
+        remedy = "pip uninstall opencv-python-headless; pip install opencv-python"
+        raise MissingDependencyError("this OpenCV is built without windows", hint=remedy)
+    if sys.platform == "linux" and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))):
         raise RunError("there is no screen for a window", hint=hint)
     try:
         probe = subprocess.run(
