@@ -32,17 +32,12 @@ class Address:
     """A network address in its parts.
 
     Attributes:
-        scheme: In lower case.
-        host: Without the brackets of IPv6.
-        port: None if the address does not name one.
-        user, password: Decoded; None if the address does not name them.
-        path: As written, with its leading ``/``.
-        query: As written, without the ``?``.
-        fragment: As written, without the ``#``.
+        port, user, password: None if the address does not name them; the latter two decoded.
+        path, query, fragment: As written, with the leading ``/``, without ``?`` and ``#``.
     """
 
-    scheme: str
-    host: str
+    scheme: str  # In lower case.
+    host: str  # Without the brackets of IPv6.
     port: int | None
     user: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
@@ -70,11 +65,10 @@ class Address:
 
     def url(self, scheme: str | None = None) -> str:
         """The encoded address with credentials, for libraries; ``scheme`` replaces its own."""
-        who = ""
+        who = quote(self.user or "", safe="")
+        if self.password is not None:
+            who += f":{quote(self.password, safe='')}"
         if self.user is not None or self.password is not None:
-            who = quote(self.user or "", safe="")
-            if self.password is not None:
-                who += f":{quote(self.password, safe='')}"
             who += "@"
         return f"{scheme or self.scheme}://{who}{self.place}{self.target}"
 

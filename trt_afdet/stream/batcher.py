@@ -6,6 +6,7 @@ other source is due soon, or after a time limit. A slow or dead camera does not 
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -61,7 +62,6 @@ class Batcher:
     Args:
         max_age: Drop frames that are older than so many seconds at their turn; None for no limit.
             Sources with policy ``wait`` ignore it.
-        clock: Monotonic seconds; the time base of ``StreamFrame.captured``.
     """
 
     def __init__(
@@ -83,9 +83,9 @@ class Batcher:
         Raises:
             InvalidValueError: If the policy is unknown, the capacity below 1, or the name in use.
         """
-        if policy not in get_args(Policy):
+        if policy not in (known := get_args(Policy)):
             raise InvalidValueError(
-                "unknown drop policy", got=policy, hint=f"one of {', '.join(get_args(Policy))}"
+                "unknown drop policy", got=policy, hint=f"one of {', '.join(known)}"
             )
         if capacity < 1:
             raise InvalidValueError("a queue's capacity must be at least 1", got=capacity)
@@ -99,27 +99,21 @@ class Batcher:
             queue.policy, queue.capacity, queue.closed = policy, capacity, False
 
     def put(self, frame: StreamFrame, given_up: Callable[[], bool] = lambda: False) -> bool:
-        """Adds a frame; policy ``wait`` blocks until the queue has room.
-
-        Args:
-            frame: A frame of an added source.
-            given_up: Whether the source must end; called again after :meth:`wake`.
+        """Adds a frame of an added source; policy ``wait`` blocks until the queue has room.
 
         Returns:
-            False if the source must end: it was closed or given up, or the batcher was stopped.
+            False if the source must end: it was closed or given up (asked again after
+            :meth:`wake`), or the batcher was stopped.
         """
         with self._changed:
             queue = self._queues[frame.source]
+
+            def over() -> bool:
+                return queue.closed or self._stopped or given_up()
+
             if queue.policy == "wait":
-                self._changed.wait_for(
-                    lambda: (
-                        len(queue.frames) < queue.capacity
-                        or queue.closed
-                        or self._stopped
-                        or given_up()
-                    )
-                )
-            if queue.closed or self._stopped or given_up():
+                self._changed.wait_for(lambda: len(queue.frames) < queue.capacity or over())
+            if over():
                 return False
             queue.received += 1
             queue.arrives(self._clock())
@@ -175,11 +169,6 @@ class Batcher:
         Waits for the first frame without a limit. Then waits until ``most`` frames are there,
         ``max_wait`` seconds have passed, or no source with an empty queue is due in that time.
 
-        Args:
-            most: Frames per batch.
-            max_wait: Seconds.
-            block: Wait for the first frame.
-
         Returns:
             1 to ``most`` frames, of different sources if possible. An empty list if no frame waits
             and ``block`` is False. None after the last frame of all closed sources, or after
@@ -219,43 +208,24 @@ class Batcher:
         return sum(len(queue.frames) for queue in self._queues.values())
 
     def _ended(self) -> bool:
-        return (
-            not self._held
-            and bool(self._queues)
-            and all(queue.closed for queue in self._queues.values())
-        )
+        queues = self._queues.values()
+        return not self._held and bool(queues) and all(queue.closed for queue in queues)
 
     def _full(self, most: int, deadline: float) -> bool:
-        if self._waiting() >= most:
-            return True
         now = self._clock()
-        return not any(
-            not queue.frames and queue.worth_waiting(now, deadline)
-            for queue in self._queues.values()
-        )
+        empty = (queue for queue in self._queues.values() if not queue.frames)
+        return self._waiting() >= most or not any(q.worth_waiting(now, deadline) for q in empty)
 
     def _collect(self, most: int) -> list[StreamFrame]:
-        now = self._clock()
+        oldest = self._clock() - (math.inf if self._max_age is None else self._max_age)
         batch: list[StreamFrame] = []
-        while len(batch) < most:
-            before = len(batch)
-            for _ in range(len(self._turn)):
-                source = self._turn[0]
-                self._turn.rotate(-1)
-                queue = self._queues[source]
-                while queue.frames:
-                    frame = queue.frames.popleft()
-                    if (
-                        self._max_age is not None
-                        and queue.policy != "wait"
-                        and now - frame.captured > self._max_age
-                    ):
-                        queue.stale += 1
-                        continue
+        while len(batch) < most and self._waiting():
+            queue = self._queues[self._turn[0]]
+            self._turn.rotate(-1)
+            while queue.frames:
+                frame = queue.frames.popleft()
+                if frame.captured >= oldest or queue.policy == "wait":
                     batch.append(frame)
                     break
-                if len(batch) == most:
-                    return batch
-            if len(batch) == before:
-                break
+                queue.stale += 1
         return batch

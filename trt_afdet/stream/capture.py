@@ -43,10 +43,6 @@ class Connection(Worker):
 
     Of the :data:`Pending` frames of a live source only the newest waits to be taken: a slow reader
     gets fresh frames and fewer of them. Every other source waits until its frame is taken.
-
-    Args:
-        name: Of the source, for the name of the thread.
-        source: Used by this thread alone, except for ``interrupt``.
     """
 
     def __init__(self, name: str, source: Source) -> None:
@@ -62,11 +58,8 @@ class Connection(Worker):
     def wait_open(self, limit: float) -> SourceInfo:
         """The properties of the source, once it is open.
 
-        Args:
-            limit: Seconds; the source may have a shorter one (``connect_timeout``).
-
         Raises:
-            SilentError: If it is not open by then.
+            SilentError: If it is not open within so many seconds, or its ``connect_timeout``.
             SourceError: If it cannot be opened, or the connection was abandoned.
         """
         limit = min(limit, own_limit(self._source, "connect_timeout"))
@@ -80,11 +73,8 @@ class Connection(Worker):
     def take(self, limit: float) -> Picture | None:
         """The next frame; None at the end.
 
-        Args:
-            limit: Seconds; the source may have a shorter one (``timeout``).
-
         Raises:
-            SilentError: If there is none by then.
+            SilentError: If there is none within so many seconds, or its ``timeout``.
             SourceError: If the source is lost, or the connection was abandoned.
         """
         limit = min(limit, own_limit(self._source, "timeout"))
@@ -156,13 +146,9 @@ class Capture:
     as soon as the driver returns; another one is started with a source made anew.
 
     Args:
-        source: The name of the source in the pipeline.
+        source: The name of the source in the pipeline; the batcher knows it.
         make: Makes the source; called for every connection, so nothing of a hung one is shared.
-        batcher: Where frames go; the source must have been added.
-        board: Where states go.
-        retry: When to reconnect, and the longest silence.
         realtime: Files only: hand frames in at the pace of the file.
-        first_sequence: Number of the first frame.
         on_failure: Called when the source fails for good, with the error.
 
     Attributes:
@@ -235,7 +221,8 @@ class Capture:
                     return
                 live_for = time.monotonic() - self._started if self._started else 0.0
                 failures = 1 if live_for >= self._retry.settled else failures + 1
-                if not self._retryable(source, error):
+                final = not isinstance(error, SourceError) or isinstance(error, UnusableSourceError)
+                if final or (source is not None and not source.live):
                     self._fail(error)
                     return
                 if 0 < self._retry.give_up <= failures:
@@ -283,12 +270,6 @@ class Capture:
             if connection.is_alive():
                 log.debug("%s: left behind inside its driver", self.source)
 
-    @staticmethod
-    def _retryable(source: Source | None, error: BaseException) -> bool:
-        if not isinstance(error, SourceError) or isinstance(error, UnusableSourceError):
-            return False
-        return source is None or source.live
-
     def _fail(self, error: BaseException, more: str = "") -> None:
         detail = self.incomplete = redact(str(error)) + more
         log.error("%s: failed: %s", self.source, detail)
@@ -299,24 +280,19 @@ class Capture:
     def _hand_in(self, picture: Picture) -> bool:
         """Hands a picture to the batcher; False if the connection should end."""
         if self._realtime and picture.position is not None:
-            late = time.monotonic() - (self._started + picture.position)
-            if late < 0 and self._stop.wait(-late):
-                return False
+            self._stop.wait(max(0.0, self._started + picture.position - time.monotonic()))
         if self._stop.is_set():
             return False
         now = time.monotonic()
         captured = now if picture.captured is None else min(now, picture.captured)
-        sequence = self.next_sequence
+        frame = StreamFrame(
+            self.source,
+            self.next_sequence,
+            picture.image,
+            captured,
+            time.time() - (now - captured),
+            picture.position,
+        )
         self.next_sequence += 1
         self._board.set(self.source, "live")
-        return self._batcher.put(
-            StreamFrame(
-                source=self.source,
-                sequence=sequence,
-                image=picture.image,
-                captured=captured,
-                wall_time=time.time() - (now - captured),
-                position=picture.position,
-            ),
-            self._stop.is_set,
-        )
+        return self._batcher.put(frame, self._stop.is_set)

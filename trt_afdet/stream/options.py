@@ -49,7 +49,7 @@ def join_options(values: Mapping[str, object]) -> str:
     )
 
 
-# ---- Readers of values.
+# ---- Readers of values. They raise InvalidValueError for any other value.
 
 _TRUTH = {"1": True, "true": True, "yes": True, "on": True}
 _TRUTH |= {"0": False, "false": False, "no": False, "off": False}
@@ -63,17 +63,11 @@ _QUANTITY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)", re.IGNORECASE | re.A
 
 def _text(value: object) -> str:
     """YAML reads yes, no, on and off as booleans."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value)
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 def read_truth(value: object) -> bool:
-    """Reads ``yes``, ``no``, ``on``, ``off``, ``true``, ``false``, ``1`` or ``0``.
-
-    Raises:
-        InvalidValueError: For any other value.
-    """
+    """Reads ``yes``, ``no``, ``on``, ``off``, ``true``, ``false``, ``1`` or ``0``."""
     truth = _TRUTH.get(str(value).strip().lower())
     if truth is None:
         raise InvalidValueError("must be yes or no", got=value)
@@ -81,11 +75,7 @@ def read_truth(value: object) -> bool:
 
 
 def read_whole(value: object) -> int:
-    """Reads a whole number.
-
-    Raises:
-        InvalidValueError: For any other value.
-    """
+    """Reads a whole number."""
     text = str(value).strip()
     # YAML and JSON may write it as "3.0".
     if isinstance(value, bool) or not re.fullmatch(r"[+-]?\d{1,18}(\.0+)?", text, re.ASCII):
@@ -94,11 +84,7 @@ def read_whole(value: object) -> int:
 
 
 def read_number(value: object) -> float:
-    """Reads a finite number.
-
-    Raises:
-        InvalidValueError: For any other value.
-    """
+    """Reads a finite number."""
     try:
         text = str(value)
         number = float(text) if text.isascii() and not isinstance(value, bool) else math.nan
@@ -110,20 +96,12 @@ def read_number(value: object) -> float:
 
 
 def read_seconds(value: object) -> float:
-    """Reads ``10min``, ``1.5h``, ``250ms`` or a number of seconds as seconds.
-
-    Raises:
-        InvalidValueError: For any other value.
-    """
+    """Reads ``10min``, ``1.5h``, ``250ms`` or a number of seconds as seconds."""
     return _quantity(value, _TIMES, "10min")
 
 
 def read_size(value: object) -> int:
-    """Reads ``2GB``, ``500 MiB`` or a number of bytes as bytes.
-
-    Raises:
-        InvalidValueError: For any other value.
-    """
+    """Reads ``2GB``, ``500 MiB`` or a number of bytes as bytes."""
     return int(_quantity(value, _SIZES, "2GB"))
 
 
@@ -134,9 +112,8 @@ def _quantity(value: object, units: Mapping[str, float], example: str) -> float:
         amount = float(match[1]) * units[match[2].lower()]
     if not math.isfinite(amount):
         known = ", ".join(unit for unit in units if unit)
-        raise InvalidValueError(
-            f"must be a number like {example}", got=value, hint=f"units: {known}"
-        )
+        what, hint = f"must be a number like {example}", f"units: {known}"
+        raise InvalidValueError(what, got=value, hint=hint)
     return amount
 
 

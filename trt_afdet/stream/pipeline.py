@@ -24,7 +24,7 @@ from trt_afdet.stream.capture import Capture
 from trt_afdet.stream.frame import StreamFrame, StreamResult
 from trt_afdet.stream.monitoring.metrics import Metrics
 from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot, SinkCount
-from trt_afdet.stream.monitoring.status import FINAL, StatusBoard, StatusEvent
+from trt_afdet.stream.monitoring.status import StatusBoard, StatusEvent
 from trt_afdet.stream.retry import Retry
 from trt_afdet.stream.sinks.base import Sink, SinkRunner
 from trt_afdet.stream.sources.base import Source
@@ -41,20 +41,16 @@ class StreamDetector(Protocol):
     @property
     def is_async(self) -> bool:
         """Whether :meth:`submit` returns before the work is done."""
-        ...
 
     @property
     def max_batch(self) -> int | None:
         """Most frames of one :meth:`submit`; None if any number goes."""
-        ...
 
     def submit(self, frames: Sequence[npt.NDArray[np.uint8]], /) -> Any:
         """Takes frames, BGR uint8 [H, W, 3], and returns a ticket for :meth:`collect`."""
-        ...
 
     def collect(self, ticket: Any, /) -> list[Detections]:
         """The results of the frames of a ticket; waits for them."""
-        ...
 
 
 class Analysis(Protocol):
@@ -66,13 +62,11 @@ class Analysis(Protocol):
 
     def wants_detector(self, frame: StreamFrame) -> bool:
         """Whether the detector must see this frame; if not, ``apply`` gets None."""
-        ...
 
     def apply(
         self, frame: StreamFrame, found: Detections | None
     ) -> tuple[Detections, tuple[object, ...]]:
         """The detections to report, and events."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -81,13 +75,12 @@ class SourceSpec:
 
     Attributes:
         name: Unique in the pipeline.
-        make: Makes the source; called for every connection.
+        make: Called for every connection.
         live: Live sources drop frames and reconnect; the others are read frame by frame.
         policy, queue: What waits for the detector; by default the newest frame of a live source,
             and as many frames as a batch has of any other.
         realtime: Files only: at the pace of the file.
-        analysis: Tracking, zones and filters; None: everything that is found is reported.
-        retry: When it is reconnected.
+        analysis: None: everything that is found is reported.
     """
 
     name: str
@@ -124,11 +117,7 @@ class Scheduling:
 
 @dataclass(frozen=True)
 class PipelineOptions(Scheduling):
-    """How the pipeline schedules.
-
-    Attributes:
-        batch: Most frames per run of the detector.
-    """
+    """How the pipeline schedules, and the most frames per run of the detector."""
 
     batch: Count = 1
 
@@ -150,14 +139,9 @@ class _Batch:
 class Pipeline:
     """Runs sources through a detector into sinks until all have ended or it is stopped.
 
-    ``run`` blocks; ``stop`` may be called from any thread or a signal handler. Sources can be added
-    and sinks can be added and removed while it runs.
-
-    Args:
-        detector: Called from one thread.
-        sources: At least one.
-        sinks: Opened by ``run``, closed when it ends, however it ends.
-        options: Scheduling.
+    ``run`` blocks, and opens and closes the sinks; ``stop`` may be called from any thread or a
+    signal handler. Sources and sinks can be added and removed while it runs. One thread calls the
+    detector.
     """
 
     def __init__(
@@ -182,12 +166,15 @@ class Pipeline:
         # Of sources that were removed: one that comes back goes on counting.
         self._sequences: dict[str, int] = {}
         self._specs = list(sources)
-        self._sinks = [SinkRunner(s, self.options.sink_queue, self._sink_failed) for s in sinks]
+        self._sinks = [self._runner(sink) for sink in sinks]
         self._failure: BaseException | None = None
         names = [spec.name for spec in sources]
         for name in names:
             if names.count(name) > 1:
                 raise InvalidValueError("two sources have the same name", got=name)
+
+    def _runner(self, sink: Sink) -> SinkRunner:
+        return SinkRunner(sink, self.options.sink_queue, self._sink_failed)
 
     def run(self) -> None:
         """Runs to the end.
@@ -198,24 +185,24 @@ class Pipeline:
             AfdetError: If a sink cannot be opened.
         """
         with at_work("pipeline", self.stop):
-            self._run()
-
-    def _run(self) -> None:
-        try:
-            for runner in self._sinks:
-                runner.start()
-            for spec in self._specs:
-                self.add(spec)
-            self._detect()
-        except AfdetError:
-            raise
-        except BaseException as error:
-            raise PipelineError(f"the detector failed: {error}") from error
-        finally:
-            self._end()
+            try:
+                for runner in self._sinks:
+                    runner.start()
+                for spec in self._specs:
+                    self.add(spec)
+                self._detect()
+            except AfdetError:
+                raise
+            except BaseException as error:
+                raise PipelineError(f"the detector failed: {error}") from error
+            finally:
+                self._end()
         if self._failure is not None:
             raise self._failure
-        self._check_sources()
+        states = self.board.latest()
+        if states and all(event.state == "failed" for event in states.values()):
+            name, event = next(iter(states.items()))
+            raise PipelineError(f"source {name} failed: {event.detail}")
 
     def stop(self) -> None:
         """Ends the run soon; returns at once."""
@@ -268,15 +255,12 @@ class Pipeline:
         Raises:
             AfdetError: If it cannot be opened.
         """
-        runner = SinkRunner(sink, self.options.sink_queue, self._sink_failed)
+        runner = self._runner(sink)
         runner.start()
         return runner
 
     def use_sink(self, runner: SinkRunner) -> None:
-        """Gives everything from now on to a sink that :meth:`open_sink` has opened.
-
-        It begins with the state of every source.
-        """
+        """Gives a sink of :meth:`open_sink` the state of every source, then everything."""
 
         def begin() -> None:
             with self._lock:
@@ -284,21 +268,13 @@ class Pipeline:
 
         self.board.introduce(lambda event: runner.put(event, self._stop.is_set), begin)
 
-    def add_sink(self, sink: Sink) -> None:
-        """Opens a sink; it gets everything from now on.
-
-        Raises:
-            AfdetError: If it cannot be opened.
-        """
-        self.use_sink(self.open_sink(sink))
-
     def replace_sink(self, old: Sink, new: Sink) -> None:
         """Closes a sink and opens another one in its place; nothing gets lost in between.
 
         Raises:
             AfdetError: If the new one cannot be opened; then neither is there.
         """
-        after = SinkRunner(new, self.options.sink_queue, self._sink_failed)
+        after = self._runner(new)
         before = next(r for r in self._sinks if r.sink is old)
 
         def begin() -> None:
@@ -315,15 +291,11 @@ class Pipeline:
                 self._sinks = [r for r in self._sinks if r is not after]
             raise
 
-    def remove_sink(self, sink: Sink, timeout: float | None = None) -> bool:
+    def remove_sink(self, sink: Sink) -> bool:
         """Closes a sink; what waits for a durable one is written first.
 
-        Args:
-            sink: As it was given.
-            timeout: Seconds to wait for that; ``stop_within`` by default.
-
         Returns:
-            False if it did not finish in time.
+            False if it did not finish within ``stop_within``.
 
         Raises:
             InvalidValueError: If the pipeline does not have it.
@@ -334,7 +306,7 @@ class Pipeline:
                 raise InvalidValueError("the pipeline has no such sink", got=sink.name)
             # The list is replaced, never changed: others are going through it.
             self._sinks = [r for r in self._sinks if r is not runner]
-        return runner.close(self.options.stop_within if timeout is None else timeout)
+        return runner.close(self.options.stop_within)
 
     def changing(self) -> AbstractContextManager[None]:
         """While in this context, the run does not end for want of sources."""
@@ -395,23 +367,16 @@ class Pipeline:
         for frame, analysis, wanted in zip(batch.frames, batch.analyses, batch.seen, strict=True):
             events: tuple[object, ...] = ()
             if analysis is None:
-                detections = next(found)
+                boxes = next(found)
             else:
-                detections, events = analysis.apply(frame, next(found) if wanted else None)
-            self._hand_out(frame, detections, events, wanted)
-
-    def _hand_out(
-        self, frame: StreamFrame, found: Detections, events: tuple[object, ...], detected: bool
-    ) -> None:
-        result = StreamResult(frame, found, detected, time.monotonic(), events)
-        for runner in self._sinks:
-            runner.put(result, self._stop.is_set)
-        if frame.source not in self._captures:  # Removed while its frame was under way.
-            return
-        now = time.monotonic()
-        self.metrics.frame_done(
-            frame.source, now - frame.captured, list(found.names), detected=detected, now=now
-        )
+                boxes, events = analysis.apply(frame, next(found) if wanted else None)
+            result = StreamResult(frame, boxes, wanted, time.monotonic(), events)
+            for runner in self._sinks:
+                runner.put(result, self._stop.is_set)
+            if frame.source in self._captures:  # Else removed while its frame was under way.
+                now = time.monotonic()
+                age, names = now - frame.captured, list(boxes.names)
+                self.metrics.frame_done(frame.source, age, names, detected=wanted, now=now)
 
     def _end(self) -> None:
         deadline = time.monotonic() + self.options.stop_within
@@ -446,10 +411,3 @@ class Pipeline:
             if self._failure is None:
                 self._failure = error
         self.stop()
-
-    def _check_sources(self) -> None:
-        states = self.board.latest()
-        if states and all(event.state == "failed" for event in states.values()):
-            name, event = next(iter(states.items()))
-            raise PipelineError(f"source {name} failed: {event.detail}")
-        assert set(FINAL) == {"failed", "ended"}

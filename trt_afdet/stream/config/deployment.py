@@ -38,31 +38,16 @@ CAPTURE = ("uri", "options", "retry", "policy", "queue", "realtime")
 
 @dataclass(frozen=True)
 class ConfiguredSource:
-    """A source of a configuration.
+    """A source of a configuration."""
 
-    Attributes:
-        name: Unique in the pipeline, without credentials.
-        address: The address of its frames.
-        config: Its keys in the file.
-    """
-
-    name: str
+    name: str  # Unique in the pipeline, without credentials.
     address: SourceAddress
     config: SourceConfig
-
-    def same_capture(self, other: ConfiguredSource) -> bool:
-        """Whether the camera can keep running."""
-        return all(getattr(self.config, key) == getattr(other.config, key) for key in CAPTURE)
 
 
 @dataclass(frozen=True)
 class ConfiguredSink:
-    """A sink of a configuration.
-
-    Attributes:
-        uri: The address with its options; may hold credentials.
-        sink: The sink, not opened yet.
-    """
+    """A sink of a configuration, and its address with options, which may hold credentials."""
 
     uri: str = field(repr=False)
     sink: Sink
@@ -97,11 +82,7 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Changes:
-    """The effect of a reload: names of sources, public names of sinks.
-
-    Attributes:
-        fixed: Keys whose change applies at the next start.
-    """
+    """The effect of a reload: names of sources and sinks; keys that apply at the next start."""
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
@@ -112,14 +93,11 @@ class Changes:
     fixed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        parts = [
-            f"{what.replace('_', ' ')}: {', '.join(names)}"
-            for what, names in vars(self).items()
-            if names and what != "fixed"
-        ]
+        parts = {what.replace("_", " "): names for what, names in vars(self).items() if names}
         if self.fixed:
-            parts.append(f"at the next start: {', '.join(self.fixed)}")
-        return "; ".join(parts) or "nothing has changed"
+            parts["at the next start"] = parts.pop("fixed")
+        told = (f"{what}: {', '.join(names)}" for what, names in parts.items())
+        return "; ".join(told) or "nothing has changed"
 
 
 def resolve(
@@ -130,7 +108,6 @@ def resolve(
     """Parses the sources, sinks and zones of a configuration; opens nothing.
 
     Args:
-        loaded: The configuration.
         class_names: The model's; None for a first check without the model.
         sinks: Existing sinks to reuse, by URI.
 
@@ -161,9 +138,7 @@ def resolve(
         # Only a warning: the page's file may contain a camera that is away for a while.
         hint = nearest(name, known)
         log.warning("%s: unknown source %s%s", config.zones, name, f" - {hint}" if hint else "")
-    for configured in sources:
-        if configured.config.zones is not None:
-            shapes[configured.name] = configured.config.shapes
+    shapes |= {made.name: made.config.shapes for made in sources if made.config.zones is not None}
     if problems:
         raise ConfigError([loaded.problem(*problem) for problem in problems])
     return Resolved(loaded, tuple(sources), tuple(configured_sinks), shapes)
@@ -200,8 +175,7 @@ class Deployment:
     """A pipeline whose configuration can be replaced while it runs.
 
     Args:
-        resolved: The configuration.
-        detector: The detector; :attr:`Config.lowest_conf` gives its confidence.
+        detector: Its confidence is :attr:`Config.lowest_conf`.
         class_names: The model's.
         extra_sinks: Sinks outside the configuration, such as the web page.
 
@@ -222,14 +196,12 @@ class Deployment:
         self._lock = threading.Lock()
         self._shapes = dict(resolved.shapes)
         self._analyses: dict[str, SourceAnalysis] = {}
-        for source in resolved.sources:
-            self._analyses[source.name] = self._analysis(source, self._shapes)
-        config = resolved.config
+        self._analyses |= {s.name: self._analysis(s, self._shapes) for s in resolved.sources}
         self.pipeline = Pipeline(
             detector,
             [self._source_spec(source, self._analyses[source.name]) for source in resolved.sources],
             [*(configured.sink for configured in resolved.sinks), *extra_sinks],
-            config.pipeline_options,
+            resolved.config.pipeline_options,
         )
 
     @property
@@ -263,26 +235,23 @@ class Deployment:
         if model is not None and not Path(model).is_file():
             # The model changes at the next start only, but that start would fail.
             raise ConfigError([loaded.problem(("model",), f"the file is missing (got {model})")])
-        resolved = resolve(
-            loaded,
-            self._class_names,
-            {configured.uri: configured.sink for configured in before.sinks},
-        )
+        sinks = {configured.uri: configured.sink for configured in before.sinks}
+        resolved = resolve(loaded, self._class_names, sinks)
         old = {source.name: source for source in before.sources}
         new = {source.name: source for source in resolved.sources}
-        restarted = [n for n in new if n in old and not new[n].same_capture(old[n])]
+        both = [n for n in new if n in old]
+        restarted = [n for n in both if _changed(CAPTURE, old[n].config, new[n].config)]
         added = [n for n in new if n not in old]
         removed = [n for n in old if n not in new]
         shapes = {name: self._shapes_after(before, resolved, name) for name in new}
         # Do everything that can fail first.
         fresh = {n: self._analysis(new[n], shapes) for n in (*added, *restarted)}
-        kept = [n for n in new if n not in fresh]
         adjusted = [
-            name
-            for name in kept
-            if shapes[name] != self._shapes.get(name, Shapes())
-            or old[name].config.analysis != new[name].config.analysis
-        ]
+            n for n in both
+            if n not in fresh
+            and (shapes[n] != self._shapes.get(n, Shapes())
+                 or old[n].config.analysis != new[n].config.analysis)
+        ]  # fmt: skip
         for name in adjusted:
             self._analyses[name].check(new[name].config.analysis, shapes[name])
         sinks_added, sinks_removed = self._change_sinks(before, resolved)
@@ -305,23 +274,11 @@ class Deployment:
             analysis.replace(new[name].config.analysis)
             analysis.set_shapes(shapes[name])
         self.resolved = resolved
-        return Changes(
-            tuple(added),
-            tuple(removed),
-            tuple(restarted),
-            tuple(adjusted),
-            sinks_added,
-            sinks_removed,
-            self._fixed(before, resolved),
-        )
-
-    def _fixed(self, before: Resolved, resolved: Resolved) -> tuple[str, ...]:
-        fixed = [
-            key for key in FIXED if getattr(before.config, key) != getattr(resolved.config, key)
-        ]
+        fixed = _changed(FIXED, before.config, resolved.config)
         if resolved.config.lowest_conf < self._conf:
             fixed.append(f"confidences below {self._conf:g}")
-        return tuple(fixed)
+        changes = (added, removed, restarted, adjusted, sinks_added, sinks_removed, fixed)
+        return Changes(*map(tuple, changes))
 
     def _shapes_after(self, before: Resolved, resolved: Resolved, name: str) -> Shapes:
         """A source's zones after a reload, which keeps those drawn on the page."""
@@ -331,9 +288,7 @@ class Deployment:
             return wanted
         return self._shapes.get(name, wanted)
 
-    def _change_sinks(
-        self, before: Resolved, resolved: Resolved
-    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _change_sinks(self, before: Resolved, resolved: Resolved) -> tuple[list[str], list[str]]:
         """Opens new sinks, then closes old ones; restores the old ones if a new one fails."""
         old = {configured.uri: configured for configured in before.sinks}
         new = {configured.uri: configured for configured in resolved.sinks}
@@ -341,23 +296,22 @@ class Deployment:
         going = [configured for uri, configured in old.items() if uri not in new]
         held = {configured.target: configured for configured in going}
         opened: list[SinkRunner] = []
-        made = _Made()
+        missing: list[Path] = []
         replaced: list[tuple[ConfiguredSink, ConfiguredSink]] = []
         try:
-            for configured in coming:
-                if configured.target not in held:
-                    made.watch(configured.path)
-                    opened.append(self.pipeline.open_sink(configured.sink))
             # Two sinks cannot write to the same place, so there the old one closes before the new
-            # one opens. That place is known to work.
-            for configured in coming:
-                if configured.target in held:
-                    replaced.append((held[configured.target], configured))
-                    self.pipeline.replace_sink(held[configured.target].sink, configured.sink)
+            # one opens. That place is known to work, so it comes last.
+            for configured in sorted(coming, key=lambda configured: configured.target in held):
+                if (holder := held.get(configured.target)) is not None:
+                    replaced.append((holder, configured))
+                    self.pipeline.replace_sink(holder.sink, configured.sink)
+                    continue
+                missing += _missing_parts(configured.path)
+                opened.append(self.pipeline.open_sink(configured.sink))
         except BaseException:
             for runner in opened:
                 runner.close(self.pipeline.options.stop_within)
-            made.remove()
+            _remove(missing)
             for old_one, new_one in replaced:
                 with suppress(InvalidValueError):  # This one did not open.
                     self.pipeline.remove_sink(new_one.sink)
@@ -368,60 +322,56 @@ class Deployment:
         for configured in going:
             if all(configured is not old_one for old_one, _ in replaced):
                 self.pipeline.remove_sink(configured.sink)
-        return tuple(p.sink.name for p in coming), tuple(p.sink.name for p in going)
+        return [made.sink.name for made in coming], [made.sink.name for made in going]
 
     def _open_again(self, configured: ConfiguredSink) -> None:
         """Replaces a closed sink with a new one, because a sink opens only once."""
         again = ConfiguredSink(configured.uri, make_sink(configured.uri))
-        self.pipeline.add_sink(again.sink)
+        self.pipeline.use_sink(self.pipeline.open_sink(again.sink))
         sinks = tuple(again if p is configured else p for p in self.resolved.sinks)
         self.resolved = replace(self.resolved, sinks=sinks)
 
     def _analysis(self, source: ConfiguredSource, shapes: Mapping[str, Shapes]) -> SourceAnalysis:
-        before = self._analyses.get(source.name)
-        return SourceAnalysis(
-            source.name,
-            self._class_names,
-            source.config.analysis,
-            shapes.get(source.name),
-            1 if before is None else before.next_id,
-        )
+        name, before = source.name, self._analyses.get(source.name)
+        next_id = 1 if before is None else before.next_id
+        options = source.config.analysis
+        return SourceAnalysis(name, self._class_names, options, shapes.get(name), next_id)
 
     def _source_spec(self, source: ConfiguredSource, analysis: SourceAnalysis) -> SourceSpec:
         config, address = source.config, source.address
         return SourceSpec(
-            name=source.name,
-            make=lambda: make_source(address, source.name),
-            live=address.live,
-            policy=config.policy,
-            queue=config.queue,
-            realtime=config.realtime,
-            analysis=analysis,
-            retry=config.retry,
+            source.name,
+            lambda: make_source(address, source.name),
+            address.live,
+            config.policy,
+            config.queue,
+            config.realtime,
+            analysis,
+            config.retry,
         )
 
 
-class _Made:
-    """Files and folders that new sinks create, to remove them after a failure."""
+def _changed(keys: Sequence[str], before: object, after: object) -> list[str]:
+    return [key for key in keys if getattr(before, key) != getattr(after, key)]
 
-    def __init__(self) -> None:
-        self._missing: list[Path] = []
 
-    def watch(self, path: Path | None) -> None:
-        """Records the missing parts of a path before a sink opens it."""
-        if path is not None:
-            # SQLite keeps its log beside a spool.
-            files = [path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))]
-            self._missing += [p for p in (*files, *path.absolute().parents) if not p.exists()]
+def _missing_parts(path: Path | None) -> list[Path]:
+    """The files and folders that a sink will create."""
+    if path is None:
+        return []
+    # SQLite keeps its log beside a spool.
+    files = [path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))]
+    return [part for part in (*files, *path.absolute().parents) if not part.exists()]
 
-    def remove(self) -> None:
-        """Removes everything that was missing before: files first, then empty folders."""
-        for path in sorted(self._missing, key=lambda p: -len(p.parts)):
-            with suppress(OSError):
-                if path.is_dir():
-                    path.rmdir()
-                else:
-                    path.unlink()
+
+def _remove(paths: list[Path]) -> None:
+    """Removes files, then empty folders."""
+    for path in sorted(paths, key=lambda path: -len(path.parts)):
+        with suppress(OSError):
+            if path.is_dir():
+                path.rmdir()
+            else:
+                path.unlink()
 
 
 def _sources(config: Config, problems: list[tuple[Place, str]]) -> list[ConfiguredSource]:
@@ -433,9 +383,8 @@ def _sources(config: Config, problems: list[tuple[Place, str]]) -> list[Configur
         except AfdetError as error:
             problems.append((("sources", index, "uri"), str(error)))
             continue
-        name = source.name
-        if name is None:
-            name, number = address.name, 2
+        name, number = source.name or address.name, 2
+        if source.name is None:
             while taken[name]:
                 name, number = f"{address.name} ({number})", number + 1
             taken[name] += 1

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterable
+from itertools import combinations
 from typing import Any, get_args
 
 from trt_afdet.stream.analysis.shapes import LONGEST_NAME, MOST_SHAPES, Units
@@ -21,12 +23,8 @@ from trt_afdet.support.packages import missing
 
 Schema = dict[str, Any]
 
-_POINT: Schema = {
-    "type": "array",
-    "prefixItems": [{"type": "number"}, {"type": "number"}],
-    "minItems": 2,
-    "maxItems": 2,
-}
+_PAIR = {"minItems": 2, "maxItems": 2}
+_POINT: Schema = {"type": "array", "prefixItems": [{"type": "number"}, {"type": "number"}], **_PAIR}
 #: A value from the environment may have any type.
 _VARIABLE: Schema = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}"}
 
@@ -48,63 +46,53 @@ def json_schema() -> Schema:
     _describe(top, Config)
     source, keys = kinds["SourceConfig"], top["properties"]
     _write_short_forms(source["properties"])
-    source["properties"]["uri"]["pattern"] = _source_pattern()
+    source["properties"]["uri"]["pattern"] = _SOURCE
     source["properties"]["name"]["anyOf"] = [{"type": "string", "pattern": r"\S"}]
-    kinds["SinkConfig"]["properties"]["uri"]["pattern"] = _sink_pattern()
-    kinds["WebConfig"]["not"] = {"anyOf": [_both(pair) for pair in _TOKENS]}
-    source["allOf"] = [
-        {
-            "if": {"properties": {"track": {"const": False}}, "required": ["track"]},
-            "then": {"properties": {"every": {"maximum": 1}, "zones": {"maxProperties": 0}}},
-        }
-    ]
+    kinds["SinkConfig"]["properties"]["uri"]["pattern"] = _SINK
+    two = [list(pair) for pair in combinations(("token", "token_file", "token_env"), 2)]
+    both = [{"required": p, "properties": {key: {"type": "string"} for key in p}} for p in two]
+    kinds["WebConfig"]["not"] = {"anyOf": both}
+    alone = {"every": {"maximum": 1}, "zones": {"maxProperties": 0}}
+    source["allOf"] = [_if("track", {"const": False}, alone)]
     for key in source["properties"].keys() - {"uri"}:
         source["properties"][key] = _or_null(source["properties"][key])
     own = {k: v for k, v in source["properties"].items() if k not in ("uri", "name")}
-    kinds["Defaults"] = {
-        "type": "object",
-        "description": "Keys of a source that hold for all sources.",
-        "properties": own,
-        "additionalProperties": False,
-    }
-    keys["defaults"] = {"description": kinds["Defaults"]["description"], **_ref("Defaults")}
+    text = {"description": "Keys of a source that hold for all sources."}
+    kinds["Defaults"] = text | _object(own)
+    keys["defaults"] = text | _ref("Defaults")
     address = {"type": "string", "minLength": 1}
-    keys["sources"] |= {
-        "minItems": 1,
-        "items": {"anyOf": [address | {"pattern": _source_pattern()}, _ref("SourceConfig")]},
-    }
-    keys["sinks"]["items"] = {"anyOf": [address | {"pattern": _sink_pattern()}, _ref("SinkConfig")]}
+    a_source, a_sink = (
+        {"anyOf": [address | {"pattern": pattern}, _ref(name)]}
+        for pattern, name in ((_SOURCE, "SourceConfig"), (_SINK, "SinkConfig"))
+    )
+    keys["sources"] |= {"minItems": 1, "items": a_source}
+    keys["sinks"]["items"] = a_sink
     keys["web"]["anyOf"] = [{"type": ["boolean", "integer", "string"]}, _ref("WebConfig")]
     keys["metrics"] = keys["metrics"] | {"anyOf": [{"type": ["integer", "string"]}]}
     for key in keys.keys() - {"sources"}:
         keys[key] = _or_null(keys[key])
     no_zones = {"items": {"properties": {"zones": {"const": None}}}}
-    top["allOf"] = [
-        {
-            "if": {"properties": {"zones": {"type": "string"}}, "required": ["zones"]},
-            "then": {"properties": {"sources": no_zones}},
-        }
-    ]
+    top["allOf"] = [_if("zones", {"type": "string"}, {"sources": no_zones})]
+    kinds["Point"] = _POINT
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "cameras.yaml of trt-afdet",
         **_with_variables(top),
-        "$defs": {
-            **{name: _with_variables(kind) for name, kind in kinds.items()},
-            "Point": _with_variables(_POINT),
-            "Variable": _VARIABLE,
-        },
+        "$defs": {name: _with_variables(kind) for name, kind in kinds.items()}
+        | {"Variable": _VARIABLE},
     }
 
 
-_TOKENS = (("token", "token_file"), ("token", "token_env"), ("token_file", "token_env"))
+def _if(key: str, schema: Schema, then: Schema) -> Schema:
+    return {"if": {"properties": {key: schema}, "required": [key]}, "then": {"properties": then}}
 
 
-def _both(names: tuple[str, str]) -> Schema:
-    return {
-        "required": list(names),
-        "properties": {name: {"type": "string"} for name in names},
-    }
+def _object(properties: Schema, **more: Any) -> Schema:
+    return {"type": "object", "properties": properties, **more, "additionalProperties": False}
+
+
+def _list(items: Schema, **more: Any) -> Schema:
+    return {"type": "array", "items": items, **more}
 
 
 def _ref(name: str) -> Schema:
@@ -144,10 +132,10 @@ def _write_short_forms(keys: dict[str, Schema]) -> None:
     short: dict[str, Schema] = {
         "track": {"anyOf": [{"type": "boolean"}, _ref("TrackOptions")]},
         "conf": {"anyOf": [share, {"type": "object", "additionalProperties": share}]},
-        "classes": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
+        "classes": {"anyOf": [{"type": "string"}, _list({"type": "string"})]},
         "min_size": size,
         "max_size": size,
-        "region": {"type": "array", "items": _ref("Point"), "minItems": 3},
+        "region": _list(_ref("Point"), minItems=3),
         "zones": _zones(),
     }
     for name, schema in short.items():
@@ -159,48 +147,25 @@ def _zones() -> Schema:
     units = {"enum": list(get_args(Units))}
     name = {"type": "string", "minLength": 1, "maxLength": LONGEST_NAME}
 
-    def shapes(key: str, points: Schema) -> Schema:
-        return {
-            "type": "array",
-            "maxItems": MOST_SHAPES,
-            "items": {
-                "type": "object",
-                "properties": {
-                    "name": name,
-                    "units": units,
-                    key: {"type": "array", "items": _ref("Point"), **points},
-                },
-                "required": ["name", key],
-                "additionalProperties": False,
-            },
-        }
+    def shapes(key: str, **points: int) -> Schema:
+        keys = {"name": name, "units": units, key: _list(_ref("Point"), **points)}
+        return _list(_object(keys, required=["name", key]), maxItems=MOST_SHAPES)
 
-    return {
-        "type": "object",
-        "properties": {
-            "units": units,
-            "zones": shapes("polygon", {"minItems": 3}),
-            "lines": shapes("points", {"minItems": 2, "maxItems": 2}),
-        },
-        "additionalProperties": False,
-    }
+    zones, lines = shapes("polygon", minItems=3), shapes("points", **_PAIR)
+    return _object({"units": units, "zones": zones, "lines": lines})
 
 
-def _source_pattern() -> str:
-    """Accepts a known scheme, a path, or an address from the environment."""
-    return rf"^(?![A-Za-z][A-Za-z0-9+.-]*://)|^({_in_any_case(SOURCES)})://"
-
-
-def _sink_pattern() -> str:
-    return rf"^({_in_any_case(SINKS)}):|^\$\{{"
-
-
-def _in_any_case(names: Any) -> str:
+def _in_any_case(names: Iterable[str]) -> str:
     """A case-insensitive regular expression; JSON Schema has no flag for that."""
     return "|".join(
         "".join(f"[{c}{c.upper()}]" if c.isalpha() else re.escape(c) for c in name)
         for name in names
     )
+
+
+# A known scheme, a path, or an address from the environment.
+_SOURCE = rf"^(?![A-Za-z][A-Za-z0-9+.-]*://)|^({_in_any_case(SOURCES)})://"
+_SINK = rf"^({_in_any_case(SINKS)}):|^\$\{{"
 
 
 def _with_variables(schema: Any) -> Any:

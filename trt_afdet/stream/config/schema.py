@@ -16,12 +16,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union
 
-from trt_afdet.errors import (
-    AfdetError,
-    CorruptFileError,
-    InvalidValueError,
-    MissingFileError,
-)
+from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
 from trt_afdet.stream.analysis.filters import FilterOptions
 from trt_afdet.stream.analysis.per_source import AnalysisOptions
 from trt_afdet.stream.analysis.shapes import Shapes, parse_shapes
@@ -41,17 +36,15 @@ LARGEST = 1 << 20
 
 
 class ConfigError(InvalidValueError):
-    """The mistakes of a configuration.
-
-    Attributes:
-        problems: One line per mistake.
-    """
+    """The mistakes of a configuration, one line each in ``problems``."""
 
     def __init__(self, problems: list[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("; ".join(problems))
 
 
+#: A mistake and where it is.
+Problem = tuple[Place, str]
 #: Options of an address, as a mapping.
 Options = Mapping[str, str | int | float | bool]
 
@@ -90,13 +83,11 @@ class SourceConfig(FilterOptions):
 
     @property
     def analysis(self) -> AnalysisOptions:
-        """Its filters, tracking and zone events."""
         filters = FilterOptions(**{f.name: getattr(self, f.name) for f in fields(FilterOptions)})
         return AnalysisOptions(filters, self.track, self.every, self.events)
 
     @property
     def shapes(self) -> Shapes:
-        """Its zones and lines."""
         return Shapes() if self.zones is None else parse_shapes(self.zones)
 
 
@@ -143,10 +134,9 @@ class WebConfig:
             MissingFileError: If the file cannot be read.
         """
         if self.token_env is not None:
-            token = os.environ.get(self.token_env)
-            if not token:
-                raise InvalidValueError(f"the environment variable {self.token_env} is not set")
-            return token
+            if token := os.environ.get(self.token_env):
+                return token
+            raise InvalidValueError(f"the environment variable {self.token_env} is not set")
         if self.token_file is not None:
             return read_secret(Path(self.token_file)).strip()
         return self.token
@@ -238,15 +228,13 @@ def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Loa
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
     except OSError as error:
-        raise MissingFileError(
-            "the configuration cannot be read", got=f"{path}: {error.strerror}"
-        ) from error
+        got = f"{path}: {error.strerror}"
+        raise MissingFileError("the configuration cannot be read", got=got) from error
     if len(content) > LARGEST:
         raise ConfigError([f"{path}: longer than {LARGEST >> 20} MiB, so not a list of cameras"])
     try:
-        document = read_document(
-            content.decode(marked_encoding(content) or "utf-8"), str(path), environment
-        )
+        text = content.decode(marked_encoding(content) or "utf-8")
+        document = read_document(text, str(path), environment)
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: not UTF-8 text"]) from error
     except CorruptFileError as error:
@@ -257,39 +245,28 @@ def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Loa
 
 
 def config_from(data: dict[str, Any]) -> Loaded:
-    """Checks a configuration given as the mapping that a file would hold.
-
-    Raises:
-        ConfigError: If it contains mistakes; lists them all.
-        MissingDependencyError: If pydantic is not installed.
-    """
+    """Checks a configuration given as the mapping of a file; raises as :func:`load_config`."""
     return _check(Document(data), None)
 
 
 def _check(document: Document, path: Path | None) -> Loaded:
     problems = list(document.problems)
-    data, more = _merge_defaults(document.data)
-    problems += more
+    data = _merge_defaults(document.data, problems)
     problems += _unknown_keys({k: v for k, v in document.data.items() if k != "defaults"}, Config)
     problems += _unknown_keys(document.data.get("defaults"), SourceConfig, ("defaults",))
-    config: Config | None = None
-    if not problems:
-        checked = _validate(data)
-        if isinstance(checked, Config):
-            sources = [
-                source if "conf" in given else replace(source, conf=checked.conf)
-                for source, given in zip(checked.sources, data["sources"], strict=True)
-            ]
-            config = replace(checked, sources=tuple(sources))
-            problems += _consistency(config, data)
-        else:
-            problems += checked
+    config = None if problems else _validate(data, problems)
+    if config is not None:
+        sources = [
+            source if "conf" in given else replace(source, conf=config.conf)
+            for source, given in zip(config.sources, data["sources"], strict=True)
+        ]
+        config = replace(config, sources=tuple(sources))
+        problems += _consistency(config, data)
     if problems or config is None:
         ordered = sorted(problems, key=lambda problem: document.line(problem[0]))
         # A mistake in the defaults repeats for every source: report it once.
-        raise ConfigError(
-            list(dict.fromkeys(_problem(path, document, *problem) for problem in ordered))
-        )
+        lines = dict.fromkeys(_problem(path, document, *problem) for problem in ordered)
+        raise ConfigError(list(lines))
     return Loaded(config, path, document)
 
 
@@ -301,37 +278,34 @@ def _problem(path: Path | None, document: Document, place: Place, text: str) -> 
             line, place = document.line(inherited), inherited
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
     where = f"{path}:{line}: " if path is not None else ""
-    where += name.removeprefix(".")
-    return document.hide(f"{where}{': ' if name else ''}{text}").replace("\n", " ")
+    where += name.removeprefix(".") + (": " if name else "")
+    return document.hide(where + text).replace("\n", " ")
 
 
-def _merge_defaults(data: dict[str, Any]) -> tuple[dict[str, Any], list[tuple[Place, str]]]:
+def _merge_defaults(data: dict[str, Any], problems: list[Problem]) -> dict[str, Any]:
     """Merges ``defaults`` into the sources and expands all short forms."""
-    problems: list[tuple[Place, str]] = []
     merged = {key: value for key, value in data.items() if key != "defaults"}
     defaults = data.get("defaults")
     if defaults is not None and not isinstance(defaults, dict):
         problems.append((("defaults",), "must be a mapping"))
         defaults = None
     defaults = _long_form(defaults or {})
-    for key in ("uri", "name"):
-        if key in defaults:
-            problems.append((("defaults", key), "set this for each source, not for all"))
-    sources = data.get("sources")
-    if isinstance(sources, list):
-        merged["sources"] = [
-            _over(defaults, _long_form({"uri": source} if isinstance(source, str) else source))
-            for source in sources
-        ]
-    if isinstance(data.get("sinks"), list):
-        merged["sinks"] = [{"uri": s} if isinstance(s, str) else s for s in data["sinks"]]
+    text = "set this for each source, not for all"
+    problems += [(("defaults", key), text) for key in ("uri", "name") if key in defaults]
+    for key in ("sources", "sinks"):
+        if isinstance(data.get(key), list):
+            merged[key] = [{"uri": one} if isinstance(one, str) else one for one in data[key]]
+            if key == "sources":
+                merged[key] = [_over(defaults, _long_form(source)) for source in merged[key]]
     web = data.get("web")
-    if web is True or isinstance(web, (str, int)):
-        merged["web"] = {} if web is True else None if web is False else {"address": str(web)}
+    if isinstance(web, bool):
+        merged["web"] = {} if web else None
+    elif isinstance(web, (str, int)):
+        merged["web"] = {"address": str(web)}
     if isinstance(data.get("metrics"), int):
         merged["metrics"] = str(data["metrics"])
     # "options:" without a value is valid.
-    return {key: value for key, value in merged.items() if value is not None}, problems
+    return {key: value for key, value in merged.items() if value is not None}
 
 
 def _long_form(source: Any) -> Any:
@@ -365,7 +339,7 @@ def _over(defaults: dict[str, Any], source: Any) -> Any:
     return {k: v for k, v in result.items() if v is not None or k == "track"}
 
 
-def _unknown_keys(value: Any, kind: Any, place: Place = ()) -> list[tuple[Place, str]]:
+def _unknown_keys(value: Any, kind: Any, place: Place = ()) -> list[Problem]:
     """Keys that a dataclass does not have, at any depth."""
     while typing.get_origin(kind) is Annotated:
         kind = typing.get_args(kind)[0]
@@ -379,7 +353,7 @@ def _unknown_keys(value: Any, kind: Any, place: Place = ()) -> list[tuple[Place,
         return []
     hints = typing.get_type_hints(kind, include_extras=True)
     names = [f.name for f in fields(kind)]
-    problems: list[tuple[Place, str]] = []
+    problems: list[Problem] = []
     for key, inner_value in value.items():
         if key in names:
             problems += _unknown_keys(inner_value, hints[key], (*place, key))
@@ -389,8 +363,8 @@ def _unknown_keys(value: Any, kind: Any, place: Place = ()) -> list[tuple[Place,
     return problems
 
 
-def _validate(data: dict[str, Any]) -> Config | list[tuple[Place, str]]:
-    """The configuration, or its mistakes."""
+def _validate(data: dict[str, Any], problems: list[Problem]) -> Config | None:
+    """The configuration; None if it has mistakes."""
     try:
         from pydantic import TypeAdapter, ValidationError
     except ImportError as error:
@@ -398,7 +372,6 @@ def _validate(data: dict[str, Any]) -> Config | list[tuple[Place, str]]:
     try:
         return TypeAdapter(Config).validate_python(data)
     except ValidationError as error:
-        problems: list[tuple[Place, str]] = []
         for item in error.errors(include_url=False):
             place, text = _known_part(tuple(item["loc"]), data), item["msg"]
             if item["type"] == "missing":
@@ -413,26 +386,23 @@ def _validate(data: dict[str, Any]) -> Config | list[tuple[Place, str]]:
                 if isinstance(item["input"], dict) and key in item["input"]:
                     place, text = (*place, key), rest
             problems.append((place, text[:1].lower() + text[1:]))
-        return problems
+        return None
 
 
 def _known_part(place: Place, data: Any) -> Place:
     """Removes pydantic's additions from a place, such as the names of a union's members."""
-    known: list[str | int] = []
     for index, part in enumerate(place):
         try:
             data = data[part]
         except (KeyError, IndexError, TypeError):
-            if index == len(place) - 1 and isinstance(data, dict):  # A missing key.
-                known.append(part)
-            break
-        known.append(part)
-    return tuple(known)
+            missing_key = index == len(place) - 1 and isinstance(data, dict)
+            return place if missing_key else place[:index]
+    return place
 
 
-def _consistency(config: Config, data: dict[str, Any]) -> list[tuple[Place, str]]:
+def _consistency(config: Config, data: dict[str, Any]) -> list[Problem]:
     """Mistakes in the combination of keys."""
-    problems: list[tuple[Place, str]] = []
+    problems: list[Problem] = []
     if not config.sources:
         problems.append((("sources",), "at least one source is needed"))
     names: dict[str, int] = {}
@@ -441,31 +411,24 @@ def _consistency(config: Config, data: dict[str, Any]) -> list[tuple[Place, str]
         if source.name is not None:
             if not source.name.strip() or not source.name.isprintable():
                 problems.append(((*place, "name"), "must be printable characters"))
-            if source.name in names:
-                first = names[source.name]
-                problems.append(
-                    ((*place, "name"), f"sources[{first}] has the same name (got {source.name})")
-                )
-            names.setdefault(source.name, index)
+            if (first := names.setdefault(source.name, index)) != index:
+                text = f"sources[{first}] has the same name (got {source.name})"
+                problems.append(((*place, "name"), text))
         refused = "track" in data["sources"][index] and source.track is None
         if refused and source.every > 1:
             problems.append(((*place, "track"), "every above 1 needs tracking"))
         if refused and source.zones:
             problems.append(((*place, "track"), "zones need tracking"))
         if source.zones is not None and config.zones is not None:
-            problems.append(
-                ((*place, "zones"), "zones at the top names a file for all sources - use one")
-            )
+            text = "zones at the top names a file for all sources - use one"
+            problems.append(((*place, "zones"), text))
         try:
             parse_shapes(source.zones or {})
         except AfdetError as error:
             problems.append(((*place, "zones"), str(error)))
     if config.web is not None:
-        given = [
-            key
-            for key in ("token", "token_file", "token_env")
-            if getattr(config.web, key) is not None
-        ]
+        keys = ("token", "token_file", "token_env")
+        given = [key for key in keys if getattr(config.web, key) is not None]
         if len(given) > 1:
             problems.append((("web", given[1]), f"{given[0]} is set too - use one"))
     return problems

@@ -31,7 +31,6 @@ class Document:
     """A YAML file as read.
 
     Attributes:
-        data: Dicts, lists, strings, numbers.
         lines: Line of each value, from 1.
         secrets: Values from the environment, with the name of their variable.
         problems: Mistakes, as place and text.
@@ -63,7 +62,6 @@ def read_document(text: str, name: str, environment: Mapping[str, str] | None = 
     Percent-encodes variables in the user part of an address.
 
     Args:
-        text: Content of the file.
         name: Name of the file, for errors.
         environment: Replaces the process's environment.
 
@@ -106,18 +104,17 @@ class _Reader:
     def read(self, node: yaml.Node, place: Place, line: int) -> Any:
         import yaml
 
+        def wrong(text: str) -> yaml.MarkedYAMLError:
+            return yaml.MarkedYAMLError(problem=text, problem_mark=node.start_mark)
+
         self._document.lines[place] = line
         self._count += 1
         if self._count > MOST_VALUES or id(node) in self._open:
-            raise yaml.composer.ComposerError(
-                None, None, "aliases expand without end", node.start_mark
-            )
+            raise wrong("aliases expand without end")
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, place)
         if node.tag not in ("tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"unknown tag {node.tag}", node.start_mark
-            )
+            raise wrong(f"unknown tag {node.tag}")
         self._open.add(id(node))
         try:
             if isinstance(node, yaml.SequenceNode):
@@ -138,12 +135,10 @@ class _Reader:
                 self._document.problems.append(((*place, key.value), "duplicate key"))
             seen.add(key.value if isinstance(key.value, str) else "")
         self._loader.flatten_mapping(node)  # Expands << keys.
-        values: dict[str, Any] = {}
-        for key, value in node.value:
-            name = key.value if isinstance(key.value, str) else str(key.value)
-            line = key.start_mark.line + 1
-            values[name] = self.read(value, (*place, name), line)
-        return values
+        return {
+            str(key.value): self.read(value, (*place, str(key.value)), key.start_mark.line + 1)
+            for key, value in node.value
+        }
 
     def _scalar(self, node: yaml.ScalarNode, place: Place) -> Any:
         if node.tag != "tag:yaml.org,2002:str":
@@ -159,15 +154,13 @@ class _Reader:
                 return "$"
             value = self._environment.get(name)
             if value is None:
-                self._document.problems.append(
-                    (place, f"the environment variable {name} is not set")
-                )
+                text = f"the environment variable {name} is not set"
+                self._document.problems.append((place, text))
                 return ""
             self._document.secrets[value] = name
             if user is not None and user.start() <= match.start() < user.end():
-                encoded = quote(value, safe="")
-                self._document.secrets[encoded] = name
-                return encoded
+                value = quote(value, safe="")
+                self._document.secrets[value] = name
             return value
 
         return _VARIABLE.sub(replace, text)
