@@ -80,11 +80,7 @@ def scheme_of(text: str) -> str | None:
 
 
 def parse_address(text: str) -> Address:
-    """Reads ``SCHEME://...`` with a host.
-
-    Raises:
-        InvalidValueError: If the address is malformed. The text shows only its scheme.
-    """
+    """Reads ``SCHEME://...`` with a host; an InvalidValueError shows only the scheme."""
     match = _SCHEME.match(text)
     if match is None:
         raise InvalidValueError("an address begins with SCHEME://")

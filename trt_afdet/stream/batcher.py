@@ -78,11 +78,7 @@ class Batcher:
         self._held = 0
 
     def add(self, source: str, policy: Policy = "drop-oldest", capacity: int = 1) -> None:
-        """Opens a source's queue; reopens a closed queue of the same name and keeps its counts.
-
-        Raises:
-            InvalidValueError: If the policy is unknown, the capacity below 1, or the name in use.
-        """
+        """Opens a source's queue; reopens a closed one of the same name and keeps its counts."""
         if policy not in (known := get_args(Policy)):
             raise InvalidValueError(
                 "unknown drop policy", got=policy, hint=f"one of {', '.join(known)}"
@@ -191,8 +187,7 @@ class Batcher:
                         break
                 if self._stopped:
                     return None
-                batch = self._collect(most)
-                if batch or not block:
+                if (batch := self._collect(most)) or not block:
                     self._changed.notify_all()
                     return batch
 

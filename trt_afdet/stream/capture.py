@@ -12,8 +12,10 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from trt_afdet.stream.batcher import Batcher
+from trt_afdet.stream.analysis.per_source import SourceAnalysis
+from trt_afdet.stream.batcher import Batcher, Policy
 from trt_afdet.stream.frame import StreamFrame
 from trt_afdet.stream.monitoring.status import StatusBoard
 from trt_afdet.stream.retry import Retry
@@ -56,12 +58,7 @@ class Connection(Worker):
         self._abandoned = False
 
     def wait_open(self, limit: float) -> SourceInfo:
-        """The properties of the source, once it is open.
-
-        Raises:
-            SilentError: If it is not open within so many seconds, or its ``connect_timeout``.
-            SourceError: If it cannot be opened, or the connection was abandoned.
-        """
+        """The properties of the source, once it is open; a SilentError after so many seconds."""
         limit = min(limit, own_limit(self._source, "connect_timeout"))
         with self._changed:
             self._changed.wait_for(lambda: self._info or self._ended or self._abandoned, limit)
@@ -71,12 +68,7 @@ class Connection(Worker):
             return self._info
 
     def take(self, limit: float) -> Picture | None:
-        """The next frame; None at the end.
-
-        Raises:
-            SilentError: If there is none within so many seconds, or its ``timeout``.
-            SourceError: If the source is lost, or the connection was abandoned.
-        """
+        """The next frame; None at the end; a SilentError after so many seconds."""
         limit = min(limit, own_limit(self._source, "timeout"))
         deadline = time.monotonic() + limit
         while True:
@@ -139,17 +131,36 @@ class Connection(Worker):
         raise SilentError(f"{self._source.name}: {silence}")
 
 
+@dataclass(frozen=True)
+class SourceSpec:
+    """How one source is run.
+
+    Attributes:
+        name: Unique in the pipeline.
+        make: Called for every connection, so nothing of a hung one is shared.
+        live: Live sources drop frames and reconnect; the others are read frame by frame.
+        policy, queue: What waits for the detector; by default the newest frame of a live source,
+            and as many frames as a batch has of any other.
+        realtime: Files only: at the pace of the file.
+        analysis: None: everything that is found is reported.
+        retry: When to reconnect, and the longest silence.
+    """
+
+    name: str
+    make: Callable[[], Source]
+    live: bool = True
+    policy: Policy | None = None
+    queue: int | None = None
+    realtime: bool = False
+    analysis: SourceAnalysis | None = None
+    retry: Retry | None = None
+
+
 class Capture:
     """Runs one source until it ends, fails for good, or is stopped.
 
     A connection that is silent for too long, or hangs in its driver, is left behind and told to end
     as soon as the driver returns; another one is started with a source made anew.
-
-    Args:
-        source: The name of the source in the pipeline; the batcher knows it.
-        make: Makes the source; called for every connection, so nothing of a hung one is shared.
-        realtime: Files only: hand frames in at the pace of the file.
-        on_failure: Called when the source fails for good, with the error.
 
     Attributes:
         reconnects: How often it was tried again.
@@ -159,31 +170,26 @@ class Capture:
 
     def __init__(
         self,
-        source: str,
-        make: Callable[[], Source],
+        spec: SourceSpec,
         batcher: Batcher,
         board: StatusBoard,
-        *,
-        retry: Retry | None = None,
-        realtime: bool = False,
-        first_sequence: int = 0,
-        on_failure: Callable[[str, BaseException], None] | None = None,
+        first_sequence: int,
+        on_failure: Callable[[str, BaseException], None],
     ) -> None:
-        self.source = source
+        self.source = spec.name
         self.reconnects = 0
         self.incomplete = ""
         self.next_sequence = first_sequence
-        self._make = make
+        self._spec = spec
         self._batcher = batcher
         self._board = board
-        self._retry = retry or Retry()
-        self._realtime = realtime
+        self._retry = spec.retry or Retry()
         self._on_failure = on_failure
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._started = 0.0  # ``time.monotonic`` of the connection's first frame.
-        self._thread = Worker(self._supervise, name=f"capture {source}", on_exit=self.stop)
+        self._thread = Worker(self._supervise, name=f"capture {spec.name}", on_exit=self.stop)
 
     def start(self) -> None:
         self._board.set(self.source, "connecting")
@@ -197,10 +203,8 @@ class Capture:
             if self._connection is not None:
                 self._connection.abandon()
 
-    def join(self, timeout: float) -> bool:
-        """Waits for the end; False if it takes longer."""
+    def join(self, timeout: float) -> None:
         self._thread.join(timeout)
-        return not self._thread.is_alive()
 
     def _supervise(self) -> None:
         failures = logins = 0
@@ -211,7 +215,7 @@ class Capture:
                 error: BaseException | None = None
                 self._started = 0.0
                 try:
-                    source = self._make()
+                    source = self._spec.make()
                     self._read(source)
                 except BaseException as caught:
                     error = caught
@@ -274,12 +278,11 @@ class Capture:
         detail = self.incomplete = redact(str(error)) + more
         log.error("%s: failed: %s", self.source, detail)
         self._board.set(self.source, "failed", detail)
-        if self._on_failure is not None:
-            self._on_failure(self.source, error)
+        self._on_failure(self.source, error)
 
     def _hand_in(self, picture: Picture) -> bool:
         """Hands a picture to the batcher; False if the connection should end."""
-        if self._realtime and picture.position is not None:
+        if self._spec.realtime and picture.position is not None:
             self._stop.wait(max(0.0, self._started + picture.position - time.monotonic()))
         if self._stop.is_set():
             return False

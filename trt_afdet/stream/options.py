@@ -30,11 +30,7 @@ SECRETS = ("user", "password", "token", "secret")
 
 
 def split_options(text: str) -> list[tuple[str, str]]:
-    """``name=value&...`` as pairs, decoded; ``+`` is a plus.
-
-    Raises:
-        InvalidValueError: If an option lacks its ``=``.
-    """
+    """``name=value&...`` as pairs, decoded; ``+`` is a plus."""
     pairs = [part.partition("=") for part in text.split("&") if part]
     if not all(equals for _, equals, _ in pairs):
         # The text may be the rest of a password, so the error does not show it.

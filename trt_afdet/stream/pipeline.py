@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,15 +19,14 @@ import numpy.typing as npt
 
 from trt_afdet.detections import Detections
 from trt_afdet.errors import AfdetError, InvalidValueError, RunError
+from trt_afdet.stream.analysis.per_source import SourceAnalysis
 from trt_afdet.stream.batcher import Batcher, Policy
-from trt_afdet.stream.capture import Capture
+from trt_afdet.stream.capture import Capture, SourceSpec
 from trt_afdet.stream.frame import StreamFrame, StreamResult
 from trt_afdet.stream.monitoring.metrics import Metrics
 from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot, SinkCount
 from trt_afdet.stream.monitoring.status import StatusBoard, StatusEvent
-from trt_afdet.stream.retry import Retry
 from trt_afdet.stream.sinks.base import Sink, SinkRunner
-from trt_afdet.stream.sources.base import Source
 from trt_afdet.support.fields import Count, NotNegative, Positive, check_fields
 from trt_afdet.support.redact import redact
 from trt_afdet.support.threads import at_work
@@ -51,46 +50,6 @@ class StreamDetector(Protocol):
 
     def collect(self, ticket: Any, /) -> list[Detections]:
         """The results of the frames of a ticket; waits for them."""
-
-
-class Analysis(Protocol):
-    """What happens to a source's detections before the sinks see them: filters, tracking, zones.
-
-    One per source, called in the order of its frames from one thread. ``wants_detector`` may be
-    asked for a frame before ``apply`` was called with the one before it.
-    """
-
-    def wants_detector(self, frame: StreamFrame) -> bool:
-        """Whether the detector must see this frame; if not, ``apply`` gets None."""
-
-    def apply(
-        self, frame: StreamFrame, found: Detections | None
-    ) -> tuple[Detections, tuple[object, ...]]:
-        """The detections to report, and events."""
-
-
-@dataclass(frozen=True)
-class SourceSpec:
-    """How one source is run.
-
-    Attributes:
-        name: Unique in the pipeline.
-        make: Called for every connection.
-        live: Live sources drop frames and reconnect; the others are read frame by frame.
-        policy, queue: What waits for the detector; by default the newest frame of a live source,
-            and as many frames as a batch has of any other.
-        realtime: Files only: at the pace of the file.
-        analysis: None: everything that is found is reported.
-    """
-
-    name: str
-    make: Callable[[], Source]
-    live: bool = True
-    policy: Policy | None = None
-    queue: int | None = None
-    realtime: bool = False
-    analysis: Analysis | None = None
-    retry: Retry | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +90,7 @@ class _Batch:
     """Frames on their way through the detector."""
 
     frames: list[StreamFrame]
-    analyses: list[Analysis | None]
+    analyses: list[SourceAnalysis | None]
     seen: list[bool]
     ticket: Any
 
@@ -162,7 +121,7 @@ class Pipeline:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._captures: dict[str, Capture] = {}
-        self._analyses: dict[str, Analysis | None] = {}
+        self._analyses: dict[str, SourceAnalysis | None] = {}
         # Of sources that were removed: one that comes back goes on counting.
         self._sequences: dict[str, int] = {}
         self._specs = list(sources)
@@ -210,24 +169,12 @@ class Pipeline:
         self._batcher.stop()
 
     def add(self, spec: SourceSpec) -> None:
-        """Starts a source.
-
-        Raises:
-            InvalidValueError: If its name is taken.
-        """
+        """Starts a source; InvalidValueError if its name is taken."""
         policy: Policy = spec.policy or ("drop-oldest" if spec.live else "wait")
         # A file's next batch is decoded while this one is detected.
         queue = spec.queue or (1 if spec.live else self.options.batch)
-        capture = Capture(
-            spec.name,
-            spec.make,
-            self._batcher,
-            self.board,
-            retry=spec.retry,
-            realtime=spec.realtime,
-            first_sequence=self._sequences.get(spec.name, 0),
-            on_failure=self._source_failed,
-        )
+        first = self._sequences.get(spec.name, 0)
+        capture = Capture(spec, self._batcher, self.board, first, self._source_failed)
         with self._lock:
             self._batcher.add(spec.name, policy, queue)
             self._captures[spec.name] = capture
@@ -250,39 +197,28 @@ class Pipeline:
         self.metrics.forget(name)
 
     def open_sink(self, sink: Sink) -> SinkRunner:
-        """Opens a sink; it gets nothing before :meth:`use_sink`.
-
-        Raises:
-            AfdetError: If it cannot be opened.
-        """
+        """Opens a sink; it gets nothing before :meth:`use_sink`."""
         runner = self._runner(sink)
         runner.start()
         return runner
 
-    def use_sink(self, runner: SinkRunner) -> None:
+    def use_sink(self, runner: SinkRunner, instead_of: SinkRunner | None = None) -> None:
         """Gives a sink of :meth:`open_sink` the state of every source, then everything."""
 
         def begin() -> None:
             with self._lock:
-                self._sinks = [*self._sinks, runner]
+                if instead_of is not None:
+                    instead_of.successor = runner
+                # The list is replaced, never changed: others are going through it.
+                self._sinks = [*(r for r in self._sinks if r is not instead_of), runner]
 
         self.board.introduce(lambda event: runner.put(event, self._stop.is_set), begin)
 
     def replace_sink(self, old: Sink, new: Sink) -> None:
-        """Closes a sink and opens another one in its place; nothing gets lost in between.
-
-        Raises:
-            AfdetError: If the new one cannot be opened; then neither is there.
-        """
+        """Opens a sink in the place of another, losing nothing; if it cannot, neither is there."""
         after = self._runner(new)
         before = next(r for r in self._sinks if r.sink is old)
-
-        def begin() -> None:
-            with self._lock:
-                before.successor = after
-                self._sinks = [after if r is before else r for r in self._sinks]
-
-        self.board.introduce(lambda event: after.put(event, self._stop.is_set), begin)
+        self.use_sink(after, before)
         before.close(self.options.stop_within)
         try:
             after.start()
@@ -292,19 +228,11 @@ class Pipeline:
             raise
 
     def remove_sink(self, sink: Sink) -> bool:
-        """Closes a sink; what waits for a durable one is written first.
-
-        Returns:
-            False if it did not finish within ``stop_within``.
-
-        Raises:
-            InvalidValueError: If the pipeline does not have it.
-        """
+        """Closes a sink once all is written if it is durable; False if that takes too long."""
         with self._lock:
             runner = next((r for r in self._sinks if r.sink is sink), None)
             if runner is None:
                 raise InvalidValueError("the pipeline has no such sink", got=sink.name)
-            # The list is replaced, never changed: others are going through it.
             self._sinks = [r for r in self._sinks if r is not runner]
         return runner.close(self.options.stop_within)
 

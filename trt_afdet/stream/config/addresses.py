@@ -70,8 +70,8 @@ class Scheme:
     Attributes:
         example, what: For help and hints.
         make: For a source: turns the text after ``://`` and the unread options into a
-            :class:`SourceAddress`. For a sink: turns the address without its query and the options
-            as read into the sink.
+            :class:`SourceAddress`. For a sink: turns the parsed address, or what follows the colon,
+            and the options as read into the sink.
         peers_query: The query belongs to the camera, and options follow a ``#``.
     """
 
@@ -338,13 +338,12 @@ def make_sink(text: str) -> Sink:
         raise _unknown("sink", name if colon else None, SINKS, examples)
     place, _, query = text.partition("?")
     try:
-        if "://" in scheme.example:
-            _network(place)
         if name.startswith("webhook+"):
             query, rest = _split_foreign(query, scheme.options)
             place += f"?{rest}" if rest else ""
+        where = _network(place) if "://" in scheme.example else unquote(place[len(name) + 1 :])
         options = read_values(scheme.options, name, dict(split_options(query)))
-        sink: Sink = scheme.make(place, options)
+        sink: Sink = scheme.make(where, options)
     except InvalidValueError as error:
         what = error.what if error.what.startswith(name) else f"{name}: {error.what}"
         if "@" in query:
@@ -378,8 +377,7 @@ def _network(place: str) -> Address:
 def _file_sink(cls: Callable[..., Sink]) -> Callable[[str, dict[str, Any]], Sink]:
     """A maker of sinks for ``jsonl:FILE`` or ``jsonl:///FILE``."""
 
-    def make(place: str, options: dict[str, Any]) -> Sink:
-        text = unquote(place.partition(":")[2])
+    def make(text: str, options: dict[str, Any]) -> Sink:
         if text.startswith("//"):
             text = "/" + text.lstrip("/")
         if not text:
@@ -409,39 +407,38 @@ def _spooled(
     return cls(made, spool=Spool(path, **size), **options)
 
 
-def _broker(address: Address) -> dict[str, Any]:
-    parts = {name: getattr(address, name) for name in ("host", "port", "user", "password")}
-    return parts | {"tls": address.scheme in ("mqtts", "rediss")}
+def _broker(
+    cls: Callable[..., Sink], settings: Callable[..., Any], path: str, default: str = ""
+) -> Callable[[Address, dict[str, Any]], Sink]:
+    """A maker of the sinks of a broker; the path of its address is the setting of this name."""
+
+    def make(address: Address, options: dict[str, Any]) -> Sink:
+        parts = {name: getattr(address, name) for name in ("host", "port", "user", "password")}
+        parts[path] = unquote(address.path).lstrip("/") or default
+        tls = address.scheme in ("mqtts", "rediss")
+        return _spooled(cls, settings, options, tls=tls, **parts)
+
+    return make
 
 
-def _mqtt(place: str, options: dict[str, Any]) -> Sink:
-    address = _network(place)
-    topic = unquote(address.path).lstrip("/") or DEFAULT_TOPIC
-    return _spooled(MqttSink, MqttOptions, options, topic=topic, **_broker(address))
+_mqtt = _broker(MqttSink, MqttOptions, "topic", DEFAULT_TOPIC)
+_redis = _broker(RedisSink, RedisOptions, "stream")
 
 
-def _redis(place: str, options: dict[str, Any]) -> Sink:
-    address = _network(place)
-    stream = unquote(address.path).lstrip("/")
-    return _spooled(RedisSink, RedisOptions, options, stream=stream, **_broker(address))
-
-
-def _webhook(place: str, options: dict[str, Any]) -> Sink:
-    address = _network(place)
+def _webhook(address: Address, options: dict[str, Any]) -> Sink:
     url = address.url(address.scheme.removeprefix("webhook+"))
     # Most servers cannot handle a request for every frame.
     return _spooled(WebhookSink, WebhookOptions, {"linger": 1.0, **options}, url=url)
 
 
-def _mjpeg(place: str, options: dict[str, Any]) -> Sink:
-    address = _network(place)
+def _mjpeg(address: Address, options: dict[str, Any]) -> Sink:
     if address.port is not None:
         options["port"] = address.port
     return MjpegSink(address.host, **options)
 
 
-def _rtsp_sink(place: str, options: dict[str, Any]) -> Sink:
-    return RtspSink(_network(place).url(), **options)
+def _rtsp_sink(address: Address, options: dict[str, Any]) -> Sink:
+    return RtspSink(address.url(), **options)
 
 
 def _sink(example: str, what: str, make: Any, *options: Any) -> Scheme:

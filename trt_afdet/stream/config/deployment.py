@@ -145,12 +145,7 @@ def resolve(
 
 
 def open_detector(loaded: Loaded, device: int | str | None = None) -> Detector:
-    """Opens the model of a configuration, with the lowest confidence that a source needs.
-
-    Raises:
-        ConfigError: If the model contradicts the configuration.
-        AfdetError: See :meth:`trt_afdet.runtime.detector.Detector.load`.
-    """
+    """Opens the model, with the lowest confidence of a source; ConfigError if it does not fit."""
     config = loaded.config
     path = Path(config.model) if config.model is not None else SHIPPED_MODEL
     suffixes = {"onnxruntime": (".onnx",), "tensorrt": (".engine", ".plan")}
@@ -211,12 +206,7 @@ class Deployment:
             return {source: shapes for source, shapes in self._shapes.items() if shapes}
 
     def set_zones(self, source: str, value: object) -> None:
-        """Replaces a source's zones and lines; ``value`` is as in the file of zones.
-
-        Raises:
-            InvalidValueError: If ``value`` is invalid.
-            MissingDependencyError: If the tracker is not installed.
-        """
+        """Replaces a source's zones and lines; ``value`` is as in the file of zones."""
         shapes = parse_shapes(value)
         with self._lock:
             self._shapes[source] = shapes
@@ -225,11 +215,7 @@ class Deployment:
             analysis.set_shapes(shapes)
 
     def reload(self, loaded: Loaded) -> Changes:
-        """Continues with another configuration; unchanged cameras keep running.
-
-        Raises:
-            AfdetError: If it contains mistakes; nothing changes then.
-        """
+        """Continues with another configuration; changes nothing if that raises an AfdetError."""
         before = self.resolved
         model = loaded.config.model
         if model is not None and not Path(model).is_file():

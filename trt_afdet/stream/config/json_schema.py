@@ -30,11 +30,7 @@ _VARIABLE: Schema = {"type": "string", "pattern": r"\$\{[A-Za-z_][A-Za-z0-9_]*\}
 
 
 def json_schema() -> Schema:
-    """Makes the schema.
-
-    Raises:
-        MissingDependencyError: If pydantic is not installed.
-    """
+    """Makes the schema; needs pydantic."""
     try:
         from pydantic import TypeAdapter
     except ImportError as error:

@@ -127,12 +127,7 @@ class WebConfig:
     root_path: str = ""
 
     def read_token(self) -> str | None:
-        """Reads the token from its key, variable or file.
-
-        Raises:
-            InvalidValueError: If the variable is not set.
-            MissingFileError: If the file cannot be read.
-        """
+        """Reads the token from its key, variable or file."""
         if self.token_env is not None:
             if token := os.environ.get(self.token_env):
                 return token

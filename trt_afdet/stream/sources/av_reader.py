@@ -1,23 +1,25 @@
-"""Frames out of FFmpeg, through PyAV: a container, its video stream, pictures."""
+"""Frames out of FFmpeg, through PyAV, and what its errors and cameras' answers mean."""
 
 from __future__ import annotations
 
 import errno
+import logging
 import re
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from trt_afdet.media.pyav import load_av, open_input
 from trt_afdet.media.videos import Converter
-from trt_afdet.stream.sources.av_errors import ffmpeg_messages, status_error
 from trt_afdet.stream.sources.base import (
     GRACE,
+    LoginRefusedError,
     SourceError,
     SourceInfo,
     SourceRefusedError,
@@ -25,13 +27,80 @@ from trt_afdet.stream.sources.base import (
 )
 from trt_afdet.support.redact import redact
 
-if TYPE_CHECKING:
-    import av
-    from av.video.frame import VideoFrame
-
+#: What cameras answer, and what helps.
+STATUS = {
+    400: ("the camera does not understand the request", "check the path and the transport"),
+    404: ("there is no such stream", "check the path"),
+    406: ("the camera has no stream of that kind", "check the path and its codec settings"),
+    408: ("the camera gave up waiting", "look at the network between"),
+    415: ("the camera has no stream of that kind", "check the path and its codec settings"),
+    429: ("too many requests", "something else asks it too often"),
+    451: ("the camera does not understand a parameter", "check the path and its query"),
+    453: (
+        "the camera has no bandwidth left",
+        "too many viewers: close others, raise its limit, or use its second stream",
+    ),
+    454: ("the camera has forgotten the session", "raise its session timeout if this repeats"),
+    455: ("the camera cannot play now", "it may be busy or starting"),
+    457: ("the camera has no such time range", "ask for a live stream"),
+    459: ("the camera controls its streams one by one", "ask for one of its streams"),
+    460: ("the camera controls its streams only together", "ask for the stream above"),
+    461: (
+        "the camera does not send in this way",
+        "add #transport=udp, or #transport=tcp where it is udp",
+    ),
+    500: ("the camera has an error of its own", "restart it if this repeats"),
+    501: ("the camera cannot do what is asked", "check the path and the transport"),
+    503: ("the camera is busy", "too many viewers, or it is starting"),
+    551: ("the camera lacks an RTSP feature that is asked for", "check the transport"),
+}
 #: Damaged packets in a row after which a stream counts as garbage.
 MOST_DAMAGED = 200
 _FAILED = re.compile(r"failed: (\d{3})\b")
+_lock = threading.Lock()
+_listening = 0
+
+
+@contextmanager
+def ffmpeg_messages() -> Iterator[list[str]]:
+    """What FFmpeg says in this thread: its errors alone do not tell a 453 from a 454."""
+    global _listening
+    av = load_av()
+    # Only while a camera is opened: nothing is printed, and decoders stay quiet.
+    libav = logging.getLogger("libav")
+    with _lock:
+        _listening += 1
+        libav.propagate = False
+        if not libav.handlers:
+            libav.addHandler(logging.NullHandler())
+        av.logging.set_skip_repeated(False)
+        av.logging.set_level(av.logging.ERROR)
+    said: list[str] = []
+    try:
+        with av.logging.Capture(local=True) as logs:
+            try:
+                yield said
+            finally:
+                said += [message for _, _, message in logs]
+    finally:
+        with _lock:
+            _listening -= 1
+            if not _listening:
+                av.logging.set_level(None)
+
+
+def status_error(name: str, status: int) -> SourceError:
+    """The error for the status of an answer, of RTSP or HTTP."""
+    if status in (401, 403, 407):
+        return LoginRefusedError(
+            f"{name}: user or password is refused ({status})",
+            hint="give them as USER:PASSWORD@ before the host, special characters as %XX",
+        )
+    kind = SourceError if status >= 500 else SourceRefusedError
+    if status not in STATUS:
+        return kind(f"{name}: the camera answers {status}")
+    what, hint = STATUS[status]
+    return kind(f"{name}: {what} ({status})", hint=hint)
 
 
 @dataclass(frozen=True)
@@ -55,7 +124,7 @@ class AvInput:
     format: str | None = None
     connect_timeout: float | None = None
     timeout: float | None = None
-    live: bool = False
+    live: bool = True
     threads: int = 0
     gpu: int | None = None
 
@@ -111,11 +180,7 @@ class AvInput:
 
 
 def nvdec(what: AvInput) -> Any:
-    """FFmpeg's way to NVDEC.
-
-    Raises:
-        SourceRefusedError: If nothing of the kind exists.
-    """
+    """FFmpeg's way to NVDEC; SourceRefusedError if there is none."""
     av = load_av()
     from av.codec.hwaccel import HWAccel, hwdevices_available
 
@@ -149,16 +214,12 @@ class AvReader:
         self.what = what
         self.format = ""
         self.duration: float | None = None
-        self._container: av.container.InputContainer | None = None
+        self._container: Any = None
         self._stream: Any = None
         self._in_a_row = 0
 
     def open(self) -> SourceInfo:
-        """Connects.
-
-        Raises:
-            SourceError: If it cannot be opened; SourceRefusedError if it never can.
-        """
+        """Connects; SourceError if it cannot, SourceRefusedError if it never can."""
         av = load_av()
         what = self.what
         hwaccel = None if what.gpu is None else nvdec(what)
@@ -211,11 +272,7 @@ class AvReader:
         self._stream.codec_context.skip_frame = "NONKEY" if skip else "DEFAULT"
 
     def packets(self) -> Iterator[Any]:
-        """Packets of the video stream; the last one is empty.
-
-        Raises:
-            SourceError: If the stream breaks off.
-        """
+        """Packets of the video stream; the last one is empty. SourceError if it breaks off."""
         av = load_av()
         assert self._container is not None
         while True:
@@ -229,15 +286,11 @@ class AvReader:
             except (av.error.FFmpegError, OSError, RuntimeError) as error:
                 raise self.what.error(error) from None
 
-    def decode(self, packet: Any) -> list[VideoFrame]:
-        """The frames that a packet completes: none, one, or several.
-
-        Raises:
-            SourceError: If nothing but garbage comes, or the decoder gives up.
-        """
+    def decode(self, packet: Any) -> list[Any]:
+        """The frames that a packet completes: none, one, or several."""
         av = load_av()
         try:
-            frames: list[VideoFrame] = packet.decode()
+            frames: list[Any] = packet.decode()
         except av.error.EOFError:
             return []
         except (av.error.InvalidDataError, av.error.UnknownError):
@@ -253,11 +306,7 @@ class AvReader:
         return frames
 
     def note(self, good: bool) -> None:
-        """Notes that a packet was good or damaged.
-
-        Raises:
-            SourceError: If too many in a row are damaged.
-        """
+        """Notes that a packet was good or damaged; SourceError if too many in a row are."""
         self._in_a_row = 0 if good else self._in_a_row + 1
         if self._in_a_row > MOST_DAMAGED:
             raise SourceError(f"{self.what.name}: sends garbage, not video") from None

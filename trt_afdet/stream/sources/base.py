@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +69,17 @@ GRACE = 1.0
 Pending = Callable[[], Picture | None]
 
 
+def unpadded(
+    data: Any, width: int, height: int, channels: int, stride: int
+) -> npt.NDArray[np.uint8] | None:
+    """A copy of pixels [H, W, C] whose rows begin every so many bytes; None if some are missing."""
+    flat = np.frombuffer(data, np.uint8)
+    if flat.size < stride * (height - 1) + width * channels:
+        return None
+    shape, strides = (height, width, channels), (stride, channels, 1)
+    return np.lib.stride_tricks.as_strided(flat, shape, strides, writeable=False).copy()
+
+
 def incomplete(source: object) -> str:
     """What of a file that came to its end could not be read; empty if all could, or not a file."""
     return str(getattr(source, "incomplete", ""))
@@ -96,19 +107,10 @@ class Source(Protocol):
     live: bool
 
     def open(self) -> SourceInfo:
-        """Connects.
-
-        Raises:
-            SourceError: If it cannot be opened now; SourceRefusedError if the peer refuses;
-                UnusableSourceError if it never can.
-        """
+        """Connects; the kind of its SourceError says whether another try may help."""
 
     def read(self) -> Picture | Pending | None:
-        """The next frame; None at the end of a file.
-
-        Raises:
-            SourceError: If the source is lost or sends garbage.
-        """
+        """The next frame; None at the end of a file; SourceError if it is lost or sends garbage."""
 
     def interrupt(self) -> None:
         """Makes a blocked :meth:`read` or :meth:`open` return soon. From any thread.

@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from trt_afdet.errors import MissingDependencyError
 from trt_afdet.stream.options import Timeout
@@ -26,6 +25,7 @@ from trt_afdet.stream.sources.base import (
     SourceError,
     SourceInfo,
     UnusableSourceError,
+    unpadded,
 )
 from trt_afdet.support.redact import redact
 from trt_afdet.support.threads import interrupted
@@ -94,9 +94,7 @@ class _GstSource:
 class OpencvSource(_GstSource):
     """A pipeline in OpenCV."""
 
-    def __init__(self, pipeline: str, name: str, options: GstOptions) -> None:
-        super().__init__(pipeline, name, options)
-        self._capture: cv2.VideoCapture | None = None
+    _capture: cv2.VideoCapture | None = None
 
     def open(self) -> SourceInfo:
         if not opencv_has_gstreamer():
@@ -134,11 +132,7 @@ class OpencvSource(_GstSource):
 
 
 def load_gst() -> Any:
-    """GStreamer's bindings, initialised.
-
-    Raises:
-        MissingDependencyError: If they cannot be imported.
-    """
+    """GStreamer's bindings, initialised; MissingDependencyError if they cannot be imported."""
     try:
         import gi
 
@@ -160,13 +154,10 @@ class GiSource(_GstSource):
 
     #: Seconds between looks at the messages while no frame comes.
     STEP = 0.1
-
-    def __init__(self, pipeline: str, name: str, options: GstOptions) -> None:
-        super().__init__(pipeline, name, options)
-        self._gst: Any = None
-        self._pipeline: Any = None
-        self._sink: Any = None
-        self._first: Any = None
+    _gst: Any = None
+    _pipeline: Any = None
+    _sink: Any = None
+    _first: Any = None
 
     def open(self) -> SourceInfo:
         gst = self._gst = load_gst()
@@ -237,7 +228,7 @@ class GiSource(_GstSource):
         # Pipelines whose timestamps are not of their clock would give anything.
         return age if 0.0 <= age <= self.timeout else 0.0
 
-    def _picture(self, sample: Any, captured: float) -> Picture:
+    def _picture(self, sample: Any, captured: float) -> Picture | None:
         gst = self._gst
         caps = sample.get_caps().get_structure(0)
         buffer = sample.get_buffer()
@@ -245,18 +236,14 @@ class GiSource(_GstSource):
         if not ok:
             raise SourceError(f"{self.name}: a frame cannot be read")
         try:
-            image = _as_bgr(mapped.data, caps.get_value("width"), caps.get_value("height"))
+            width, height = caps.get_value("width"), caps.get_value("height")
+            # Rows begin at multiples of four bytes.
+            image = unpadded(mapped.data, width, height, 3, (width * 3 + 3) // 4 * 4)
         finally:
             buffer.unmap(mapped)
+        if image is None:
+            return None
         if self.live:
             return Picture(image, None, captured)
         stamp = buffer.pts
         return Picture(image, 0.0 if stamp == gst.CLOCK_TIME_NONE else stamp / gst.SECOND)
-
-
-def _as_bgr(data: Any, width: int, height: int) -> npt.NDArray[np.uint8]:
-    """A copy of a BGR buffer, whose rows begin at multiples of four bytes."""
-    stride = (width * 3 + 3) // 4 * 4
-    flat = np.frombuffer(data, np.uint8, count=stride * (height - 1) + width * 3)
-    rows = np.lib.stride_tricks.as_strided(flat, (height, width * 3), (stride, 1), writeable=False)
-    return rows.reshape(height, width, 3).copy()

@@ -24,15 +24,11 @@ from itertools import chain
 from typing import Any
 from urllib.parse import urljoin
 
-import numpy as np
-import numpy.typing as npt
-
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError
 from trt_afdet.media import decode_picture
 from trt_afdet.media.pyav import load_av
 from trt_afdet.stream.addresses import Address, parse_address
-from trt_afdet.stream.sources.av_errors import status_error
-from trt_afdet.stream.sources.av_reader import MOST_DAMAGED, JpegDecoder
+from trt_afdet.stream.sources.av_reader import MOST_DAMAGED, JpegDecoder, status_error
 from trt_afdet.stream.sources.base import GRACE, Pending, Picture, Source, SourceError, SourceInfo
 from trt_afdet.stream.sources.network_options import HttpOptions
 
@@ -43,7 +39,8 @@ MOST_REDIRECTS = 5
 # What ends a JPEG's compressed data: any marker but a stuffed zero, a restart, or filling.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _START = b"\xff\xd8\xff"
-_CHALLENGE = re.compile(r'(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+_KINDS = ("basic", "md5", "sha-256")  # Of logins, the best last.
+_FIELD = re.compile(r'(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 
 
 class JpegSplitter:
@@ -133,26 +130,21 @@ def _server(address: Address) -> tuple[str, str, int]:
     return address.scheme, address.host.lower(), port
 
 
-class _Connection:
-    """One HTTP connection whose waiting can be ended from another thread."""
+class _Connection(http.client.HTTPConnection):
+    """An HTTP connection whose waiting can be ended from another thread."""
 
     def __init__(self, address: Address, context: ssl.SSLContext, timeout: float) -> None:
-        self._address = address
-        self._context = context
-        self._timeout = timeout
+        super().__init__(address.host, _server(address)[2], timeout)
+        self._tls = context if address.scheme == "https" else None
+        self._place = address.place
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._ended = False
-        self.http: http.client.HTTPConnection | None = None
 
     def get(self, target: str, headers: dict[str, str]) -> http.client.HTTPResponse:
-        address = self._address
-        if self.http is None or self.http.sock is None:
-            self.http = http.client.HTTPConnection(address.host, _server(address)[2])
-            self.http.sock = self._connect()
-        own = {"Host": address.place, "User-Agent": "trt-afdet", "Accept": "*/*"}
-        self.http.request("GET", target, headers=own | headers)
-        return self.http.getresponse()
+        own = {"Host": self._place, "User-Agent": "trt-afdet", "Accept": "*/*"}
+        self.request("GET", target, headers=own | headers)
+        return self.getresponse()
 
     def end(self) -> None:
         """Makes whatever waits return. From any thread."""
@@ -162,9 +154,8 @@ class _Connection:
                 with contextlib.suppress(OSError):
                     self._socket.shutdown(socket.SHUT_RDWR)
 
-    def close(self) -> None:
-        if self.http is not None:
-            self.http.close()
+    def drop(self) -> None:
+        self.close()
         with self._lock:
             if self._socket is not None:
                 self._socket.close()
@@ -176,26 +167,24 @@ class _Connection:
             if self._ended:
                 raise SourceError("reading was interrupted")
 
-    def _connect(self) -> socket.socket:
-        address = self._address
-        scheme, _, port = _server(address)
+    def connect(self) -> None:
         error = OSError("no address")
-        for family, kind, proto, _, place in socket.getaddrinfo(
-            address.host, port, type=socket.SOCK_STREAM
-        ):
+        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        for family, kind, proto, _, place in found:
             made = socket.socket(family, kind, proto)
             try:
-                made.settimeout(self._timeout)
+                made.settimeout(self.timeout)
                 self._keep(made)
                 made.connect(place)
-                if scheme == "https":
+                if self._tls is not None:
                     # In two steps, so that a handshake that is never answered can be ended.
-                    made = self._context.wrap_socket(
-                        made, server_hostname=address.host, do_handshake_on_connect=False
+                    made = self._tls.wrap_socket(
+                        made, server_hostname=self.host, do_handshake_on_connect=False
                     )
                     self._keep(made)
                     made.do_handshake()
-                return made
+                self.sock = made
+                return
             except BaseException as failed:
                 made.close()
                 if isinstance(failed, TimeoutError) or not isinstance(failed, OSError):
@@ -210,35 +199,31 @@ class _Login:
     def __init__(self, user: str, password: str) -> None:
         self._user = user
         self._password = password
-        self._challenge: dict[str, str] | None = None
-        self._basic = False
+        self._kind = -1
+        self._challenge: dict[str, str] = {}
         self._count = 0
 
     def learn(self, challenges: list[str]) -> bool:
         """Answers the server's challenge; False if it cannot."""
-        best = -1
+        found: list[tuple[int, dict[str, str]]] = []
         for text in re.split(r",\s*(?=(?:Basic|Digest)\s)", ", ".join(challenges), flags=re.I):
             kind, _, rest = text.strip().partition(" ")
-            values = {
-                name.lower(): quoted or plain for name, quoted, plain in _CHALLENGE.findall(rest)
-            }
-            if kind.lower() == "basic" and best < 0:
-                best, self._basic, self._challenge = 0, True, None
-            elif kind.lower() == "digest":
-                algorithm = values.get("algorithm", "MD5").upper().removesuffix("-SESS")
-                rank = {"MD5": 1, "SHA-256": 2}.get(algorithm, -1)
-                if rank > best:
-                    best, self._basic, self._challenge = rank, False, values
+            asked = {name.lower(): quoted or plain for name, quoted, plain in _FIELD.findall(rest)}
+            if kind.lower() == "digest":
+                kind = asked.get("algorithm", "MD5").upper().removesuffix("-SESS")
+            if kind.lower() in _KINDS:
+                found.append((_KINDS.index(kind.lower()), asked))
+        self._kind, self._challenge = max(found, key=lambda one: one[0], default=(-1, {}))
         self._count = 0
-        return best >= 0
+        return bool(found)
 
     def header(self, target: str) -> dict[str, str]:
         """The header for a request."""
-        if self._basic:
+        if self._kind < 0:
+            return {}
+        if _KINDS[self._kind] == "basic":
             both = f"{self._user}:{self._password}".encode()
             return {"Authorization": f"Basic {base64.b64encode(both).decode()}"}
-        if self._challenge is None:
-            return {}
         asked = self._challenge
         algorithm = asked.get("algorithm", "MD5")
         digest = hashlib.sha256 if algorithm.upper().startswith("SHA-256") else hashlib.md5
@@ -339,7 +324,7 @@ class HttpCamera:
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.close()
+            connection.drop()
 
     @contextlib.contextmanager
     def _in_words(self, waited: float) -> Iterator[None]:
@@ -490,18 +475,15 @@ class HttpCamera:
         captured = time.monotonic()
 
         def decode() -> Picture | None:
-            image = self._decode(data)
+            image = None
+            if data.startswith(_START):
+                image = self._decoder.decode(load_av().Packet(data))
+            else:
+                with contextlib.suppress(CorruptFileError, InvalidValueError):
+                    image = decode_picture(data, self.name)
             self._damaged = self._damaged + 1 if image is None else 0
             if self._damaged > MOST_DAMAGED:
                 raise SourceError(f"{self.name}: sends garbage, not video")
             return None if image is None else Picture(image, None, captured)
 
         return decode
-
-    def _decode(self, data: bytes) -> npt.NDArray[np.uint8] | None:
-        if data.startswith(_START):
-            return self._decoder.decode(load_av().Packet(data))
-        try:
-            return decode_picture(data, self.name)
-        except (CorruptFileError, InvalidValueError):
-            return None

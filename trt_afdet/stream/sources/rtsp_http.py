@@ -5,14 +5,13 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from trt_afdet.media.videos import Converter
 from trt_afdet.stream.sources.av_reader import AvInput, AvReader, JpegDecoder
 from trt_afdet.stream.sources.base import Pending, Picture, Source, SourceError, SourceInfo
 from trt_afdet.stream.sources.http_camera import HttpCamera
-from trt_afdet.stream.sources.lag import Clockwork, Lag
 from trt_afdet.stream.sources.network_options import (
     HttpOptions,
     NetworkOptions,
@@ -21,11 +20,59 @@ from trt_afdet.stream.sources.network_options import (
 )
 from trt_afdet.support.threads import interrupted, resolve
 
-if TYPE_CHECKING:
-    from av.video.frame import VideoFrame
-
 #: Seconds; whoever skips has read all that had piled up by then.
 _CATCHING_UP = 3.0
+#: Clocks of cameras are off by less than this share.
+_DRIFT = 5e-4
+#: Seconds; a larger step of a stream's clock, or one so far back, starts it anew.
+_JUMP = 10.0
+_BACK = 0.5
+
+
+class Lag:
+    """How much later frames arrive than the promptest one did.
+
+    A stream that is read too slowly piles up in buffers: its frames then arrive later and later
+    against their own timestamps.
+    """
+
+    def __init__(self) -> None:
+        self._prompt: float | None = None
+        self._last = 0.0
+        self._timestamp = 0.0
+
+    def behind(self, now: float, timestamp: float) -> float:
+        """Seconds by which a frame is late that arrives now, captured at a time of the stream."""
+        offset = now - timestamp
+        back = self._timestamp - timestamp > _BACK
+        if self._prompt is None or back or abs(offset - self._prompt) > _JUMP:
+            self._prompt = offset
+        else:
+            # Grows as the camera's clock may: otherwise a slow clock looks like lag in a week.
+            self._prompt = min(offset, self._prompt + (now - self._last) * _DRIFT)
+        self._last, self._timestamp = now, timestamp
+        return offset - self._prompt
+
+
+class Clockwork:
+    """When frames are due that arrive before their time."""
+
+    #: Seconds; one that is later than this starts the clock anew, it will not catch up.
+    MOST_LATE = 1.0
+    #: Seconds; one that is earlier comes after a gap in the timestamps.
+    MOST_EARLY = 4.0
+
+    def __init__(self) -> None:
+        self._start: float | None = None
+
+    def wait(self, now: float, timestamp: float) -> float:
+        """Seconds until a frame is due, at least 0, captured at a time of the stream."""
+        if self._start is not None:
+            early = self._start + timestamp - now
+            if -self.MOST_LATE < early < self.MOST_EARLY:
+                return max(0.0, early)
+        self._start = now - timestamp
+        return 0.0
 
 
 class NetworkSource:
@@ -85,10 +132,8 @@ class NetworkSource:
         if interrupted():
             raise SourceError("reading was interrupted")
 
-    def _pending(
-        self, frame: VideoFrame, captured: float | None, position: float | None = None
-    ) -> Pending:
-        return lambda: Picture(self._convert(frame), position, captured)
+    def _pending(self, frame: Any, captured: float | None, at: float | None = None) -> Pending:
+        return lambda: Picture(self._convert(frame), at, captured)
 
     def _newest(self) -> Iterator[Pending]:
         """Every frame; while frames are late, key frames only."""
@@ -191,25 +236,11 @@ def http_source(address: str, name: str, options: HttpOptions) -> Source:
 
 
 def _source(
-    address: str,
-    name: str,
-    container: dict[str, str],
-    options: NetworkOptions,
-    *,
-    live: bool = True,
-    **more: Any,
+    address: str, name: str, container: dict[str, str], options: NetworkOptions, **more: Any
 ) -> NetworkSource:
-    what = AvInput(
-        address,
-        name,
-        container,
-        connect_timeout=options.connect_timeout,
-        timeout=options.timeout,
-        threads=options.threads,
-        live=live,
-        **more,
-    )
-    return NetworkSource(what, options.max_lag)
+    keys = ("connect_timeout", "timeout", "threads")
+    limits: Any = {key: getattr(options, key) for key in keys}
+    return NetworkSource(AvInput(address, name, container, **limits, **more), options.max_lag)
 
 
 def _certificates(verify: bool) -> dict[str, str]:

@@ -34,6 +34,7 @@ from trt_afdet.stream.sources.base import (
     SourceError,
     SourceInfo,
     SourceRefusedError,
+    unpadded,
 )
 from trt_afdet.stream.sources.v4l2_cameras import Mode, can_capture, list_cameras, modes
 from trt_afdet.support.fields import Limit
@@ -283,20 +284,14 @@ def _jpeg(data: _Data, pix: abi.PixFormat) -> _Data | None:
     return None if image is None else np.asarray(image, np.uint8)
 
 
-def _packed(data: _Data, pix: abi.PixFormat, channels: int) -> _Data | None:
-    """A copy of the rows of pixels, without the padding behind each."""
+def _convert(
+    data: _Data, pix: abi.PixFormat, channels: int, code: int | None = None
+) -> _Data | None:
     stride = max(pix.bytesperline, pix.width * channels)
-    if data.size < stride * (pix.height - 1) + pix.width * channels:
-        return None
-    rows = np.lib.stride_tricks.as_strided(
-        data, (pix.height, pix.width, channels), (stride, channels, 1), writeable=False
-    )
-    return rows.copy()
-
-
-def _convert(data: _Data, pix: abi.PixFormat, channels: int, code: int) -> _Data | None:
-    packed = _packed(data, pix, channels)
-    return None if packed is None else np.asarray(cv2.cvtColor(packed, code), np.uint8)
+    pixels = unpadded(data, pix.width, pix.height, channels, stride)
+    if pixels is None or code is None:
+        return pixels
+    return np.asarray(cv2.cvtColor(pixels, code), np.uint8)
 
 
 def _planar(data: _Data, pix: abi.PixFormat, code: int) -> _Data | None:
@@ -317,6 +312,6 @@ DECODERS = {
     "NV12": lambda data, pix: _planar(data, pix, cv2.COLOR_YUV2BGR_NV12),
     "YU12": lambda data, pix: _planar(data, pix, cv2.COLOR_YUV2BGR_I420),
     "RGB3": lambda data, pix: _convert(data, pix, 3, cv2.COLOR_RGB2BGR),
-    "BGR3": lambda data, pix: _packed(data, pix, 3),
+    "BGR3": lambda data, pix: _convert(data, pix, 3),
     "GREY": lambda data, pix: _convert(data, pix, 1, cv2.COLOR_GRAY2BGR),
 }

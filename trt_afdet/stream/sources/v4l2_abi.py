@@ -119,11 +119,7 @@ ENUM_FRAMEINTERVALS = _request(_BOTH, 75, FrameInterval)
 
 
 def call(fd: int, request: int, argument: c.Structure | c.c_int) -> bool:
-    """A call that may answer "no such item" or "cannot do that": False.
-
-    Raises:
-        OSError: If it fails for another reason.
-    """
+    """A call that may answer "no such item" or "cannot do that": False; else OSError."""
     while True:
         try:
             fcntl.ioctl(fd, request, argument, True)

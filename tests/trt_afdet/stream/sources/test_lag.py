@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trt_afdet.stream.sources.lag import Clockwork, Lag
+from trt_afdet.stream.sources.rtsp_http import Clockwork, Lag
 
 
 def test_frames_that_pile_up_are_late() -> None:
