@@ -2,11 +2,9 @@
 
 ``SCHEME://[USER[:PASSWORD]@]HOST[:PORT][/PATH][?QUERY][#OPTIONS]``. The query of a camera belongs
 to the camera, so its options follow a ``#``, which is never sent. All other addresses hold their
-options in the query. Options are ``name=value`` pairs, separated by ``&``. ``%XX`` is decoded;
-every other character, also ``+``, ``@`` and ``#``, means itself.
-
-Users see only :attr:`Address.shown` or the output of :func:`~trt_afdet.support.redact.redact`.
-Errors of this module show only the scheme of an address.
+options in the query: ``name=value`` pairs, separated by ``&``. ``%XX`` is decoded; every other
+character, also ``+``, ``@`` and ``#``, means itself. Users see only :attr:`Address.shown` or what
+:func:`~trt_afdet.support.redact.redact` leaves; errors of this module only the scheme.
 """
 
 from __future__ import annotations

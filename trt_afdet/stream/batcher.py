@@ -97,9 +97,7 @@ class Batcher:
     def put(self, frame: StreamFrame, given_up: Callable[[], bool] = lambda: False) -> bool:
         """Adds a frame of an added source; policy ``wait`` blocks until the queue has room.
 
-        Returns:
-            False if the source must end: it was closed or given up (asked again after
-            :meth:`wake`), or the batcher was stopped.
+        False: the source must end, as it was closed, given up (:meth:`wake`), or all is stopped.
         """
         with self._changed:
             queue = self._queues[frame.source]
@@ -162,13 +160,9 @@ class Batcher:
     def take(self, most: int, max_wait: float, *, block: bool = True) -> list[StreamFrame] | None:
         """The next batch of waiting frames, one of each source in turn.
 
-        Waits for the first frame without a limit. Then waits until ``most`` frames are there,
-        ``max_wait`` seconds have passed, or no source with an empty queue is due in that time.
-
-        Returns:
-            1 to ``most`` frames, of different sources if possible. An empty list if no frame waits
-            and ``block`` is False. None after the last frame of all closed sources, or after
-            :meth:`stop`.
+        Waits for the first frame without a limit, or not at all (``block``), then until ``most``
+        are there, ``max_wait`` seconds have passed, or no source with an empty queue is due in that
+        time. None after the last frame of all closed sources, or after :meth:`stop`.
         """
         with self._changed:
             while True:

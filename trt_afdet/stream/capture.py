@@ -1,8 +1,7 @@
 """Keeps one source running: reads it, reconnects it, restarts it when it falls silent.
 
-The only place with deadlines for a source, two threads for each: one reads and may hang in a
-driver (:class:`Connection`), the other one waits for it and never longer than it should
-(:class:`Capture`).
+The only place with deadlines for a source, two threads for each: one reads and may hang in a driver
+(:class:`Connection`), the other one never waits for it longer than it should (:class:`Capture`).
 """
 
 from __future__ import annotations

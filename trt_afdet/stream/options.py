@@ -71,7 +71,6 @@ def read_truth(value: object) -> bool:
 
 
 def read_whole(value: object) -> int:
-    """Reads a whole number."""
     text = str(value).strip()
     # YAML and JSON may write it as "3.0".
     if isinstance(value, bool) or not re.fullmatch(r"[+-]?\d{1,18}(\.0+)?", text, re.ASCII):
@@ -80,7 +79,6 @@ def read_whole(value: object) -> int:
 
 
 def read_number(value: object) -> float:
-    """Reads a finite number."""
     try:
         text = str(value)
         number = float(text) if text.isascii() and not isinstance(value, bool) else math.nan
@@ -175,10 +173,7 @@ def read_values(
 ) -> dict[str, Any]:
     """Reads the values of options.
 
-    Raises:
-        InvalidValueError: If an option is unknown, of the wrong type, or out of range. The text
-            names the nearest option and never shows the value of a secret.
-        MissingFileError: If the file of a secret cannot be read.
+    An InvalidValueError names the nearest option and never shows the value of a secret.
     """
     read: dict[str, Any] = {}
     for name, value in values.items():

@@ -1,9 +1,6 @@
 """The registry of source and sink addresses, and the objects they create.
 
 Parsing, ``run --help``, hints of errors and docs/cameras.md use :data:`SOURCES` and :data:`SINKS`.
-The query of an address holds its options. A camera or stream in the network needs its query itself,
-so its options follow a ``#``, which is never sent:
-``rtsp://host/1?subtype=1#transport=udp&timeout=3``.
 """
 
 from __future__ import annotations
@@ -67,12 +64,9 @@ _DEVICE = re.compile(r"/dev/video(\d+)")
 class Scheme:
     """A kind of address.
 
-    Attributes:
-        example, what: For help and hints.
-        make: For a source: turns the text after ``://`` and the unread options into a
-            :class:`SourceAddress`. For a sink: turns the parsed address, or what follows the colon,
-            and the options as read into the sink.
-        peers_query: The query belongs to the camera, and options follow a ``#``.
+    ``make`` turns the text after a source's ``://`` and its unread options into a
+    :class:`SourceAddress`; if the query is the peer's, it is the class of the options after ``#``.
+    A sink's takes its parsed address, or what follows the colon, and the options as read.
     """
 
     example: str
@@ -88,11 +82,8 @@ class SourceAddress:
 
     Attributes:
         uri: The address or path to open; may hold credentials.
-        kind: ``v4l2``, ``csi``, ``gst``, ``rtsp``, ``http``, ``stream``, ``file``, ``pictures`` or
-            ``test``.
+        kind: A key of :data:`_MAKERS`.
         name: For messages and logs; without credentials.
-        live: See :class:`Source`.
-        options: The options class of its kind.
     """
 
     uri: str = field(repr=False)
@@ -118,11 +109,7 @@ def listed() -> str:
 def parse_source(text: str, **options: object) -> SourceAddress:
     """Reads the address of a source; looks at paths, but opens nothing.
 
-    The options override those in the address.
-
-    Raises:
-        InvalidValueError: If the scheme, an option or the address itself is invalid. The text
-            names the nearest valid one and never shows credentials.
+    The options override those in the address. Errors never show credentials.
     """
     text = text.strip()
     if not text or "\0" in text:
@@ -251,69 +238,55 @@ def _test(where: str, options: dict[str, Any]) -> SourceAddress:
 
 def _network_source(text: str, options: dict[str, Any]) -> SourceAddress:
     address = parse_address(text)
-    scheme = address.scheme
-    if not address.host and scheme not in ("udp", "rtp"):
-        raise InvalidValueError(f"{scheme}:// needs a host", hint=f"{scheme}://HOST/path")
+    name = address.scheme
+    scheme = SOURCES[name]
+    if not address.host and name not in ("udp", "rtp"):
+        raise InvalidValueError(f"{name}:// needs a host", hint=f"{name}://HOST/path")
     given = {**dict(split_options(address.fragment)), **options}
     try:
-        spec: SourceAddress = SOURCES[scheme].make(address, given)
+        read = scheme.make(**read_values(scheme.options, name, given))
     except InvalidValueError as error:
         if "@" in address.fragment and address.user is None:
             # The option may be a piece of a password that contains "#".
             raise InvalidValueError(error.what, hint=ENCODE) from None
         raise
-    return spec
-
-
-def _rtsp(address: Address, given: dict[str, Any]) -> SourceAddress:
-    read = read_options(RtspOptions, address.scheme, given)
-    return SourceAddress(address.url(), "rtsp", address.shown, True, read)
-
-
-def _http(address: Address, given: dict[str, Any]) -> SourceAddress:
-    read = read_options(HttpOptions, address.scheme, given)
-    return SourceAddress(address.url(), "http", address.shown, read.is_live(address.path), read)
-
-
-def _stream(address: Address, given: dict[str, Any]) -> SourceAddress:
-    scheme = address.scheme
-    read = read_options(StreamOptions, scheme, given)
-    if address.port is None and not scheme.startswith("rtmp"):
-        raise InvalidValueError(f"{scheme}:// needs a port", hint=f"{scheme}://HOST:PORT")
-    url = address.url()
-    if scheme == "udp" and address.user is None and address.password is None:
+    url, kind, live = address.url(), "stream", True
+    if isinstance(read, RtspOptions):
+        kind = "rtsp"
+    elif isinstance(read, HttpOptions):
+        kind, live = "http", read.is_live(address.path)
+    elif address.port is None and not name.startswith("rtmp"):
+        raise InvalidValueError(f"{name}:// needs a port", hint=f"{name}://HOST:PORT")
+    elif name == "udp" and address.user is None and address.password is None:
         # VLC and FFmpeg write "receive there" as udp://@239.0.0.1:1234.
         url = url.replace("://", "://@", 1)
-    return SourceAddress(url, "stream", address.shown, True, read)
+    return SourceAddress(url, kind, address.shown, live, read)
 
 
-def _source(example: str, what: str, options: Any, make: Any, network: bool = False) -> Scheme:
-    return Scheme(example, what, options_of(options), make, network)
+def _source(example: str, what: str, options: Any, make: Any) -> Scheme:
+    return Scheme(example, what, options_of(options), make)
 
 
-def _protocol(example: str, what: str, options: Any = StreamOptions, make: Any = _stream) -> Scheme:
-    return _source(example, what, options, make, True)
+def _protocol(example: str, what: str, options: Any = StreamOptions) -> Scheme:
+    return Scheme(example, what, options_of(options), options, peers_query=True)
 
 
-_RTSP_EXAMPLE = "rtsp://USER:PASSWORD@HOST/PATH, rtsps://"
-_RTSP = _protocol(_RTSP_EXAMPLE, "a camera in the network, over TCP", RtspOptions, _rtsp)
-_HTTP_EXAMPLE = "http://HOST/PATH, https://"
-_HTTP = _protocol(_HTTP_EXAMPLE, "MJPEG, HLS, videos on a web server", HttpOptions, _http)
+_RTSP = _protocol(
+    "rtsp://USER:PASSWORD@HOST/PATH, rtsps://", "a camera in the network, over TCP", RtspOptions
+)
+_HTTP = _protocol("http://HOST/PATH, https://", "MJPEG, HLS, videos on a web server", HttpOptions)
 _RTMP = _protocol("rtmp://HOST/APP/KEY, rtmps://", "RTMP")
 
 #: Sources by the scheme of their address. An address without a scheme is a path or a device.
 SOURCES: dict[str, Scheme] = {
     "v4l2": _source("/dev/video0, v4l2://0", "a camera of this machine", V4l2Options, _v4l2),
     "csi": _source("csi://0", "a camera of a Jetson", CsiOptions, _csi),
-    "rtsp": _RTSP,
-    "rtsps": _RTSP,
-    "http": _HTTP,
-    "https": _HTTP,
+    **dict.fromkeys(("rtsp", "rtsps"), _RTSP),
+    **dict.fromkeys(("http", "https"), _HTTP),
     "udp": _protocol("udp://@239.0.0.1:1234", "MPEG-TS and more"),
     "tcp": _protocol("tcp://HOST:PORT", "MPEG-TS and more"),
     "rtp": _protocol("rtp://:5004, FILE.sdp", "RTP; an SDP file describes the content"),
-    "rtmp": _RTMP,
-    "rtmps": _RTMP,
+    **dict.fromkeys(("rtmp", "rtmps"), _RTMP),
     "srt": _protocol("srt://HOST:PORT", "SRT, if PyAV's FFmpeg has it"),
     "file": _source("clip.mp4, file:///data/clip.mp4", "a video or pictures", FileOptions, _file),
     "gst": _source("gst://PIPELINE", "a GStreamer pipeline", GstOptions, _gst),
@@ -324,12 +297,7 @@ SOURCES: dict[str, Scheme] = {
 
 
 def make_sink(text: str) -> Sink:
-    """Makes the sink of an address without opening it.
-
-    Raises:
-        InvalidValueError: If the scheme or an option is invalid. The text never shows credentials.
-        MissingFileError: If a file of secrets or certificates is missing.
-    """
+    """Makes the sink of an address without opening it; errors never show credentials."""
     name, colon, _ = text.partition(":")
     name = name.lower()
     scheme = SINKS.get(name) if colon else None

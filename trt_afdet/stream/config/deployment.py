@@ -101,19 +101,12 @@ class Changes:
 
 
 def resolve(
-    loaded: Loaded,
-    class_names: Sequence[str] | None,
-    sinks: Mapping[str, Sink] | None = None,
+    loaded: Loaded, class_names: Sequence[str] | None, sinks: Mapping[str, Sink] | None = None
 ) -> Resolved:
     """Parses the sources, sinks and zones of a configuration; opens nothing.
 
-    Args:
-        class_names: The model's; None for a first check without the model.
-        sinks: Existing sinks to reuse, by URI.
-
-    Raises:
-        ConfigError: With all mistakes.
-        MissingDependencyError: If a source or sink needs a package that is not installed.
+    A ConfigError holds all mistakes. ``class_names`` are the model's, or None for a first check;
+    ``sinks`` are existing ones to reuse, by URI.
     """
     config = loaded.config
     problems: list[tuple[Place, str]] = []
@@ -169,13 +162,8 @@ def open_detector(loaded: Loaded, device: int | str | None = None) -> Detector:
 class Deployment:
     """A pipeline whose configuration can be replaced while it runs.
 
-    Args:
-        detector: Its confidence is :attr:`Config.lowest_conf`.
-        class_names: The model's.
-        extra_sinks: Sinks outside the configuration, such as the web page.
-
-    Raises:
-        AfdetError: If tracking, zones or filters cannot be set up.
+    The detector's confidence is :attr:`Config.lowest_conf`; ``extra_sinks`` are those outside the
+    configuration, such as the web page.
     """
 
     def __init__(

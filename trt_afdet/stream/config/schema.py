@@ -189,12 +189,9 @@ class Config:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A configuration, with the lines of its file.
+    """A configuration, checked except for the model and the addresses, and the lines of its file.
 
-    Attributes:
-        config: Checked, except for the model and the addresses.
-        path: The file; None for a command line.
-        document: Lines and secrets of the file.
+    The path is None for a command line.
     """
 
     config: Config
@@ -212,13 +209,7 @@ def is_config_file(source: str) -> bool:
 
 
 def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Loaded:
-    """Reads and checks a file.
-
-    Raises:
-        MissingFileError: If it does not exist.
-        ConfigError: If it contains mistakes; lists them all.
-        MissingDependencyError: If PyYAML or pydantic is not installed.
-    """
+    """Reads and checks a file; a ConfigError lists all its mistakes."""
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)

@@ -56,18 +56,10 @@ class Document:
 
 
 def read_document(text: str, name: str, environment: Mapping[str, str] | None = None) -> Document:
-    """Reads YAML.
+    """Reads YAML; errors name the file and the line.
 
-    Replaces ``${NAME}`` in a string by the environment variable and ``$$`` by ``$``.
-    Percent-encodes variables in the user part of an address.
-
-    Args:
-        name: Name of the file, for errors.
-        environment: Replaces the process's environment.
-
-    Raises:
-        CorruptFileError: If the text is invalid YAML; the error names the line.
-        MissingDependencyError: If PyYAML is not installed.
+    Replaces ``${NAME}`` in a string by a variable of the environment, the process's by default, and
+    ``$$`` by ``$``. Percent-encodes variables in the user part of an address.
     """
     try:
         import yaml

@@ -109,11 +109,8 @@ class AvInput:
 
     Attributes:
         address: With credentials; never shown.
-        name: For people.
-        options: Of the container.
-        format: Its name, or None to find out.
         connect_timeout, timeout: Seconds; None for a file of this machine.
-        live: Whether a decoder may hold frames back to work on several at once (False).
+        live: Whether the decoder must not hold frames back to work on several at once.
         threads: Of the decoder; 0 to choose.
         gpu: Number of the NVIDIA GPU whose NVDEC decodes; None for the CPU.
     """
@@ -133,10 +130,7 @@ class AvInput:
     ) -> SourceError:
         """The message for an error of PyAV, without the address that PyAV puts into its texts.
 
-        Args:
-            error: As caught.
-            said: What FFmpeg said meanwhile.
-            opening: Whether it came before the first frame.
+        ``said`` is what FFmpeg said meanwhile; ``opening``: it came before the first frame.
         """
         name, file, e = self.name, self.timeout is None, load_av().error
         number = error.errno if isinstance(error, OSError) and not file else None
@@ -203,12 +197,7 @@ def no_nvdec(what: AvInput, error: BaseException) -> SourceRefusedError:
 
 
 class AvReader:
-    """One opened container. Used by one thread.
-
-    Attributes:
-        format: Name of the container's format.
-        duration: Seconds, or None if it does not say (live streams).
-    """
+    """One opened container, used by one thread; ``duration`` is None if it does not say."""
 
     def __init__(self, what: AvInput) -> None:
         self.what = what

@@ -31,18 +31,12 @@ class UnusableSourceError(SourceError):
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """The properties of an open source.
+    """The properties of an open source."""
 
-    Attributes:
-        width, height: Pixels; 0 if it will only be known with the first frame.
-        fps: Frames per second, or None if it does not say.
-        codec: Name of the codec or pixel format, for people.
-    """
-
-    width: int
+    width: int  # Pixels; 0 if it will only be known with the first frame.
     height: int
-    fps: float | None
-    codec: str
+    fps: float | None  # None if it does not say.
+    codec: str  # Name of the codec or pixel format, for people.
 
 
 @dataclass(frozen=True)
@@ -115,8 +109,7 @@ class Source(Protocol):
     def interrupt(self) -> None:
         """Makes a blocked :meth:`read` or :meth:`open` return soon. From any thread.
 
-        What waits inside PyAV is interrupted by its thread
-        (:class:`~trt_afdet.support.threads.Worker`).
+        Its :class:`~trt_afdet.support.threads.Worker` interrupts what waits inside PyAV.
         """
 
     def close(self) -> None:

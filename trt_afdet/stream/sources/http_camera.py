@@ -253,10 +253,7 @@ class _Login:
 
 
 class HttpCamera:
-    """The source behind ``http://`` and ``https://``, for cameras.
-
-    ``other`` reads anything else than MJPEG and pictures.
-    """
+    """A camera behind ``http(s)://``; ``other`` reads what is neither MJPEG nor pictures."""
 
     live = True
 
@@ -317,9 +314,8 @@ class HttpCamera:
     def close(self) -> None:
         self._frames = iter(())
         self._drop()
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.close()
+        self._reader = None
+        self._other.close()
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

@@ -1,7 +1,7 @@
 """The hardware of a Jetson, through GStreamer: cameras on its ribbon, and its video decoder.
 
 ``csi://0`` is ``nvarguscamerasrc``. Elsewhere FFmpeg reaches NVDEC; on a Jetson it cannot, but
-``nvv4l2decoder`` does.
+``nvv4l2decoder`` does. The pipelines here go up to pictures in ordinary memory.
 """
 
 from __future__ import annotations
@@ -49,9 +49,6 @@ class CsiOptions:
     connect_timeout: Timeout = 15.0
     timeout: Timeout = 5.0
     backend: Literal["auto", "gi", "opencv"] = "auto"
-
-
-# The pipelines go up to pictures in ordinary memory.
 
 
 def csi_pipeline(number: str, options: CsiOptions) -> str:

@@ -16,10 +16,7 @@ log = logging.getLogger("trt_afdet.stream")
 
 
 class PicturesSource:
-    """A picture, a folder, or a pattern's pictures in the order of their names.
-
-    One that cannot be read is passed over and logged.
-    """
+    """A picture, or those of a folder or pattern by name; passes over what cannot be read."""
 
     live = False
     incomplete = ""  # See the function of this name.

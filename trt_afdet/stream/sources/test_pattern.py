@@ -38,10 +38,7 @@ class Pattern:
 
 
 def boxes_at(pattern: Pattern, index: int) -> npt.NDArray[np.float32]:
-    """The boxes of a frame: float32 [objects, 4], x1 y1 x2 y2 in pixels.
-
-    They are squares that cross the picture, each at a speed of its own, and turn back at its sides.
-    """
+    """The boxes of a frame: float32 [objects, 4], x1 y1 x2 y2 in pixels, of moving squares."""
     rng = np.random.default_rng(pattern.seed)
     size = rng.uniform(0.08, 0.25, pattern.objects) * min(pattern.width, pattern.height)
     start = rng.uniform(0, 1, (pattern.objects, 2))

@@ -39,10 +39,7 @@ class Camera:
 
 
 def list_cameras(folder: str = "/dev") -> list[Camera]:
-    """The cameras of this machine that this user may open, by number.
-
-    A driver's devices that give no pictures (metadata, encoders) are left out.
-    """
+    """The cameras that this user may open, by number, without devices that give no pictures."""
     names = [path.name[5:] for path in Path(folder).glob("video*") if path.name[5:].isdecimal()]
     cameras = (_look_at(f"{folder}/video{int(number)}") for number in sorted(names, key=int))
     return [camera for camera in cameras if camera is not None]

@@ -80,10 +80,9 @@ class VideoFileSource:
             return Picture(*found)
         if self._interrupted.is_set():
             raise SourceError(f"{self.name}: reading was interrupted")
-        if not self.incomplete:
-            self.incomplete = self._video.fault
-            if self.incomplete:
-                log.warning("%s: %s", self.name, self.incomplete)
+        if not self.incomplete and (fault := self._video.fault):
+            self.incomplete = fault
+            log.warning("%s: %s", self.name, fault)
         return None
 
     def interrupt(self) -> None:
