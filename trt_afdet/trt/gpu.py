@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from ctypes import byref
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,18 +44,16 @@ def find_gpu() -> Gpu | None:
     driver = _driver()
     if driver is None:
         return None
-    count, device = ctypes.c_int(0), ctypes.c_int(0)
-    if driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
-        return None
-    if driver.cuDeviceGet(ctypes.byref(device), 0):
+    device = ctypes.c_int(0)
+    if driver.cuDeviceGet(byref(device), 0):
         return None
     name, total = ctypes.create_string_buffer(256), ctypes.c_size_t(0)
     driver.cuDeviceGetName(name, len(name), device)
-    driver.cuDeviceTotalMem_v2(ctypes.byref(total), device)
+    driver.cuDeviceTotalMem_v2(byref(total), device)
 
     def attribute(number: int) -> int:
         value = ctypes.c_int(0)
-        driver.cuDeviceGetAttribute(ctypes.byref(value), number, device)
+        driver.cuDeviceGetAttribute(byref(value), number, device)
         return value.value
 
     return Gpu(
@@ -77,31 +74,19 @@ def _driver() -> ctypes.CDLL | None:
 
 
 def _free(driver: ctypes.CDLL) -> int:
-    left, total = ctypes.c_size_t(0), ctypes.c_size_t(0)
-    with _context(driver) as usable:
-        if not usable or driver.cuMemGetInfo_v2(ctypes.byref(left), ctypes.byref(total)):
-            return 0
-    return left.value
-
-
-@contextmanager
-def _context(driver: ctypes.CDLL) -> Iterator[bool]:
-    """The primary context, which TensorRT uses too, current in this thread."""
+    """Asked in the primary context, which TensorRT uses too."""
     device, context = ctypes.c_int(0), ctypes.c_void_p()
-    if driver.cuDeviceGet(ctypes.byref(device), 0):
-        yield False
-        return
-    if driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device):
-        yield False
-        return
+    left, total = ctypes.c_size_t(0), ctypes.c_size_t(0)
+    if driver.cuDeviceGet(byref(device), 0):
+        return 0
+    if driver.cuDevicePrimaryCtxRetain(byref(context), device):
+        return 0
     try:
         if driver.cuCtxPushCurrent_v2(context):
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+            return 0
+        failed = driver.cuMemGetInfo_v2(byref(left), byref(total))
+        driver.cuCtxPopCurrent_v2(byref(ctypes.c_void_p()))
+        return 0 if failed else left.value
     finally:
         driver.cuDevicePrimaryCtxRelease_v2(device)
 

@@ -4,8 +4,6 @@ The engine file stays a plain TensorRT engine. The sidecar holds what the engine
 reveals only to the TensorRT and GPU that built it, so that a reader can check that first.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -13,14 +11,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args
 
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError
 from trt_afdet.interface import DETECTION_NAMES, NMS_FORMS
 from trt_afdet.spec import ModelSpec
-from trt_afdet.support.files import file_sha256, write_text
+from trt_afdet.support.files import file_sha256
 
 #: Version of the JSON layout. A reader refuses anything newer than this.
 SCHEMA_VERSION = 1
@@ -37,6 +35,64 @@ COMPATIBILITIES = ("none", "same_compute_capability", "ampere_plus")
 _LARGEST_FILE = 16 * 2**20
 _FLOATS = ("float32", "float16")
 _REBUILD = "build the engine again"
+
+#: What a value must be, checked on writing and on reading.
+Rule = tuple[Callable[[Any], bool], str]
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
+
+
+def _seconds(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value >= 0
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value) and value.isprintable()
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, tuple) and all(map(_text, value))
+
+
+def _batches(value: Any) -> bool:
+    three = isinstance(value, tuple) and len(value) == 3 and all(map(_count, value))
+    return three and 1 <= value[0] <= value[1] <= value[2]
+
+
+def _capabilities(value: Any) -> bool:
+    return _texts(value) and bool(value) and all(map(_matches(r"\d+\.\d+"), value))
+
+
+def _map_of(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: (
+        isinstance(value, Mapping) and all(_text(k) and fits(v) for k, v in value.items())
+    )
+
+
+def _matches(pattern: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+
+def _one_of(*choices: str) -> Rule:
+    return lambda value: isinstance(value, str) and value in choices, " or ".join(choices)
+
+
+def _or_none(rule: Rule) -> Rule:
+    fits, what = rule
+    return lambda value: value is None or fits(value), f"{what}, or null"
+
+
+_TEXT: Rule = (_text, "text")
+_COUNT: Rule = (_count, "a whole number, 0 or more")
+_HASH: Rule = (_matches(r"[0-9a-f]{64}"), "64 hexadecimal digits")
+_COUNTS = _map_of(_count)
+
+_Texts = Annotated[tuple[str, ...], (_texts, "a list of texts")]
+_Flag = Annotated[bool, (lambda value: isinstance(value, bool), "true or false")]
+_Hash = Annotated[str, _HASH]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,45 +139,60 @@ class EngineSidecar:
         InvalidValueError: If a value is not of its type or out of range.
     """
 
-    spec: ModelSpec
-    tensorrt_version: str
-    flavour: str
-    gpu_name: str | None
-    compute_capability: tuple[str, ...] | None
-    platform: str
-    precision_asked: str
-    precision_layers: Mapping[str, int]
-    precision_groups: Mapping[str, Mapping[str, int]]
-    precision_source: str
-    fallback: tuple[str, ...]
-    kept: tuple[str, ...]
-    nms: str
-    plugin_version: str | None
-    onnx_file: str
-    onnx_sha256: str
-    engine_sha256: str
-    calibration_key: str | None
-    batch: tuple[int, int, int]
-    input_dtype: str
-    output_dtypes: Mapping[str, str]
-    version_compatible: bool
-    hardware_compatible: str
-    stripped: bool
-    dla_core: int | None
-    options: tuple[str, ...]
-    build_seconds: float
-    peak_memory: int
-    peak_device_memory: int | None
-    verification: Mapping[str, Any] | None
-    created: str
-    layer_types: Mapping[str, str] = field(default_factory=dict)
-    schema_version: int = SCHEMA_VERSION
+    spec: Annotated[ModelSpec, (lambda value: isinstance(value, ModelSpec), "a spec")]
+    tensorrt_version: Annotated[str, (_matches(r"\d+(\.\d+){1,3}\w*"), "a version")]
+    flavour: Annotated[str, _one_of(*FLAVOURS)]
+    gpu_name: Annotated[str | None, _or_none(_TEXT)]
+    compute_capability: Annotated[
+        tuple[str, ...] | None, _or_none((_capabilities, "a list such as 8.9"))
+    ]
+    platform: Annotated[str, _TEXT]
+    precision_asked: Annotated[str, _one_of(*PRECISIONS)]
+    precision_layers: Annotated[Mapping[str, int], (_COUNTS, "counts by type")]
+    precision_groups: Annotated[
+        Mapping[str, Mapping[str, int]], (_map_of(_COUNTS), "counts by block and type")
+    ]
+    precision_source: Annotated[str, _one_of("engine", "network")]
+    fallback: _Texts
+    kept: _Texts
+    nms: Annotated[str, _one_of(*NMS_FORMS)]
+    plugin_version: Annotated[str | None, _or_none(_TEXT)]
+    onnx_file: Annotated[
+        str, (lambda value: _text(value) and Path(value).name == value, "a file's name")
+    ]
+    onnx_sha256: _Hash
+    engine_sha256: _Hash
+    calibration_key: Annotated[str | None, _or_none(_HASH)]
+    batch: Annotated[tuple[int, int, int], (_batches, "three ascending numbers from 1 on")]
+    input_dtype: Annotated[str, _one_of(*_FLOATS)]
+    output_dtypes: Annotated[
+        Mapping[str, str], (_map_of(_one_of(*_FLOATS, "int32")[0]), "types by output")
+    ]
+    version_compatible: _Flag
+    hardware_compatible: Annotated[str, _one_of(*COMPATIBILITIES)]
+    stripped: _Flag
+    dla_core: Annotated[int | None, _or_none(_COUNT)]
+    options: _Texts
+    build_seconds: Annotated[float, (_seconds, "seconds")]
+    peak_memory: Annotated[int, _COUNT]
+    peak_device_memory: Annotated[int | None, _or_none(_COUNT)]
+    verification: Annotated[
+        Mapping[str, Any] | None, _or_none((lambda value: isinstance(value, Mapping), "an object"))
+    ]
+    created: Annotated[str, (_matches(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00"), "a time in UTC")]
+    layer_types: Annotated[Mapping[str, str], (_map_of(_text), "types by layer")] = (
+        dataclasses.field(default_factory=dict)
+    )
+    schema_version: Annotated[int, (lambda value: value == SCHEMA_VERSION, str(SCHEMA_VERSION))] = (
+        SCHEMA_VERSION
+    )
 
     def __post_init__(self) -> None:
-        for name, (fits, what) in _RULES.items():
-            value = getattr(self, name)
+        for field in dataclasses.fields(self):
+            _, (fits, what) = get_args(field.type)
+            value = getattr(self, field.name)
             if not fits(value):
-                raise InvalidValueError(f"{name} must be {what}", got=repr(value)[:80])
+                raise InvalidValueError(f"{field.name} must be {what}", got=repr(value)[:80])
         names = DETECTION_NAMES if self.nms != "none" else self.spec.output_names
         if set(self.output_dtypes) != set(names):
             raise InvalidValueError(
@@ -145,7 +216,7 @@ class EngineSidecar:
         return json.dumps({**raw, "sha256": _checksum(raw)}, indent=2, default=dict) + "\n"
 
     @classmethod
-    def from_json(cls, text: str | bytes, file: object = "the sidecar") -> EngineSidecar:
+    def from_json(cls, text: str | bytes, file: object = "the sidecar") -> "EngineSidecar":
         """Reads the JSON form.
 
         Args:
@@ -175,12 +246,8 @@ class EngineSidecar:
             what = "lacks" if odd[0] in fields else "has the unknown key"
             raise InvalidValueError(f"{file} {what} {odd[0][:80]!r}", hint=_REBUILD)
         try:
-            values: dict[str, Any] = {
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in raw.items()
-            }
-            values["spec"] = ModelSpec.from_json(json.dumps(raw["spec"]))
-            return cls(**values)
+            lists = {key: tuple(value) for key, value in raw.items() if isinstance(value, list)}
+            return cls(**{**raw, **lists, "spec": ModelSpec.from_json(json.dumps(raw["spec"]))})
         except InvalidValueError as error:
             raise InvalidValueError(
                 f"{file}: {error.what}", got=error.got, hint=error.hint or _REBUILD
@@ -223,26 +290,12 @@ def read(path: str | Path) -> EngineSidecar:
     if file.stat().st_size > _LARGEST_FILE:
         raise CorruptFileError(f"{file} is too large for a sidecar", got=file.stat().st_size)
     sidecar = EngineSidecar.from_json(file.read_bytes(), file)
-    if not alone:
-        _check_engine(sidecar, path)
-    return sidecar
-
-
-def write(sidecar: EngineSidecar, path: Path) -> None:
-    """Writes a sidecar atomically to ``path``, which is its own, not the engine's.
-
-    Raises:
-        WriteError: If it cannot be written.
-    """
-    write_text(path, sidecar.to_json())
-
-
-def _check_engine(sidecar: EngineSidecar, engine: Path) -> None:
-    if file_sha256(engine) != sidecar.engine_sha256:
+    if not alone and file_sha256(path) != sidecar.engine_sha256:
         raise CorruptFileError(
-            f"{engine} is not the engine that its sidecar describes, or it is cut off",
+            f"{path} is not the engine that its sidecar describes, or it is cut off",
             hint="copy both files again, or build the engine again",
         )
+    return sidecar
 
 
 def _parse(text: str | bytes, file: object) -> dict[str, Any]:
@@ -266,105 +319,3 @@ def _refuse(constant: str) -> Any:
 def _checksum(raw: Mapping[str, Any]) -> str:
     text = json.dumps(raw, sort_keys=True, separators=(",", ":"), default=dict)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-Rule = tuple[Callable[[Any], bool], str]
-
-
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
-
-
-def _seconds(value: Any) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value >= 0
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value) and value.isprintable()
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, tuple) and all(map(_text, value))
-
-
-def _counts(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(_text(k) and _count(v) for k, v in value.items())
-
-
-def _groups(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(_text(k) and _counts(v) for k, v in value.items())
-
-
-def _types(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(_text(k) and _text(v) for k, v in value.items())
-
-
-def _batches(value: Any) -> bool:
-    three = isinstance(value, tuple) and len(value) == 3 and all(map(_count, value))
-    return three and 1 <= value[0] <= value[1] <= value[2]
-
-
-def _capabilities(value: Any) -> bool:
-    return _texts(value) and bool(value) and all(map(_matches(r"\d+\.\d+"), value))
-
-
-def _dtypes(value: Any) -> bool:
-    return isinstance(value, Mapping) and all(v in (*_FLOATS, "int32") for v in value.values())
-
-
-def _matches(pattern: str) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
-
-
-def _one_of(*choices: str) -> Rule:
-    return lambda value: isinstance(value, str) and value in choices, " or ".join(choices)
-
-
-def _or_none(rule: Rule) -> Rule:
-    fits, what = rule
-    return lambda value: value is None or fits(value), f"{what}, or null"
-
-
-_TEXT: Rule = (_text, "text")
-_TEXTS: Rule = (_texts, "a list of texts")
-_FLAG: Rule = (lambda value: isinstance(value, bool), "true or false")
-_COUNT: Rule = (_count, "a whole number, 0 or more")
-_HASH: Rule = (_matches(r"[0-9a-f]{64}"), "64 hexadecimal digits")
-
-#: What each value must be, checked on writing and on reading.
-_RULES: dict[str, Rule] = {
-    "spec": (lambda value: isinstance(value, ModelSpec), "a spec"),
-    "tensorrt_version": (_matches(r"\d+(\.\d+){1,3}\w*"), "a version"),
-    "flavour": _one_of(*FLAVOURS),
-    "gpu_name": _or_none(_TEXT),
-    "compute_capability": _or_none((_capabilities, "a list such as 8.9")),
-    "platform": _TEXT,
-    "precision_asked": _one_of(*PRECISIONS),
-    "precision_layers": (_counts, "counts by type"),
-    "precision_groups": (_groups, "counts by block and type"),
-    "layer_types": (_types, "types by layer"),
-    "precision_source": _one_of("engine", "network"),
-    "fallback": _TEXTS,
-    "kept": _TEXTS,
-    "nms": _one_of(*NMS_FORMS),
-    "plugin_version": _or_none(_TEXT),
-    "onnx_file": (lambda value: _text(value) and Path(value).name == value, "a file's name"),
-    "onnx_sha256": _HASH,
-    "engine_sha256": _HASH,
-    "calibration_key": _or_none(_HASH),
-    "batch": (_batches, "three ascending numbers from 1 on"),
-    "input_dtype": _one_of(*_FLOATS),
-    "output_dtypes": (_dtypes, "types by output"),
-    "version_compatible": _FLAG,
-    "hardware_compatible": _one_of(*COMPATIBILITIES),
-    "stripped": _FLAG,
-    "dla_core": _or_none(_COUNT),
-    "options": _TEXTS,
-    "build_seconds": (_seconds, "seconds"),
-    "peak_memory": _COUNT,
-    "peak_device_memory": _or_none(_COUNT),
-    "verification": _or_none((lambda value: isinstance(value, Mapping), "an object")),
-    "created": (_matches(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00"), "a time in UTC"),
-    "schema_version": (lambda value: value == SCHEMA_VERSION, str(SCHEMA_VERSION)),
-}

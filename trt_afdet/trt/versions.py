@@ -16,9 +16,8 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from trt_afdet.errors import InvalidValueError, MissingDependencyError, MissingFileError, RunError
 from trt_afdet.support.suggest import nearest
@@ -26,87 +25,67 @@ from trt_afdet.support.suggest import nearest
 VERSIONS = ("8.5", "8.6", "10.3", "10.13", "10.16", "11.4", "RTX 1.7")
 
 
-@dataclass(frozen=True)
-class Feature:
+class Feature(NamedTuple):
     """Something that only some versions have.
 
-    Attributes:
-        asked: The name below the module whose presence tells.
-        exists: One mark for each of :data:`VERSIONS`: "x" where it is.
-        what: For messages: "... has no {what}".
-        instead: A hint for the error.
+    ``asked`` is the name below the module whose presence tells, ``exists`` one mark for each of
+    :data:`VERSIONS`, "x" where it is, and ``what`` what a message says is not there.
     """
 
     asked: str
     exists: str
     what: str
-    instead: str | None = None
 
 
 #: Features by this package's name.
-#                                                 8.5 8.6 10.3 10.13 10.16 11.4 RTX
-FEATURES: dict[str, Feature] = {
+FEATURES = {
     "typed_networks": Feature(
-        "NetworkDefinitionCreationFlag.STRONGLY_TYPED", ". . x x x x x", "strongly typed networks"
+        "NetworkDefinitionCreationFlag.STRONGLY_TYPED", "..xxxxx", "strongly typed networks"
     ),
     "explicit_batch": Feature(
-        "NetworkDefinitionCreationFlag.EXPLICIT_BATCH", "x x x x x . .", "flag for explicit batch"
+        "NetworkDefinitionCreationFlag.EXPLICIT_BATCH", "xxxxx..", "flag for explicit batch"
     ),
-    "precision_flags": Feature(
-        "BuilderFlag.FP16",
-        "x x x x x . .",
-        "precision flags",
-        "leave out what asks for an untyped network",
-    ),
-    "calibrator": Feature(
-        "IInt8EntropyCalibrator2",
-        "x x x x x . .",
-        "implicit INT8 calibration",
-        "use --int8-mode explicit",
-    ),
-    "progress": Feature("IProgressMonitor", ". . x x x x x", "progress monitor"),
+    "precision_flags": Feature("BuilderFlag.FP16", "xxxxx..", "precision flags"),
+    "calibrator": Feature("IInt8EntropyCalibrator2", "xxxxx..", "implicit INT8 calibration"),
+    "progress": Feature("IProgressMonitor", "..xxxxx", "progress monitor"),
     "optimization_level": Feature(
-        "IBuilderConfig.builder_optimization_level",
-        ". x x x x x x",
-        "optimization levels",
-        "leave out --optimization-level",
+        "IBuilderConfig.builder_optimization_level", ".xxxxxx", "optimization levels"
     ),
     "version_compatible": Feature(
-        "BuilderFlag.VERSION_COMPATIBLE",
-        ". x x x x x x",
-        "version-compatible engines",
-        "build with the version that will run it",
+        "BuilderFlag.VERSION_COMPATIBLE", ".xxxxxx", "version-compatible engines"
     ),
     "ampere_plus": Feature(
-        "HardwareCompatibilityLevel.AMPERE_PLUS",
-        ". x x x x x x",
-        "hardware-compatible engines",
-        "build on the GPU that will run it",
+        "HardwareCompatibilityLevel.AMPERE_PLUS", ".xxxxxx", "hardware-compatible engines"
     ),
     "same_compute_capability": Feature(
         "HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY",
-        ". . . x x x x",
+        "...xxxx",
         "engines for all GPUs of a compute capability",
-        "use --hardware-compatible ampere_plus, or build on the GPU that will run it",
     ),
-    "strip_weights": Feature(
-        "BuilderFlag.STRIP_PLAN",
-        ". . x x x x x",
-        "engines without weights",
-        "leave out --strip-weights",
-    ),
-    "plugin_v3": Feature("IPluginRegistry.get_creator", ". . x x x x x", "plugins of version 3"),
+    "strip_weights": Feature("BuilderFlag.STRIP_PLAN", "..xxxxx", "engines without weights"),
+    "plugin_v3": Feature("IPluginRegistry.get_creator", "..xxxxx", "plugins of version 3"),
     "plugin_list": Feature(
-        "IPluginRegistry.plugin_creator_list", "x x x x x . .", "list of plugins of version 2"
+        "IPluginRegistry.plugin_creator_list", "xxxxx..", "list of plugins of version 2"
     ),
     "compute_capabilities": Feature(
-        "ComputeCapability",
-        ". . . . . . x",
-        "engines for GPUs other than this machine's",
-        "build on the GPU that will run it, or with TensorRT-RTX (--flavour rtx)",
+        "ComputeCapability", "......x", "engines for GPUs other than this machine's"
     ),
-    "node_names": Feature("ParserError.node_name", ". . x x x x x", "names of nodes in errors"),
-    "layer_metadata": Feature("ILayer.metadata", ". x x x x x x", "metadata of layers"),
+    "node_names": Feature("ParserError.node_name", "..xxxxx", "names of nodes in errors"),
+    "layer_metadata": Feature("ILayer.metadata", ".xxxxxx", "metadata of layers"),
+}
+
+#: What to do where a feature is missing.
+_INSTEAD = {
+    "precision_flags": "leave out what asks for an untyped network",
+    "calibrator": "use --int8-mode explicit",
+    "optimization_level": "leave out --optimization-level",
+    "version_compatible": "build with the version that will run it",
+    "ampere_plus": "build on the GPU that will run it",
+    "same_compute_capability": "use --hardware-compatible ampere_plus, or build on the GPU that "
+    "will run it",
+    "strip_weights": "leave out --strip-weights",
+    "compute_capabilities": "build on the GPU that will run it, or with TensorRT-RTX (--flavour "
+    "rtx)",
 }
 
 #: Modules by what --flavour calls them.
@@ -130,36 +109,25 @@ def needs(feature: str) -> Callable[[_Method], _Method]:
 
 
 class Progress(Protocol):
-    """Is told how far a build is, from any thread."""
+    """Is told how far a build is, from any thread; ``step`` says whether to go on."""
 
     def start(self, name: str, parent: str | None, steps: int) -> None: ...
-
-    def step(self, name: str, index: int) -> bool:
-        """Whether to go on."""
-        ...
-
+    def step(self, name: str, index: int) -> bool: ...
     def finish(self, name: str) -> None: ...
 
 
 class CalibrationBatches(Protocol):
-    """Pictures on the device, for implicit calibration."""
+    """Batches of ``size`` pictures on the device: where the next one lies, None after the last."""
 
     size: int
 
-    def next_address(self) -> int | None:
-        """Where the next batch lies; None after the last."""
-        ...
-
+    def next_address(self) -> int | None: ...
     def read_cache(self) -> bytes | None: ...
-
     def write_cache(self, cache: bytes) -> None: ...
 
 
 class Flavour:
     """One TensorRT module, and all that is asked of it to build.
-
-    Args:
-        trt: The module.
 
     Attributes:
         trt: The module.
@@ -183,8 +151,8 @@ class Flavour:
     def require(self, feature: str) -> None:
         """Raises InvalidValueError if a feature is missing."""
         if feature not in self.features:
-            row = FEATURES[feature]
-            raise InvalidValueError(f"{self} has no {row.what}", hint=row.instead)
+            what = f"{self} has no {FEATURES[feature].what}"
+            raise InvalidValueError(what, hint=_INSTEAD.get(feature))
 
     @property
     def is_rtx(self) -> bool:
@@ -214,11 +182,7 @@ class Flavour:
         return Logger()
 
     def make_builder(self, logger: Any) -> Any:
-        """A builder.
-
-        Raises:
-            RunError: If TensorRT cannot make one, as without a GPU.
-        """
+        """Raises RunError if TensorRT cannot make one, as without a GPU."""
         try:
             return self.trt.Builder(logger)
         except TypeError as error:  # The bindings turn a null pointer into this.
@@ -241,13 +205,7 @@ class Flavour:
         return builder.create_network(1 << int(flag))
 
     def parse(self, network: Any, logger: Any, data: bytes, nodes: Sequence[Any]) -> Any:
-        """Fills a network from ONNX.
-
-        Args:
-            network: Empty.
-            logger: Of the builder.
-            data: The serialized model.
-            nodes: Its nodes, to name the one that fails.
+        """Fills an empty network from a serialized ONNX model, of which these are the nodes.
 
         Returns:
             The parser: it owns the network's weights, so it must live as long.
@@ -306,9 +264,11 @@ class Flavour:
 
     def io(self, network: Any) -> dict[str, str]:
         """Type by name of the network's only input, then of its outputs: {"images": "HALF"}."""
-        tensors = [network.get_input(0)]
-        tensors += [network.get_output(index) for index in range(network.num_outputs)]
-        return {tensor.name: enum_name(tensor.dtype) for tensor in tensors}
+        return {tensor.name: enum_name(tensor.dtype) for tensor in self._io(network)}
+
+    def _io(self, network: Any) -> list[Any]:
+        outputs = (network.get_output(index) for index in range(network.num_outputs))
+        return [network.get_input(0), *outputs]
 
     # Configuration
 
@@ -352,21 +312,17 @@ class Flavour:
         """Constrains the layers of these ONNX nodes to FP32."""
         wanted, single = set(nodes), self.trt.DataType.FLOAT
         for layer in self.layers(network):
-            outputs = self.outputs(layer)
             computes = self.kind(layer) not in ("CONSTANT", "SHAPE")
-            if self.onnx_node(layer) not in wanted or not computes:
-                continue
-            if all(tensor.dtype == single for tensor in outputs):
+            floats = all(tensor.dtype == single for tensor in self.outputs(layer))
+            if computes and floats and self.onnx_node(layer) in wanted:
                 layer.precision = single
-                for index in range(len(outputs)):
+                for index in range(layer.num_outputs):
                     layer.set_output_type(index, single)
 
     @needs("precision_flags")
     def set_half_io(self, network: Any) -> None:
         """FP16 for the input and the float outputs of an untyped network."""
-        tensors = [network.get_input(0)]
-        tensors += [network.get_output(index) for index in range(network.num_outputs)]
-        for tensor in tensors:
+        for tensor in self._io(network):
             if tensor.dtype == self.trt.DataType.FLOAT:
                 tensor.dtype = self.trt.DataType.HALF
 
@@ -421,11 +377,9 @@ class Flavour:
     @needs("compute_capabilities")
     def compute_capabilities(self) -> dict[str, Any]:
         """Compute capabilities that it can build for: {"8.9": ComputeCapability.SM89}."""
-        known = {}
-        for name in dir(self.trt.ComputeCapability):
-            if name.startswith("SM") and name[2:].isdigit():
-                known[f"{name[2:-1]}.{name[-1]}"] = getattr(self.trt.ComputeCapability, name)
-        return dict(sorted(known.items(), key=lambda item: float(item[0])))
+        kinds = self.trt.ComputeCapability
+        numbers = sorted(int(n[2:]) for n in dir(kinds) if n.startswith("SM") and n[2:].isdigit())
+        return {f"{n // 10}.{n % 10}": getattr(kinds, f"SM{n}") for n in numbers}
 
     @needs("compute_capabilities")
     def set_compute_capabilities(self, config: Any, wanted: Sequence[str]) -> None:
@@ -513,9 +467,8 @@ class Flavour:
             self._allow_host_code(runtime)
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise RunError(
-                f"{self} cannot load the engine it built", got=next(iter(logger.errors), None)
-            )
+            got = next(iter(logger.errors), None)
+            raise RunError(f"{self} cannot load the engine it built", got=got)
         inspector = engine.create_engine_inspector()
         return str(inspector.get_engine_information(self.trt.LayerInformationFormat.JSON))
 
@@ -544,9 +497,8 @@ class Flavour:
             )
         find = self._load_v3 if self.has("plugin_v3") else self._load_v2
         if not find(path, name, version):
-            raise InvalidValueError(
-                f"the plugin library brings no {name} of version {version}", got=path
-            )
+            what = f"the plugin library brings no {name} of version {version}"
+            raise InvalidValueError(what, got=path)
 
     def _takes_plugin(self, about: str) -> bool:
         """Whether a library, by what it says of itself ("TensorRT 10.3, IPluginV3, ..."), was built
@@ -572,8 +524,7 @@ class Flavour:
     @needs("plugin_v3")
     def _load_v3(self, path: Path, name: str, version: str) -> bool:
         if self._creator_v3(name, version) is None:
-            registry = self.trt.get_plugin_registry()
-            registry.load_library(str(path))
+            self.trt.get_plugin_registry().load_library(str(path))
         return self._creator_v3(name, version) is not None
 
     @needs("plugin_list")
@@ -613,8 +564,8 @@ def _check_rtx_library() -> None:
         raise MissingDependencyError(
             "plugins of TensorRT-RTX need libtensorrt_rtx.so by that name",
             got=first_line(str(error)),
-            hint="link it to libtensorrt_rtx.so.1 in a folder on LD_LIBRARY_PATH, or use --nms "
-            "onnx",
+            hint="link it to libtensorrt_rtx.so.1 in a folder on LD_LIBRARY_PATH, or use "
+            "--nms onnx",
         ) from error
 
 

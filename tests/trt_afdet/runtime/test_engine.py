@@ -101,7 +101,7 @@ class Machine:
         path = folder / "model.engine"
         path.write_bytes(plan)
         about = facts(engine_sha256=hashlib.sha256(plan).hexdigest(), **changes)
-        sidecar.write(about, sidecar.sidecar_path(path))
+        sidecar.sidecar_path(path).write_text(about.to_json())
         return open_engine(path)
 
 
@@ -303,7 +303,7 @@ def test_rebuild_runs_that_command(
 
     def build(command: list[str]) -> int:
         commands.append(command[3:])
-        sidecar.write(facts(), sidecar.sidecar_path(path))
+        sidecar.sidecar_path(path).write_text(facts().to_json())
         return status
 
     monkeypatch.setattr(engine.subprocess, "call", build)
@@ -314,7 +314,7 @@ def test_rebuild_runs_that_command(
     assert [command[0] for command in commands] == ["build-engine"]
     assert "building it again" in caplog.records[0].message
     machine.device.closed = False
-    sidecar.write(facts(tensorrt_version="8.6.1"), sidecar.sidecar_path(path))
+    sidecar.sidecar_path(path).write_text(facts(tensorrt_version="8.6.1").to_json())
     status = 1
     with pytest.raises(RunError, match="could not be built again"):
         Detector.load(path, rebuild=True)

@@ -16,7 +16,7 @@ from tests.trt_afdet.onnx_models import SPEC, build_model
 from trt_afdet.engine.onnx.model_file import load_canonical
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
 from trt_afdet.interface import DETECTION_NAMES
-from trt_afdet.trt.sidecar import EngineSidecar, _checksum, read, sidecar_path, write
+from trt_afdet.trt.sidecar import EngineSidecar, _checksum, read, sidecar_path
 
 ENGINE = b"a plan" * 1000
 
@@ -73,7 +73,7 @@ def raw() -> dict[str, Any]:
 def engine(tmp_path: Path) -> Path:
     path = tmp_path / "model.engine"
     path.write_bytes(ENGINE)
-    write(example(), sidecar_path(path))
+    sidecar_path(path).write_text(example().to_json())
     return path
 
 

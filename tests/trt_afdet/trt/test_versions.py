@@ -105,7 +105,7 @@ def _names(function: ast.FunctionDef) -> Iterator[str]:
 
 
 def marks(feature: str) -> dict[str, bool]:
-    return dict(zip(VERSIONS, (m == "x" for m in FEATURES[feature].exists.split()), strict=True))
+    return dict(zip(VERSIONS, (m == "x" for m in FEATURES[feature].exists), strict=True))
 
 
 def present(tensorrt: TensorRT, names: set[str]) -> dict[str, bool]:
