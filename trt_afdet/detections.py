@@ -154,9 +154,7 @@ class Detections:
         return [None if number < 0 else number for number in self.tracker_id.tolist()]
 
     def filter(
-        self,
-        classes: str | int | Iterable[str | int] | None = None,
-        conf: float | None = None,
+        self, classes: str | int | Iterable[str | int] | None = None, conf: float | None = None
     ) -> Detections:
         """Only the detections of some classes, from a confidence on.
 

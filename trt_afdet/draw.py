@@ -69,11 +69,7 @@ def draw_boxes(
 
 
 def _label(
-    canvas: npt.NDArray[np.uint8],
-    text: str,
-    corner: tuple[int, int],
-    color: Color,
-    scale: float,
+    canvas: npt.NDArray[np.uint8], text: str, corner: tuple[int, int], color: Color, scale: float
 ) -> None:
     """A text above the box, or inside its top edge where there is no room above."""
     thickness = max(1, round(scale * 1.6))

@@ -139,7 +139,7 @@ def check_network(
     _check_shape(file, INPUT_NAME, shape, (3, spec.height, spec.width))
     batch = shape[0] if isinstance(shape[0], int) else None
     shapes = dict(outputs)
-    for name, want in _output_shapes(spec, has_nms).items():
+    for name, want in output_shapes(spec, has_nms).items():
         if name not in shapes:
             raise InvalidValueError(
                 f"{file}: output {name!r} of the spec is missing", got=", ".join(shapes)
@@ -148,7 +148,7 @@ def check_network(
     return batch
 
 
-def _output_shapes(spec: ModelSpec, has_nms: bool) -> dict[str, tuple[int, ...]]:
+def output_shapes(spec: ModelSpec, has_nms: bool) -> dict[str, tuple[int, ...]]:
     """What follows N in each output's shape."""
     if has_nms:
         most = spec.max_detections

@@ -21,19 +21,11 @@ from trt_afdet.cli.stopping import exit_status, stopping_cleanly
 from trt_afdet.errors import AfdetError, MissingDependencyError, one_line
 from trt_afdet.support.suggest import nearest
 
-BUILTIN = {
-    "bench": "trt_afdet.cli.bench",
-    "build-engine": "trt_afdet.cli.build_engine",
-    "completion": "trt_afdet.cli.completion",
-    "detect": "trt_afdet.cli.detect",
-    "data": "trt_afdet.cli.data",
-    "demo": "trt_afdet.cli.demo",
-    "doctor": "trt_afdet.cli.doctor",
-    "eval": "trt_afdet.cli.eval",
-    "inspect": "trt_afdet.cli.inspect",
-    "records": "trt_afdet.cli.records",
-    "run": "trt_afdet.cli.run",
-}
+#: Commands of this package; a hyphen is an underscore in the module's name.
+BUILTIN = (
+    "bench", "build-engine", "completion", "detect", "data", "demo", "doctor", "eval", "inspect",
+    "records", "run",
+)  # fmt: skip
 
 #: Commands of the training package, with what help says where it cannot be imported.
 OPTIONAL = {
@@ -42,15 +34,7 @@ OPTIONAL = {
 }
 
 #: The extra that a command as a whole needs, where that of the missing package says too little.
-_EXTRA: dict[str | None, str] = {
-    "build-engine": "quantize",
-    "train": "train",
-    "export": "train",
-}
-
-DESCRIPTION = """\
-trt-afdet - an anchor-free object detector, from training to the edge.
-"""
+_EXTRA: dict[str | None, str] = {"build-engine": "quantize", "train": "train", "export": "train"}
 
 EPILOG = """\
 one example of each:
@@ -79,7 +63,8 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         words = message.split("'")
         if message.startswith("argument COMMAND: invalid choice") and len(words) > 1:
-            hint = nearest(words[1], self._choices())
+            commands = [c for a in self._actions if isinstance(a.choices, dict) for c in a.choices]
+            hint = nearest(words[1], commands)
             if f"--{words[1]}" in self._option_strings():
                 hint = f"did you mean '--{words[1]}'?"
             message = f"unknown command {words[1]!r}" + (f" - {hint}" if hint else "")
@@ -95,22 +80,18 @@ class _Parser(argparse.ArgumentParser):
         print(f"trt-afdet: error: {message} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
 
-    def _choices(self) -> list[str]:
-        return [c for a in self._actions if isinstance(a.choices, dict) for c in a.choices]
-
     def _option_strings(self) -> list[str]:
-        strings = [s for action in self._actions for s in action.option_strings]
+        parsers: list[argparse.ArgumentParser] = [self]
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
-                for parser in action.choices.values():
-                    strings += [s for a in parser._actions for s in a.option_strings]
-        return strings
+                parsers += action.choices.values()
+        return [s for parser in parsers for a in parser._actions for s in a.option_strings]
 
 
 def _module_name(command: str) -> str | None:
     """The module of a command; the entry points are looked up only where they are needed."""
     if command in BUILTIN:
-        return BUILTIN[command]
+        return f"trt_afdet.cli.{command.replace('-', '_')}"
     from importlib.metadata import entry_points
 
     found = entry_points(group="trt_afdet.commands", name=command)
@@ -127,37 +108,21 @@ def _import(command: str) -> ModuleType:
     return importlib.import_module(module)
 
 
-def _summary(command: str) -> str:
-    """A command's help line; the training package is not imported only for that."""
-    return OPTIONAL.get(command) or str(_import(command).SUMMARY)
-
-
 def build_parser(command: str | None) -> argparse.ArgumentParser:
     """The parser; only ``command`` gets its options, the others are names with a help line."""
     common = _Parser(add_help=False)
     common.add_argument(
         "--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks"
     )
-    parser = _Parser(
-        prog="trt-afdet",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[common],
-    )
+    shape: Any = {"formatter_class": argparse.RawDescriptionHelpFormatter, "parents": [common]}
+    summary = "trt-afdet - an anchor-free object detector, from training to the edge."
+    parser = _Parser(prog="trt-afdet", description=summary, epilog=EPILOG, **shape)
     parser.add_argument("--version", action="version", version=f"trt-afdet {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    names = [*BUILTIN, *OPTIONAL]
-    if command is not None and command not in names:
-        names.append(command)
-    for name in names:
-        child = commands.add_parser(
-            name,
-            help=_summary(name),
-            description=_summary(name),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            parents=[common],
-        )
+    for name in dict.fromkeys((*BUILTIN, *OPTIONAL, *([command] if command else []))):
+        # The training package is not imported only for its help line.
+        summary = OPTIONAL.get(name) or _import(name).SUMMARY
+        child = commands.add_parser(name, help=summary, description=summary, **shape)
         if name == command:
             module = _import(name)
             module.add_arguments(child)
@@ -168,9 +133,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
 def _named_command(argv: list[str]) -> str | None:
     """The first word, if it is a command."""
     word = next((word for word in argv if not word.startswith("-")), None)
-    if word is None or word in OPTIONAL or _module_name(word):
-        return word
-    return None
+    return word if word is None or word in OPTIONAL or _module_name(word) else None
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,12 +8,14 @@ import math
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trt_afdet import __version__
 from trt_afdet.assets import ASSETS
@@ -49,71 +51,60 @@ _FRAMES_KEPT = 32
 _PIPELINED = 8
 #: Seconds of an engine's bare network in each of its measurements.
 _BARE_SECONDS = 0.1
+_PERCENTS = (50, 90, 95, 99)
+_LABELS = ("model", "precision", "backend", "batch")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument("models", metavar="MODEL", nargs="+", type=Path, help=".onnx or .engine")
-    parser.add_argument(
+    add = parser.add_argument
+    add("models", metavar="MODEL", nargs="+", type=Path, help=".onnx or .engine")
+    add(
         "--backend",
         default="cpu",
         help="what runs .onnx files: ONNX Runtime's execution providers, such as cpu,cuda "
         "(default: cpu)",
     )
-    parser.add_argument("--batch", default="1", help="frames per batch: 1,4,16 (default: 1)")
-    parser.add_argument(
-        "--frames", type=int, default=100, help="frames per model and batch size (default: 100)"
-    )
-    parser.add_argument("--source", help="picture, folder or video (default: the shipped clip)")
-    parser.add_argument("--size", help="resize the frames first: 1920x1080")
-    parser.add_argument("--threads", type=int, help="CPU threads of ONNX Runtime")
-    parser.add_argument(
-        "--skip-missing", action="store_true", help="leave out models whose file is not there"
-    )
-    parser.add_argument(
-        "--json", type=output_file, help="write all figures as JSON; - is standard output"
-    )
-    parser.add_argument("--picture", type=output_file, help="write a picture of them (PNG)")
+    add("--batch", default="1", help="frames per batch: 1,4,16 (default: 1)")
+    add("--frames", type=int, default=100, help="frames per model and batch size (default: 100)")
+    add("--source", help="picture, folder or video (default: the shipped clip)")
+    add("--size", help="resize the frames first: 1920x1080")
+    add("--threads", type=int, help="CPU threads of ONNX Runtime")
+    add("--skip-missing", action="store_true", help="leave out models whose file is not there")
+    add("--json", type=output_file, help="write all figures as JSON; - is standard output")
+    add("--picture", type=output_file, help="write a picture of them (PNG)")
 
 
 def run(args: argparse.Namespace) -> int:
     if args.frames < 1:
         raise InvalidValueError("--frames must be at least 1", got=args.frames)
-    for path in (args.json, args.picture):
-        if path is not None:
-            check_output(path)
+    for path in filter(None, (args.json, args.picture)):
+        check_output(path)
     batches = parse_batches(args.batch)
-    size = parse_size(args.size)
-    frames = load_frames(args.source, size)
+    frames = load_frames(args.source, parse_size(args.size))
     models = args.models
     if args.skip_missing:
-        for path in models:
-            if not path.is_file():
-                ui.warn(f"there is no {path}")
         models = [path for path in models if path.is_file()]
+        for path in args.models:
+            if path not in models:
+                ui.warn(f"there is no {path}")
     with ExitStack() as stack:
         contenders = open_contenders(stack, models, args.backend, args.threads)
         results = measure(contenders, frames, batches, args.frames)
+    height, width = frames[0].shape[:2]
     with data_on_stdout(args.json, args.picture):
-        _tell(results, frames, args)
+        ui.table(f"frames of {width}x{height}, milliseconds per batch", *latency_table(results))
+        ui.table("milliseconds per batch and stage, p50", *stage_table(results))
+        if args.json:
+            write_text(args.json, json.dumps(report(results, frames, args), indent=2) + "\n")
+            print(f"wrote {args.json}")
+        if args.picture:
+            draw(results, args.picture)
+            print(f"wrote {args.picture}")
     return 0
 
 
-def _tell(results: list[Result], frames: list[Frame], args: argparse.Namespace) -> None:
-    """Prints the tables, and writes the files that were asked for."""
-    height, width = frames[0].shape[:2]
-    ui.table(f"frames of {width}x{height}, milliseconds per batch", *latency_table(results))
-    ui.table("milliseconds per batch and stage, p50", *stage_table(results))
-    if args.json:
-        write_text(args.json, json.dumps(report(results, frames, args), indent=2) + "\n")
-        print(f"wrote {args.json}")
-    if args.picture:
-        draw(results, args.picture)
-        print(f"wrote {args.picture}")
-
-
-@dataclass(frozen=True)
-class Contender:
+class Contender(NamedTuple):
     """One model on one backend; its precision is "?" if the file does not tell."""
 
     name: str
@@ -145,7 +136,7 @@ class Result:
 
     @property
     def label(self) -> list[str]:
-        return [self.model, self.precision, self.backend, str(self.batch)]
+        return [str(getattr(self, name)) for name in _LABELS]
 
     def latency_ms(self, share: float) -> float:
         return percentile(self.latencies, share) * 1e3
@@ -164,14 +155,10 @@ class Result:
     def as_dict(self) -> dict[str, Any]:
         bare = self.bare_frames_per_second()
         rate = self.frames_per_second()
-        shares = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99}
         return {
-            "model": self.model,
-            "precision": self.precision,
-            "backend": self.backend,
-            "batch": self.batch,
+            **{name: getattr(self, name) for name in _LABELS},
             "batches": len(self.latencies),
-            "latency_ms": {name: self.latency_ms(share) for name, share in shares.items()},
+            "latency_ms": {f"p{percent}": self.latency_ms(percent / 100) for percent in _PERCENTS},
             "stages_ms": self.stage_ms(),
             "frames_per_second": rate,
             "bare_frames_per_second": bare,
@@ -181,18 +168,14 @@ class Result:
 
 def parse_batches(text: str) -> list[int]:
     """Batch sizes from a list with commas, ascending."""
-
-    sizes = set()
-    for word in text.split(","):
-        if not word.strip().isdecimal() or int(word) < 1:
-            raise InvalidValueError("--batch takes numbers such as 1,4,16", got=text)
-        sizes.add(int(word))
-    return sorted(sizes)
+    words = text.split(",")
+    if not all(word.strip().isdecimal() and int(word) for word in words):
+        raise InvalidValueError("--batch takes numbers such as 1,4,16", got=text)
+    return sorted({int(word) for word in words})
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
     """Width and height from "1920x1080"."""
-
     if text is None:
         return None
     width, _, height = text.partition("x")
@@ -208,14 +191,10 @@ def load_frames(source: str | None, size: tuple[int, int] | None) -> list[Frame]
 
     from trt_afdet.media import open_inputs
 
-    frames: list[Frame] = []
     with open_inputs(source or ASSETS / "clip.mp4") as opened:
         step = max(1, (opened.total or 0) // _FRAMES_KEPT)
-        for frame in opened:
-            if frame.index % step == 0:
-                frames.append(frame.image)
-            if len(frames) == _FRAMES_KEPT:
-                break
+        spread = (frame.image for frame in opened if frame.index % step == 0)
+        frames = list(islice(spread, _FRAMES_KEPT))
     if not frames:
         raise InvalidValueError("the source has no readable frame", got=source)
     if size is not None:
@@ -224,7 +203,7 @@ def load_frames(source: str | None, size: tuple[int, int] | None) -> list[Frame]
 
 
 def open_contenders(
-    stack: Any, models: Sequence[Path], backends: str, threads: int | None
+    stack: ExitStack, models: Sequence[Path], backends: str, threads: int | None
 ) -> list[Contender]:
     """Opens every model, .onnx files once for each backend; the stack closes them."""
     from trt_afdet.runtime.detector import Detector
@@ -241,34 +220,23 @@ def open_contenders(
                 contenders.append(Contender(name, onnx_precision(path), backend, detector))
         else:
             detector = stack.enter_context(Detector.load(path))
-            contenders.append(
-                Contender(name, str(read(path).precision_asked), "TensorRT", detector)
-            )
+            contenders.append(Contender(name, read(path).precision_asked, "TensorRT", detector))
     return contenders
 
 
 def providers(text: str) -> dict[str, str]:
     """ONNX Runtime's execution providers by the names asked for, such as "cpu,cuda"."""
-
     try:
         import onnxruntime
     except ImportError as error:
         raise missing(error) from error
-    ending = "ExecutionProvider"
-    known = {
-        name.removesuffix(ending).lower(): name for name in onnxruntime.get_available_providers()
-    }
-    chosen = {}
-    for word in text.split(","):
-        backend = word.strip().lower()
-        if backend not in known:
-            raise InvalidValueError(
-                "this ONNX Runtime has no such backend",
-                got=word.strip(),
-                hint=f"it has {', '.join(known)}",
-            )
-        chosen[backend] = known[backend]
-    return chosen
+    names = onnxruntime.get_available_providers()
+    known = {name.removesuffix("ExecutionProvider").lower(): name for name in names}
+    for word in map(str.strip, text.split(",")):
+        if word.lower() not in known:
+            hint = f"it has {', '.join(known)}"
+            raise InvalidValueError("this ONNX Runtime has no such backend", got=word, hint=hint)
+    return {word: known[word] for word in map(str.strip, text.lower().split(","))}
 
 
 def onnx_precision(path: Path) -> str:
@@ -280,29 +248,24 @@ def onnx_precision(path: Path) -> str:
     model = onnx.load(str(path), load_external_data=False)
     if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
         return "int8"
-    sizes: dict[int, int] = {}
+    sizes: Counter[int] = Counter()
     for tensor in model.graph.initializer:
-        sizes[tensor.data_type] = sizes.get(tensor.data_type, 0) + math.prod(tensor.dims)
-    halves = sizes.get(onnx.TensorProto.FLOAT16, 0)
-    return "fp16" if halves > sizes.get(onnx.TensorProto.FLOAT, 0) else "fp32"
+        sizes[tensor.data_type] += math.prod(tensor.dims)
+    return "fp16" if sizes[onnx.TensorProto.FLOAT16] > sizes[onnx.TensorProto.FLOAT] else "fp32"
 
 
 def measure(
     contenders: Sequence[Contender], frames: Sequence[Frame], batches: Sequence[int], count: int
 ) -> list[Result]:
     """Measures every contender with at least ``count`` frames at every batch size that it takes."""
-
     results: list[Result] = []
     plan = []
     for batch in batches:
-        fitting = [c for c in contenders if _fits(c, batch)]
-        measured = [Result(c.name, c.precision, c.backend, batch) for c in fitting]
-        results += measured
-        rounds = max(_LEAST_ROUNDS, -(-count // batch)) if fitting else 0
-        pairs = list(zip(fitting, measured, strict=True))
+        pairs = [(c, Result(*c[:3], batch)) for c in contenders if _fits(c, batch)]
+        results += [result for _, result in pairs]
+        rounds = max(_LEAST_ROUNDS, -(-count // batch)) if pairs else -1
         plan += [(pairs, batch, turn) for turn in range(-1, rounds)]
-    done = ui.progress(iter(plan), len(plan), "measuring")
-    for pairs, batch, turn in done:
+    for pairs, batch, turn in ui.progress(plan, len(plan), "measuring"):
         # The first finds other caches, so the models take turns in being first.
         first = turn % len(pairs)
         for contender, result in pairs[first:] + pairs[:first]:
@@ -330,8 +293,7 @@ def _warm_up(contender: Contender, group: list[Frame]) -> None:
 
     backend = contender.detector.backend
     if isinstance(backend, Runner):
-        height = max(frame.shape[0] for frame in group)
-        width = max(frame.shape[1] for frame in group)
+        height, width = (max(frame.shape[axis] for frame in group) for axis in (0, 1))
         backend.warm_up(height, width, [len(group)])
     for _ in range(2):
         contender.detector(group)
@@ -348,7 +310,10 @@ def _measure_once(contender: Contender, result: Result, group: list[Frame]) -> N
     backend = detector.backend
     if isinstance(backend, Runner):
         stages = backend.stage_seconds(group)
-        result.rates.append(_pipelined_rate(backend, group))
+        start = time.perf_counter()
+        for ticket in [backend.submit(group) for _ in range(_PIPELINED)]:
+            ticket.detections()
+        result.rates.append(_PIPELINED * len(group) / (time.perf_counter() - start))
         result.bare.append(backend.network_rate(len(group), _BARE_SECONDS))
     else:
         stages = {name: sum(values) for name, values in detector.times.seconds.items()}
@@ -356,18 +321,7 @@ def _measure_once(contender: Contender, result: Result, group: list[Frame]) -> N
         result.stages.setdefault(name, []).append(seconds)
 
 
-def _pipelined_rate(backend: Any, group: list[Frame]) -> float:
-    start = time.perf_counter()
-    tickets = [backend.submit(group) for _ in range(_PIPELINED)]
-    for ticket in tickets:
-        ticket.detections()
-    return _PIPELINED * len(group) / (time.perf_counter() - start)
-
-
 Table = tuple[list[str], list[list[str]]]
-
-
-_LABELS = ["model", "precision", "backend", "batch"]
 
 
 def latency_table(results: Sequence[Result]) -> Table:
@@ -394,11 +348,9 @@ def stage_names(results: Sequence[Result]) -> list[str]:
 def stage_table(results: Sequence[Result]) -> Table:
     """Columns and rows: the median of each stage."""
     names = stage_names(results)
-    rows = []
-    for result in results:
-        stages = result.stage_ms()
-        cells = [f"{stages[name]:.2f}" if name in stages else "" for name in names]
-        rows.append([*result.label, *cells])
+    stages = [result.stage_ms() for result in results]
+    cells = [[f"{ms[name]:.2f}" if name in ms else "" for name in names] for ms in stages]
+    rows = [[*result.label, *row] for result, row in zip(results, cells, strict=True)]
     return [*_LABELS, *names], rows
 
 

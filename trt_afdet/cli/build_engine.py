@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trt_afdet.cli import ui
+from trt_afdet.cli.stopping import exit_status
+from trt_afdet.errors import InvalidValueError
 from trt_afdet.support.files import check_output, data_on_stdout, is_file_target, output_file
 
 if TYPE_CHECKING:
@@ -38,25 +43,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from trt_afdet.engine.options import options
 
     parser.epilog = EPILOG
-    parser.add_argument("model", nargs="?", type=Path, metavar="MODEL", help="an exported .onnx")
-    parser.add_argument(
-        "-o",
-        "--output",
-        "--saveEngine",
-        type=output_file,
-        metavar="FILE",
-        help="the engine to write",
-    )
-    groups = {"run": parser}
+    add = parser.add_argument
+    add("model", nargs="?", type=Path, metavar="MODEL", help="an exported .onnx")
+    names = ("-o", "--output", "--saveEngine")
+    add(*names, type=output_file, metavar="FILE", help="the engine to write")
+    groups: dict[str, Any] = {"run": parser}
     for option in options():
         if option.group not in groups:
-            groups[option.group] = parser.add_argument_group(option.group)  # type: ignore[assignment]
+            groups[option.group] = parser.add_argument_group(option.group)
         _add(groups[option.group], option)
-    parser.add_argument(
-        "--flavour", choices=("auto", "tensorrt", "rtx"), default="auto", help="which TensorRT"
-    )
-    parser.add_argument("-v", "--verbose", action="store_true", help="show what TensorRT says")
-    _add_trtexec(parser)
+    flavours = ("auto", "tensorrt", "rtx")
+    add("--flavour", choices=flavours, default="auto", help="which TensorRT")
+    add("-v", "--verbose", action="store_true", help="show what TensorRT says")
+    # trtexec's own words, where they are more than another name.
+    for name in ("fp16", "int8", "best"):
+        add(f"--{name}", dest="flags", action="append_const", const=name, help=argparse.SUPPRESS)
+    for name in ("shapes", "minShapes", "optShapes", "maxShapes", "memPoolSize", "tacticSources"):
+        add(f"--{name}", help=argparse.SUPPRESS)
+    add("--onnx", type=Path, dest="onnx", help=argparse.SUPPRESS)
+    # This command always does these.
+    for name in ("stronglyTyped", "buildOnly", "skipInference", "explicitBatch"):
+        add(f"--{name}", action="store_true", help=argparse.SUPPRESS)
+    for name in ("profilingVerbosity", "precisionConstraints"):
+        add(f"--{name}", help=argparse.SUPPRESS)
 
 
 def _add(parser: Any, option: Option) -> None:
@@ -74,29 +83,10 @@ def _add(parser: Any, option: Option) -> None:
 
 #: How the text of an option is read where its default does not say it.
 _TYPES: dict[str, Any] = {
-    "calib_cache": output_file,
-    "picture": output_file,
-    "timing_cache": output_file,
+    **dict.fromkeys(("calib_cache", "picture", "timing_cache"), output_file),
+    **dict.fromkeys(("verify_images", "optimization_level", "dla_core"), int),
     "plugin": Path,
-    "verify_images": int,
-    "optimization_level": int,
-    "dla_core": int,
 }
-
-
-def _add_trtexec(parser: argparse.ArgumentParser) -> None:
-    """trtexec's own words, where they are more than another name."""
-    add = parser.add_argument
-    for name in ("fp16", "int8", "best"):
-        add(f"--{name}", dest="flags", action="append_const", const=name, help=argparse.SUPPRESS)
-    for name in ("shapes", "minShapes", "optShapes", "maxShapes", "memPoolSize", "tacticSources"):
-        add(f"--{name}", help=argparse.SUPPRESS)
-    add("--onnx", type=Path, dest="onnx", help=argparse.SUPPRESS)
-    # This command always does these.
-    for name in ("stronglyTyped", "buildOnly", "skipInference", "explicitBatch"):
-        add(f"--{name}", action="store_true", help=argparse.SUPPRESS)
-    for name in ("profilingVerbosity", "precisionConstraints"):
-        add(f"--{name}", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -104,61 +94,43 @@ def run(args: argparse.Namespace) -> int:
     from trt_afdet.engine.make import BuildResult, make_engine
 
     if args.verbose:
-        _show_log()
+        log = logging.getLogger("trt_afdet.tensorrt")
+        log.setLevel(logging.DEBUG)
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("TensorRT: %(message)s"))
+        log.addHandler(handler)
     options = options_of(args)
     with data_on_stdout(args.picture), Display(verbose=args.verbose or args.dry_run) as display:
         try:
             sidecar = make_engine(options, display, flavour=args.flavour)
         except StillBuildingError as stop:
-            from trt_afdet.cli.stopping import exit_status
-
             display.close()
             cause = stop.__context__
-            _leave(exit_status(cause if isinstance(cause, KeyboardInterrupt) else stop))
+            # The build cannot be stopped; nothing of it is on disk.
+            print("trt-afdet: error: stopped", file=sys.stderr, flush=True)
+            os._exit(exit_status(cause if isinstance(cause, KeyboardInterrupt) else stop))
         if sidecar is not None:
             print(BuildResult(options.output, sidecar))
     return 0
 
 
-def _leave(status: int) -> None:
-    """Ends the process around a build that cannot be stopped; nothing of it is on disk."""
-    import os
-
-    print("trt-afdet: error: stopped", file=sys.stderr, flush=True)
-    os._exit(status)
-
-
-def _show_log() -> None:
-    import logging
-
-    log = logging.getLogger("trt_afdet.tensorrt")
-    log.setLevel(logging.DEBUG)
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("TensorRT: %(message)s"))
-    log.addHandler(handler)
-
-
 def options_of(args: argparse.Namespace) -> BuildOptions:
-    """The options of a command line.
-
-    Raises:
-        InvalidValueError: If two of its words contradict each other, or one cannot be read.
-    """
+    """The options of a command line; an error if its words contradict each other."""
     from trt_afdet.engine.options import BuildOptions, options
-    from trt_afdet.errors import InvalidValueError
 
     onnx = _either(args.model, args.onnx, "MODEL", "--onnx")
     if onnx is None:
         raise InvalidValueError("no model is given", hint="trt-afdet build-engine MODEL -o ENGINE")
     if args.output is None:
         raise InvalidValueError("no engine is named", hint="-o model.engine")
-    for path in (args.output, args.picture):
-        if path is not None:
-            check_output(path)
+    for path in filter(None, (args.output, args.picture)):
+        check_output(path)
     if not is_file_target(args.output):
-        raise InvalidValueError(
-            "an engine needs a file, with its sidecar beside it", got=args.output
-        )
+        what = "an engine needs a file, with its sidecar beside it"
+        raise InvalidValueError(what, got=args.output)
+    if args.timing_cache is not None and args.use_timing_cache is False:
+        what = "--timing-cache and --no-timing-cache contradict"
+        raise InvalidValueError(what, got=args.timing_cache)
     batch, image = _shapes(args)
     read: dict[str, Any] = {
         "precision": _precision(args),
@@ -166,21 +138,16 @@ def options_of(args: argparse.Namespace) -> BuildOptions:
         "keep": _words(args.keep),
         "verify_limits": _limits(args.verify_limits),
         "workspace": _workspace(args),
-        "timing_cache": _timing_cache(args),
         "hardware_compatible": _compatibility(args.hardware_compatible),
         "compute_capability": tuple(map(_capability, _words(args.compute_capability))),
         "without_tactics": _words(args.without_tactics) + _tactics(args.tacticSources),
     }
-    for option in options():
-        value = getattr(args, option.name)
-        if option.name not in read and value is not None:
-            read[option.name] = value
+    rest = {option.name: getattr(args, option.name) for option in options()}
+    read = {name: value for name, value in rest.items() if value is not None} | read
     return BuildOptions(onnx=onnx, output=args.output, image=image, **read)
 
 
 def _either(first: Any, second: Any, name: str, alias: str) -> Any:
-    from trt_afdet.errors import InvalidValueError
-
     if first is not None and second is not None and first != second:
         raise InvalidValueError(f"{name} and {alias} contradict", got=f"{first} and {second}")
     return second if first is None else first
@@ -199,8 +166,6 @@ def _words(text: str | None) -> tuple[str, ...]:
 
 def _shapes(args: argparse.Namespace) -> tuple[tuple[int, int, int], tuple[int, ...] | None]:
     """The batches, and the rest of a picture's shape where trtexec's words tell it."""
-    from trt_afdet.errors import InvalidValueError
-
     given = [args.minShapes, args.optShapes, args.maxShapes]
     if args.shapes is not None:
         if any(given):
@@ -212,9 +177,8 @@ def _shapes(args: argparse.Namespace) -> tuple[tuple[int, int, int], tuple[int, 
         raise InvalidValueError("--batch and trtexec's shapes contradict", got=args.batch)
     known = [_shape(text) for text in given if text]
     if len({shape[1:] for shape in known}) > 1:
-        raise InvalidValueError(
-            "only the batch of a shape can vary", got=" ".join(filter(None, given))
-        )
+        got = " ".join(filter(None, given))
+        raise InvalidValueError("only the batch of a shape can vary", got=got)
     # As in trtexec, missing shapes equal the given ones.
     least = _shape(given[0])[0] if given[0] else known[0][0]
     most = _shape(given[2])[0] if given[2] else known[-1][0]
@@ -223,8 +187,6 @@ def _shapes(args: argparse.Namespace) -> tuple[tuple[int, int, int], tuple[int, 
 
 
 def _batch(text: str | None) -> tuple[int, int, int]:
-    from trt_afdet.errors import InvalidValueError
-
     words = _words("1" if text is None else text)
     # More digits than this no batch has, and Python would refuse to read some numbers of them.
     sizes = [int(word) for word in words if re.fullmatch(r"-?\d{1,18}", word, re.ASCII)]
@@ -237,8 +199,6 @@ def _batch(text: str | None) -> tuple[int, int, int]:
 
 def _shape(text: str) -> tuple[int, ...]:
     """(4, 3, 512, 512) of "images:4x3x512x512"."""
-    from trt_afdet.errors import InvalidValueError
-
     found = re.fullmatch(r"'?images'?:(\d{1,9}(?:x\d{1,9}){3})", text, re.ASCII)
     if found is None:
         raise InvalidValueError("a shape is written images:Nx3xHxW", got=text)
@@ -247,8 +207,6 @@ def _shape(text: str) -> tuple[int, ...]:
 
 def _limits(text: str | None) -> tuple[tuple[str, float], ...]:
     """(("matched", 0.98),) of "matched=0.98"."""
-    from trt_afdet.errors import InvalidValueError
-
     limits = []
     for word in _words(text):
         name, _, value = word.partition("=")
@@ -259,19 +217,8 @@ def _limits(text: str | None) -> tuple[tuple[str, float], ...]:
     return tuple(limits)
 
 
-def _timing_cache(args: argparse.Namespace) -> Path | None:
-    from trt_afdet.errors import InvalidValueError
-
-    path: Path | None = args.timing_cache
-    if path is not None and args.use_timing_cache is False:
-        raise InvalidValueError("--timing-cache and --no-timing-cache contradict", got=path)
-    return path
-
-
 def _workspace(args: argparse.Namespace) -> int | None:
     """Bytes of "--workspace 2G" or of "--memPoolSize=workspace:2048"."""
-    from trt_afdet.errors import InvalidValueError
-
     text = args.workspace
     for pool in _words(args.memPoolSize):
         name, _, size = pool.partition(":")
@@ -302,8 +249,6 @@ def _compatibility(text: str | None) -> str:
 
 def _tactics(text: str | None) -> tuple[str, ...]:
     """What "-CUDNN,-CUBLAS" leaves out."""
-    from trt_afdet.errors import InvalidValueError
-
     words = _words(text)
     if not all(word.startswith("-") for word in words):
         raise InvalidValueError("tactic sources can only be left out here: -CUDNN", got=text)
@@ -311,11 +256,7 @@ def _tactics(text: str | None) -> tuple[str, ...]:
 
 
 class Display:
-    """Reports on stdout, progress on stderr; see :class:`trt_afdet.engine.builder.Listener`.
-
-    Args:
-        verbose: Whether to print the plan.
-    """
+    """Reports on stdout, progress on stderr; see :class:`trt_afdet.engine.builder.Listener`."""
 
     def __init__(self, verbose: bool = False) -> None:
         self._verbose = verbose
@@ -336,21 +277,15 @@ class Display:
             bar.stop()
 
     def warn(self, text: str) -> None:
-        from trt_afdet.cli import ui
-
         self.close()
         ui.warn(text)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        from trt_afdet.cli import ui
-
         if title != "plan" or self._verbose:
             self.close()
             ui.table(title, columns, rows)
 
     def progress(self, items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
-        from trt_afdet.cli import ui
-
         return ui.progress(items, total, description)
 
     def building(self, state: Any) -> None:
@@ -370,26 +305,20 @@ class Display:
             return False
         try:
             from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+            from rich.progress import BarColumn, Progress, TimeElapsedColumn
         except ImportError:
             return False
-        columns = (
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}"),
-        )
+        share, doing = "{task.percentage:>3.0f}%", "{task.description}"
+        columns = (BarColumn(), share, TimeElapsedColumn(), doing)
         self._bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
         self._task = self._bar.add_task("building", total=None)
         self._bar.start()
         return True
 
     def _line(self, state: Any) -> None:
-        from trt_afdet.cli.ui import LINE_EVERY
-
-        if state.seconds < max(self._next_line, LINE_EVERY):
+        if state.seconds < max(self._next_line, ui.LINE_EVERY):
             return
-        self._next_line = state.seconds + LINE_EVERY
+        self._next_line = state.seconds + ui.LINE_EVERY
         done = "" if state.fraction is None else f" {state.fraction:.0%},"
         print(f"building:{done} {state.seconds:.0f} s, {state.doing}", file=sys.stderr)
 

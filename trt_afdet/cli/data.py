@@ -6,7 +6,6 @@ import argparse
 from collections import Counter
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
 
 from trt_afdet.cli import ui
 from trt_afdet.errors import InvalidValueError, MissingDependencyError
@@ -15,7 +14,6 @@ SUMMARY = "check or convert a dataset; `data doom` films one in Doom"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the kinds of work; those of the training package where it is installed."""
     parser.epilog = """\
 examples:
   trt-afdet data check my-data --out sheet.png
@@ -47,10 +45,6 @@ examples:
     convert.add_argument("--split", metavar="NAME", help="only this one (default: all)")
     convert.add_argument("--link", action="store_true", help="link to the pictures, do not copy")
     convert.set_defaults(work=_convert)
-    _add_training_kinds(kinds)
-
-
-def _add_training_kinds(kinds: Any) -> None:
     for point in entry_points(group="trt_afdet.commands", name="data"):
         try:
             module = point.load()
@@ -71,7 +65,6 @@ def _no_training(_: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command; returns the exit status."""
     return int(args.work(args))
 
 
@@ -79,31 +72,28 @@ def _check(args: argparse.Namespace) -> int:
     from trt_afdet.datasets import dataset_format
     from trt_afdet.datasets.convert import merged_report, open_all
 
-    if args.out is not None:
-        _check_suffix(args.out)
+    if args.out is not None and args.out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        what = "the contact sheet is a picture"
+        raise InvalidValueError(what, got=args.out, hint="use .png or .jpg")
     opened = open_all(args.path, args.split, decode=True, progress=ui.progress)
     rows = []
     for split, data in opened.items():
-        objects = sum(len(r.boxes) for r in data.records)
-        without = sum(not len(r.boxes) for r in data.records)
+        counts = [len(r.boxes) for r in data.records]
         ignored = sum(int(r.ignored.sum()) for r in data.records)
-        figures = (len(data.records), without, objects, ignored)
+        figures = (len(counts), counts.count(0), sum(counts), ignored)
         rows.append([split or "all", *map(str, figures)])
-    form = dataset_format(args.path)
     columns = ["split", "pictures", "without labels", "objects", "of them ignored"]
-    ui.table(f"{args.path} ({form})", columns, rows)
+    ui.table(f"{args.path} ({dataset_format(args.path)})", columns, rows)
     names = next(iter(opened.values())).class_names
     records = [record for data in opened.values() for record in data.records]
-    counts = Counter(label for record in records for label in record.labels.tolist())
-    rows = [[name, str(counts[label])] for label, name in enumerate(names)]
+    labels = Counter(label for record in records for label in record.labels.tolist())
+    rows = [[name, str(labels[label])] for label, name in enumerate(names)]
     ui.table("classes", ["class", "objects"], rows)
     report = merged_report(opened.values())
-    if not counts:
+    if not labels:
         report.add("pictures and no label at all", str(args.path), len(records))
-    for line in report.lines():
+    for line in report.lines() or ["nothing is wrong"]:
         print(line)
-    if not report.lines():
-        print("nothing is wrong")
     if args.out is not None:
         from trt_afdet.datasets.sheet import contact_sheet
         from trt_afdet.media import write_picture
@@ -111,11 +101,6 @@ def _check(args: argparse.Namespace) -> int:
         write_picture(args.out, contact_sheet(list(opened.values())))
         print(f"contact sheet: {args.out}")
     return 2 if args.strict and report.faults else 0
-
-
-def _check_suffix(path: Path) -> None:
-    if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise InvalidValueError("the contact sheet is a picture", got=path, hint="use .png or .jpg")
 
 
 def _convert(args: argparse.Namespace) -> int:

@@ -16,7 +16,6 @@ example:
 Leaves annotated.mp4, detections.jsonl and preview.jpg, and prints speed and accuracy.
 """
 
-
 #: The clip is scored down to this confidence and drawn from the other one on.
 _SCORE_FROM = 0.05
 _DRAW_FROM = 0.3
@@ -56,20 +55,11 @@ def run(args: argparse.Namespace) -> int:
     truth = open_dataset(ASSETS / "clip.json")
     source = open_inputs(ASSETS / "clip.mp4")
     with Detector.load(SHIPPED_MODEL, conf=_SCORE_FROM, threads=args.threads) as detector:
-        result = detect(
-            source,
-            detector,
-            out=args.out / "annotated.mp4",
-            jsonl=args.out / "detections.jsonl",
-            keep=True,
-            report_from=_DRAW_FROM,
-        )
-    result.written.append(write_preview(args.out / "annotated.mp4", args.out / "preview.jpg"))
+        video, jsonl = args.out / "annotated.mp4", args.out / "detections.jsonl"
+        result = detect(source, detector, out=video, jsonl=jsonl, keep=True, report_from=_DRAW_FROM)
+    result.written.append(write_preview(video, args.out / "preview.jpg"))
     print_result(result, detector)
     score = evaluate_coco(truth, result.detections)
-    ui.table(
-        "against the clip's ground truth",
-        ["figure", "value"],
-        [["AP50", f"{score.ap50:.3f}"], ["AP", f"{score.ap:.3f}"]],
-    )
+    figures = [["AP50", f"{score.ap50:.3f}"], ["AP", f"{score.ap:.3f}"]]
+    ui.table("against the clip's ground truth", ["figure", "value"], figures)
     return report_failures(source)

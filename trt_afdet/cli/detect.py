@@ -19,15 +19,7 @@ from trt_afdet.assets import SHIPPED_MODEL
 from trt_afdet.cli import ui
 from trt_afdet.cli.journal import Journal
 from trt_afdet.errors import InvalidValueError, RunError
-from trt_afdet.support.files import (
-    STDOUT,
-    check_model_path,
-    check_output,
-    data_on_stdout,
-    is_file_target,
-    open_output,
-    output_file,
-)
+from trt_afdet.support import files
 
 if TYPE_CHECKING:
     from trt_afdet.detections import Detections
@@ -53,30 +45,19 @@ annotated copy of an interrupted video anew. Cameras are for trt-afdet run.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument(
-        "source", metavar="SOURCE", nargs="+", help="pictures, folders, globs and video files"
-    )
-    parser.add_argument(
-        "--model", type=Path, default=SHIPPED_MODEL, help="model.onnx (default: the shipped one)"
-    )
-    parser.add_argument(
-        "--out", type=Path, help="annotated picture or video, or a folder for any number of either"
-    )
-    parser.add_argument(
-        "--jsonl", type=output_file, help="one JSON object per frame; - is standard output"
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on where a run with --resume was stopped or killed",
-    )
-    parser.add_argument("--conf", type=float, default=0.3, help="lowest confidence (default: 0.3)")
-    parser.add_argument("--iou", type=float, help="NMS IoU (default: the model's)")
-    parser.add_argument("--max-det", type=int, help="detections per frame (default: the model's)")
-    parser.add_argument("--classes", nargs="+", metavar="NAME", help="look for these only")
-    parser.add_argument("--threads", type=int, help="CPU threads of the network")
-    parser.add_argument("--batch", type=int, default=1, help="frames per step (default: 1)")
-    parser.add_argument("--show", action="store_true", help="show a window; q or Esc stops")
+    add = parser.add_argument
+    add("source", metavar="SOURCE", nargs="+", help="pictures, folders, globs and video files")
+    add("--model", type=Path, default=SHIPPED_MODEL, help="model.onnx (default: the shipped one)")
+    add("--out", type=Path, help="annotated picture or video, or a folder for any number of either")
+    add("--jsonl", type=files.output_file, help="one JSON object per frame; - is standard output")
+    add("--resume", action="store_true", help="go on where a --resume run was stopped or killed")
+    add("--conf", type=float, default=0.3, help="lowest confidence (default: 0.3)")
+    add("--iou", type=float, help="NMS IoU (default: the model's)")
+    add("--max-det", type=int, help="detections per frame (default: the model's)")
+    add("--classes", nargs="+", metavar="NAME", help="look for these only")
+    add("--threads", type=int, help="CPU threads of the network")
+    add("--batch", type=int, default=1, help="frames per step (default: 1)")
+    add("--show", action="store_true", help="show a window; q or Esc stops")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,52 +72,36 @@ def run(args: argparse.Namespace) -> int:
         check_screen("use --out instead")
     source = open_inputs(args.source, tell=ui.note)
     if args.jsonl is not None:
-        check_output(args.jsonl)
+        files.check_output(args.jsonl)
+    options = {name: getattr(args, name) for name in ("conf", "iou", "classes", "threads")}
+    options["max_detections"] = args.max_det
+    wanted = {name: getattr(args, name) for name in ("out", "jsonl", "batch", "show")}
     with (
         source,
-        data_on_stdout(args.jsonl),
+        files.data_on_stdout(args.jsonl),
         _journal(args, source) as journal,
-        Detector.load(
-            args.model,
-            conf=args.conf,
-            iou=args.iou,
-            max_detections=args.max_det,
-            classes=args.classes,
-            threads=args.threads,
-        ) as detector,
+        Detector.load(args.model, **options) as detector,
     ):
         if journal is not None and journal.frames:
             ui.note(f"{journal.frames.total()} frames were done before")
-        result = detect(
-            source,
-            detector,
-            out=args.out,
-            jsonl=args.jsonl,
-            batch=args.batch,
-            show=args.show,
-            journal=journal,
-        )
+        result = detect(source, detector, journal=journal, **wanted)
         print_result(result, detector)
     return report_failures(source)
 
 
 @contextmanager
 def _journal(args: argparse.Namespace, source: Inputs) -> Iterator[Journal | None]:
-    """With --resume, the progress of an earlier run; deleted when all is done.
-
-    Raises:
-        InvalidValueError: If there is no place to keep it, or the settings have changed.
-    """
-
+    """With --resume, the progress of an earlier run; deleted when all is done."""
     if not args.resume:
         yield None
         return
-    check_model_path(args.model)
-    if args.jsonl is not None and is_file_target(args.jsonl):
+    files.check_model_path(args.model)
+    if args.jsonl is not None and files.is_file_target(args.jsonl):
         path = args.jsonl.with_name(f".{args.jsonl.name}.resume")
     elif args.jsonl is None and args.out is not None:
-        is_file = _names_a_file(args.out, source)
-        path = args.out.parent / f".{args.out.name}.resume" if is_file else args.out / ".resume"
+        path = args.out / ".resume"
+        if _names_a_file(args.out, source):
+            path = args.out.with_name(f".{args.out.name}.resume")
     else:
         raise InvalidValueError("--resume needs files to go on with", hint="add --out or --jsonl")
     names = "\n".join(f"{path} {path.stat().st_size}" for path in source.paths)
@@ -144,8 +109,8 @@ def _journal(args: argparse.Namespace, source: Inputs) -> Iterator[Journal | Non
         "version": __version__,
         "model": hashlib.sha256(args.model.read_bytes()).hexdigest()[:16],
         "inputs": f"{len(source.paths)} ({hashlib.sha256(os.fsencode(names)).hexdigest()[:8]})",
-        "out": None if args.out is None else str(args.out),
-        "jsonl": None if args.jsonl is None else str(args.jsonl),
+        "out": args.out and str(args.out),
+        "jsonl": args.jsonl and str(args.jsonl),
         "conf": args.conf,
         "iou": args.iou,
         "max-det": args.max_det,
@@ -157,15 +122,7 @@ def _journal(args: argparse.Namespace, source: Inputs) -> Iterator[Journal | Non
 
 @dataclass
 class Result:
-    """The result of a run.
-
-    Attributes:
-        frames: Frames done.
-        seconds: Wall time of the loop.
-        counts: Detections per class name.
-        detections: Of every frame, if asked for.
-        written: Files that were written.
-    """
+    """What a run did, in so many seconds; detections of every frame only if asked for."""
 
     frames: int = 0
     seconds: float = 0.0
@@ -191,21 +148,16 @@ def detect(
     Args:
         source: What to read.
         detector: An open detector; its ``times`` get all stages.
-        out: File or folder of the annotated pictures or video.
-        jsonl: File of one record per frame.
-        batch: Frames per step.
-        show: Whether to show a window.
+        out, jsonl, batch, show: As on the command line.
         keep: Whether to keep every frame's detections in the result.
         report_from: Leave less confident ones out of everything but what is kept.
         journal: What an earlier run has done; gets what this one does.
-
-    Raises:
-        AfdetError: For a bad source or output; nothing half-written stays.
     """
     result = Result()
     start = time.perf_counter()
     go_on = True
-    with _Outputs(source, out, jsonl, show, journal) as outputs:
+    with ExitStack() as stack:
+        outputs = _Outputs(source, out, jsonl, show, journal, stack)
         source.is_done, source.is_known = outputs.is_done, outputs.is_known
         frames = iter(ui.progress(_timed(source, detector), source.total, "detecting"))
         while go_on and (group := list(islice(frames, batch))):
@@ -220,7 +172,7 @@ def detect(
                     result.detections.append(everything)
         outputs.finish()
     if journal is not None and go_on:
-        journal.remove()
+        journal.path.unlink(missing_ok=True)
     result.seconds = time.perf_counter() - start
     result.written = outputs.written
     return result
@@ -244,17 +196,19 @@ class _Outputs:
     jsonl: Path | None
     show: bool
     journal: Journal | None
+    stack: ExitStack
     written: list[Path] = field(default_factory=list)
-    _files: ExitStack = field(default_factory=ExitStack)
     _video: Any = None
     _video_file: ExitStack = field(default_factory=ExitStack)
     _current: Path | None = None
     _lines: IO[str] | None = None
 
     def __post_init__(self) -> None:
-        """Finds a place for each annotated copy, but never that of a source."""
+        """Opens the files; the place of an annotated copy is never that of a source."""
+        from trt_afdet.media import VideoWriter
+
         self.targets = {} if self.out is None else _choose_targets(self.out, self.source)
-        targets = [*self.targets.values(), *([] if self.jsonl is None else [self.jsonl])]
+        targets = [*self.targets.values(), *filter(None, [self.jsonl])]
         targets = [target for target in targets if os.path.lexists(target)]
         sources = {os.path.realpath(path) for path in self.source.paths} if targets else set()
         for target in targets:
@@ -263,6 +217,18 @@ class _Outputs:
                 raise InvalidValueError(
                     f"{option} would overwrite its own source", got=target, hint="use another name"
                 )
+        if self.jsonl is not None:
+            if self.journal is None:
+                self._lines = self.stack.enter_context(files.open_output(self.jsonl))
+            self.written.append(self.jsonl)
+        if self.out is not None:
+            one_video = self.source.is_video
+            target = self.targets[self.source.paths[0]] if one_video else self.out
+            self.written.append(target)
+            if one_video:  # Find out now whether it can be written.
+                VideoWriter(target, 25.0)
+                files.check_output(target)
+        self.stack.enter_context(self._video_file)
 
     def is_done(self, path: Path) -> bool:
         """Whether an earlier run has done a file; see :class:`Journal`."""
@@ -278,25 +244,6 @@ class _Outputs:
         if self.journal is None or frame.path in self.targets or self.show:
             return False
         return frame.index < self.journal.frames[str(frame.path)]
-
-    def __enter__(self) -> _Outputs:
-        from trt_afdet.media import VideoWriter
-
-        with ExitStack() as stack:  # Closes the first outputs if a later one cannot be opened.
-            if self.jsonl is not None:
-                if self.journal is None:
-                    self._lines = stack.enter_context(open_output(self.jsonl))
-                self.written.append(self.jsonl)
-            if self.out is not None:
-                one_video = self.source.is_video
-                target = self.targets[self.source.paths[0]] if one_video else self.out
-                self.written.append(target)
-                if one_video:  # Find out now whether it can be written.
-                    VideoWriter(target, 25.0)
-                    check_output(target)
-            stack.enter_context(self._video_file)
-            self._files = stack.pop_all()
-        return self
 
     def write(self, frame: InputFrame, found: Detections) -> bool:
         """Takes one frame; False if the window was closed."""
@@ -329,8 +276,7 @@ class _Outputs:
         """Everything of a source was written."""
         self._video = None
         self._video_file.close()
-        if self.journal is not None and self._current in self.source.videos:
-            assert self._current is not None
+        if self.journal and self._current and self._current in self.source.videos:
             self.journal.end(self._current)
         self._current = None
 
@@ -340,7 +286,7 @@ class _Outputs:
 
         self._end_current()
         if self.journal is not None and self.jsonl is not None:
-            with open_output(self.jsonl) as file:
+            with files.open_output(self.jsonl) as file:
                 file.writelines(f"{dumps(record)}\n" for record in self.journal.records())
 
     def _show(self, image: Any) -> bool:
@@ -350,13 +296,9 @@ class _Outputs:
             cv2.imshow("trt-afdet", image)
             key = cv2.waitKey(1 if self.source.is_video else 0) & 0xFF
         except cv2.error as error:
-            raise RunError(
-                "no window can be shown", hint="is there a screen? use --out instead"
-            ) from error
+            hint = "is there a screen? use --out instead"
+            raise RunError("no window can be shown", hint=hint) from error
         return key not in (ord("q"), 27)
-
-    def __exit__(self, *error: Any) -> None:
-        self._files.__exit__(*error)
 
 
 def _choose_targets(out: Path, source: Inputs) -> dict[Path, Path]:
@@ -382,32 +324,23 @@ def _choose_targets(out: Path, source: Inputs) -> dict[Path, Path]:
 
 
 def _names_a_file(out: Path, source: Inputs) -> bool:
-    """Whether --out is a file, not a folder.
-
-    Raises:
-        InvalidValueError: If it does not fit the source.
-    """
+    """Whether --out is a file, not a folder; an error if it does not fit the source."""
     from trt_afdet.media.suffixes import WRITABLE_PICTURES, WRITABLE_VIDEOS
 
     if out.is_dir():
         return False
-    if out == STDOUT or (out.exists() and not out.suffix):
-        raise InvalidValueError(
-            "--out needs a name whose ending tells the format",
-            got=out,
-            hint="JSON lines can go there: --jsonl",
-        )
+    if out == files.STDOUT or (out.exists() and not out.suffix):
+        what = "--out needs a name whose ending tells the format"
+        raise InvalidValueError(what, got=out, hint="JSON lines can go there: --jsonl")
     if not out.suffix:
         return False
     known = WRITABLE_VIDEOS if source.is_video else WRITABLE_PICTURES
     if len(source.paths) != 1:
         raise InvalidValueError("--out does not fit several sources", got=out, hint="name a folder")
     if out.suffix.lower() not in known:
-        raise InvalidValueError(
-            f"--out does not fit {'a video' if source.is_video else 'a picture'}",
-            got=out,
-            hint=f"name a folder, or a file in {', '.join(known)}",
-        )
+        kind = "a video" if source.is_video else "a picture"
+        hint = f"name a folder, or a file in {', '.join(known)}"
+        raise InvalidValueError(f"--out does not fit {kind}", got=out, hint=hint)
     return True
 
 

@@ -25,14 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from trt_afdet.doctor import USES
 
     parser.epilog = EPILOG
+    text = f"what the machine is for: {', '.join(USES)}; may be repeated (default: what the "
+    text += "installed packages are for)"
     parser.add_argument(
-        "--for",
-        dest="uses",
-        action="append",
-        choices=USES,
-        metavar="USE",
-        help=f"what the machine is for: {', '.join(USES)}; may be repeated (default: what the "
-        "installed packages are for)",
+        "--for", dest="uses", action="append", choices=USES, metavar="USE", help=text
     )
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
 

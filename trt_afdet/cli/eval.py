@@ -31,28 +31,19 @@ A checkpoint runs through the same code as an ONNX file: only the network's forw
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument(
-        "model", type=Path, metavar="MODEL", help=".onnx, .safetensors or a run's folder"
-    )
-    parser.add_argument("data", metavar="DATA", help="COCO, VOC or YOLO: a folder or its file")
-    parser.add_argument("--split", help="such as val or test, where the folder holds several")
-    parser.add_argument(
-        "--conf", type=float, default=0.01, help="lowest confidence to count (default: 0.01)"
-    )
-    parser.add_argument("--iou", type=float, help="NMS IoU (default: the model's)")
-    parser.add_argument("--max-det", type=int, help="detections per picture (default: the model's)")
-    parser.add_argument("--batch", type=int, default=4, help="pictures per step (default: 4)")
-    parser.add_argument("--threads", type=int, help="CPU threads of the network")
-    parser.add_argument("--limit", type=int, help="use this many pictures, evenly spread")
-    parser.add_argument(
-        "--strict",
-        action="store_true",
-        help="refuse data with any fault, instead of using the rest",
-    )
-    parser.add_argument("--voc", action="store_true", help="also print Pascal VOC's AP50")
-    parser.add_argument(
-        "--out", type=Path, help="folder for metrics.json, pr.png and confusion.png"
-    )
+    add = parser.add_argument
+    add("model", type=Path, metavar="MODEL", help=".onnx, .safetensors or a run's folder")
+    add("data", metavar="DATA", help="COCO, VOC or YOLO: a folder or its file")
+    add("--split", help="such as val or test, where the folder holds several")
+    add("--conf", type=float, default=0.01, help="lowest confidence to count (default: 0.01)")
+    add("--iou", type=float, help="NMS IoU (default: the model's)")
+    add("--max-det", type=int, help="detections per picture (default: the model's)")
+    add("--batch", type=int, default=4, help="pictures per step (default: 4)")
+    add("--threads", type=int, help="CPU threads of the network")
+    add("--limit", type=int, help="use this many pictures, evenly spread")
+    add("--strict", action="store_true", help="refuse data with any fault, do not use the rest")
+    add("--voc", action="store_true", help="also print Pascal VOC's AP50")
+    add("--out", type=Path, help="folder for metrics.json, pr.png and confusion.png")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,14 +57,8 @@ def run(args: argparse.Namespace) -> int:
     if args.out and args.out.exists() and not args.out.is_dir():
         raise InvalidValueError("--out must be a folder", got=args.out)
     detector = _open_model(args)
-    truth = open_dataset(
-        args.data,
-        args.split,
-        model=detector.spec.class_names,
-        decode=True,
-        progress=ui.progress,
-        strict=args.strict,
-    )
+    how = {"model": detector.spec.class_names, "decode": True, "strict": args.strict}
+    truth = open_dataset(args.data, args.split, progress=ui.progress, **how)
     for line in truth.report.lines():
         ui.warn(f"{truth.name}: {line}")
     truth.check_labels()
@@ -93,12 +78,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _open_model(args: argparse.Namespace) -> Any:
     """The detector of a model file, or of a checkpoint if the training package is installed."""
-    options = {
-        "conf": args.conf,
-        "iou": args.iou,
-        "max_detections": args.max_det,
-        "threads": args.threads,
-    }
+    options = {name: getattr(args, name) for name in ("conf", "iou", "threads")}
+    options["max_detections"] = args.max_det
     if args.model.is_dir() or args.model.suffix == ".safetensors":
         for point in entry_points(group="trt_afdet.detectors", name="checkpoint"):
             try:
@@ -123,21 +104,15 @@ def _print(result: CocoResult, extra: dict[str, float]) -> None:
 
 
 def _write(
-    out: Path,
-    truth: Dataset,
-    found: list[Detections],
-    result: CocoResult,
-    extra: dict[str, float],
+    out: Path, truth: Dataset, found: list[Detections], result: CocoResult, extra: dict[str, float]
 ) -> None:
     from trt_afdet.evaluation import confusion_matrix
     from trt_afdet.evaluation.plots import plot_confusion, plot_precision_recall
 
     plot_precision_recall(result, out / "pr.png")
     plot_confusion(confusion_matrix(truth, found), truth.class_names, out / "confusion.png")
-    figures: dict[str, Any] = {
-        name: None if value != value else value
-        for name, value in {**result.metrics(), **extra}.items()
-    }
+    known = {**result.metrics(), **extra}
+    figures: dict[str, Any] = {n: None if value != value else value for n, value in known.items()}
     figures["images"] = result.images
     figures["classes"] = {
         c.name: {"objects": c.truths, "ap": c.ap, "ap50": c.ap50} if c.truths else {"objects": 0}

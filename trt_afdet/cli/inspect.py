@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trt_afdet.cli import ui
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError
@@ -31,32 +30,20 @@ _COLOURS = {"INT8": "#55a868", "HALF": "#4c72b0", "FLOAT": "#c44e52"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument(
-        "file", type=Path, metavar="FILE", help=".onnx, an engine with its sidecar, or a sidecar"
-    )
-    parser.add_argument("--layers", action="store_true", help="the precision of every layer")
-    parser.add_argument(
-        "--picture", type=output_file, metavar="PNG", help="draw the precision per block"
-    )
+    add = parser.add_argument
+    add("file", type=Path, metavar="FILE", help=".onnx, an engine with its sidecar, or a sidecar")
+    add("--layers", action="store_true", help="the precision of every layer")
+    add("--picture", type=output_file, metavar="PNG", help="draw the precision per block")
 
 
-@dataclass(frozen=True)
-class Findings:
-    """The findings about a file.
-
-    Attributes:
-        facts: What and how, for people.
-        tensors: Name, kind, type and shape of inputs and outputs.
-        spec: The model's.
-        groups: Layers with weights by block and type.
-        layers: Type of each layer with weights, by the name of its ONNX node.
-    """
+class Findings(NamedTuple):
+    """The findings about a file: facts for people, and layers with weights, by block and type."""
 
     facts: list[list[str]]
-    tensors: list[list[str]]
+    tensors: list[list[str]]  # Name, kind, type and shape of inputs and outputs.
     spec: ModelSpec
     groups: Mapping[str, Mapping[str, int]]
-    layers: Mapping[str, str]
+    layers: Mapping[str, str]  # By the name of the ONNX node.
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,49 +51,35 @@ def run(args: argparse.Namespace) -> int:
     if args.picture is not None:
         check_output(args.picture)
     with data_on_stdout(args.picture):
-        _tell(found, args)
+        ui.table(str(args.file), ("what", ""), found.facts)
+        ui.table("tensors", ("name", "kind", "type", "shape"), found.tensors)
+        ui.table("spec", ("what", ""), _spec_rows(found.spec))
+        kinds = sorted({kind for counts in found.groups.values() for kind in counts})
+        groups = found.groups.items()
+        rows = [[block, *(str(counts.get(kind, 0)) for kind in kinds)] for block, counts in groups]
+        ui.table("layers with weights, by type", ("block", *kinds), rows)
+        if args.layers:
+            ui.table("layers", ("ONNX node", "type"), list(found.layers.items()))
+        if args.picture is not None:
+            save_picture(found.groups, kinds, args.file.name, args.picture)
+            print(f"wrote {args.picture}")
     return 0
 
 
-def _tell(found: Findings, args: argparse.Namespace) -> None:
-    """Prints the tables, and draws the picture that was asked for."""
-    ui.table(str(args.file), ("what", ""), found.facts)
-    ui.table("tensors", ("name", "kind", "type", "shape"), found.tensors)
-    ui.table("spec", ("what", ""), _spec_rows(found.spec))
-    kinds = sorted({kind for counts in found.groups.values() for kind in counts})
-    rows = [
-        [block, *(str(counts.get(kind, 0)) for kind in kinds)]
-        for block, counts in found.groups.items()
-    ]
-    ui.table("layers with weights, by type", ("block", *kinds), rows)
-    if args.layers:
-        ui.table("layers", ("ONNX node", "type"), [list(row) for row in found.layers.items()])
-    if args.picture is not None:
-        save_picture(found.groups, args.file.name, args.picture)
-        print(f"wrote {args.picture}")
-
-
 def examine(path: Path) -> Findings:
-    """Reads an ONNX file, an engine's sidecar, or the engine's beside it.
-
-    Raises:
-        MissingFileError, CorruptFileError, InvalidValueError: If it cannot be read, or is not ours.
-        MissingDependencyError: If it is an ONNX file and onnx is not installed.
-    """
-    if path.suffix.lower() == ".onnx":
-        from trt_afdet.runtime.model_errors import reason
-
-        try:
-            return _of_onnx(path)
-        except AfdetError:
-            raise
-        except Exception as error:  # onnx's errors share no base; damaged text comes as bytes.
-            raise CorruptFileError(
-                f"{path} is not a valid ONNX model", got=reason(error), hint="export it again"
-            ) from error
+    """Reads an ONNX file, an engine's sidecar, or the engine's beside it."""
+    from trt_afdet.runtime.model_errors import reason
     from trt_afdet.trt.sidecar import read
 
-    return _of_sidecar(read(path))
+    if path.suffix.lower() != ".onnx":
+        return _of_sidecar(read(path))
+    try:
+        return _of_onnx(path)
+    except AfdetError:
+        raise
+    except Exception as error:  # onnx's errors share no base; damaged text comes as bytes.
+        what = f"{path} is not a valid ONNX model"
+        raise CorruptFileError(what, got=reason(error), hint="export it again") from error
 
 
 def _of_onnx(path: Path) -> Findings:
@@ -128,8 +101,7 @@ def _of_onnx(path: Path) -> Findings:
         ["SHA-256", file_sha256(path)],
     ]
     weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
-    tensors = [_tensor_row(value, "input") for value in inputs]
+    tensors = [_tensor_row(v, "input") for v in model.graph.input if v.name not in weights]
     tensors += [_tensor_row(value, "output") for value in model.graph.output]
     types = of_model(model, node_blocks(model))
     return Findings(facts, tensors, spec, types.groups(), types.types)
@@ -161,7 +133,7 @@ def _tensor_row(value: Any, kind: str) -> list[str]:
 
 
 def _of_sidecar(sidecar: EngineSidecar) -> Findings:
-    from trt_afdet.interface import INPUT_NAME
+    from trt_afdet.interface import INPUT_NAME, output_shapes
 
     spec = sidecar.spec
     low, best, high = sidecar.batch
@@ -188,34 +160,20 @@ def _of_sidecar(sidecar: EngineSidecar) -> Findings:
         ["engine's SHA-256", sidecar.engine_sha256],
         ["again with", " ".join(sidecar.arguments())],
     ]
-    shapes = dict(zip(spec.output_names, _head_shapes(spec), strict=True))
-    most = str(spec.max_detections)
-    shapes |= {
-        "num_detections": ["1"],
-        "detection_boxes": [most, "4"],
-        "detection_scores": [most],
-        "detection_classes": [most],
-    }
-    shapes[INPUT_NAME] = ["3", str(spec.height), str(spec.width)]
-    batch = str(low) if low == high else "N"
+    shapes = output_shapes(spec, False) | output_shapes(spec, True)
+    shapes[INPUT_NAME] = (3, spec.height, spec.width)
+    batch = low if low == high else "N"
     kinds = [(INPUT_NAME, "input", sidecar.input_dtype)]
     kinds += [(name, "output", dtype) for name, dtype in sidecar.output_dtypes.items()]
-    tensors = [[*kind, f"[{', '.join([batch, *shapes[kind[0]]])}]"] for kind in kinds]
+    tensors = [[*kind, f"[{', '.join(map(str, (batch, *shapes[kind[0]])))}]"] for kind in kinds]
     return Findings(facts, tensors, spec, sidecar.precision_groups, sidecar.layer_types)
 
 
 def _verdict(verified: Mapping[str, Any] | None) -> str:
     if verified is None:
         return "no"
-    return (
-        f"{'passed' if verified.get('passed') else 'failed'}, {verified.get('pictures')} pictures"
-    )
-
-
-def _head_shapes(spec: ModelSpec) -> list[list[str]]:
-    depths = [spec.num_classes] * len(spec.strides) + [4] * len(spec.strides)
-    sizes = spec.grid_sizes * 2
-    return [[str(d), str(h), str(w)] for d, (h, w) in zip(depths, sizes, strict=True)]
+    verdict = "passed" if verified.get("passed") else "failed"
+    return f"{verdict}, {verified.get('pictures')} pictures"
 
 
 def _spec_rows(spec: ModelSpec) -> list[list[str]]:
@@ -229,7 +187,9 @@ def _spec_rows(spec: ModelSpec) -> list[list[str]]:
     return rows
 
 
-def save_picture(groups: Mapping[str, Mapping[str, int]], title: str, path: Path) -> None:
+def save_picture(
+    groups: Mapping[str, Mapping[str, int]], kinds: list[str], title: str, path: Path
+) -> None:
     """Layers of each block as bars, coloured by type, as PNG."""
     from trt_afdet.support.figures import new_figure, save_figure
 
@@ -237,7 +197,7 @@ def save_picture(groups: Mapping[str, Mapping[str, int]], title: str, path: Path
     axes = figure.subplots()
     names = list(groups)
     left = [0] * len(names)
-    for kind in sorted({kind for counts in groups.values() for kind in counts}):
+    for kind in kinds:
         widths = [groups[name].get(kind, 0) for name in names]
         axes.barh(names, widths, left=left, label=kind, color=_COLOURS.get(kind, "#8c8c8c"))
         left = [a + b for a, b in zip(left, widths, strict=True)]

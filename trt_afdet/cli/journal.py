@@ -20,13 +20,8 @@ class Journal:
     Each line is written at once, so that even a kill loses no more than the current frame.
 
     Args:
-        path: The file; it is removed when everything is done.
+        path: The file.
         settings: What must be the same in a run that goes on: name and value, as JSON has them.
-
-    Raises:
-        InvalidValueError: If the stopped run had other settings.
-        RunError: If another process is at it.
-        WriteError: If it cannot be written.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
@@ -37,7 +32,6 @@ class Journal:
         self._file: IO[bytes]
 
     def __enter__(self) -> Journal:
-
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -76,10 +70,6 @@ class Journal:
                 if "line" in entry:
                     yield upgraded(entry["line"])
 
-    def remove(self) -> None:
-        """Everything is done."""
-        self.path.unlink(missing_ok=True)
-
     def _read(self) -> None:
         end = 0
         for text in self._file:
@@ -101,18 +91,14 @@ class Journal:
             self._write(self._settings)
 
     def _compare(self, before: dict[str, Any]) -> None:
-
         names = [n for n in {**before, **self._settings} if before.get(n) != self._settings.get(n)]
         if names:
             changes = "; ".join(f"{n}: {before.get(n)}, now {self._settings.get(n)}" for n in names)
-            raise InvalidValueError(
-                "the run that was stopped had other settings",
-                got=changes,
-                hint=f"use the same, or delete {self.path} to begin anew",
-            )
+            what = "the run that was stopped had other settings"
+            hint = f"use the same, or delete {self.path} to begin anew"
+            raise InvalidValueError(what, got=changes, hint=hint)
 
     def _write(self, entry: dict[str, Any]) -> None:
-
         data = (json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8", TEXT_ERRORS)
         try:
             write_whole(self._file.fileno(), data)

@@ -17,14 +17,9 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
-    parser.add_argument(
-        "file",
-        metavar="FILE",
-        nargs="*",
-        type=Path,
-        help="what detect --jsonl, a jsonl: or a csv: sink wrote; of a rotated file all parts, the "
-        "oldest first",
-    )
+    text = "what detect --jsonl, a jsonl: or a csv: sink wrote; of a rotated file all parts, the "
+    text += "oldest first"
+    parser.add_argument("file", metavar="FILE", nargs="*", type=Path, help=text)
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of a record")
 
 

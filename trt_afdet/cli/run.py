@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trt_afdet.cli import ui
 from trt_afdet.errors import AfdetError, InvalidValueError
 
 if TYPE_CHECKING:
@@ -44,63 +45,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from trt_afdet.stream.config.schema import Config, WebConfig
 
     parser.epilog = f"{EPILOG}\n{listed()}\n"
-    parser.add_argument(
-        "source",
-        metavar="SOURCE",
-        nargs="*",
-        help="cameras, streams and files, each as [NAME=]ADDRESS, or one cameras.yaml",
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="show the setup and every mistake in it, then exit"
-    )
-    parser.add_argument(
-        "--schema", action="store_true", help="print the JSON Schema of cameras.yaml, then exit"
-    )
-    parser.add_argument("--model", help="model.onnx or .engine (default: the shipped one)")
-    parser.add_argument(
-        "--sink", action="append", metavar="URI", help="send results there; may be repeated"
-    )
-    parser.add_argument(
-        "--web",
-        nargs="?",
-        const=WebConfig.address,
-        metavar="ADDRESS",
-        help=f"serve the web page (default address: {WebConfig.address})",
-    )
-    parser.add_argument("--metrics", metavar="ADDRESS", help="serve /metrics and /healthz alone")
-    parser.add_argument("--track", action="store_true", default=None, help="number the objects")
-    parser.add_argument(
-        "--every", type=int, metavar="N", help="detect on one frame in N, track on the others"
-    )
-    parser.add_argument("--zones", metavar="FILE", help="JSON file of zones and lines")
-    parser.add_argument("--conf", type=float, help=f"lowest confidence (default: {Config.conf})")
-    parser.add_argument("--iou", type=float, help="NMS IoU (default: the model's)")
-    parser.add_argument("--classes", nargs="+", metavar="NAME", help="report only these")
-    parser.add_argument("--threads", type=int, help="CPU threads of the network")
-    parser.add_argument("--batch", type=int, help="most frames per run of the network")
-    parser.add_argument(
-        "--max-age",
-        type=float,
-        metavar="S",
-        help="drop live frames that wait for more than S seconds",
-    )
-    parser.add_argument(
-        "--realtime", action="store_true", default=None, help="play files at their own pace"
-    )
-    parser.add_argument(
-        "--fail-fast",
-        action="store_true",
-        default=None,
-        help="stop all sources when the first one fails for good",
-    )
-    parser.add_argument(
-        "--give-up",
-        type=int,
-        metavar="N",
-        help="stop trying a camera after N failures in a row (default: never)",
-    )
-    parser.add_argument("--duration", type=float, metavar="S", help="stop after S seconds")
-    parser.add_argument("--quiet", action="store_true", help="print only errors and warnings")
+    add = parser.add_argument
+    text = "cameras, streams and files, each as [NAME=]ADDRESS, or one cameras.yaml"
+    add("source", metavar="SOURCE", nargs="*", help=text)
+    add("--check", action="store_true", help="show the setup and every mistake in it, then exit")
+    add("--schema", action="store_true", help="print the JSON Schema of cameras.yaml, then exit")
+    add("--model", help="model.onnx or .engine (default: the shipped one)")
+    add("--sink", action="append", metavar="URI", help="send results there; may be repeated")
+    text = f"serve the web page (default address: {WebConfig.address})"
+    add("--web", nargs="?", const=WebConfig.address, metavar="ADDRESS", help=text)
+    add("--metrics", metavar="ADDRESS", help="serve /metrics and /healthz alone")
+    switch: dict[str, Any] = {"action": "store_true", "default": None}
+    add("--track", **switch, help="number the objects")
+    add("--every", type=int, metavar="N", help="detect on one frame in N, track on the others")
+    add("--zones", metavar="FILE", help="JSON file of zones and lines")
+    add("--conf", type=float, help=f"lowest confidence (default: {Config.conf})")
+    add("--iou", type=float, help="NMS IoU (default: the model's)")
+    add("--classes", nargs="+", metavar="NAME", help="report only these")
+    add("--threads", type=int, help="CPU threads of the network")
+    add("--batch", type=int, help="most frames per run of the network")
+    text = "drop live frames that wait for more than S seconds"
+    add("--max-age", type=float, metavar="S", help=text)
+    add("--realtime", **switch, help="play files at their own pace")
+    add("--fail-fast", **switch, help="stop all sources when the first one fails for good")
+    text = "stop trying a camera after N failures in a row (default: never)"
+    add("--give-up", type=int, metavar="N", help=text)
+    add("--duration", type=float, metavar="S", help="stop after S seconds")
+    add("--quiet", action="store_true", help="print only errors and warnings")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -120,11 +91,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def load(args: argparse.Namespace) -> Loaded:
-    """The configuration of a command line, from its YAML or its options.
-
-    Raises:
-        AfdetError: If it contains mistakes.
-    """
+    """The configuration of a command line, from its YAML or its options."""
     from trt_afdet.stream.config.schema import config_from, is_config_file, load_config
 
     collect_sources(args)
@@ -141,11 +108,7 @@ def load(args: argparse.Namespace) -> Loaded:
 
 
 def collect_sources(args: argparse.Namespace) -> None:
-    """Moves sources that ``--web`` or ``--classes`` consumed back to ``args.source``.
-
-    Raises:
-        InvalidValueError: If the source is missing.
-    """
+    """Moves sources that ``--web`` or ``--classes`` consumed back to ``args.source``."""
     from trt_afdet.stream.config.schema import WebConfig
 
     if args.web is not None and _is_source(args.web):
@@ -157,9 +120,8 @@ def collect_sources(args: argparse.Namespace) -> None:
     if args.classes == []:
         raise InvalidValueError("--classes needs a name before the source")
     if not args.source:
-        raise InvalidValueError(
-            "the following arguments are required: SOURCE", hint="see trt-afdet run --help"
-        )
+        what = "the following arguments are required: SOURCE"
+        raise InvalidValueError(what, hint="see trt-afdet run --help")
 
 
 def _is_source(word: str) -> bool:
@@ -182,30 +144,21 @@ def _named(source: str) -> dict[str, str]:
 
 def _as_data(args: argparse.Namespace) -> dict[str, Any]:
     """The options as the mapping that a YAML file would hold."""
-    defaults = {
-        "track": args.track,
-        "every": args.every,
-        "classes": args.classes,
-        "realtime": args.realtime,
-        "retry": None if args.give_up is None else {"give_up": args.give_up},
-    }
-    data = {
+
+    def given(*names: str) -> dict[str, Any]:
+        return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+    retry = {} if args.give_up is None else {"retry": given("give_up")}
+    return {
         "sources": [_named(source) for source in args.source],
-        "defaults": {key: value for key, value in defaults.items() if value is not None},
-        "sinks": args.sink,
-        "options": {
-            key: value
-            for key in ("max_age", "fail_fast")
-            if (value := getattr(args, key)) is not None
-        },
+        "defaults": given("track", "every", "classes", "realtime") | retry,
+        **({} if args.sink is None else {"sinks": args.sink}),
+        "options": given("max_age", "fail_fast"),
+        **given("model", "web", "metrics", "zones", "conf", "iou", "threads", "batch"),
     }
-    for key in ("model", "web", "metrics", "zones", "conf", "iou", "threads", "batch"):
-        data[key] = getattr(args, key)
-    return {key: value for key, value in data.items() if value is not None}
 
 
 def _run(args: argparse.Namespace) -> int:
-    from trt_afdet.cli import ui
     from trt_afdet.cli.live import COLUMNS, View, rows
     from trt_afdet.cli.serve import Server
     from trt_afdet.live.service import Service
@@ -213,17 +166,8 @@ def _run(args: argparse.Namespace) -> int:
 
     loaded = load(args)
     with Service(loaded) as service, closing(Notifier()) as notifier:
-
-        def reload() -> str:
-            return str(service.reload(load(args)))
-
-        loop = Server(
-            service.pipeline,
-            reload if loaded.path is not None else None,
-            View(args.quiet),
-            notifier,
-            duration=args.duration,
-        )
+        again = None if loaded.path is None else lambda: str(service.reload(load(args)))
+        loop = Server(service.pipeline, again, View(args.quiet), notifier, duration=args.duration)
         try:
             return loop.run()
         finally:
@@ -277,32 +221,20 @@ def _try_model(loaded: Loaded) -> tuple[str, ...]:
 
     with open_detector(loaded) as detector:
         detector(np.zeros((64, 64, 3), np.uint8))
-        spec = detector.spec
-        backend = type(detector.backend).__name__
-        print(
-            f"model: {loaded.config.model or 'the shipped one'}, {backend}, "
-            f"{len(spec.class_names)} classes: {', '.join(spec.class_names)}"
-        )
-        return tuple(spec.class_names)
+        names = tuple(detector.spec.class_names)
+        what = f"{loaded.config.model or 'the shipped one'}, {type(detector.backend).__name__}"
+        print(f"model: {what}, {len(names)} classes: {', '.join(names)}")
+        return names
 
 
 def _describe(resolved: Resolved) -> None:
     """Prints the sources and sinks as tables."""
-    from trt_afdet.cli import ui
-
-    ui.table(
-        "sources",
-        ("name", "kind", "policy", "every", "track", "conf", "classes", "zones"),
-        [_source_row(source, resolved) for source in resolved.sources],
-    )
-    ui.table(
-        "sinks",
-        ("sink", "kind", "loses"),
-        [
-            [p.sink.name, type(p.sink).__name__, "nothing" if p.sink.durable else "the oldest"]
-            for p in resolved.sinks
-        ],
-    )
+    columns = ("name", "kind", "policy", "every", "track", "conf", "classes", "zones")
+    ui.table("sources", columns, [_source_row(source, resolved) for source in resolved.sources])
+    loses = {True: "nothing", False: "the oldest"}
+    sinks = [placed.sink for placed in resolved.sinks]
+    rows = [[sink.name, type(sink).__name__, loses[sink.durable]] for sink in sinks]
+    ui.table("sinks", ("sink", "kind", "loses"), rows)
 
 
 def _source_row(source: ConfiguredSource, resolved: Resolved) -> list[str]:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import FrameType
 
 from trt_afdet.cli.live import View, summary
@@ -29,34 +30,22 @@ LEFT_BEHIND = 10.0
 STATUS_EVERY = 10.0
 
 
+@dataclass
 class Server:
     """Runs a pipeline until it ends, a signal stops it, or its time is up.
 
-    SIGINT and SIGTERM stop it; a second SIGINT ends the process at once. SIGHUP reloads. Without
-    ``reload`` it stops the pipeline, because the terminal has closed.
-
-    Args:
-        pipeline: The pipeline.
-        reload: Called for SIGHUP, in a separate thread; returns a text to log. None without a file.
-        view: The console.
-        notifier: The connection to systemd.
-        duration: Stop after so many seconds; None for never.
+    SIGINT and SIGTERM stop it; a second SIGINT ends the process at once. SIGHUP calls ``reload`` in
+    a separate thread and logs its text; without, it stops the pipeline: the terminal has closed.
     """
 
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        reload: Callable[[], str] | None,
-        view: View,
-        notifier: Notifier,
-        duration: float | None = None,
-    ) -> None:
-        self._pipeline = pipeline
-        self._reload = reload
-        self._view = view
-        self._notifier = notifier
-        self._watchdog = Watchdog(notifier)
-        self._duration = duration
+    pipeline: Pipeline
+    reload: Callable[[], str] | None
+    view: View
+    notifier: Notifier
+    duration: float | None = None
+
+    def __post_init__(self) -> None:
+        self._watchdog = Watchdog(self.notifier)
         # A signal handler may put into this kind of queue even during get().
         self._news: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._interrupts = 0
@@ -68,29 +57,26 @@ class Server:
         self._next_status = 0.0
 
     def run(self) -> int:
-        """Runs the pipeline to its end.
+        """Runs the pipeline to its end; raises its error.
 
         Returns:
             130 after SIGINT, 0 after SIGTERM; otherwise 1 if a source failed for good or could not
             be read completely, else 0.
-
-        Raises:
-            AfdetError: See :meth:`~trt_afdet.stream.pipeline.Pipeline.run`.
         """
-        worker = Worker(self._work, name="pipeline", on_exit=self._pipeline.stop)
+        worker = Worker(self._work, name="pipeline", on_exit=self.pipeline.stop)
         names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows lacks SIGHUP.
         numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
         before = {number: signal.signal(number, self._on_signal) for number in numbers}
-        self._view.open()
+        self.view.open()
         try:
             worker.start()
             self._attend(worker)
-            self._notifier.stopping()
+            self.notifier.stopping()
             worker.join(LEFT_BEHIND)
             if self._reloading is not None:
                 self._reloading.join(LEFT_BEHIND)
         finally:
-            self._view.close()
+            self.view.close()
             for number, handler in before.items():
                 signal.signal(number, handler)
         if worker.is_alive():
@@ -100,7 +86,7 @@ class Server:
             raise self._failure
         if self._interrupts:
             return 130
-        return 1 if self._pipeline.incomplete() and not self._stopped else 0
+        return 1 if self.pipeline.incomplete() and not self._stopped else 0
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:
@@ -111,7 +97,7 @@ class Server:
 
     def _work(self) -> None:
         try:
-            self._pipeline.run()
+            self.pipeline.run()
         except BaseException as error:
             self._failure = error
         finally:
@@ -121,40 +107,40 @@ class Server:
         """Handles signals and checks until the pipeline ends or must stop."""
         started = time.monotonic()
         while worker.is_alive():
-            if self._duration is not None and time.monotonic() - started >= self._duration:
+            if self.duration is not None and time.monotonic() - started >= self.duration:
                 break
             # Sources get a state once all sinks are open.
-            if not self._ready and self._pipeline.board.latest():
+            if not self._ready and self.pipeline.board.latest():
                 self._ready = True
                 started = time.monotonic()
-                self._notifier.ready()
+                self.notifier.ready()
             try:
                 news = self._news.get(timeout=TICK)
             except queue.Empty:
                 self._look()
                 continue
-            if news is None or news in (signal.SIGINT, signal.SIGTERM) or self._reload is None:
+            if news is None or news in (signal.SIGINT, signal.SIGTERM) or self.reload is None:
                 self._stopped = news is not None
                 break
             self._start_reload()
-        self._pipeline.stop()
+        self.pipeline.stop()
 
     def _look(self) -> None:
         if self._reload_again:
             self._start_reload()
         if not self._ready:
             return
-        status = self._notifier.watchdog is not None and time.monotonic() >= self._next_status
-        if not (self._view.due or self._watchdog.due or status):
+        status = self.notifier.watchdog is not None and time.monotonic() >= self._next_status
+        if not (self.view.due or self._watchdog.due or status):
             return
-        snapshot = self._pipeline.snapshot()
-        if self._view.due:
-            self._view.show(snapshot)
+        snapshot = self.pipeline.snapshot()
+        if self.view.due:
+            self.view.show(snapshot)
         if self._watchdog.due and not self._watchdog.look(snapshot):
             log.error("the pipeline hangs: frames wait and none is finished")
         if status:
             self._next_status = time.monotonic() + STATUS_EVERY
-            self._notifier.status(summary(snapshot))
+            self.notifier.status(summary(snapshot))
 
     def _start_reload(self) -> None:
         self._reload_again = self._reloading is not None and self._reloading.is_alive()
@@ -163,18 +149,15 @@ class Server:
             self._reloading.start()
 
     def _do_reload(self) -> None:
-        assert self._reload is not None
-        self._notifier.reloading()
+        assert self.reload is not None
+        self.notifier.reloading()
         try:
-            log.info("reloaded: %s", self._reload())
-        except ConfigError as error:
-            for problem in error.problems:
-                log.error("%s", problem)
-            log.error("the configuration was not reloaded; the old one stays")
+            log.info("reloaded: %s", self.reload())
         except AfdetError as error:
-            log.error("%s", error)
+            for problem in error.problems if isinstance(error, ConfigError) else [error]:
+                log.error("%s", problem)
             log.error("the configuration was not reloaded; the old one stays")
         except Exception:
             log.exception("the configuration was not reloaded")
         finally:
-            self._notifier.ready()
+            self.notifier.ready()

@@ -14,20 +14,11 @@ from trt_afdet.support.files import remove_temporaries
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asks the command to end.
-
-    A KeyboardInterrupt, so that whatever closes its files on Ctrl-C closes them here too.
-
-    Args:
-        number: The signal.
-    """
+    """A signal asks the command to end; what closes its files on Ctrl-C closes them here too."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(number)
+        super().__init__(f"stopped by {signal.Signals(number).name}")
         self.number = number
-
-    def __str__(self) -> str:
-        return f"stopped by {signal.Signals(self.number).name}"
 
 
 def exit_status(stop: KeyboardInterrupt) -> int:

@@ -11,8 +11,6 @@ T = TypeVar("T")
 
 #: Seconds between two progress lines without a terminal.
 LINE_EVERY = 10.0
-#: Work shorter than this needs no progress at all.
-SILENT_FOR = 2.0
 
 
 def warn(text: str) -> None:
@@ -56,34 +54,19 @@ def progress(items: Iterable[T], total: int | None, description: str) -> Iterato
 
     A bar with rate and remaining time on a terminal, a line every few seconds elsewhere, nothing
     at all for work of under two seconds in a log.
-
-    Args:
-        items: What to pass on.
-        total: How many there are, if known.
-        description: The work, for the reader.
     """
     if sys.stderr.isatty():
         try:
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeRemainingColumn,
-            )
+            from rich import progress as rich
+            from rich.console import Console
         except ImportError:
             pass
         else:
-            from rich.console import Console
-
-            with Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-                console=Console(file=sys.stderr),
-                transient=True,
+            what, speed = "{task.description}", "{task.fields[rate]}"
+            columns = (what, rich.BarColumn(), rich.MofNCompleteColumn(), speed)
+            console = Console(file=sys.stderr)
+            with rich.Progress(
+                *columns, rich.TimeRemainingColumn(), console=console, transient=True
             ) as bar:
                 task = bar.add_task(description, total=total, rate="")
                 start = time.monotonic()
@@ -97,7 +80,7 @@ def progress(items: Iterable[T], total: int | None, description: str) -> Iterato
 
 def _lines(items: Iterable[T], total: int | None, description: str) -> Iterator[T]:
     start = time.monotonic()
-    next_line = start + max(SILENT_FOR, LINE_EVERY)
+    next_line = start + LINE_EVERY
     for done, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
