@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trt_afdet.engine.onnx.nms import check_canonical
+from trt_afdet.engine.onnx.nms import check_canonical, import_onnx
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError
 from trt_afdet.runtime.model_errors import kind_of, reason
 from trt_afdet.spec import ModelSpec
 from trt_afdet.support.files import atomic_path, check_model_path, file_sha256
-from trt_afdet.support.packages import missing
 
 if TYPE_CHECKING:
     import onnx
@@ -76,18 +75,13 @@ def save_model(model: onnx.ModelProto, path: Path) -> None:
 
 def _parse(path: Path) -> onnx.ModelProto:
     check_model_path(path)
+    load = import_onnx().load
     try:
-        import onnx
-    except ImportError as error:
-        raise missing(error) from error
-    try:
-        model = onnx.load(str(path))
+        model: onnx.ModelProto = load(str(path))
     except Exception as error:  # protobuf's and onnx's own, besides those of external data.
-        kind = kind_of(path)
-        if kind is not None:
-            raise CorruptFileError(
-                f"{path} is not an ONNX model but {kind[0]}", hint=kind[1] or None
-            ) from error
+        if kind := kind_of(path):
+            said = f"{path} is not an ONNX model but {kind[0]}"
+            raise CorruptFileError(said, hint=kind[1]) from error
         raise CorruptFileError(
             f"{path} is not an ONNX model, or it is cut off",
             got=reason(error),
@@ -96,7 +90,7 @@ def _parse(path: Path) -> onnx.ModelProto:
     if not model.graph.node or not model.graph.output:
         what, hint = kind_of(path) or (None, None)
         what = f"it is {what}" if what else "it holds no graph"
-        raise CorruptFileError(f"{path} is not an ONNX model: {what}", hint=hint or None)
+        raise CorruptFileError(f"{path} is not an ONNX model: {what}", hint=hint)
     return model
 
 
@@ -142,13 +136,12 @@ def _complete(model: onnx.ModelProto) -> onnx.ModelProto:
     onnx.checker.check_model(model)
     model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
     taken = {node.name for node in model.graph.node}
-    seen: set[str] = set()
+    seen = {""}
     for index, node in enumerate(model.graph.node):
-        if not node.name or node.name in seen:
-            name = f"{node.name or node.op_type}_{index}"
-            while name in taken:
-                name += "_"
-            node.name = name
-            taken.add(name)
+        if node.name in seen:
+            node.name = f"{node.name or node.op_type}_{index}"
+            while node.name in taken:
+                node.name += "_"
+            taken.add(node.name)
         seen.add(node.name)
     return model

@@ -59,7 +59,7 @@ def add_nms(
     """
     if form not in NMS_FORMS:
         raise InvalidValueError(f"NMS must be one of {', '.join(NMS_FORMS)}", got=form)
-    onnx = _onnx()
+    onnx = import_onnx()
     spec = check_canonical(model, file)
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -83,17 +83,13 @@ def add_nms(
 
 
 def check_canonical(model: onnx.ModelProto, file: object = "the model") -> ModelSpec:
-    """The spec of a model, once it is known to be canonical.
-
-    Args:
-        model: With FP32 or FP16 input and heads.
-        file: What messages call the model.
+    """The spec of a model with FP32 or FP16 input and heads, once it is known to be canonical.
 
     Raises:
         InvalidValueError: If it is not ours, has NMS already, or contradicts its own spec.
         MissingDependencyError: If onnx is not installed.
     """
-    _onnx()
+    import_onnx()
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     spec = read_spec(metadata.get(METADATA_KEY), file)
     form = read_nms(metadata.get(NMS_KEY), file)
@@ -119,7 +115,8 @@ def check_canonical(model: onnx.ModelProto, file: object = "the model") -> Model
     return spec
 
 
-def _onnx() -> Any:
+def import_onnx() -> Any:
+    """The package, with its parts that are used here; raises MissingDependencyError without it."""
     try:
         import onnx
         import onnx.checker
@@ -144,11 +141,9 @@ def _element(value: onnx.ValueInfoProto) -> str:
 
 
 def _set_metadata(model: onnx.ModelProto, key: str, value: str) -> None:
-    for entry in model.metadata_props:
-        if entry.key == key:
-            entry.value = value
-            return
-    model.metadata_props.add(key=key, value=value)
+    found = next((entry for entry in model.metadata_props if entry.key == key), None)
+    entry = found or model.metadata_props.add(key=key)
+    entry.value = value
 
 
 def _append_plugin(model: onnx.ModelProto, spec: ModelSpec) -> None:

@@ -8,6 +8,8 @@ is laid out with index = point * classes + class, and the levels' best stand one
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -24,10 +26,8 @@ MIN_OPSET = 17
 def write_portable_nms(graph: GraphWriter, spec: ModelSpec, *, loop: bool = False) -> None:
     """Adds all five steps, from the heads (``spec.output_names``) to ``DETECTION_NAMES``.
 
-    Args:
-        graph: Written to. Heads may be FP16 or FP32; the arithmetic is FP32.
-        spec: Gives thresholds, scale and sizes.
-        loop: Suppress by :func:`~trt_afdet.engine.onnx.suppression.by_loop`, not NonMaxSuppression.
+    Heads may be FP16 or FP32; the arithmetic is FP32. With ``loop``,
+    :func:`~trt_afdet.engine.onnx.suppression.by_loop` stands in for NonMaxSuppression.
     """
     threshold = logit_threshold(spec.score_threshold)
     logits, point, class_id = _select(graph, spec, threshold)
@@ -35,10 +35,7 @@ def write_portable_nms(graph: GraphWriter, spec: ModelSpec, *, loop: bool = Fals
     valid = graph.add("And", sound, graph.add("Greater", logits, graph.floats(threshold)))
     logits = graph.add("Where", valid, logits, graph.floats(-np.inf))
     candidates = Candidates(logits, boxes, class_id, sum(_slots(spec)))
-    if loop:
-        kept = by_loop(graph, spec, candidates)
-    else:
-        kept = by_operator(graph, spec, candidates, threshold)
+    kept = (by_loop if loop else by_operator)(graph, spec, candidates)
     _publish(graph, spec, candidates, kept)
 
 
@@ -64,9 +61,7 @@ def _select(graph: GraphWriter, spec: ModelSpec, threshold: np.float32) -> tuple
     classes = graph.ints(spec.num_classes)
     logits, points, class_ids = [], [], []
     before = 0
-    for level, (slots, (rows, columns)) in enumerate(
-        zip(_slots(spec), spec.grid_sizes, strict=True)
-    ):
+    for level, slots in enumerate(_slots(spec)):
         pairs = _rows(graph, spec, level, spec.num_classes)
         flat = graph.to_float(graph.add("Reshape", pairs, graph.ints([0, -1])))
         # NaN is above nothing, so it goes too.
@@ -76,7 +71,7 @@ def _select(graph: GraphWriter, spec: ModelSpec, threshold: np.float32) -> tuple
         logits.append(best)
         points.append(graph.add("Add", point, graph.ints(before)))
         class_ids.append(graph.add("Sub", index, graph.add("Mul", point, classes)))
-        before += rows * columns
+        before += math.prod(spec.grid_sizes[level])
     return (
         graph.add("Concat", *logits, axis=1),
         graph.add("Concat", *points, axis=1),
@@ -117,14 +112,14 @@ def _decode(graph: GraphWriter, spec: ModelSpec, point: str) -> tuple[str, str]:
 
 def _publish(graph: GraphWriter, spec: ModelSpec, candidates: Candidates, kept: str) -> None:
     """Step 5: the best, padded to ``max_detections`` rows."""
-    rows = min(spec.max_detections, candidates.count)
+    rows = min(spec.max_detections, candidates.size)
     best, slot = graph.add_many("TopK", [kept, graph.ints([rows])], 2, axis=1)
     found = graph.add("Greater", best, graph.floats(-np.inf))
     two = graph.ints([2])
     place = graph.add("Unsqueeze", slot, two)
     boxes = graph.add("GatherND", candidates.boxes, place, batch_dims=1)
     class_id = graph.add("GatherND", candidates.class_id, place, batch_dims=1)
-    zero, no_class = graph.floats(0), graph.ints(-1, np.int32)
+    zero, no_class = graph.floats(0), graph.constant(-1, np.int32)
     boxes = graph.add("Where", graph.add("Unsqueeze", found, two), boxes, zero)
     scores = graph.add("Where", found, _sigmoid(graph, best), zero)
     class_id = graph.add("Where", found, class_id, no_class)

@@ -8,11 +8,14 @@ output's size depends on the data. TensorRT-RTX has no such operator.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from trt_afdet.engine.onnx.writer import GraphWriter
+from trt_afdet.postprocess import logit_threshold
 from trt_afdet.spec import ModelSpec
 
 #: Candidates that one pass of the loop looks at: many enough that a frame takes few passes, few
@@ -20,26 +23,23 @@ from trt_afdet.spec import ModelSpec
 _BLOCK = 32
 
 
-@dataclass(frozen=True)
-class Candidates:
+class Candidates(NamedTuple):
     """Tensors of the candidates in (level, rank within the level) order.
 
     Attributes:
         logits: float32 [N, B], -inf where there is no candidate.
         boxes: float32 [N, B, 4], finite everywhere.
         class_id: int32 [N, B].
-        count: B.
+        size: B.
     """
 
     logits: str
     boxes: str
     class_id: str
-    count: int
+    size: int
 
 
-def by_operator(
-    graph: GraphWriter, spec: ModelSpec, candidates: Candidates, threshold: np.float32
-) -> str:
+def by_operator(graph: GraphWriter, spec: ModelSpec, candidates: Candidates) -> str:
     """The logits of the kept candidates, -inf in all other places: float32 [N, B].
 
     NonMaxSuppression takes equal scores by the lower index, and removes by IoU > threshold. It gets
@@ -49,12 +49,12 @@ def by_operator(
     logits, one = candidates.logits, graph.ints([1])
     scores = graph.add("Unsqueeze", logits, one)
     if not spec.class_agnostic:
-        classes = graph.ints(np.arange(spec.num_classes)[:, None], np.int32)
+        classes = graph.constant(np.arange(spec.num_classes)[:, None], np.int32)
         own = graph.add("Equal", graph.add("Unsqueeze", candidates.class_id, one), classes)
         scores = graph.add("Where", own, scores, graph.floats(-np.inf))
     # No class can have more of the best max_detections than all of them.
     most, iou = graph.ints([spec.max_detections]), graph.floats([spec.nms_iou])
-    above = graph.floats([threshold])
+    above = graph.floats([logit_threshold(spec.score_threshold)])
     chosen = graph.add("NonMaxSuppression", candidates.boxes, scores, most, iou, above)
     slot = graph.add("Gather", chosen, graph.ints([0, 2]), axis=1)
     kept = graph.add("GatherND", logits, slot)
@@ -74,11 +74,11 @@ def by_loop(graph: GraphWriter, spec: ModelSpec, candidates: Candidates) -> str:
     none, axis = graph.floats(-np.inf), graph.ints([1])
     start = graph.full_like(candidates.logits, -np.inf)
     nothing = graph.full_like(candidates.logits, 0)
-    extents = _Extents.of(graph, spec, candidates)
-    width = min(_BLOCK, candidates.count)
+    remover = _remover(graph, spec, candidates)
+    width = min(_BLOCK, candidates.size)
     with graph.body() as nodes:
         best, slot = graph.add_many("TopK", [open_, graph.ints([width])], 2, axis=1)
-        removes = extents.removes(graph, slot, spec.nms_iou)
+        removes = remover(slot)
         rows = graph.add("Expand", graph.add("Unsqueeze", slot, axis), graph.ints([1, width, 1]))
         pairs = graph.add("GatherElements", removes, rows, axis=2)
         earlier = graph.floats(np.triu(np.ones((width, width)), 1))
@@ -99,76 +99,52 @@ def by_loop(graph: GraphWriter, spec: ModelSpec, candidates: Candidates) -> str:
         closed = graph.add("Or", graph.add("Or", is_taken, gone), enough)
         open_next = graph.add("Where", closed, none, open_)
         more = graph.add("Greater", graph.add("ReduceMax", open_next, keepdims=0), none)
-    info, count = helper.make_tensor_value_info, candidates.count
-    body = helper.make_graph(
-        nodes,
-        "suppress",
-        [
-            info("nms/loop/pass", TensorProto.INT64, []),
-            info(go, TensorProto.BOOL, []),
-            info(open_, TensorProto.FLOAT, [None, count]),
-            info(kept, TensorProto.FLOAT, [None, count]),
-        ],
-        [
-            info(more, TensorProto.BOOL, []),
-            info(open_next, TensorProto.FLOAT, [None, count]),
-            info(kept_next, TensorProto.FLOAT, [None, count]),
-        ],
-    )
-    passes = graph.ints(spec.max_detections)
-    inputs = [passes, graph.truth(True), candidates.logits, start]
-    return graph.add_many("Loop", inputs, 2, body=body)[1]
+
+    def state(going: str, *logits: str) -> list[Any]:
+        info, shape = helper.make_tensor_value_info, [None, candidates.size]
+        floats = [info(name, TensorProto.FLOAT, shape) for name in logits]
+        return [info(going, TensorProto.BOOL, []), *floats]
+
+    turn = helper.make_tensor_value_info("nms/loop/pass", TensorProto.INT64, [])
+    before, after = [turn, *state(go, open_, kept)], state(more, open_next, kept_next)
+    body = helper.make_graph(nodes, "suppress", before, after)
+    passes, yes = graph.ints(spec.max_detections), graph.constant(True, np.bool_)
+    return graph.add_many("Loop", [passes, yes, candidates.logits, start], 2, body=body)[1]
 
 
-@dataclass(frozen=True)
-class _Extents:
-    """Boxes as solids whose third side is the class: those of different classes do not meet.
+def _remover(graph: GraphWriter, spec: ModelSpec, candidates: Candidates) -> Callable[[str], str]:
+    """What writes 1 where a box of ``slot`` [N, W] overlaps one of all [B] by more than the IoU:
+    float32 [N, W, B].
 
-    Attributes:
-        low, high: float32 [N, D, 1, B]; D is 2 where the class does not count.
-        area: float32 [N, 1, 1, B].
-        table: All of them, float32 [N, 2 * D + 1, B].
-        sides: D.
+    Boxes are solids whose third side is the class: those of different classes do not meet.
     """
+    axis, two = graph.ints([1]), graph.ints([2])
+    flat = graph.add("Transpose", candidates.boxes, perm=[0, 2, 1])
+    low, high = graph.add_many("Split", [flat, graph.ints([2, 2])], 2, axis=1)
+    lengths = [graph.add("Sub", high, low), graph.ints([1, 1])]
+    area = graph.add("Mul", *graph.add_many("Split", lengths, 2, axis=1))
+    sides = 2
+    if not spec.class_agnostic:
+        depth = graph.to_float(graph.add("Unsqueeze", candidates.class_id, axis))
+        low = graph.add("Concat", low, depth, axis=1)
+        high = graph.add("Concat", high, graph.add("Add", depth, graph.floats(1)), axis=1)
+        sides = 3
+    table = graph.add("Concat", low, high, area, axis=1)
+    # Sides [N, sides, 1, B] and area [N, 1, 1, B].
+    all_low, all_high, all_area = (graph.add("Unsqueeze", x, two) for x in (low, high, area))
 
-    low: str
-    high: str
-    area: str
-    table: str
-    sides: int
-
-    @classmethod
-    def of(cls, graph: GraphWriter, spec: ModelSpec, candidates: Candidates) -> _Extents:
-        axis, two = graph.ints([1]), graph.ints([2])
-        flat = graph.add("Transpose", candidates.boxes, perm=[0, 2, 1])
-        low, high = graph.add_many("Split", [flat, graph.ints([2, 2])], 2, axis=1)
-        lengths = [graph.add("Sub", high, low), graph.ints([1, 1])]
-        area = graph.add("Mul", *graph.add_many("Split", lengths, 2, axis=1))
-        sides = 2
-        if not spec.class_agnostic:
-            depth = graph.to_float(graph.add("Unsqueeze", candidates.class_id, axis))
-            low = graph.add("Concat", low, depth, axis=1)
-            high = graph.add("Concat", high, graph.add("Add", depth, graph.floats(1)), axis=1)
-            sides = 3
-        table = graph.add("Concat", low, high, area, axis=1)
-        low, high, area = (graph.add("Unsqueeze", part, two) for part in (low, high, area))
-        return cls(low, high, area, table, sides)
-
-    def removes(self, graph: GraphWriter, slot: str, iou: float) -> str:
-        """1 where a box of ``slot`` [N, W] overlaps one of all by more: float32 [N, W, B]."""
-        sides, axis = self.sides, graph.ints([1])
+    def removes(slot: str) -> str:
         shape = graph.ints([1, 2 * sides + 1, 1])
         index = graph.add("Expand", graph.add("Unsqueeze", slot, axis), shape)
-        chosen = graph.add("GatherElements", self.table, index, axis=2)
+        chosen = graph.add("GatherElements", table, index, axis=2)
         mine = [graph.add("Unsqueeze", chosen, graph.ints([3])), graph.ints([sides, sides, 1])]
         low, high, area = graph.add_many("Split", mine, 3, axis=1)
-        length = graph.add(
-            "Sub", graph.add("Min", high, self.high), graph.add("Max", low, self.low)
-        )
-        common = [graph.add("Max", length, graph.floats(0)), graph.ints([1] * sides)]
-        inter, *others = graph.add_many("Split", common, sides, axis=1)
-        for other in others:
-            inter = graph.add("Mul", inter, other)
-        union = graph.add("Sub", graph.add("Add", area, self.area), inter)
-        above = graph.add("Greater", graph.add("Div", inter, union), graph.floats(iou))
+        ends = graph.add("Min", high, all_high), graph.add("Max", low, all_low)
+        length = graph.add("Max", graph.add("Sub", *ends), graph.floats(0))
+        shared = graph.add_many("Split", [length, graph.ints([1] * sides)], sides, axis=1)
+        inter = functools.reduce(lambda one, other: graph.add("Mul", one, other), shared)
+        union = graph.add("Sub", graph.add("Add", area, all_area), inter)
+        above = graph.add("Greater", graph.add("Div", inter, union), graph.floats(spec.nms_iou))
         return graph.add("Squeeze", graph.to_float(above), axis)
+
+    return removes

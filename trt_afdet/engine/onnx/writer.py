@@ -16,15 +16,8 @@ if TYPE_CHECKING:
 
 
 class GraphWriter:
-    """Collects nodes and constants; a tensor is its name.
-
-    Args:
-        prefix: Every name starts with it.
-
-    Attributes:
-        nodes: In an order that can be run.
-        constants: Initializers.
-    """
+    """Collects nodes, in an order that can be run, and constants; a tensor is its name, and every
+    name starts with the prefix."""
 
     def __init__(self, prefix: str) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -48,20 +41,16 @@ class GraphWriter:
 
     def floats(self, value: npt.ArrayLike) -> str:
         """A float32 constant."""
-        return self._constant(np.asarray(value, np.float32))
+        return self.constant(value, np.float32)
 
-    def ints(self, value: npt.ArrayLike, dtype: npt.DTypeLike = np.int64) -> str:
-        """An integer constant."""
-        return self._constant(np.asarray(value, dtype))
+    def ints(self, value: npt.ArrayLike) -> str:
+        """An int64 constant."""
+        return self.constant(value, np.int64)
 
-    def truth(self, value: bool) -> str:
-        """A boolean constant."""
-        return self._constant(np.asarray(value, np.bool_))
-
-    def _constant(self, value: npt.NDArray[Any]) -> str:
+    def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike) -> str:
         from onnx import numpy_helper
 
-        tensor = numpy_helper.from_array(value)
+        tensor = numpy_helper.from_array(np.asarray(value, dtype))
         for known in self.constants:
             tensor.name = known.name
             if known == tensor:
@@ -71,16 +60,10 @@ class GraphWriter:
         return tensor.name
 
     def to_float(self, tensor: str) -> str:
-        """Cast to float32."""
-        from onnx import TensorProto
-
-        return self.add("Cast", tensor, to=TensorProto.FLOAT)
+        return self.add("Cast", tensor, to=1)  # TensorProto.FLOAT
 
     def to_int32(self, tensor: str) -> str:
-        """Cast to int32."""
-        from onnx import TensorProto
-
-        return self.add("Cast", tensor, to=TensorProto.INT32)
+        return self.add("Cast", tensor, to=6)  # TensorProto.INT32
 
     def full_like(self, tensor: str, value: float) -> str:
         """A float32 tensor of another's shape, filled with one value."""
