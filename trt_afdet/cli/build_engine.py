@@ -72,7 +72,7 @@ def _add(parser: Any, option: Option) -> None:
     """An option as the table describes it; without it on the command line, args hold None."""
     more: dict[str, Any] = {"dest": option.name, "help": option.help_line, "default": None}
     if option.is_switch:
-        more |= {"action": "store_const", "const": not option.switch_off}
+        more |= {"action": "store_const", "const": not option.default}
     else:
         more |= {"metavar": option.metavar, "choices": option.choices or None}
         more["type"] = _TYPES.get(option.name, type(option.default))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import platform
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from trt_afdet.engine.options import BuildOptions
 from trt_afdet.engine.plan import BuildPlan
 from trt_afdet.engine.precision.readback import (
     LEAST_SHARE,
@@ -23,7 +25,7 @@ from trt_afdet.engine.precision.readback import (
 )
 from trt_afdet.engine.progress import BuildState
 from trt_afdet.errors import AfdetError, InvalidValueError, RunError
-from trt_afdet.interface import INPUT_NAME, PLUGIN_OP
+from trt_afdet.interface import INPUT_NAME, PLUGIN_OP, PLUGIN_VERSION
 from trt_afdet.support.files import atomic_path
 from trt_afdet.trt.sidecar import EngineSidecar, sidecar_path
 
@@ -42,30 +44,26 @@ _TICK = 0.1
 #: The most that TensorRT's TopK layer chooses.
 LARGEST_TOPK = 3840
 
-#: Attributes of a plugin's node that the ONNX parser reads itself.
-_PARSERS_OWN = {"plugin_version", "plugin_namespace"}
-
 _NUMPY = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "INT64": "int64"}
 
 
 class Listener(Protocol):
-    """Receives warnings, tables and progress of a build."""
+    """Receives warnings, tables and progress of a build; logs warnings and shows nothing."""
 
     def warn(self, text: str) -> None:
-        """A warning."""
-        ...
+        logging.getLogger("trt_afdet").warning("%s", text)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A report."""
-        ...
+        return
 
     def progress(self, items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
         """Passes items on and shows how far it is."""
-        ...
+        return items
 
     def building(self, state: BuildState) -> None:
         """TensorRT is building; called every tenth of a second."""
-        ...
+        return
 
 
 class FallbackError(RunError):
@@ -81,10 +79,8 @@ class Prepared:
     """A network, parsed and configured: everything but the build.
 
     Attributes:
-        plan: What to do.
         source: The canonical model.
         converted: The model in its precision, without NMS.
-        model: The parsed ONNX model.
         builder, network, config, logger: TensorRT's.
         planned: ONNX node -> type that it should compute in.
         types: Read back from the network.
@@ -96,7 +92,6 @@ class Prepared:
     plan: BuildPlan
     source: Canonical
     converted: Converted
-    model: onnx.ModelProto
     builder: Any
     network: Any
     config: Any
@@ -110,12 +105,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Built:
-    """An engine in memory, with all that is known of it.
-
-    Attributes:
-        engine_bytes: The content of the file.
-        sidecar: What will lie beside it.
-    """
+    """An engine in memory, and what will lie beside its file."""
 
     engine_bytes: memoryview
     sidecar: EngineSidecar
@@ -130,7 +120,6 @@ def prepare(plan: BuildPlan, listener: Listener) -> Prepared:
     """
     from trt_afdet.engine.onnx.model_file import Canonical
     from trt_afdet.engine.onnx.nms import add_nms
-    from trt_afdet.interface import PLUGIN_VERSION
 
     options, flavour = plan.options, plan.flavour
     # Finds faults of model and plugin before minutes of calibration.
@@ -142,7 +131,11 @@ def prepare(plan: BuildPlan, listener: Listener) -> Prepared:
     if plan.plugin is not None:
         flavour.load_plugin(plan.plugin, PLUGIN_OP, PLUGIN_VERSION)
     builder = flavour.make_builder(logger)
-    _check_dla(plan, builder)
+    if options.dla_core is not None and not 0 <= options.dla_core < flavour.dla_cores(builder):
+        cores = flavour.dla_cores(builder)
+        raise InvalidValueError(
+            f"this machine has {cores} DLA cores", got=f"--dla-core {options.dla_core}"
+        )
     block = node_blocks(canonical)
 
     def parsed(source: onnx.ModelProto) -> tuple[onnx.ModelProto, Any, Any]:
@@ -150,8 +143,11 @@ def prepare(plan: BuildPlan, listener: Listener) -> Prepared:
         _check_nms(plan, model)
         make = flavour.make_typed_network if plan.typed else flavour.make_untyped_network
         network = make(builder)
-        data = model.SerializeToString()
-        return model, network, flavour.parse(network, logger, data, model.graph.node)
+        return (
+            model,
+            network,
+            flavour.parse(network, logger, model.SerializeToString(), model.graph.node),
+        )
 
     if options.precision == "int8":
         parsed(canonical)
@@ -159,11 +155,10 @@ def prepare(plan: BuildPlan, listener: Listener) -> Prepared:
     model, network, parser = parsed(converted.model)
     planned: Mapping[str, str] = of_model(converted.model, block).types
     config = flavour.make_config(builder)
-    alive = [parser]
     profile = flavour.set_batches(builder, config, network, options.batch)
     if not plan.typed:
-        floats = _keep_float(plan, canonical, converted.model, model)
-        planned = _untyped(plan, planned, floats)
+        floats = _keep_float(options, canonical, converted.model, model)
+        planned = _untyped(options, planned, floats)
         flavour.keep_float(network, floats)
         if options.io == "float16":
             flavour.set_half_io(network)
@@ -174,15 +169,19 @@ def prepare(plan: BuildPlan, listener: Listener) -> Prepared:
         check_precision(plan, types, planned, listener)
     _configure(plan, config, listener)
     prepared = Prepared(
-        plan, source, converted, model, builder, network, config, logger, planned, types,
-        flavour.io(network), alive,
+        plan, source, converted, builder, network, config, logger, planned, types,
+        flavour.io(network), [parser],
     )  # fmt: skip
     if options.dla_core is not None:
         report_dla(prepared, listener)
     if flavour.is_rtx and options.timing_cache is not None:
         listener.warn(f"{flavour} measures nothing when it builds, so it keeps no timings")
-    if plan.implicit and not options.dry_run:
-        _calibrate(prepared, profile, listener)
+    if options.implicit and not options.dry_run:
+        from trt_afdet.engine.precision.implicit_calibration import ImplicitCalibration
+
+        prepared.calibration = ImplicitCalibration(plan, source, listener.progress)
+        calibrator = flavour.set_calibrator(config, profile, prepared.calibration)
+        prepared.alive.append(calibrator)
     return prepared
 
 
@@ -199,7 +198,7 @@ def _convert(plan: BuildPlan, source: Canonical, listener: Listener) -> Converte
             save_picture(found, options.picture)
 
     options = plan.options
-    by_flags = not plan.typed and (options.precision == "fp16" or plan.implicit)
+    by_flags = not plan.typed and (options.precision == "fp16" or options.implicit)
     precision = "fp32" if by_flags else options.precision
     wanted: dict[str, Any] = {
         "io": options.io if plan.typed else "float32",
@@ -245,17 +244,12 @@ def _check_image(spec: ModelSpec, image: tuple[int, ...] | None) -> None:
 
 
 def _check_nms(plan: BuildPlan, model: onnx.ModelProto) -> None:
-    """What TensorRT's parsers take without a word, or refuse without a reason.
-
-    Raises:
-        InvalidValueError: If the plugin does not know an attribute, or a TopK is too large.
-    """
-    from trt_afdet.interface import PLUGIN_VERSION
-
+    """Refuses what TensorRT's parsers take without a word, or refuse without a reason."""
     if plan.options.nms == "plugin":
         node = next(node for node in model.graph.node if node.op_type == PLUGIN_OP)
         taken = plan.flavour.plugin_fields(PLUGIN_OP, PLUGIN_VERSION)
-        own = {attribute.name for attribute in node.attribute} - _PARSERS_OWN
+        # The ONNX parser reads two itself.
+        own = {a.name for a in node.attribute} - {"plugin_version", "plugin_namespace"}
         if own != taken:
             raise InvalidValueError(
                 f"{plan.plugin} is of another version of trt-afdet: its attributes differ",
@@ -273,23 +267,24 @@ def _check_nms(plan: BuildPlan, model: onnx.ModelProto) -> None:
             )
 
 
-def _top_k(graph: onnx.GraphProto) -> list[tuple[str, int]]:
+def _top_k(graph: onnx.GraphProto) -> Iterator[tuple[str, int]]:
     """How many each TopK chooses, in loops too."""
     from onnx import AttributeProto, numpy_helper
 
     stored = {tensor.name: tensor for tensor in graph.initializer}
-    found = []
     for node in graph.node:
         if node.op_type == "TopK" and node.input[1] in stored:
-            found.append((node.name, int(numpy_helper.to_array(stored[node.input[1]]).max())))
+            yield node.name, int(numpy_helper.to_array(stored[node.input[1]]).max())
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPH:
-                found += _top_k(attribute.g)
-    return found
+                yield from _top_k(attribute.g)
 
 
 def _keep_float(
-    plan: BuildPlan, canonical: onnx.ModelProto, converted: onnx.ModelProto, model: onnx.ModelProto
+    options: BuildOptions,
+    canonical: onnx.ModelProto,
+    converted: onnx.ModelProto,
+    model: onnx.ModelProto,
 ) -> set[str]:
     """Nodes that flags must leave in FP32: those FP16 breaks, those of ``keep``, and NMS."""
     from trt_afdet.engine.precision.blocks import expand
@@ -297,15 +292,15 @@ def _keep_float(
 
     names = {node for found in out_of_range(canonical) for node in found.nodes}
     names |= fp32_tail(canonical)
-    if plan.options.precision == "fp16" or plan.implicit:
-        names |= expand(canonical, plan.options.keep)
+    if options.precision == "fp16" or options.implicit:
+        names |= expand(canonical, options.keep)
     before = {node.name for node in converted.graph.node}
     return names | {node.name for node in model.graph.node if node.name not in before}
 
 
-def _untyped(plan: BuildPlan, planned: Mapping[str, str], floats: set[str]) -> dict[str, str]:
+def _untyped(options: BuildOptions, planned: Mapping[str, str], floats: set[str]) -> dict[str, str]:
     """The plan of a network that is typed by flags, of which the ONNX tells only Q/DQ."""
-    rest = "INT8" if plan.implicit else "FLOAT" if plan.options.precision == "fp32" else "HALF"
+    rest = "INT8" if options.implicit else "FLOAT" if options.precision == "fp32" else "HALF"
     return {
         node: "FLOAT" if node in floats else kind if kind == "INT8" else rest
         for node, kind in planned.items()
@@ -340,20 +335,23 @@ def check_precision(
 
 def _configure(plan: BuildPlan, config: Any, listener: Listener) -> None:
     options, flavour = plan.options, plan.flavour
-    if not options.tf32:
-        flavour.forbid_tf32(config)
+    switches = (
+        (not options.tf32, flavour.forbid_tf32),
+        (options.version_compatible, flavour.set_version_compatible),
+        (options.hardware_compatible == "ampere_plus", flavour.set_ampere_plus),
+        (
+            options.hardware_compatible == "same_compute_capability",
+            flavour.set_same_compute_capability,
+        ),
+        (options.strip_weights, flavour.set_stripped),
+    )
+    for wanted, switch in switches:
+        if wanted:
+            switch(config)
     if plan.workspace is not None:
         flavour.set_workspace(config, plan.workspace)
     if options.optimization_level is not None:
         flavour.set_optimization_level(config, options.optimization_level)
-    if options.version_compatible:
-        flavour.set_version_compatible(config)
-    if options.hardware_compatible == "ampere_plus":
-        flavour.set_ampere_plus(config)
-    elif options.hardware_compatible == "same_compute_capability":
-        flavour.set_same_compute_capability(config)
-    if options.strip_weights:
-        flavour.set_stripped(config)
     if options.without_tactics:
         flavour.set_tactics(config, options.without_tactics)
     if options.dla_core is not None:
@@ -364,15 +362,6 @@ def _configure(plan: BuildPlan, config: Any, listener: Listener) -> None:
         known = plan.timing_cache.read_bytes() if plan.timing_cache.is_file() else b""
         if not flavour.load_timings(config, known) and known:
             listener.warn(f"{plan.timing_cache} is of another GPU or TensorRT; timing anew")
-
-
-def _check_dla(plan: BuildPlan, builder: Any) -> None:
-    core = plan.options.dla_core
-    if core is None:
-        return
-    cores = plan.flavour.dla_cores(builder)
-    if not 0 <= core < cores:
-        raise InvalidValueError(f"this machine has {cores} DLA cores", got=f"--dla-core {core}")
 
 
 def report_dla(prepared: Prepared, listener: Listener) -> None:
@@ -399,15 +388,6 @@ def report_dla(prepared: Prepared, listener: Listener) -> None:
         )
 
 
-def _calibrate(prepared: Prepared, profile: Any, listener: Listener) -> None:
-    from trt_afdet.engine.precision.implicit_calibration import ImplicitCalibration
-
-    plan = prepared.plan
-    batches = ImplicitCalibration(plan, prepared.source, listener.progress)
-    prepared.calibration = batches
-    prepared.alive.append(plan.flavour.set_calibrator(prepared.config, profile, batches))
-
-
 def build(prepared: Prepared, listener: Listener) -> Built:
     """Builds the engine, reads its precision back if a GPU can load it, and describes it.
 
@@ -429,7 +409,11 @@ def build(prepared: Prepared, listener: Listener) -> Built:
             "helps",
         )
     if plan.timing_cache is not None:
-        _keep_timings(prepared, plan.timing_cache, listener)
+        try:
+            with atomic_path(plan.timing_cache) as temporary:
+                temporary.write_bytes(plan.flavour.save_timings(prepared.config))
+        except AfdetError as error:
+            listener.warn(f"the timing cache is not kept: {error}")
     data = memoryview(host)
     types, fallback = _read_back(prepared, data, listener)
     return Built(data, _describe(prepared, data, types, fallback, state))
@@ -438,8 +422,7 @@ def build(prepared: Prepared, listener: Listener) -> Built:
 def _run(prepared: Prepared, state: BuildState, listener: Listener) -> Any:
     """Runs TensorRT in a separate thread, so that Ctrl-C works."""
     flavour, result = prepared.plan.flavour, []
-    can_stop = flavour.has("progress")
-    if can_stop:
+    if can_stop := flavour.has("progress"):
         prepared.alive.append(flavour.set_monitor(prepared.config, state))
 
     # Not Thread.join: once interrupted, that takes the thread for finished.
@@ -461,7 +444,12 @@ def _run(prepared: Prepared, state: BuildState, listener: Listener) -> Any:
             listener.building(state)
     except KeyboardInterrupt:
         state.cancelled = True
-        _wait(done, can_stop)
+        if not can_stop:
+            raise StillBuildingError from None
+        try:
+            done.wait()
+        except KeyboardInterrupt:
+            raise StillBuildingError from None
         thread.join()
         raise
     thread.join()
@@ -472,29 +460,6 @@ def _run(prepared: Prepared, state: BuildState, listener: Listener) -> Any:
     return result[0]
 
 
-def _wait(done: threading.Event, can_stop: bool) -> None:
-    """Until TensorRT has stopped.
-
-    Raises:
-        StillBuildingError: If it cannot be stopped, or Ctrl-C comes again.
-    """
-    if not can_stop:
-        raise StillBuildingError
-    try:
-        done.wait()
-    except KeyboardInterrupt:
-        raise StillBuildingError from None
-
-
-def _keep_timings(prepared: Prepared, path: Path, listener: Listener) -> None:
-    """Saves the timings; a failure is only a warning."""
-    try:
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(prepared.plan.flavour.save_timings(prepared.config))
-    except AfdetError as error:
-        listener.warn(f"the timing cache is not kept: {error}")
-
-
 def _read_back(
     prepared: Prepared, data: memoryview, listener: Listener
 ) -> tuple[Precisions, tuple[str, ...]]:
@@ -503,7 +468,7 @@ def _read_back(
         return types, types.fallback(prepared.planned)
     text = plan.flavour.describe_engine(data, prepared.logger)
     try:
-        types = of_engine(text, prepared.types.block)
+        types = of_engine(text, types.block)
     except RunError as error:
         if not plan.typed and not plan.options.allow_fallback:
             raise
@@ -519,14 +484,9 @@ def _describe(
     fallback: tuple[str, ...],
     state: BuildState,
 ) -> EngineSidecar:
-    from trt_afdet.interface import PLUGIN_VERSION
-
-    plan, converted = prepared.plan, prepared.converted
-    options = plan.options
+    plan, options, converted = prepared.plan, prepared.plan.options, prepared.converted
     dtypes = {name: _NUMPY.get(kind, kind.lower()) for name, kind in prepared.io.items()}
-    key = converted.calibration_key
-    if prepared.calibration is not None:
-        key = prepared.calibration.calibration_key
+    calibrated = prepared.calibration or converted
     return EngineSidecar(
         spec=prepared.source.spec,
         tensorrt_version=plan.flavour.version,
@@ -545,7 +505,7 @@ def _describe(
         onnx_file=options.onnx.name,
         onnx_sha256=prepared.source.sha256,
         engine_sha256=hashlib.sha256(data).hexdigest(),
-        calibration_key=key,
+        calibration_key=calibrated.calibration_key,
         batch=options.batch,
         input_dtype=dtypes.pop(INPUT_NAME),
         output_dtypes=dtypes,
@@ -574,13 +534,8 @@ def _peak_memory() -> int:
 
 
 def write(built: Built, engine: Path) -> None:
-    """Writes engine and sidecar; either both or none.
-
-    Raises:
-        WriteError: If they cannot be written.
-    """
+    """Writes engine and sidecar; either both or none, and then it raises a WriteError."""
     # The sidecar takes its place first: beside an older engine it is refused, never believed.
     with atomic_path(engine) as plan, atomic_path(sidecar_path(engine)) as beside:
-        with plan.open("wb") as file:
-            file.write(built.engine_bytes)
+        plan.write_bytes(built.engine_bytes)
         beside.write_text(built.sidecar.to_json(), encoding="utf-8")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +10,12 @@ from trt_afdet.engine import verify
 from trt_afdet.engine.builder import Built, Listener, build, prepare, write
 from trt_afdet.engine.options import BuildOptions
 from trt_afdet.engine.plan import make_plan
-from trt_afdet.engine.precision.readback import Precisions
-from trt_afdet.engine.progress import BuildState
+from trt_afdet.engine.sample_pictures import open_pictures
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.support.suggest import nearest
 from trt_afdet.trt.gpu import Gpu, find_gpu
 from trt_afdet.trt.sidecar import EngineSidecar
 from trt_afdet.trt.versions import Flavour, load
-
-log = logging.getLogger("trt_afdet")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +38,10 @@ class BuildResult:
         if facts.peak_device_memory is not None:
             memory += f", {facts.peak_device_memory / 2**20:.0f} MiB on the GPU"
         size = self.path.stat().st_size / 1e6
+        source = facts.precision_source
         lines = [
             f"wrote {self.path} ({size:.1f} MB) and {self.path.name}.json",
-            f"{facts.precision_asked}: {counts} layers, "
-            f"read back from the {facts.precision_source}",
+            f"{facts.precision_asked}: {counts} layers, read back from the {source}",
             f"built in {facts.build_seconds:.1f} s, at most {memory}",
         ]
         if facts.fallback:
@@ -80,11 +75,11 @@ def build_engine(
         AfdetError: If an option is wrong, a file cannot be read, TensorRT is not installed, or the
             engine has another precision than requested. Nothing is written then.
     """
-    known = {field.name for field in dataclasses.fields(BuildOptions)} - {"onnx", "output"}
+    known = {field.name for field in dataclasses.fields(BuildOptions)}
+    known -= {"onnx", "output", "dry_run"}
     for name in options:
-        if name not in known or name == "dry_run":
-            hint = nearest(name, known)
-            raise InvalidValueError("unknown build option", got=name, hint=hint)
+        if name not in known:
+            raise InvalidValueError("unknown build option", got=name, hint=nearest(name, known))
     batch = options.get("batch")
     if isinstance(batch, int):
         options["batch"] = (batch, batch, batch)
@@ -95,29 +90,14 @@ def build_engine(
     return BuildResult(target, sidecar)
 
 
-class _Quiet:
-    """A listener that logs warnings and shows nothing else."""
-
-    def warn(self, text: str) -> None:
-        log.warning("%s", text)
-
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None: ...
-
-    def progress(self, items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
-        return items
-
-    def building(self, state: BuildState) -> None: ...
+class _Quiet(Listener):
+    """Logs warnings and shows nothing else."""
 
 
 def make_engine(
     options: BuildOptions, listener: Listener, *, flavour: str = "auto"
 ) -> EngineSidecar | None:
     """Builds an engine, verifies it if that is asked for, and writes it.
-
-    Args:
-        options: What to build.
-        listener: Told how it goes.
-        flavour: See :func:`trt_afdet.trt.versions.load`.
 
     Returns:
         The sidecar; None for a dry run.
@@ -128,10 +108,8 @@ def make_engine(
     """
     gpu = find_gpu()
     trt = load(flavour, gpu=gpu is not None)
-    if options.precision == "best":
-        built = _best(options, trt, gpu, listener)
-    else:
-        built = _make(options, trt, gpu, listener)
+    make = _best if options.precision == "best" else _make
+    built = make(options, trt, gpu, listener)
     if built is None:
         return None
     write(built, options.output)
@@ -143,10 +121,18 @@ def _make(
 ) -> Built | None:
     plan = make_plan(options, flavour, gpu)
     listener.table("plan", ("what", "how"), plan.rows())
-    pictures = verify.open_verification(options)
+    pictures = None
+    if options.verify is not None:
+        pictures = open_pictures(options.verify, split="val")
+        pictures = pictures.spread(options.verify_images or len(pictures))
     prepared = prepare(plan, listener)
     if options.dry_run:
-        _show(prepared.types, listener)
+        kinds = prepared.types.layers()
+        rows = [
+            [block, *(str(counts.get(kind, 0)) for kind in kinds)]
+            for block, counts in prepared.types.groups().items()
+        ]
+        listener.table("layers with weights, by type", ("block", *kinds), rows)
         return None
     results = []
     # Flags leave no converted model that ONNX Runtime could run.
@@ -161,20 +147,11 @@ def _make(
             results.append(verify.verify_engine(options, built, pictures, listener))
         else:
             listener.warn("the engine itself is not verified: this machine has no GPU for it")
-    verified = verify.merged(results)
-    if verified is None:
+    if not results:
         return built
-    sidecar = dataclasses.replace(built.sidecar, verification=verified.to_json())
-    return dataclasses.replace(built, sidecar=sidecar)
-
-
-def _show(types: Precisions, listener: Listener) -> None:
-    kinds = tuple(types.layers())
-    rows = [
-        [block, *(str(counts.get(kind, 0)) for kind in kinds)]
-        for block, counts in types.groups().items()
-    ]
-    listener.table("layers with weights, by type", ("block", *kinds), rows)
+    candidates = tuple(candidate for result in results for candidate in result.candidates)
+    verified = dataclasses.replace(results[0], candidates=candidates).to_json()
+    return Built(built.engine_bytes, dataclasses.replace(built.sidecar, verification=verified))
 
 
 def _best(
@@ -207,10 +184,7 @@ def _best(
         return built
     assert built is not None
     assert other is not None
-    rates = {
-        "fp16": verify.network_rate(options, built),
-        "int8": verify.network_rate(options, other),
-    }
-    rows = [[name, f"{rate:.1f}"] for name, rate in rates.items()]
+    half_rate, int8_rate = (verify.network_rate(options, engine) for engine in (built, other))
+    rows = [["fp16", f"{half_rate:.1f}"], ["int8", f"{int8_rate:.1f}"]]
     listener.table("measured", ("precision", "images/s"), rows)
-    return other if rates["int8"] > rates["fp16"] else built
+    return other if int8_rate > half_rate else built

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -46,15 +47,13 @@ class Option:
 
     Attributes:
         name: The field.
-        default: Its value where nothing is said.
+        default: Its value where nothing is said. A bool is a switch to its opposite: ``--no-tf32``.
         group: Heading in ``--help``.
         help: Without the default.
         shown: The default in words, where the value does not say it.
         metavar: Of its value; None for a switch.
         choices: All values, if they are few.
         aliases: trtexec's words for it.
-        switch_off: The switch sets the field to False: ``--no-tf32`` for ``tf32``.
-        flag: The option's name, if it is not the field's.
         again: Whether a rebuild needs it: where it differs from the default,
             or ("int8") always with INT8.
     """
@@ -67,15 +66,13 @@ class Option:
     metavar: str | None = None
     choices: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
-    switch_off: bool = False
-    flag: str | None = None
     again: bool | str = False
 
     @property
     def flags(self) -> tuple[str, ...]:
         """``--calib-images`` and its aliases."""
-        own = self.flag or "--" + self.name.replace("_", "-")
-        return (own, *self.aliases)
+        name = self.name.removeprefix("use_").replace("_", "-")
+        return (f"--no-{name}" if self.default is True else f"--{name}", *self.aliases)
 
     @property
     def is_switch(self) -> bool:
@@ -91,9 +88,8 @@ class Option:
 
 
 def _option(default: Any, group: str, help: str, **more: Any) -> Any:
-    return dataclasses.field(
-        default=default, metadata={"option": {"group": group, "help": help, **more}}
-    )
+    option = {"group": group, "help": help, **more}
+    return dataclasses.field(default=default, metadata={"option": option})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,116 +113,83 @@ class BuildOptions:
     precision: str = _option(
         "fp16", "precision",
         "int8 uses fp16 for the rest; best builds both and keeps the faster one",
-        choices=(*PRECISIONS, "best"),
-    )
+        choices=(*PRECISIONS, "best"))
     io: str = _option(
-        "float32", "precision", "type of input and heads", choices=IO_TYPES, again=True
-    )
+        "float32", "precision", "type of input and heads", choices=IO_TYPES, again=True)
     keep: tuple[str, ...] = _option(
         (), "precision", "blocks or nodes that keep a higher precision: stem,head/reg",
-        metavar="BLOCKS", again=True,
-    )
+        metavar="BLOCKS", again=True)
     calib: str | None = _option(
         None, "precision", "INT8 calibration pictures: folder, dataset or video",
-        metavar="DATA", again="int8",
-    )
+        metavar="DATA", again="int8")
     calib_images: int = _option(
-        CALIBRATION_IMAGES, "precision", "how many of them", metavar="N", again="int8"
-    )
+        CALIBRATION_IMAGES, "precision", "how many of them", metavar="N", again="int8")
     calib_method: str | None = _option(
         None, "precision", "how ranges are found",
-        choices=CALIBRATION_METHODS, shown="minmax", again="int8",
-    )
+        choices=CALIBRATION_METHODS, shown="minmax", again="int8")
     calib_cache: Path | None = _option(
-        None, "precision", "file of the ranges", metavar="FILE", shown="beside the engine"
-    )
+        None, "precision", "file of the ranges", metavar="FILE", shown="beside the engine")
     int8_mode: str = _option(
-        "explicit", "precision",
-        "Q/DQ in the network, or TensorRT's own calibrator (8.x and 10.x)",
-        choices=INT8_MODES, again="int8",
-    )
+        "explicit", "precision", "Q/DQ in the network, or TensorRT's own calibrator (8.x and 10.x)",
+        choices=INT8_MODES, again="int8")
     held_out: int = _option(
         HELD_OUT, "precision",
         "pictures on which the damage of each block is measured; 0 skips that",
-        metavar="N", again="int8",
-    )
+        metavar="N", again="int8")
     max_ap_drop: float = _option(
         MAX_AP_DROP, "precision",
         "points of AP that INT8 may lose; blocks stay FP16 until it loses less",
-        metavar="POINTS", again="int8",
-    )
+        metavar="POINTS", again="int8")
     picture: Path | None = _option(
-        None, "precision", "draw the damage by INT8 of each block", metavar="PNG"
-    )
+        None, "precision", "draw the damage by INT8 of each block", metavar="PNG")
     tf32: bool = _option(
-        True, "precision", "compute FP32 layers in full FP32",
-        flag="--no-tf32", aliases=("--noTF32",), switch_off=True, again=True,
-    )
+        True, "precision", "compute FP32 layers in full FP32", aliases=("--noTF32",), again=True)
     verify: str | None = _option(
-        None, "precision", "compare model and engine on these: dataset or folder", metavar="DATA"
-    )
+        None, "precision", "compare model and engine on these: dataset or folder", metavar="DATA")
     verify_images: int | None = _option(
-        None, "precision", "how many of them", metavar="N", shown="all"
-    )
+        None, "precision", "how many of them", metavar="N", shown="all")
     verify_limits: tuple[tuple[str, float], ...] = _option(
         (), "precision", f"limits of the comparison: {', '.join(LIMIT_NAMES)}",
-        metavar="NAME=VALUE,...", shown="by precision",
-    )
+        metavar="NAME=VALUE,...", shown="by precision")
     allow_fallback: bool = _option(
-        False, "precision", "accept an engine of larger types than asked", again=True
-    )
+        False, "precision", "accept an engine of larger types than asked", again=True)
 
     nms: str = _option("none", "network", "where boxes are decoded and NMS runs", choices=NMS_FORMS)
     plugin: Path | None = _option(
-        None, "network", "the plugin's library",
-        metavar="FILE", shown="the installed one", aliases=("--dynamicPlugins", "--plugins"),
-        again=True,
-    )
+        None, "network", "the plugin's library", metavar="FILE", shown="the installed one",
+        aliases=("--dynamicPlugins", "--plugins"), again=True)
     batch: tuple[int, int, int] = _option(
-        (1, 1, 1), "network", "or one number", metavar="MIN,OPT,MAX", shown="1"
-    )
+        (1, 1, 1), "network", "or one number", metavar="MIN,OPT,MAX", shown="1")
 
     compute_capability: tuple[str, ...] = _option(
         (), "builder", "build for these GPUs, TensorRT-RTX only: 8.6,8.9",
-        metavar="LIST", shown="this machine's, else all from 8.0 on",
-    )
+        metavar="LIST", shown="this machine's, else all from 8.0 on")
     workspace: int | None = _option(
         None, "builder", "most scratch memory: MiB, or 2G, 512M",
-        metavar="SIZE", shown="half of the free memory", again=True,
-    )
+        metavar="SIZE", shown="half of the free memory", again=True)
     timing_cache: Path | None = _option(
         None, "builder", "file of measured kernels",
-        metavar="FILE", shown="beside the engine", aliases=("--timingCacheFile",),
-    )
+        metavar="FILE", shown="beside the engine", aliases=("--timingCacheFile",))
     use_timing_cache: bool = _option(
-        True, "builder", "measure every kernel again",
-        flag="--no-timing-cache", aliases=("--noTimingCache",), switch_off=True,
-    )
+        True, "builder", "measure every kernel again", aliases=("--noTimingCache",))
     optimization_level: int | None = _option(
-        None, "builder", "effort of the builder",
-        metavar="0-5", shown="TensorRT's", aliases=("--builderOptimizationLevel",), again=True,
-    )
+        None, "builder", "effort of the builder", metavar="0-5", shown="TensorRT's",
+        aliases=("--builderOptimizationLevel",), again=True)
     version_compatible: bool = _option(
         False, "builder", "newer versions of TensorRT may load the engine",
-        aliases=("--versionCompatible", "--vc"), again=True,
-    )
+        aliases=("--versionCompatible", "--vc"), again=True)
     hardware_compatible: str = _option(
         "none", "builder", "other GPUs may run the engine: ampere_plus or same_compute_capability",
-        metavar="LEVEL", aliases=("--hardwareCompatibilityLevel",), again=True,
-    )
+        metavar="LEVEL", aliases=("--hardwareCompatibilityLevel",), again=True)
     strip_weights: bool = _option(
-        False, "builder", "leave the weights out", aliases=("--stripWeights",), again=True
-    )
+        False, "builder", "leave the weights out", aliases=("--stripWeights",), again=True)
     dla_core: int | None = _option(
-        None, "builder", "run on this DLA core", metavar="N", aliases=("--useDLACore",), again=True
-    )
+        None, "builder", "run on this DLA core", metavar="N", aliases=("--useDLACore",), again=True)
     gpu_fallback: bool = _option(
         False, "builder", "the GPU runs layers that the DLA cannot run",
-        aliases=("--allowGPUFallback",), again=True,
-    )
+        aliases=("--allowGPUFallback",), again=True)
     without_tactics: tuple[str, ...] = _option(
-        (), "builder", "sources of kernels to leave out: CUDNN,CUBLAS", metavar="LIST", again=True
-    )
+        (), "builder", "sources of kernels to leave out: CUDNN,CUBLAS", metavar="LIST", again=True)
 
     dry_run: bool = _option(False, "run", "convert, parse, check and show the plan; do not build")
     force: bool = _option(False, "run", "replace a file that is not an engine of trt-afdet")
@@ -238,91 +201,77 @@ class BuildOptions:
             if option.choices and value is not None:
                 _one_of(option.name.replace("_", "-"), value, option.choices)
         _one_of("hardware-compatible", self.hardware_compatible, COMPATIBILITIES)
-        least, best, most = self.batch
-        if not 1 <= least <= best <= most:
-            raise InvalidValueError(
-                "the batch range must ascend from 1 on: MIN,OPT,MAX",
-                got=",".join(map(str, self.batch)),
-            )
-        if most > _LARGEST_BATCH:
-            raise InvalidValueError(f"a batch is at most {_LARGEST_BATCH}", got=most)
-        if self.io == "float16" and self.precision == "fp32":
-            raise InvalidValueError("FP16 input and outputs go with fp16 and int8", got="fp32")
-        if self.optimization_level is not None and self.optimization_level not in _LEVELS:
-            raise InvalidValueError("the optimization level is 0 to 5", got=self.optimization_level)
-        if self.workspace is not None and not 1 <= self.workspace <= _LARGEST_SIZE:
-            raise InvalidValueError(
-                f"the workspace must be above 0 and at most {_LARGEST_SIZE >> 20} MiB",
-                got=f"{self.workspace} bytes",
-            )
-        if self.plugin is not None and self.nms != "plugin":
-            raise InvalidValueError("a plugin goes with --nms plugin", got=f"--nms {self.nms}")
-        self._check_int8()
-        self._check_verify()
-        self._check_dla()
-
-    def _check_int8(self) -> None:
-        if self.precision == "int8" and self.calib is None:
-            raise InvalidValueError(
-                "INT8 needs calibration pictures", hint="--calib FOLDER, COCO.json or VIDEO"
-            )
-        if self.precision in ("fp32", "fp16") and self.calib is not None:
-            raise InvalidValueError(
-                "calibration pictures go with --precision int8 or best", got=self.precision
-            )
-        if self.int8_mode == "implicit" and self.calib_method not in (None, "entropy"):
-            raise InvalidValueError(
-                "TensorRT's own calibrator has the method entropy only", got=self.calib_method
-            )
-        if self.picture is not None and (self.calib is None or self.int8_mode == "implicit"):
-            raise InvalidValueError(
-                "the picture of what INT8 hurts goes with explicit INT8", got=self.picture
-            )
-
-    def _check_verify(self) -> None:
-        for name, value in self.verify_limits:
+        for name, limit in self.verify_limits:
             _one_of("verify-limits", name, LIMIT_NAMES)
-            if not (math.isfinite(value) and value >= 0):
-                raise InvalidValueError(f"the limit {name} must be 0 or more", got=value)
-        if self.verify is None and (self.verify_limits or self.verify_images is not None):
-            raise InvalidValueError("there is nothing to verify on", hint="--verify COCO.json")
-        if self.verify_images is not None and self.verify_images < 1:
-            raise InvalidValueError("the gate needs at least 1 picture", got=self.verify_images)
+            if not (math.isfinite(limit) and limit >= 0):
+                raise InvalidValueError(f"the limit {name} must be 0 or more", got=limit)
+        for wrong, what, got, hint in self._checks():
+            if wrong:
+                raise InvalidValueError(what, got=got, hint=hint)
 
-    def _check_dla(self) -> None:
-        if self.dla_core is None:
-            if self.gpu_fallback:
-                raise InvalidValueError("--gpu-fallback goes with --dla-core")
-            return
-        if self.precision not in ("fp16", "int8"):
-            raise InvalidValueError("the DLA computes in fp16 or int8", got=self.precision)
-        if len(set(self.batch)) > 1:
-            raise InvalidValueError(
-                "the DLA takes one batch size", got=",".join(map(str, self.batch))
-            )
+    def _checks(self) -> Iterator[tuple[bool, str, object, str | None]]:
+        """Whether something is wrong, what, what was given, and a hint."""
+        precision, dla = self.precision, self.dla_core is not None
+        least, best, most = self.batch
+        batch = ",".join(map(str, self.batch))
+        level, space = self.optimization_level, self.workspace
+        calibrated, implicit = self.calib is not None, self.int8_mode == "implicit"
+        # fmt: off
+        yield (not 1 <= least <= best <= most,
+               "the batch range must ascend from 1 on: MIN,OPT,MAX", batch, None)
+        yield most > _LARGEST_BATCH, f"a batch is at most {_LARGEST_BATCH}", most, None
+        yield (self.io == "float16" and precision == "fp32",
+               "FP16 input and outputs go with fp16 and int8", "fp32", None)
+        yield (level is not None and level not in _LEVELS,
+               "the optimization level is 0 to 5", level, None)
+        yield (space is not None and not 1 <= space <= _LARGEST_SIZE,
+               f"the workspace must be above 0 and at most {_LARGEST_SIZE >> 20} MiB",
+               f"{space} bytes", None)
+        yield (self.plugin is not None and self.nms != "plugin",
+               "a plugin goes with --nms plugin", f"--nms {self.nms}", None)
+        yield (precision == "int8" and not calibrated,
+               "INT8 needs calibration pictures", None, "--calib FOLDER, COCO.json or VIDEO")
+        yield (precision in ("fp32", "fp16") and calibrated,
+               "calibration pictures go with --precision int8 or best", precision, None)
+        yield (implicit and self.calib_method not in (None, "entropy"),
+               "TensorRT's own calibrator has the method entropy only", self.calib_method, None)
+        yield (self.picture is not None and (not calibrated or implicit),
+               "the picture of what INT8 hurts goes with explicit INT8", self.picture, None)
+        yield (self.verify is None and bool(self.verify_limits or self.verify_images is not None),
+               "there is nothing to verify on", None, "--verify COCO.json")
+        yield (self.verify_images is not None and self.verify_images < 1,
+               "the gate needs at least 1 picture", self.verify_images, None)
+        yield self.gpu_fallback and not dla, "--gpu-fallback goes with --dla-core", None, None
+        yield (dla and precision not in ("fp16", "int8"),
+               "the DLA computes in fp16 or int8", precision, None)
+        yield dla and len(set(self.batch)) > 1, "the DLA takes one batch size", batch, None
+        # fmt: on
+
+    @property
+    def implicit(self) -> bool:
+        """Whether TensorRT calibrates INT8 itself."""
+        return self.precision == "int8" and self.int8_mode == "implicit"
 
     def words(self) -> tuple[str, ...]:
         """The command line of all that the sidecar does not hold elsewhere, to build this again."""
         words: list[str] = []
         for option in options():
             value = getattr(self, option.name)
-            always = option.again == "int8"
-            wanted = self.precision == "int8" if always else bool(option.again)
-            if not wanted or value is None or (value == option.default and not always):
-                continue
-            words.append(option.flags[0])
-            if not option.is_switch:
-                words.append(_text(option.name, value))
+            if option.again == "int8":
+                wanted = self.precision == "int8"
+            else:
+                wanted = bool(option.again) and value != option.default
+            if wanted and value is not None:
+                words += option.flags[:1] if option.is_switch else _words(option, value)
         return tuple(words)
 
 
-def _text(name: str, value: Any) -> str:
-    """A value as the command line takes it."""
-    if name in ("calib", "plugin"):
-        return str(Path(value).resolve())
-    if name == "workspace":
-        return f"{value}B"
-    return ",".join(value) if isinstance(value, tuple) else str(value)
+def _words(option: Option, value: Any) -> tuple[str, str]:
+    """An option and its value as the command line takes them."""
+    text = ",".join(value) if isinstance(value, tuple) else str(value)
+    if option.name in ("calib", "plugin"):
+        text = str(Path(value).resolve())
+    return option.flags[0], f"{text}B" if option.name == "workspace" else text
 
 
 @cache

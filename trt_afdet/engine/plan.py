@@ -17,9 +17,6 @@ from trt_afdet.trt.versions import Flavour
 _WORKSPACE_SHARE = 0.5
 _LEAST_WORKSPACE = 16 * 2**20
 
-#: Names that readers take for something else than an engine.
-_NOT_ENGINES = (".onnx", ".json")
-
 
 @dataclass(frozen=True)
 class BuildPlan:
@@ -47,11 +44,6 @@ class BuildPlan:
     calib_cache: Path
     plugin: Path | None
 
-    @property
-    def implicit(self) -> bool:
-        """Whether TensorRT calibrates INT8 itself."""
-        return self.options.precision == "int8" and self.options.int8_mode == "implicit"
-
     def rows(self) -> list[list[str]]:
         """For people: what, and how."""
         chosen = self.options
@@ -60,22 +52,21 @@ class BuildPlan:
             kind = f"{chosen.int8_mode}, {kind}"
         low, best, high = chosen.batch
         where = self.gpu.name if self.gpu else "no GPU here"
-        rows = [
+        return [
             ["model", str(chosen.onnx)],
             ["engine", str(chosen.output)],
             ["built by", str(self.flavour)],
             ["for", f"compute capability {', '.join(self.compute_capability)} ({where})"],
             ["precision", f"{chosen.precision}, {kind}"],
             ["input and heads", chosen.io],
-            ["NMS", str(self.plugin) if self.plugin else chosen.nms],
+            ["NMS", str(self.plugin or chosen.nms)],
             ["batch", str(low) if low == high else f"{low} to {high}, best {best}"],
             ["FP32 layers", "TF32 allowed" if chosen.tf32 else "no TF32"],
-            ["workspace", "TensorRT's" if self.workspace is None else _mib(self.workspace)],
-            ["timing cache", str(self.timing_cache) if self.timing_cache else "none"],
+            ["workspace", f"{self.workspace / 2**20:.0f} MiB" if self.workspace else "TensorRT's"],
+            ["timing cache", str(self.timing_cache or "none")],
+            *([["verified on", chosen.verify]] if chosen.verify is not None else []),
+            ["options", " ".join(chosen.words()) or "none"],
         ]
-        if chosen.verify is not None:
-            rows.append(["verified on", chosen.verify])
-        return [*rows, ["options", " ".join(chosen.words()) or "none"]]
 
 
 def make_plan(options: BuildOptions, flavour: Flavour, gpu: Gpu | None) -> BuildPlan:
@@ -106,7 +97,7 @@ def make_plan(options: BuildOptions, flavour: Flavour, gpu: Gpu | None) -> Build
         gpu=gpu,
         typed=_is_typed(options, flavour),
         compute_capability=_capabilities(options, flavour, gpu),
-        workspace=options.workspace or _workspace(gpu),
+        workspace=options.workspace or _workspace(gpu.free() if gpu is not None else 0),
         timing_cache=timings if options.use_timing_cache and not flavour.is_rtx else None,
         calib_cache=ranges,
         plugin=_plugin(options),
@@ -128,7 +119,7 @@ def _check_output(options: BuildOptions) -> None:
         raise InvalidValueError("the engine must be a file", got=output)
     if output.resolve() == options.onnx.resolve():
         raise InvalidValueError("the engine would replace its own model", got=output)
-    if output.suffix.lower() in _NOT_ENGINES:
+    if output.suffix.lower() in (".onnx", ".json"):
         raise InvalidValueError(
             f"an engine's name must not end in {output.suffix}", got=output, hint="-o model.engine"
         )
@@ -138,18 +129,12 @@ def _check_output(options: BuildOptions) -> None:
             got=output,
             hint="choose another name, or --force to replace it",
         )
-    written = [output, sidecar_path(output), *_caches(options)]
-    written += [options.picture] if options.picture is not None else []
     taken = {options.onnx.resolve()}
-    for path in written:
-        if path.resolve() in taken:
+    for path in (output, sidecar_path(output), *_caches(options), options.picture):
+        if path is not None and path.resolve() in taken:
             raise InvalidValueError("two files of the build have one name", got=path)
-        taken.add(path.resolve())
-    _check_writable(output)
-
-
-def _check_writable(output: Path) -> None:
-    """Tells before minutes of calibration and building, not after them."""
+        taken |= {path.resolve()} if path is not None else set()
+    # Told before minutes of calibration and building, not after them.
     folder = next(path for path in output.absolute().parents if path.exists())
     if not folder.is_dir():
         raise WriteError("cannot write", got=output, hint="a part of the path is a file")
@@ -164,18 +149,15 @@ def _check_features(options: BuildOptions, flavour: Flavour, gpu: Gpu | None) ->
         "ampere_plus": options.hardware_compatible == "ampere_plus",
         "same_compute_capability": options.hardware_compatible == "same_compute_capability",
         "strip_weights": options.strip_weights,
-        "calibrator": options.precision == "int8" and options.int8_mode == "implicit",
+        "calibrator": options.implicit,
         "compute_capabilities": bool(options.compute_capability),
     }
     for feature, wanted in asked.items():
         if wanted:
             flavour.require(feature)
-    if flavour.is_rtx:
-        _check_rtx(options, flavour, gpu)
-
-
-def _check_rtx(options: BuildOptions, flavour: Flavour, gpu: Gpu | None) -> None:
-    """What TensorRT-RTX has a name for and cannot do."""
+    if not flavour.is_rtx:
+        return
+    # What TensorRT-RTX has a name for and cannot do.
     if options.dla_core is not None:
         raise InvalidValueError(f"{flavour} has no DLA", hint="leave out --dla-core")
     if options.version_compatible:
@@ -197,21 +179,20 @@ def _is_typed(options: BuildOptions, flavour: Flavour) -> bool:
         return False
     if not flavour.has("precision_flags"):
         return True
-    implicit = options.precision == "int8" and options.int8_mode == "implicit"
-    if options.dla_core is not None and options.precision == "int8" and not implicit:
+    if options.dla_core is not None and options.precision == "int8" and not options.implicit:
         raise InvalidValueError(
             f"the DLA of {flavour} takes INT8 only with --int8-mode implicit", got="explicit"
         )
-    return options.dla_core is None and not implicit
+    return options.dla_core is None and not options.implicit
 
 
 def _capabilities(options: BuildOptions, flavour: Flavour, gpu: Gpu | None) -> tuple[str, ...]:
     if not flavour.is_rtx:
         return (gpu.compute_capability,) if gpu else ()
-    known = tuple(flavour.compute_capabilities())
+    known = flavour.compute_capabilities()
     # Turing lacks kernels of Ampere and newer, so it is built for on request only.
-    usual = tuple(name for name in known if float(name) >= 8)
-    wanted = options.compute_capability or ((gpu.compute_capability,) if gpu else usual)
+    usual = [name for name in known if float(name) >= 8]
+    wanted = options.compute_capability or ([gpu.compute_capability] if gpu else usual)
     for name in wanted:
         if name not in known:
             raise InvalidValueError(
@@ -222,22 +203,14 @@ def _capabilities(options: BuildOptions, flavour: Flavour, gpu: Gpu | None) -> t
     return tuple(dict.fromkeys(wanted))
 
 
-def _workspace(gpu: Gpu | None) -> int | None:
-    """Half of what is free, in whole MiB."""
-    if gpu is None or not (free := gpu.free()):
-        return None
-    return max(_LEAST_WORKSPACE, int(free * _WORKSPACE_SHARE) >> 20 << 20)
+def _workspace(free: int) -> int | None:
+    """Half of what is free, in whole MiB; None where nothing tells."""
+    return max(_LEAST_WORKSPACE, int(free * _WORKSPACE_SHARE) >> 20 << 20) if free else None
 
 
 def _plugin(options: BuildOptions) -> Path | None:
-    if options.nms != "plugin":
-        return None
-    if options.plugin is not None:
-        return options.plugin
     from trt_afdet.native import find
 
-    return Path(find("afdet_plugin"))
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:.0f} MiB"
+    if options.nms != "plugin":
+        return None
+    return options.plugin or Path(find("afdet_plugin"))

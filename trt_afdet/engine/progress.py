@@ -50,8 +50,7 @@ class BuildState:
     def step(self, name: str, index: int) -> bool:
         """A step of it is done; False asks TensorRT to stop."""
         with self._lock:
-            phase = self._phases.get(name)
-            if phase is not None:
+            if phase := self._phases.get(name):
                 phase.done = min(index + 1, phase.steps)
         return not self.cancelled
 
@@ -59,7 +58,7 @@ class BuildState:
         """A phase has ended, or was given up."""
         with self._lock:
             phase = self._phases.pop(name, None)
-            if phase is not None and phase.parent is None:
+            if phase and phase.parent is None:
                 self._best = 1.0
 
     def look(self) -> None:

@@ -27,7 +27,7 @@ from trt_afdet.engine.compare import (
 )
 from trt_afdet.engine.options import MAX_AP_DROP, BuildOptions
 from trt_afdet.engine.precision.fp16 import emulate_half
-from trt_afdet.engine.sample_pictures import Pictures, open_pictures
+from trt_afdet.engine.sample_pictures import Pictures
 from trt_afdet.errors import AfdetError, InvalidValueError, RunError, WriteError
 from trt_afdet.runtime.backend import Backend
 from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend
@@ -73,8 +73,7 @@ class CandidateResult:
         outputs: Error of each head; empty for a network that ends in NMS.
         matched: Share of boxes with a partner of the same class and an IoU of 0.9: of the
             reference's boxes among the candidate's and the other way round, the mean.
-        ap: AP in points of 100, or None where boxes are not known.
-        ap_drop: Points below the reference.
+        ap: AP in points of 100, or None where boxes are not known; ``ap_drop`` is the loss.
         failures: Values beyond a limit, one line each.
     """
 
@@ -88,14 +87,7 @@ class CandidateResult:
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """All candidates against one reference.
-
-    Attributes:
-        pictures: How many were compared.
-        reference_ap: The reference's AP in points of 100, or None where boxes are not known.
-        limits: The limits.
-        candidates: One result each.
-    """
+    """All candidates against one reference, whose AP is None where boxes are not known."""
 
     pictures: int
     reference_ap: float | None
@@ -130,14 +122,7 @@ def verify(
     *,
     progress: ProgressLike | None = None,
 ) -> VerifyResult:
-    """Runs all on the same pictures and compares.
-
-    Args:
-        reference: The canonical network.
-        candidates: The converted networks, by name.
-        pictures: With truth for AP.
-        limits: What passes.
-        progress: Shows how far it is.
+    """Runs a reference and the candidates, by name, on the same pictures and compares.
 
     Raises:
         InvalidValueError: If no picture can be read, or a candidate's spec is another model's.
@@ -164,11 +149,15 @@ def verify(
     if not used:
         raise InvalidValueError("no picture can be read", got=pictures.source)
     truth = pictures.choose(used).truth_for(reference.spec.class_names)
-    best = None if truth is None else average_precision(truth, expected)
+
+    def ap_of(detections: list[Detections]) -> float | None:
+        return None if truth is None else average_precision(truth, detections)
+
+    best = ap_of(expected)
     results = []
     for name in candidates:
         measured = errors[name].result() if name in errors else ()
-        ap = None if truth is None else average_precision(truth, found[name])
+        ap = ap_of(found[name])
         drop = None if ap is None or best is None else best - ap
         matched = matched_share(expected, found[name])
         failures = _failures(measured, matched, drop, limits)
@@ -201,27 +190,10 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def open_verification(options: BuildOptions) -> Pictures | None:
-    """The pictures to verify on; None if that is not asked for.
-
-    Raises:
-        AfdetError: If there are none.
-    """
-    if options.verify is None:
-        return None
-    pictures = open_pictures(options.verify, split="val")
-    return pictures if options.verify_images is None else pictures.spread(options.verify_images)
-
-
 def verify_converted(
     options: BuildOptions, converted: Converted, pictures: Pictures, listener: Listener
 ) -> VerifyResult:
-    """The converted model against the canonical one, both in ONNX Runtime.
-
-    Raises:
-        VerificationError: If it is beyond a limit.
-        AfdetError: If model or pictures cannot be read.
-    """
+    """The converted model against the canonical one in ONNX Runtime; see :func:`_verify`."""
     # Its CPU provider leaves out FP16's rounding.
     with in_onnxruntime(emulate_half(converted.model)) as candidate:
         return _verify(options, "the converted model", candidate, pictures, listener)
@@ -230,12 +202,7 @@ def verify_converted(
 def verify_engine(
     options: BuildOptions, built: Built, pictures: Pictures, listener: Listener
 ) -> VerifyResult:
-    """The engine on this machine's GPU against the canonical model.
-
-    Raises:
-        VerificationError: If it is beyond a limit.
-        AfdetError: If it cannot be run here.
-    """
+    """The engine on this machine's GPU against the canonical model; see :func:`_verify`."""
     with opened(built, options.output.parent) as runner:
         return _verify(options, "the engine", runner, pictures, listener)
 
@@ -248,12 +215,7 @@ def network_rate(options: BuildOptions, built: Built, seconds: float = 1.0) -> f
 
 @contextmanager
 def opened(built: Built, beside: Path) -> Iterator[Runner]:
-    """An engine that is not in its place yet, ready to run.
-
-    Args:
-        built: The engine.
-        beside: Folder for temporary files, of a disk that has room for engines.
-    """
+    """An engine that is not in its place yet, ready to run from a temporary file ``beside`` it."""
     from trt_afdet.runtime.engine import open_engine
 
     try:
@@ -269,41 +231,27 @@ def opened(built: Built, beside: Path) -> Iterator[Runner]:
         raise WriteError("cannot write", got=f"{beside}: {error.strerror or error}") from error
 
 
-def merged(results: list[VerifyResult]) -> VerifyResult | None:
-    """One result of several against the same reference."""
-    if not results:
-        return None
-    candidates = tuple(candidate for result in results for candidate in result.candidates)
-    return dataclasses.replace(results[0], candidates=candidates)
-
-
-def rows(result: VerifyResult) -> list[list[str]]:
-    """For people: candidate, worst output error, matched boxes, AP, AP lost."""
-    table = []
-    for candidate in result.candidates:
-        worst = max((output.rms for output in candidate.outputs), default=None)
-        table.append(
-            [
-                candidate.name,
-                "-" if worst is None else f"{100 * worst:.2f} %",
-                f"{100 * candidate.matched:.1f} %",
-                "-" if candidate.ap is None else f"{candidate.ap:.2f}",
-                "-" if candidate.ap_drop is None else f"{candidate.ap_drop:+.2f}",
-            ]
+def _rows(result: VerifyResult) -> Iterator[list[str]]:
+    """Candidate, worst output error, matched boxes, AP, AP lost."""
+    for one in result.candidates:
+        worst = max((output.rms for output in one.outputs), default=None)
+        figures = (
+            ("{:.2f} %", None if worst is None else 100 * worst),
+            ("{:.1f} %", 100 * one.matched),
+            ("{:.2f}", one.ap),
+            ("{:+.2f}", one.ap_drop),
         )
-    return table
-
-
-def _limits(options: BuildOptions) -> Limits:
-    limits = LIMITS[options.precision]
-    if options.precision == "int8":
-        limits = dataclasses.replace(limits, ap_drop=options.max_ap_drop)
-    return dataclasses.replace(limits, **dict(options.verify_limits))
+        yield [one.name, *("-" if x is None else form.format(x) for form, x in figures)]
 
 
 def _verify(
     options: BuildOptions, name: str, candidate: Backend, pictures: Pictures, listener: Listener
 ) -> VerifyResult:
+    """Raises a VerificationError if the candidate is beyond a limit."""
+    limits = LIMITS[options.precision]
+    if options.precision == "int8":
+        limits = dataclasses.replace(limits, ap_drop=options.max_ap_drop)
+    limits = dataclasses.replace(limits, **dict(options.verify_limits))
     with OnnxRuntimeBackend(options.onnx) as reference:
         truth = pictures.truth_for(reference.spec.class_names)
         if truth is not None and pictures.truth is not None:
@@ -311,10 +259,9 @@ def _verify(
             for line in truth.report.lines():
                 if line not in known:
                     listener.warn(line)
-        result = verify(
-            reference, {name: candidate}, pictures, _limits(options), progress=listener.progress
-        )
+        candidates = {name: candidate}
+        result = verify(reference, candidates, pictures, limits, progress=listener.progress)
     columns = ("candidate", "worst output error", "boxes matched", "AP", "AP lost")
-    listener.table(f"verified on {result.pictures} pictures", columns, rows(result))
+    listener.table(f"verified on {result.pictures} pictures", columns, list(_rows(result)))
     result.raise_if_failed()
     return result

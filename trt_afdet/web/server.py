@@ -18,12 +18,12 @@ from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.monitoring.health import Health, HealthCheck
 from trt_afdet.stream.monitoring.metrics import Metrics
 from trt_afdet.stream.monitoring.prometheus import Exposition
-from trt_afdet.stream.monitoring.public_names import key
 from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot, QueueCount
 from trt_afdet.stream.monitoring.status import StatusEvent
 from trt_afdet.support.listening import LOCAL_NAMES, bind, is_loopback, outward_host, parse_address
 from trt_afdet.support.packages import missing
 from trt_afdet.support.redact import redact
+from trt_afdet.support.slug import slug
 from trt_afdet.support.threads import Worker
 from trt_afdet.web.access import Access, new_token
 from trt_afdet.web.app import make_app
@@ -347,7 +347,7 @@ def _camera(
     figures = snapshot.sources.get(name)
     camera: dict[str, Any] = {
         "name": public,
-        "key": key(public),
+        "key": slug(public),
         "state": event.state,
         "detail": redact(event.detail),
         "since": round(event.wall_time, 3),

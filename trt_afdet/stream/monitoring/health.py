@@ -28,10 +28,7 @@ class Health:
 class HealthCheck:
     """Judges snapshots; must see one every second or so to notice a stuck detector.
 
-    Args:
-        names: Public names of the sources.
-        stall: Seconds without a processed frame, while a source is live, that are too many.
-        clock: Seconds, monotonic.
+    ``stall`` is how many seconds without a processed frame, while a source is live, are too many.
     """
 
     def __init__(
@@ -46,9 +43,9 @@ class HealthCheck:
     def judge(self, snapshot: PipelineSnapshot) -> Health:
         """The verdict on these figures."""
         now = self._clock()
-        states = {name: event.state for name, event in snapshot.states.items()}
+        states = [event.state for event in snapshot.states.values()]
         processed = sum(figures.processed for figures in snapshot.sources.values())
-        if processed != self._processed or "live" not in states.values():
+        if processed != self._processed or "live" not in states:
             self._processed, self._moved = processed, now
         reasons = [
             f"{self._names.of(name)}: {event.state}"
@@ -56,7 +53,7 @@ class HealthCheck:
             for name, event in snapshot.states.items()
             if event.state in ("stalled", "lost", "failed")
         ]
-        if states and all(state == "failed" for state in states.values()):
+        if set(states) == {"failed"}:
             return Health("unhealthy", ("all sources have failed", *reasons))
         if now - self._moved > self._stall:
             stalled = f"no frame was processed for {now - self._moved:.0f} s"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import bisect
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -35,26 +35,20 @@ class Histogram:
         self.total += seconds
         self.largest = max(self.largest, seconds)
 
-    @property
-    def number(self) -> int:
-        return sum(self.counts)
-
     def percentile(self, share: float) -> float:
         """The upper edge of the bucket in which the share (0..1) of the values is reached."""
-        wanted = share * self.number
+        wanted = share * sum(self.counts)
         if not wanted:
             return float("nan")
-        for edge, below in zip(EDGES, accumulate(self.counts), strict=False):
-            if below >= wanted:
-                return min(edge, self.largest)
-        return self.largest
+        bucket = bisect.bisect_left(list(accumulate(self.counts)), wanted)
+        return min(EDGES[bucket], self.largest) if bucket < len(EDGES) else self.largest
 
 
 @dataclass
 class _SourceFigures:
     processed: int = 0
     detected: int = 0
-    objects: dict[str, int] = field(default_factory=dict)
+    objects: Counter[str] = field(default_factory=Counter)
     latency: Histogram = field(default_factory=Histogram)
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=1024))
 
@@ -65,7 +59,7 @@ class Metrics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sources: dict[str, _SourceFigures] = {}
-        self._batches = [0, 0]  # number, frames
+        self._batches = (0, 0)
         self.started = time.monotonic()
 
     def frame_done(
@@ -86,19 +80,16 @@ class Metrics:
             figures.detected += detected
             figures.latency.add(latency)
             figures.recent.append(now)
-            for name in names:
-                figures.objects[name] = figures.objects.get(name, 0) + 1
+            figures.objects.update(names)
 
     def batch_done(self, frames: int) -> None:
         """Counts a run of the detector."""
         with self._lock:
-            self._batches[0] += 1
-            self._batches[1] += frames
+            self._batches = (self._batches[0] + 1, self._batches[1] + frames)
 
     def batches(self) -> tuple[int, int]:
         """Runs of the detector, and the frames in them."""
-        with self._lock:
-            return self._batches[0], self._batches[1]
+        return self._batches
 
     def forget(self, source: str) -> None:
         """Removes a source's figures."""

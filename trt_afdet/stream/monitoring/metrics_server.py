@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -38,15 +39,14 @@ class MetricsServer:
     ) -> None:
         self.host, self.port = parse_address(address)
         names = PublicNames()
-        check = HealthCheck(names)
-
-        def judge() -> tuple[PipelineSnapshot, Health]:
-            now = snapshot()
-            return now, check.judge(now)
-
-        self._judge = judge
-        self._exposition = Exposition(judge, names, lambda: metrics, lambda: 0)
+        self._snapshot = snapshot
+        self._check = HealthCheck(names)
+        self._exposition = Exposition(self._judge, names, lambda: metrics, lambda: 0)
         self._server: ThreadingHTTPServer | None = None
+
+    def _judge(self) -> tuple[PipelineSnapshot, Health]:
+        now = self._snapshot()
+        return now, self._check.judge(now)
 
     def start(self) -> None:
         """Starts to answer.
@@ -55,16 +55,15 @@ class MetricsServer:
             RunError: If the port is taken.
         """
         try:
-            server = ThreadingHTTPServer((self.host, self.port), _handler(self))
+            server = ThreadingHTTPServer((self.host, self.port), partial(_Handler, self.answer))
         except OSError as error:
             raise RunError(
                 "the metrics cannot be served", got=f"{self.host}:{self.port}: {error.strerror}"
             ) from error
         server.daemon_threads = True
         self._server, self.port = server, server.server_address[1]
-        threading.Thread(
-            target=server.serve_forever, args=(0.1,), name="metrics server", daemon=True
-        ).start()
+        serve = partial(server.serve_forever, 0.1)
+        threading.Thread(target=serve, name="metrics server", daemon=True).start()
 
     def stop(self) -> None:
         """Stops; stopping twice is fine."""
@@ -86,20 +85,21 @@ class MetricsServer:
         return 404, "text/plain", b"there are /metrics and /healthz\n"
 
 
-def _handler(server: MetricsServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        timeout = 10  # Seconds after which a silent client is disconnected.
+class _Handler(BaseHTTPRequestHandler):
+    timeout = 10  # Seconds after which a silent client is disconnected.
 
-        def do_GET(self) -> None:
-            path, accept = self.path.partition("?")[0], self.headers.get("Accept", "")
-            status, kind, body = server.answer(path, accept)
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def __init__(self, answer: Callable[[str, str], tuple[int, str, bytes]], *args: Any) -> None:
+        self._answer = answer
+        super().__init__(*args)
 
-        def log_message(self, format: str, *args: Any) -> None:
-            """Logs nothing: a line per scrape is of no use."""
+    def do_GET(self) -> None:
+        path, accept = self.path.partition("?")[0], self.headers.get("Accept", "")
+        status, kind, body = self._answer(path, accept)
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
-    return Handler
+    def log_message(self, format: str, *args: Any) -> None:
+        """Logs nothing: a line per scrape is of no use."""

@@ -60,6 +60,7 @@ class Exposition:
         self._sink_names = PublicNames()
         self._metrics = metrics
         self._viewers = viewers
+        # The families are not declared beforehand.
         self._registry = CollectorRegistry(auto_describe=False)
         # Memory, descriptors and processor time.
         ProcessCollector(registry=self._registry)
@@ -71,10 +72,6 @@ class Exposition:
 
         encoder, content_type = choose_encoder(accept)
         return encoder(self._registry), content_type
-
-    def describe(self) -> list[Metric]:
-        """The names of the families are not declared beforehand; called by the registry."""
-        return []
 
     def collect(self) -> Iterable[Metric]:
         """All families; called by the registry for every scrape."""

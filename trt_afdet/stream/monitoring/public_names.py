@@ -1,16 +1,14 @@
-"""Removes credentials from names of sources, and gives each name a key for addresses."""
+"""Removes credentials from names of sources, and finds the source of an address."""
 
 from __future__ import annotations
 
 import threading
+from itertools import chain, count
 
 from trt_afdet.support.redact import redact
 from trt_afdet.support.slug import slug
 
 LONGEST = 200
-
-#: A public name for addresses: letters, digits, ``-`` and ``_``; different for every name.
-key = slug
 
 
 class PublicNames:
@@ -27,12 +25,11 @@ class PublicNames:
         with self._lock:
             if source not in self._public:
                 base = redact(source)[:LONGEST]
-                public, number = base, 2
-                while public in self._source:
-                    public, number = f"{base} ({number})", number + 1
+                more = (f"{base} ({number})" for number in count(2))
+                public = next(name for name in chain([base], more) if name not in self._source)
                 self._public[source] = public
                 self._source[public] = source
-                self._public_of_key[key(public)] = public
+                self._public_of_key[slug(public)] = public
             return self._public[source]
 
     def source(self, public: str) -> str | None:
@@ -41,9 +38,9 @@ class PublicNames:
             return self._source.get(public)
 
     def find(self, text: str) -> str | None:
-        """The public name that an address means: one of them, or one's :func:`key`.
+        """The public name that an address means: one of them, or one's :func:`slug`.
 
-        Proxies keep keys and change names with ``//`` or ``..`` in them.
+        Proxies keep slugs and change names with ``//`` or ``..`` in them.
         """
         with self._lock:
             return self._public_of_key.get(text, text if text in self._source else None)

@@ -36,9 +36,8 @@ class StatusEvent:
 class StatusBoard:
     """The latest state of every source. Thread-safe.
 
-    Args:
-        listener: Called with every change, in the order of the changes, from the thread that made
-            it; must be quick.
+    ``listener`` is called with every change, in the order of the changes, from the thread that made
+    it; it must be quick.
     """
 
     def __init__(self, listener: Callable[[StatusEvent], None] | None = None) -> None:
@@ -60,9 +59,7 @@ class StatusBoard:
     def introduce(self, listener: Callable[[StatusEvent], None], begin: Callable[[], None]) -> None:
         """Tells a new listener every source's state; no change comes before, between or twice.
 
-        Args:
-            listener: Gets the states; must be quick.
-            begin: Called just before; subscribes the listener to the changes.
+        ``begin`` is called just before; it subscribes the listener to the changes.
         """
         with self._lock:
             begin()

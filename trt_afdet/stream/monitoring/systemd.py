@@ -15,14 +15,9 @@ log = logging.getLogger("trt_afdet.stream")
 
 
 class Notifier:
-    """Sends messages to ``$NOTIFY_SOCKET``; does nothing without it.
+    """Sends messages to ``$NOTIFY_SOCKET``; does nothing without it."""
 
-    Args:
-        environment: Instead of the process's.
-    """
-
-    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
-        environment = os.environ if environment is None else environment
+    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
         #: Seconds within which systemd wants to hear from the watchdog; None if it does not.
         self.watchdog: float | None = None
@@ -52,7 +47,6 @@ class Notifier:
         self._send("STOPPING=1")
 
     def alive(self) -> None:
-        """Feeds the watchdog."""
         self._send("WATCHDOG=1")
 
     def status(self, text: str) -> None:
@@ -77,10 +71,6 @@ class Watchdog:
     """Feeds systemd's watchdog while the pipeline finishes frames, or none are waiting.
 
     Cameras that are away do not restart the service.
-
-    Args:
-        notifier: Sends the messages.
-        clock: Seconds, monotonic.
     """
 
     def __init__(self, notifier: Notifier, clock: Callable[[], float] = time.monotonic) -> None:
