@@ -51,17 +51,11 @@ class Detector:
             "nms_iou": fraction("iou (nms_iou)", iou),
             "max_detections": count("max_detections", max_detections),
         }
-        backend = (
-            model
-            if isinstance(model, Backend)
-            else open_backend(
-                SHIPPED_MODEL if model is None else model,
-                device=device,
-                threads=threads,
-                providers=providers,
-                rebuild=rebuild,
+        backend = SHIPPED_MODEL if model is None else model
+        if not isinstance(backend, Backend):
+            backend = open_backend(
+                backend, device=device, threads=threads, providers=providers, rebuild=rebuild
             )
-        )
         self.backend = backend
         self.times = StageTimes()
         self._closed = False
@@ -251,11 +245,8 @@ def open_backend(
             )
         return open_engine(path, rebuild=rebuild, index=index or 0)
     kind, hint = kind_of(Path(path)) or (None, None)
-    raise InvalidValueError(
-        "a model is an .onnx or an .engine file",
-        got=f"{path}, {kind}" if kind else path,
-        hint=hint or None,
-    )
+    got = f"{path}, {kind}" if kind else path
+    raise InvalidValueError("a model is an .onnx or an .engine file", got=got, hint=hint)
 
 
 def check_built_in(built: ModelSpec, wanted: ModelSpec) -> None:

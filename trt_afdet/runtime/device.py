@@ -60,32 +60,20 @@ class Device(Protocol):
     def allocate(self, size: int) -> int:
         """The address of device memory, 256-byte aligned."""
 
-    def free(self, address: int) -> None: ...
-
     def allocate_pinned(self, size: int) -> Bytes:
         """Page-locked host memory, uint8 [size]."""
-
-    def free_pinned(self, array: Bytes) -> None: ...
 
     def create_stream(self) -> int:
         """A cudaStream_t that does not wait for the default stream."""
 
-    def destroy_stream(self, stream: int) -> None: ...
-
-    def synchronize(self, stream: int) -> None: ...
-
     def create_event(self) -> int:
         """A cudaEvent_t that knows its time."""
-
-    def destroy_event(self, event: int) -> None: ...
 
     def record(self, event: int, stream: int) -> None:
         """The event happens when everything queued on the stream so far is done."""
 
     def wait(self, stream: int, event: int) -> None:
         """Work queued on the stream from now on starts after the event."""
-
-    def synchronize_event(self, event: int) -> None: ...
 
     def elapsed_ms(self, start: int, end: int) -> float:
         """Milliseconds between two events that have happened."""
@@ -106,7 +94,12 @@ class Device(Protocol):
         """Records what ``work`` queues on the stream, instead of running it; returns a graph."""
 
     def launch(self, graph: int, stream: int) -> None: ...
-
+    def synchronize(self, stream: int) -> None: ...
+    def synchronize_event(self, event: int) -> None: ...
+    def free(self, address: int) -> None: ...
+    def free_pinned(self, array: Bytes) -> None: ...
+    def destroy_stream(self, stream: int) -> None: ...
+    def destroy_event(self, event: int) -> None: ...
     def destroy_graph(self, graph: int) -> None: ...
 
     def close(self) -> None:

@@ -34,21 +34,12 @@ class EngineMismatchError(InvalidValueError):
     """An engine was built for another TensorRT, GPU or plugin than this machine has."""
 
 
-def open_engine(
-    path: str | Path,
-    *,
-    library: str | None = None,
-    index: int = 0,
-    graphs: bool = True,
-    rebuild: bool = False,
-) -> Runner:
+def open_engine(path: str | Path, *, index: int = 0, rebuild: bool = False) -> Runner:
     """Opens an engine file.
 
     Args:
         path: The file; its sidecar lies beside it.
-        library: ``"pycuda"`` or ``"cuda-python"``; the first that is installed by default.
         index: Of the GPU.
-        graphs: Whether to capture CUDA graphs.
         rebuild: Whether to build an engine that does not fit this machine again, with the same
             options, from the ONNX file beside it.
 
@@ -61,16 +52,16 @@ def open_engine(
     """
     path = Path(path)
     try:
-        return _open(path, library, index, graphs)
+        return _open(path, index)
     except EngineMismatchError as error:
         if not rebuild:
             raise
         logging.getLogger("trt_afdet").warning("%s; building it again", error.what)
         _rebuild(path, error)
-        return _open(path, library, index, graphs)
+        return _open(path, index)
 
 
-def _open(path: Path, library: str | None, index: int, graphs: bool) -> Runner:
+def _open(path: Path, index: int) -> Runner:
     facts = sidecar.read(path)
     if facts.stripped:
         raise InvalidValueError(
@@ -78,19 +69,22 @@ def _open(path: Path, library: str | None, index: int, graphs: bool) -> Runner:
             hint="refit it, or build it again without --strip-weights",
         )
     flavour = versions.load(_FLAVOURS[facts.flavour])
-    check_version(path, facts, flavour)
-    check_plugin(path, facts)
-    device = open_device(index, library)
+    _check_versions(path, facts, flavour)
+    device = open_device(index)
     try:
-        check_gpu(path, facts, device)
+        _check_gpu(path, facts, device)
         if facts.nms == "plugin":
-            load_plugin(flavour)
+            _load_plugin(flavour)
         with device.active():
             network = TensorRTNetwork(flavour, path.read_bytes(), facts, device, path)
     except BaseException:
         device.close()
         raise
-    return Runner(network, device, facts.spec, _kernels(), graphs=graphs, file=path)
+    return Runner(network, device, facts.spec, _kernels(), file=path)
+
+
+def _mismatch(path: Path, facts: EngineSidecar, what: str) -> EngineMismatchError:
+    return EngineMismatchError(f"{path} {what}", hint=rebuild_hint(path, facts))
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -98,43 +92,21 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:3] if part.isdecimal())
 
 
-def check_version(path: Path, facts: EngineSidecar, flavour: Flavour) -> None:
-    """Refuses an engine of another TensorRT version.
-
-    Raises:
-        EngineMismatchError: With the command that builds it again.
-    """
+def _check_versions(path: Path, facts: EngineSidecar, flavour: Flavour) -> None:
+    """Refuses an engine of another version of TensorRT or of the plugin."""
     have, need = _numbers(flavour.version), _numbers(facts.tensorrt_version)
-    majors = (need[0], have[0])
-    runs_newer = need[0] == have[0] or majors in _CARRIED_OVER
+    runs_newer = need[0] == have[0] or (need[0], have[0]) in _CARRIED_OVER
     if have != need and not (facts.version_compatible and need <= have and runs_newer):
-        raise EngineMismatchError(
-            f"{path} was built with {facts.flavour} {facts.tensorrt_version}, "
-            f"this machine has {flavour}",
-            hint=rebuild_hint(path, facts),
-        )
-
-
-def check_plugin(path: Path, facts: EngineSidecar) -> None:
-    """Refuses an engine that holds another version of the plugin.
-
-    Raises:
-        EngineMismatchError: With the command that builds it again.
-    """
+        built = f"{facts.flavour} {facts.tensorrt_version}"
+        raise _mismatch(path, facts, f"was built with {built}, this machine has {flavour}")
     if facts.nms == "plugin" and facts.plugin_version != PLUGIN_VERSION:
-        raise EngineMismatchError(
-            f"{path} holds version {facts.plugin_version} of the plugin {PLUGIN_OP}, "
-            f"this trt-afdet has version {PLUGIN_VERSION}",
-            hint=rebuild_hint(path, facts),
-        )
+        held = f"version {facts.plugin_version} of the plugin {PLUGIN_OP}"
+        what = f"holds {held}, this trt-afdet has version {PLUGIN_VERSION}"
+        raise _mismatch(path, facts, what)
 
 
-def check_gpu(path: Path, facts: EngineSidecar, device: Device) -> None:
-    """Refuses an engine of another kind of GPU.
-
-    Raises:
-        EngineMismatchError: With the command that builds it again.
-    """
+def _check_gpu(path: Path, facts: EngineSidecar, device: Device) -> None:
+    """Refuses an engine of another kind of GPU."""
     wanted = facts.compute_capability
     have = ".".join(map(str, device.compute_capability))
     fits = wanted is None or have in wanted
@@ -143,19 +115,12 @@ def check_gpu(path: Path, facts: EngineSidecar, device: Device) -> None:
         wanted = ("8.0 and newer",)
     if not fits:
         name = f" ({facts.gpu_name})" if facts.gpu_name else ""
-        raise EngineMismatchError(
-            f"{path} was built for compute capability {', '.join(wanted or ())}{name}, "
-            f"this GPU has {have} ({device.name})",
-            hint=rebuild_hint(path, facts),
-        )
+        built = f"was built for compute capability {', '.join(wanted or ())}{name}"
+        raise _mismatch(path, facts, f"{built}, this GPU has {have} ({device.name})")
 
 
-def load_plugin(flavour: Flavour) -> None:
-    """Makes the plugin known to TensorRT.
-
-    Raises:
-        MissingDependencyError: If its library is missing, or is for another TensorRT.
-    """
+def _load_plugin(flavour: Flavour) -> None:
+    """Makes the plugin known to TensorRT."""
     try:
         flavour.load_plugin(Path(find("afdet_plugin")), PLUGIN_OP, PLUGIN_VERSION)
     except (NativeMissingError, InvalidValueError) as error:
@@ -198,10 +163,7 @@ def rebuild_hint(path: Path, facts: EngineSidecar) -> str:
 
 
 def _rebuild(path: Path, mismatch: EngineMismatchError) -> None:
-    """Builds an engine again, as the hint says.
-
-    In a separate process, because the runtime does not import the builder.
-    """
+    """Builds an engine again, as the hint says; in a process, as the runtime imports no builder."""
     command = rebuild_command(path, sidecar.read(path))
     if command is None:
         raise mismatch

@@ -69,11 +69,10 @@ class TensorRTNetwork:
             infos[is_input].append(self._info(name))
         self.inputs: Sequence[TensorInfo] = infos[True]
         self.outputs: Sequence[TensorInfo] = infos[False]
-        if [info.name for info in self.inputs] != [INPUT_NAME]:
-            raise InvalidValueError(
-                f"{file}: the input must be {INPUT_NAME!r}",
-                got=", ".join(info.name for info in self.inputs),
-            )
+        names = [info.name for info in self.inputs]
+        if names != [INPUT_NAME]:
+            what = f"{file}: the input must be {INPUT_NAME!r}"
+            raise InvalidValueError(what, got=", ".join(names))
         self.batches = self._batches()
         # The strategy came with the rule that contexts may share a profile.
         self.keeps_batches = hasattr(trt, "ExecutionContextAllocationStrategy")
@@ -95,16 +94,13 @@ class TensorRTNetwork:
         return least[0], best[0], most[0]
 
     def prepare(self, batch: int, addresses: Mapping[str, int]) -> None:
-        """Sets a batch size and where every tensor lies; comes before ``enqueue`` of it.
-
-        Raises:
-            RunError: If TensorRT refuses.
-        """
+        """Sets a batch size and where every tensor lies, before ``enqueue`` of it; raises RunError
+        if TensorRT refuses."""
         if self.keeps_batches:
             context = self._contexts.get(batch) or self._sharing_context()
         else:
-            context = next(iter(self._contexts.values()), None)
-            context = context or self._engine.create_execution_context()
+            known = next(iter(self._contexts.values()), None)
+            context = known or self._engine.create_execution_context()
             self._contexts.clear()
         if context is None:
             raise self._error("make an execution context")
@@ -138,11 +134,7 @@ class TensorRTNetwork:
         return context
 
     def enqueue(self, batch: int, stream: int) -> None:
-        """Queues one run.
-
-        Raises:
-            RunError: If TensorRT refuses.
-        """
+        """Queues one run; raises RunError if TensorRT refuses."""
         if not self._contexts[batch].execute_async_v3(stream):
             raise self._error("run")
 

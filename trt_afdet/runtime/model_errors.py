@@ -94,19 +94,10 @@ def reason(error: BaseException) -> str:
 
 
 def refusal(path: Path, error: BaseException, reader: str) -> AfdetError:
-    """What to raise where a library cannot open a model file.
-
-    Args:
-        path: The file; it exists and is not empty.
-        error: As the library raised it.
-        reader: The library, for the text.
-    """
-    kind = kind_of(path)
-    if kind is not None:
-        return CorruptFileError(
-            f"{reader} cannot open {path}: it is not an ONNX model but {kind[0]}",
-            hint=kind[1] or None,
-        )
+    """What to raise where a library, the reader, cannot open a model file that is not empty."""
+    if kind := kind_of(path):
+        what = f"{reader} cannot open {path}: it is not an ONNX model but {kind[0]}"
+        return CorruptFileError(what, hint=kind[1])
     said = reason(error)
     if found := re.search(r"IR version:? (\d+), max supported IR version:? (\d+)", said):
         needed = _IR_READERS.get(int(found[1]))
@@ -129,10 +120,7 @@ def refusal(path: Path, error: BaseException, reader: str) -> AfdetError:
             got=said,
             hint="copy both files into one folder",
         )
+    hint = "export the model again"
     if "rotobuf" in said or "parsing" in said.lower():
-        return CorruptFileError(
-            f"{reader} cannot open {path}",
-            got=said,
-            hint="the file is cut off or no ONNX model; export or copy it again",
-        )
-    return CorruptFileError(f"{reader} cannot open {path}", got=said, hint="export the model again")
+        hint = "the file is cut off or no ONNX model; export or copy it again"
+    return CorruptFileError(f"{reader} cannot open {path}", got=said, hint=hint)

@@ -63,24 +63,22 @@ class OnnxRuntimeBackend(HostBackend):
         self.path = Path(path)
         self._session: Any = _open(self.path, threads, providers, device)
         metadata = self._session.get_modelmeta().custom_metadata_map
+        inputs = self._session.get_inputs()
+        outputs = [(o.name, o.shape) for o in self._session.get_outputs()]
         if not metadata.get(METADATA_KEY):
-            raise foreign_network(
-                self.path,
-                [(i.name, i.shape) for i in self._session.get_inputs()],
-                [(o.name, o.shape) for o in self._session.get_outputs()],
-            )
+            raise foreign_network(self.path, [(i.name, i.shape) for i in inputs], outputs)
         self.spec = read_spec(metadata.get(METADATA_KEY), self.path)
         self.has_nms = read_nms(metadata.get(NMS_KEY), self.path) != "none"
         self._outputs = DETECTION_NAMES if self.has_nms else self.spec.output_names
         self.batch_size = check_network(
             self.spec,
             self.path,
-            [(i.name, i.shape, _ELEMENTS.get(i.type, i.type)) for i in self._session.get_inputs()],
-            [(o.name, o.shape) for o in self._session.get_outputs()],
+            [(i.name, i.shape, _ELEMENTS.get(i.type, i.type)) for i in inputs],
+            outputs,
             has_nms=self.has_nms,
             elements=("float32", "float16"),
         )
-        self._element = _ELEMENTS[self._session.get_inputs()[0].type]
+        self._element = _ELEMENTS[inputs[0].type]
 
     def infer(self, images: npt.NDArray[np.float32]) -> list[npt.NDArray[Any]]:
         if self._session is None:
@@ -109,17 +107,11 @@ def _open(
     except ImportError as error:
         raise missing(error) from error
     on_gpu = not providers and device is not None and device >= 0
-    chosen = list(providers or ())
-    if on_gpu:
-        chosen.append("CUDAExecutionProvider")
-    chosen = chosen or ["CPUExecutionProvider"]
-    unknown = sorted(set(chosen) - set(onnxruntime.get_available_providers()))
-    if unknown:
-        raise InvalidValueError(
-            "this ONNX Runtime has no such execution provider",
-            got=unknown[0],
-            hint=f"it has {', '.join(onnxruntime.get_available_providers())}",
-        )
+    chosen = list(providers or ["CUDAExecutionProvider" if on_gpu else "CPUExecutionProvider"])
+    known = onnxruntime.get_available_providers()
+    if unknown := sorted(set(chosen) - set(known)):
+        what = "this ONNX Runtime has no such execution provider"
+        raise InvalidValueError(what, got=unknown[0], hint=f"it has {', '.join(known)}")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
     # Q/DQ as written: fused into its integer operators, a concatenation with FP16 scales fails.

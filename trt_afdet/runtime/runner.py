@@ -46,9 +46,7 @@ _FLOATS = ("float32", "float16")
 
 
 class DeviceDetections(NamedTuple):
-    """A batch's results in device memory.
-
-    They hold until two further batches are submitted.
+    """A batch's results in device memory, which hold until two further batches are submitted.
 
     Attributes:
         num_detections: int32 [N, 1].
@@ -108,15 +106,44 @@ class Ticket:
         Raises:
             RunError: If boxes are found on the CPU, or the results were overwritten.
         """
-        return self._runner.device_detections(self, self._slot, self._batch)
+        runner, slot = self._runner, self._slot
+        with runner._using() as program:
+            if not runner.has_nms and not program.decodes:
+                raise RunError(
+                    "boxes are found on the CPU here, so none are on the device",
+                    hint="install the CUDA library; see `trt-afdet doctor`",
+                )
+            if runner._wanted is not None:
+                raise RunError(
+                    "results on the device cannot be limited to some classes",
+                    hint="load the detector without classes",
+                )
+            self.check_kept()
+            arrays = {
+                info.name: DeviceArray(
+                    slot.results + offset,
+                    (self.count, *info.shape),
+                    info.dtype,
+                    owner=self,
+                    stream=program.stream,
+                    device=(runner.device.dlpack_type, runner.device.index),
+                )
+                for info, offset in Block.of(program.results, self._batch).offsets.items()
+            }
+        return DeviceDetections(*(arrays[name] for name in DETECTION_NAMES))
 
     def check_kept(self) -> None:
         """See :class:`trt_afdet.runtime.device_array.Owner`."""
-        self._runner.check_kept(self, self._slot)
+        if not self._runner._open or self._runner._holders[self._slot.index] is not self:
+            raise OverwrittenError(
+                "results on the device were overwritten or freed",
+                hint=f"use them before {_SLOTS} further batches are submitted",
+            )
 
     def order_after(self, stream: int) -> None:
         """See :class:`trt_afdet.runtime.device_array.Owner`."""
-        self._runner.order_after(stream, self._slot)
+        with self._runner._using():
+            self._runner.device.wait(stream, self._slot.computed)
 
 
 class Runner:
@@ -157,9 +184,8 @@ class Runner:
         self.network = network
         self.device = device
         self.spec = spec
-        least, _, most = network.batches
-        self.batch_size = most if least == most else None
-        self.max_batch = most
+        least, _, self.max_batch = network.batches
+        self.batch_size = least if least == self.max_batch else None
         self._built = spec
         self._kernels = kernels
         self._use_graphs = graphs and device.has_graphs
@@ -193,8 +219,7 @@ class Runner:
         )
         self._upload = self._resources.stream()
         self._download = self._resources.stream()
-        most = self.network.batches[2]
-        size = Block.of(program.results, most).size
+        most, size = self.max_batch, Block.of(program.results, self.max_batch).size
         self._slots = [Slot(self._resources, index, most, size) for index in range(_SLOTS)]
 
     def configure(self, spec: ModelSpec, classes: Sequence[int] | None) -> None:
@@ -231,17 +256,12 @@ class Runner:
         return memory.reshape(height, width, 3)
 
     def warm_up(self, height: int, width: int, batches: Sequence[int] = ()) -> None:
-        """Makes room for frames of a size, and captures the graphs of batch sizes.
-
-        Afterwards nothing is allocated for such frames.
-
-        Args:
-            height, width: Of the largest frames, pixels.
-            batches: The largest by default.
+        """Makes room for frames of up to a size in pixels, and captures the graphs of batch sizes,
+        the largest by default. Afterwards nothing is allocated for such frames.
         """
         black = np.zeros((height, width, 3), np.uint8)
         # The largest first: room for its frames is room for all.
-        for batch in sorted(set(batches) or {self.network.batches[2]}, reverse=True):
+        for batch in sorted(set(batches) or {self.max_batch}, reverse=True):
             for _ in range(_SLOTS * 2):
                 self.submit([black] * batch).detections()
 
@@ -257,12 +277,11 @@ class Runner:
             InvalidValueError: If a frame is not what it must be, or there are too many.
             RunError: If the device fails.
         """
-        least, _, most = self.network.batches
-        if not 1 <= len(frames) <= most:
-            raise InvalidValueError(f"a batch has 1 to {most} frames", got=len(frames))
+        if not 1 <= len(frames) <= self.max_batch:
+            raise InvalidValueError(f"a batch has 1 to {self.max_batch} frames", got=len(frames))
         for frame in frames:
             check_frame(frame)
-        batch = max(least, len(frames))
+        batch = max(self.network.batches[0], len(frames))
         with self._using() as program:
             slot = self._next_slot()
             device = self.device
@@ -281,7 +300,7 @@ class Runner:
 
     def __call__(self, frames: Sequence[Frame]) -> list[Detections]:
         """Detects in any number of frames; batches overlap. See :meth:`submit`."""
-        most = self.network.batches[2]
+        most = self.max_batch
         tickets = [self.submit(frames[i : i + most]) for i in range(0, len(frames), most)]
         return [found for ticket in tickets for found in ticket.detections()]
 
@@ -363,59 +382,19 @@ class Runner:
         if not self.has_nms and not program.decodes:
             return postprocess(arrays, self.spec, boxes, self._wanted), seconds
         outputs = [arrays[name] for name in DETECTION_NAMES]
-        classes, above = self._wanted, None
-        if program.decodes and self._wanted is not None:
+        classes = self._wanted
+        if program.decodes and classes is not None:
             # The kernel numbered the wanted classes only; the -1 of unused rows is not read.
-            outputs[-1] = np.asarray(self._wanted, np.int32)[outputs[-1]]
+            outputs[-1] = np.asarray(classes, np.int32)[outputs[-1]]
             classes = None
-        if self.has_nms and self.spec.score_threshold > self._built.score_threshold:
-            above = self.spec.score_threshold
+        raised = self.has_nms and self.spec.score_threshold > self._built.score_threshold
+        above = self.spec.score_threshold if raised else None
         return from_outputs(outputs, self.spec, boxes, classes, above=above), seconds
 
     def _seconds(self, slot: Slot, *stages: str) -> dict[str, float]:
         """Seconds from each event of a slot to the next."""
         steps = zip(stages, pairwise(slot.events), strict=True)
         return {stage: self.device.elapsed_ms(*ends) / 1e3 for stage, ends in steps}
-
-    def device_detections(self, ticket: Ticket, slot: Slot, batch: int) -> DeviceDetections:
-        """See :meth:`Ticket.on_device`."""
-        with self._using() as program:
-            if not self.has_nms and not program.decodes:
-                raise RunError(
-                    "boxes are found on the CPU here, so none are on the device",
-                    hint="install the CUDA library; see `trt-afdet doctor`",
-                )
-            if self._wanted is not None:
-                raise RunError(
-                    "results on the device cannot be limited to some classes",
-                    hint="load the detector without classes",
-                )
-            self.check_kept(ticket, slot)
-            arrays = {
-                info.name: DeviceArray(
-                    slot.results + offset,
-                    (ticket.count, *info.shape),
-                    info.dtype,
-                    owner=ticket,
-                    stream=program.stream,
-                    device=(self.device.dlpack_type, self.device.index),
-                )
-                for info, offset in Block.of(program.results, batch).offsets.items()
-            }
-        return DeviceDetections(*(arrays[name] for name in DETECTION_NAMES))
-
-    def check_kept(self, ticket: Ticket, slot: Slot) -> None:
-        """Raises RunError if a slot holds another ticket's results."""
-        if not self._open or self._holders[slot.index] is not ticket:
-            raise OverwrittenError(
-                "results on the device were overwritten or freed",
-                hint=f"use them before {_SLOTS} further batches are submitted",
-            )
-
-    def order_after(self, stream: int, slot: Slot) -> None:
-        """Makes a consumer's stream wait for a slot's results."""
-        with self._using():
-            self.device.wait(stream, slot.computed)
 
     def stage_seconds(self, frames: Sequence[Frame]) -> dict[str, float]:
         """Seconds of every stage of one batch that runs alone, stage after stage, without a graph.
@@ -447,12 +426,7 @@ class Runner:
         return seconds
 
     def network_rate(self, batch: int, seconds: float) -> float:
-        """Images a second of the network alone, replayed with nothing around it.
-
-        Args:
-            batch: Images a run.
-            seconds: How long to measure.
-        """
+        """Images a second of the network alone, replayed for some seconds, ``batch`` at a time."""
         with self._using() as program:
             self._drain()
             return program.network_rate(batch, seconds) * batch

@@ -42,9 +42,6 @@ class StageTimes:
         yield
         self.record(stage, time.perf_counter() - start, frames)
 
-    def frames(self, stage: str) -> int:
-        return len(self.seconds.get(stage, ()))
-
     def milliseconds(self, stage: str, share: float) -> float:
         """A percentile of a stage, milliseconds per frame; NaN if it never ran."""
         return percentile(self.seconds.get(stage, []), share) * 1e3

@@ -129,7 +129,9 @@ def test_times_have_every_stage_per_frame(model: Path) -> None:
     detector = Detector.load(model)
     detector([scene()] * 3)
     assert [row[0] for row in detector.times.rows()] == ["preprocess", "network", "postprocess"]
-    assert all(detector.times.frames(s) == 3 for s in ("preprocess", "network", "postprocess"))
+    assert all(
+        len(detector.times.seconds[s]) == 3 for s in ("preprocess", "network", "postprocess")
+    )
     assert all(0 < p50 <= p95 for _, p50, p95 in detector.times.rows())
 
 
@@ -144,7 +146,7 @@ def test_stage_times_share_a_batch_and_skip_what_raised() -> None:
     ]
     with pytest.raises(ZeroDivisionError), times.measure("network"):
         raise ZeroDivisionError
-    assert times.frames("network") == 0
+    assert "network" not in times.seconds
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.95, 1.0])

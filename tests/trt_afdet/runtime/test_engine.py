@@ -110,7 +110,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     device = HostDevice()
     made = Machine(device, TensorRT(device))
     monkeypatch.setattr(engine.versions, "load", lambda name: Flavour(made.trt))
-    monkeypatch.setattr(engine, "open_device", lambda index, library: device)
+    monkeypatch.setattr(engine, "open_device", lambda index: device)
     monkeypatch.setattr(engine, "_kernels", lambda: HostRig().kernels(device))
     yield made
     if device.closed:
