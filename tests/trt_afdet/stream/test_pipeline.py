@@ -269,17 +269,11 @@ def test_frames_that_waited_too_long_are_dropped_and_counted() -> None:
     assert batcher.counts()["live"].stale == 1
 
 
-def test_bad_queues_are_refused() -> None:
+def test_a_queue_of_the_same_name_is_refused() -> None:
     batcher = Batcher()
     batcher.add("a")
     with pytest.raises(InvalidValueError, match="same name"):
         batcher.add("a")
-    with pytest.raises(InvalidValueError, match="drop-oldest, drop-newest, wait"):
-        batcher.add("b", "random")  # type: ignore[arg-type]
-    with pytest.raises(InvalidValueError, match="capacity"):
-        batcher.add("c", capacity=0)
-    with pytest.raises(InvalidValueError, match="max_age"):
-        Batcher(max_age=0)
 
 
 def test_files_are_read_to_the_last_frame_in_order() -> None:
