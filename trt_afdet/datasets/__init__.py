@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trt_afdet.datasets import coco, foreign, voc, yolo
 from trt_afdet.datasets.checks import Report
-from trt_afdet.datasets.drafts import Drafts, finish
+from trt_afdet.datasets.drafts import finish
 from trt_afdet.datasets.find import is_hidden, is_picture
 from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.datasets.record import Dataset, Record
@@ -59,47 +59,30 @@ def open_dataset(
         MissingFileError: If nothing is there; says where it looked.
         AfdetError: If the data is broken.
     """
-    names = class_names
-    if names is None and model is not None and dataset_format(path) != "voc":
-        names = model  # VOC's annotations have names.
-    folder = Path(images) if images else None
-    found = _read(path, split, names, folder, need_labels)
+    kind, roots = _find(path, split)
+    # VOC's annotations have names.
+    names = model if class_names is None and kind != "voc" else class_names
+    if kind == "voc":
+        found = voc.read_voc(roots, split, names)
+    elif kind == "yolo":
+        found = yolo.read_yolo(roots[0], split, names, need_labels=need_labels)
+    else:
+        file = roots[0] if roots[0].is_file() else coco.choose_file(roots[0], split)
+        found = coco.read_coco(file, Path(images) if images else None, names)
     dataset = finish(found, decode=decode, progress=progress)
     if class_names is not None:
         dataset = dataset.with_class_names(class_names)
     if model is not None:
         dataset = dataset.for_model(model)
     if strict and dataset.report.faults:
-        lines = dataset.report.lines()[: len(dataset.report.faults)]
-        raise InvalidValueError(
-            f"{dataset.name} has faults", got="; ".join(lines), hint="--strict refuses them"
-        )
+        lines = "; ".join(dataset.report.lines()[: len(dataset.report.faults)])
+        hint = "--strict refuses them"
+        raise InvalidValueError(f"{dataset.name} has faults", got=lines, hint=hint)
     return dataset
 
 
-def _read(
-    path: str | Path,
-    split: str | None,
-    class_names: tuple[str, ...] | None,
-    images: Path | None,
-    need_labels: bool,
-) -> Drafts:
-    kind, roots = _find(path, split)
-    root = roots[0]
-    if kind == "voc":
-        return voc.read_voc(roots, split, class_names)
-    if kind == "yolo":
-        return yolo.read_yolo(root, split, class_names, need_labels=need_labels)
-    file = root if root.is_file() else coco.choose_file(root, split)
-    return coco.read_coco(file, images, class_names)
-
-
 def dataset_format(path: str | Path) -> str:
-    """``coco``, ``voc`` or ``yolo``.
-
-    Raises:
-        MissingFileError: If it is none.
-    """
+    """``coco``, ``voc`` or ``yolo``; raises MissingFileError if it is none."""
     return _find(path, None)[0]
 
 

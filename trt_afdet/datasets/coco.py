@@ -6,6 +6,7 @@ import json
 import math
 import unicodedata
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -25,16 +26,12 @@ Entry = dict[str, Any]
 def find_files(root: Path) -> dict[str, Path]:
     """The COCO files of a folder by split; one that serves all is called ``all``."""
     found: dict[str, Path] = {}
-    for file in sorted((root / "annotations").glob("*.json")):
-        if not is_hidden(file.name) and not file.stem.startswith(("captions_", "panoptic_")):
-            split = file.stem.removeprefix("instances_")
-            if not file.stem.startswith("person_keypoints_"):
-                found.setdefault(split, file)
+    files = [f for f in sorted((root / "annotations").glob("*.json")) if not is_hidden(f.name)]
+    keypoints = [f for f in files if f.stem.startswith("person_keypoints_")]
+    others = [f for f in files if not f.stem.startswith(("captions_", "panoptic_"))]
+    for file in [f for f in others if f not in keypoints] or keypoints:  # They hold boxes as well.
+        found.setdefault(_split_of(file), file)
     if found:
-        return found
-    for file in sorted((root / "annotations").glob("person_keypoints_*.json")):
-        found[file.stem.removeprefix("person_keypoints_")] = file
-    if found:  # They hold boxes as well.
         return found
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and not is_hidden(p.name)):
         for name in ("_annotations.coco.json", "annotations.json", "result.json", "labels.json"):
@@ -45,9 +42,12 @@ def find_files(root: Path) -> dict[str, Path]:
     for file in sorted(root.glob("*.json")):
         if not is_hidden(file.name) and file.name != "_annotations.coco.json" and _is_coco(file):
             only = file.stem in ("result", "annotations", "labels", "coco", "_annotations")
-            split = "all" if only else file.stem.removeprefix("instances_")
-            found.setdefault(split, file)
+            found.setdefault("all" if only else file.stem.removeprefix("instances_"), file)
     return found
+
+
+def _split_of(file: Path) -> str:
+    return file.stem.removeprefix("instances_").removeprefix("person_keypoints_")
 
 
 def _is_coco(file: Path) -> bool:
@@ -59,25 +59,20 @@ def _is_coco(file: Path) -> bool:
 
 
 def choose_file(root: Path, split: str | None) -> Path:
-    """The file of a split.
-
-    Raises:
-        MissingFileError, InvalidValueError: Naming the splits there are.
-    """
+    """The file of a split; errors name the splits there are."""
     found = find_files(root)
     names = ", ".join(found) or "none"
     if split is None:
         if len(found) != 1:
-            raise InvalidValueError(
-                f"{root} has {len(found)} splits ({names})", hint="name one: --split"
-            )
+            what = f"{root} has {len(found)} splits ({names})"
+            raise InvalidValueError(what, hint="name one: --split")
         return next(iter(found.values()))
     by_low = {name.lower(): file for name, file in found.items()}
-    for name in split_names(split):
-        if name.lower() in by_low:
-            return by_low[name.lower()]
-    for name in split_names(split):  # instances_train2017.json is the split "train".
-        like = [f for n, f in by_low.items() if n.removeprefix(name.lower()).strip("_-.").isdigit()]
+    wanted = [name.lower() for name in split_names(split)]
+    if exact := [by_low[name] for name in wanted if name in by_low]:
+        return exact[0]
+    for name in wanted:  # instances_train2017.json is the split "train".
+        like = [f for n, f in by_low.items() if n.removeprefix(name).strip("_-.").isdigit()]
         if len(like) == 1:
             return like[0]
     raise MissingFileError(f"{root} has no split {split!r}", hint=f"it has {names}")
@@ -86,17 +81,13 @@ def choose_file(root: Path, split: str | None) -> Path:
 def read_coco(
     file: Path, images: Path | None = None, class_names: tuple[str, ...] | None = None
 ) -> Drafts:
-    """Reads an instances JSON.
+    """Reads an instances JSON; errors name the entry that is wrong.
 
     Args:
         file: The JSON. An image with a ``frame_index`` is a frame of the video ``file_name``.
         images: Folder of the pictures; by default they are looked for in ``images/<split>``,
             ``<split>``, ``images`` and the JSON's own folder.
         class_names: Used where the file has no categories.
-
-    Raises:
-        MissingFileError: If the JSON or all pictures are missing.
-        CorruptFileError: If an entry is invalid; names it.
     """
     raw = _load(file)
     report = Report()
@@ -104,11 +95,8 @@ def read_coco(
     _check_keys(raw, "images", ("id", "file_name"), file)
     keys = [_key(i["id"]) for i in raw["images"]]
     check_unique(keys, "image id", file)
-    check_unique(
-        ((str(i["file_name"]), _hashable(i.get("frame_index"))) for i in raw["images"]),
-        "file name",
-        file,
-    )
+    pictures = [(str(i["file_name"]), _hashable(i.get("frame_index"))) for i in raw["images"]]
+    check_unique(pictures, "file name", file)
     by_image: dict[Any, list[Entry]] = {key: [] for key in keys}
     counts = Counter(_hashable(a["id"]) for a in raw["annotations"] if "id" in a)
     for number, annotation in enumerate(raw["annotations"]):
@@ -129,15 +117,13 @@ def read_coco(
         path = places.find(str(image["file_name"]))
         if path is None:
             report.add("pictures that are missing", str(image["file_name"]))
-            continue
-        image_id = key if whole else number
-        drafts.append(_draft(image, by_image[key], path, image_id, index, report, file))
+        else:
+            image_id = key if whole else number
+            drafts.append(_draft(image, by_image[key], path, image_id, index, report, file))
     if raw["images"] and not drafts:
-        raise MissingFileError(
-            f"{file}: its pictures are not found",
-            got=str(raw["images"][0]["file_name"]),
-            hint="looked in " + ", ".join(str(p) for p in places.folders),
-        )
+        hint = "looked in " + ", ".join(str(p) for p in places.folders)
+        got = str(raw["images"][0]["file_name"])
+        raise MissingFileError(f"{file}: its pictures are not found", got=got, hint=hint)
     if not drafts:
         raise CorruptFileError(f"{file} holds no images")
     if len({d.frame_index is None for d in drafts}) > 1:
@@ -150,9 +136,9 @@ def _load(file: Path) -> dict[str, Any]:
         raise MissingFileError("no such annotation file", got=str(file))
     try:
         raw = json.loads(decode_text(read_bytes(file), file))
+    except AfdetError:
+        raise
     except (ValueError, RecursionError) as error:
-        if isinstance(error, AfdetError):
-            raise
         raise CorruptFileError("annotations are not JSON", got=f"{file}: {error}") from error
     other = foreign.json_format(raw)
     if other is not None:
@@ -160,13 +146,11 @@ def _load(file: Path) -> dict[str, Any]:
     if not isinstance(raw, dict) or not isinstance(raw.get("images"), list):
         raise CorruptFileError(f"{file} is not a COCO instances file: it has no list 'images'")
     for section in ("images", "annotations", "categories"):
-        # Files of test sets have no annotations.
-        if raw.get(section) is None:
+        if raw.get(section) is None:  # Files of test sets have no annotations.
             raw[section] = []
         if not isinstance(raw[section], list):
-            raise CorruptFileError(
-                f"{file} is not a COCO instances file: {section!r} is not a list", got=section
-            )
+            what = f"{file} is not a COCO instances file: {section!r} is not a list"
+            raise CorruptFileError(what, got=section)
         for number, entry in enumerate(raw[section]):
             if not isinstance(entry, dict):
                 raise CorruptFileError(f"{file}: {section}[{number}] is not an object")
@@ -236,23 +220,20 @@ class _Places:
     def __init__(self, file: Path, images: Path | None) -> None:
         here = file.parent
         root = here.parent if here.name.lower() == "annotations" else here
-        split = file.stem.removeprefix("instances_").removeprefix("person_keypoints_")
         self.names = Folders()
-        self.folders: list[Path] = [images] if images is not None else []
-        if images is None:
-            for name in split_names(split):
-                self.folders += [root / "images" / name, root / name, root / name / "images"]
-            self.folders += [root / "images", here / "images", here, root, root / "JPEGImages"]
-            self.folders = list(dict.fromkeys(self.folders))
+        folders = []
+        for name in split_names(_split_of(file)):
+            folders += [root / "images" / name, root / name, root / name / "images"]
+        folders += [root / "images", here / "images", here, root, root / "JPEGImages"]
+        self.folders = [images] if images is not None else list(dict.fromkeys(folders))
 
     def find(self, text: str) -> Path | None:
         """The file that a ``file_name`` means: also of Windows, of a server, of another folder."""
         for name in dict.fromkeys((text, _server_name(text))):
             clean = name.replace("\\", "/")
-            for find in (self.names.find, self.names.find_tail):
+            for find in (self.names.find_file, self.names.find_tail):
                 for folder in self.folders:
-                    path = find(folder, clean)
-                    if path is not None and path.is_file():
+                    if path := find(folder, clean):
                         self.folders.remove(folder)
                         self.folders.insert(0, folder)
                         return path
@@ -261,24 +242,19 @@ class _Places:
 
 def _server_name(text: str) -> str:
     """Label Studio's ``/data/local-files/?d=a/b.jpg`` and addresses of pictures."""
-    if "?" not in text and "%" not in text and "://" not in text:
-        return text
-    try:
-        parts = urlsplit(text)
-    except ValueError:
-        return text
-    given = parse_qs(parts.query).get("d")
-    return given[0] if given else unquote(parts.path)
+    with suppress(ValueError):
+        if "?" in text or "%" in text or "://" in text:
+            parts = urlsplit(text)
+            return parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
+    return text
 
 
 def _number(value: Any) -> float:
     """A number, also as text; NaN for anything else."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return math.nan
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return math.nan
+    with suppress(ValueError, OverflowError):
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+            return float(value)
+    return math.nan
 
 
 def _flag(value: Any) -> bool:
@@ -298,24 +274,18 @@ def _draft(
     name = str(image["file_name"])
     sides = [_number(image.get(k)) for k in ("width", "height")]
     said = all(math.isfinite(s) and 1 <= s < 1 << 31 for s in sides)
-    frame_index = image.get("frame_index")
-    if frame_index is not None:
-        frame_index = _number(frame_index)
-        if not math.isfinite(frame_index) or frame_index < 0 or not frame_index.is_integer():
-            raise CorruptFileError(
-                f"{file}: frame_index of {name} is not a number from 0", got=image["frame_index"]
-            )
+    frame = image.get("frame_index")
+    number = 0.0 if frame is None else _number(frame)
+    if not (number >= 0 and number.is_integer()):
+        raise CorruptFileError(f"{file}: frame_index of {name} is not a number from 0", got=frame)
     boxes, kept, areas = [], [], []
     for annotation in annotations:
-        box = _box(annotation, report, name)
-        if box is None:
-            continue
-        boxes.append(box)
-        kept.append(annotation)
-        area = _number(annotation.get("area"))
-        if not math.isfinite(area) or area <= 0:
-            area = max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
-        areas.append(area)
+        if (box := _box(annotation, report, name)) is not None:
+            boxes.append(box)
+            kept.append(annotation)
+            area = _number(annotation.get("area"))
+            of_box = max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
+            areas.append(area if math.isfinite(area) and area > 0 else of_box)
     return Draft(
         path=path,
         where=name,
@@ -323,7 +293,7 @@ def _draft(
         boxes=np.array(boxes, np.float64).reshape(-1, 4),
         labels=[index[_key(a["category_id"])] for a in kept],
         size=(int(sides[0]), int(sides[1])) if said else None,
-        frame_index=None if frame_index is None else int(frame_index),
+        frame_index=None if frame is None else int(number),
         extras={
             "crowd": [_flag(a.get("iscrowd", 0)) for a in kept],
             "difficult": [_flag(a.get("ignore", 0)) for a in kept],
@@ -337,9 +307,8 @@ def _box(annotation: Entry, report: Report, where: str) -> list[float] | None:
     """x1 y1 x2 y2, from the segmentation without a ``bbox``; None without either."""
     bbox = annotation.get("bbox")
     if isinstance(bbox, list) and bbox:
-        values = [_number(v) for v in bbox]
-        if len(values) == 4:
-            x, y, width, height = values
+        if len(bbox) == 4:
+            x, y, width, height = map(_number, bbox)
             return [x, y, x + width, y + height]
         report.add("annotations whose bbox is not x, y, width, height dropped", where)
         return None
@@ -373,15 +342,13 @@ def segmentation_box(mask: Any) -> list[float] | None:
     if not all(math.isfinite(c) and c >= 0 for c in lengths) or not height >= 1:
         return None
     xs, ys, start = [], [], 0
-    for number, length in enumerate(int(c) for c in lengths):
+    for number, length in enumerate(map(int, lengths)):
         end = start + length
         if number % 2 and length:
             # Columns, one after the other; a run over two of them touches top and bottom.
-            first, last = start // int(height), (end - 1) // int(height)
+            (first, top), (last, bottom) = divmod(start, int(height)), divmod(end - 1, int(height))
             xs += [first, last + 1]
-            same = first == last
-            ys += [start % int(height) if same else 0]
-            ys += [(end - 1) % int(height) + 1 if same else int(height)]
+            ys += [top, bottom + 1] if first == last else [0, int(height)]
         start = end
     return [float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys))] if xs else None
 

@@ -37,9 +37,8 @@ def open_all(
     errors: dict[str | None, AfdetError] = {}
     for name in wanted:
         try:
-            opened[name] = open_dataset(
-                path, name, decode=decode, progress=progress, need_labels=False
-            )
+            data = open_dataset(path, name, decode=decode, progress=progress, need_labels=False)
+            opened[name] = data
         except (MissingFileError, CorruptFileError) as error:
             errors[name] = error
     if not opened:
@@ -57,13 +56,10 @@ def note_shared(opened: Mapping[Any, Dataset], report: Report) -> None:
     seen: dict[tuple[str, int | None], Any] = {}
     for name, data in opened.items():
         for record in data.records:
-            key = (os.path.realpath(record.path), record.frame_index)
-            other = seen.setdefault(key, name)
+            other = seen.setdefault((os.path.realpath(record.path), record.frame_index), name)
             if other != name:
-                report.note(
-                    f"pictures of {name!r} are in {other!r} as well, scores on them mean little",
-                    str(record.path),
-                )
+                kind = f"pictures of {name!r} are in {other!r} as well, scores on them mean little"
+                report.note(kind, str(record.path))
 
 
 def convert(
@@ -78,7 +74,7 @@ def convert(
     """Writes a dataset in another format, all splits or one.
 
     Args:
-        source: Whatever :func:`open_dataset` reads.
+        source: Whatever :func:`open_dataset` reads, but no video.
         target: A folder that does not exist or is empty. It appears when all is written.
         form: One of :data:`FORMATS`.
         split: The only one to write.
@@ -87,24 +83,18 @@ def convert(
 
     Returns:
         The written data, by split; the reports name what the format cannot hold.
-
-    Raises:
-        InvalidValueError: If the target is not empty, or the source is a video.
-        WriteError: If it cannot be written.
     """
     if form not in FORMATS:
         raise InvalidValueError("unknown format", got=form, hint=f"use {', '.join(FORMATS)}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InvalidValueError(
-            "the target exists and is not empty", got=str(target), hint="name a new folder"
-        )
+        hint = "name a new folder"
+        raise InvalidValueError("the target exists and is not empty", got=str(target), hint=hint)
     opened = open_all(source, split, progress=progress)
     splits = {name or "train": data for name, data in opened.items()}
     for data in splits.values():
         if data.is_video:
-            raise InvalidValueError(
-                "frames of a video cannot be converted", got=data.name, hint="save them as pictures"
-            )
+            what, hint = "frames of a video cannot be converted", "save them as pictures"
+            raise InvalidValueError(what, got=data.name, hint=hint)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     write = {"coco": _write_coco, "voc": _write_voc, "yolo": _write_yolo}[form]
     try:
@@ -129,8 +119,6 @@ def convert(
             target.rmdir()
         part.rename(target)
     except OSError as error:
-        if isinstance(error, InvalidValueError):
-            raise
         raise write_error(target, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -172,9 +160,8 @@ def _write_coco(root: Path, split: str, data: Dataset, files: list[str]) -> None
             if record.segmentations[i] is not None:
                 entry["segmentation"] = record.segmentations[i]
             annotations.append(entry)
-    categories = [
-        {"id": i, "name": n} for i, n in zip(data.category_ids, data.class_names, strict=True)
-    ]
+    classes = zip(data.category_ids, data.class_names, strict=True)
+    categories = [{"id": i, "name": n} for i, n in classes]
     target = root / "annotations" / f"instances_{split}.json"
     target.parent.mkdir(exist_ok=True)
     raw = {"images": images, "annotations": annotations, "categories": categories}

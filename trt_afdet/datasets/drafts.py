@@ -1,7 +1,4 @@
-"""From what annotations say to records: pictures looked at, boxes turned and checked.
-
-Every format's reader makes drafts, and what can be wrong with pictures and boxes is found here.
-"""
+"""Every format's reader makes drafts; what can be wrong with pictures and boxes is found here."""
 
 from __future__ import annotations
 
@@ -31,7 +28,6 @@ class Draft:
         boxes: [N, 4], x1 y1 x2 y2: pixels, or with ``relative`` shares of the sides.
         labels: [N], class index.
         size: Width and height of the annotation; None if it has none.
-        relative: Whether boxes are shares.
         tolerance: Pixels that a box may be outside without being counted.
         frame_index: Of a video's frame.
         extras: Further lists of N values, by the name of :meth:`Record.build`'s argument.
@@ -63,8 +59,7 @@ class Drafts:
 def finish(found: Drafts, *, decode: bool = False, progress: ProgressLike | None = None) -> Dataset:
     """The dataset of these drafts; pictures that cannot be used are left out and counted.
 
-    Raises:
-        CorruptFileError: If no picture can be used; says why.
+    Raises CorruptFileError, which says why, if none can be used.
     """
     name, drafts, report = found.name, found.items, found.report
     _check_units(name, drafts)
@@ -72,12 +67,7 @@ def finish(found: Drafts, *, decode: bool = False, progress: ProgressLike | None
     for path, count in Counter(pictures).items():
         report.note("pictures have several annotations, each is used", str(path), count // 2)
     looks = look_at_all(pictures, name, decode=decode, progress=progress)
-    made = (
-        _picture(draft, looks[draft.path], report)
-        if draft.frame_index is None
-        else _video_frame(draft, report)
-        for draft in drafts
-    )
+    made = (_use(draft, looks.get(draft.path), report) for draft in drafts)
     records = tuple(record for record in made if record is not None)
     if not records:
         hint = "; ".join(report.lines())
@@ -92,30 +82,23 @@ def finish(found: Drafts, *, decode: bool = False, progress: ProgressLike | None
 
 def _check_units(name: str, drafts: list[Draft]) -> None:
     """Shares of the picture in place of pixels would be boxes of less than a pixel."""
-    tables = [d.boxes for d in drafts if not d.relative and len(d.boxes)]
-    if not tables:
-        return
-    values = np.concatenate(tables)
+    values = np.concatenate([np.zeros((0, 4)), *(d.boxes for d in drafts if not d.relative)])
     values = values[np.isfinite(values).all(axis=1)]
     if len(values) and values.max() <= 1 and (values[:, 2:] > values[:, :2]).any():
-        raise InvalidValueError(
-            "coordinates are shares of the picture",
-            got=f"none of {len(values)} boxes of {name} goes beyond 1",
-            hint="they must be in pixels; multiply by the picture's width and height",
-        )
+        got = f"none of {len(values)} boxes of {name} goes beyond 1"
+        hint = "they must be in pixels; multiply by the picture's width and height"
+        raise InvalidValueError("coordinates are shares of the picture", got=got, hint=hint)
 
 
-def _video_frame(draft: Draft, report: Report) -> Record | None:
-    if not draft.path.is_file():
-        report.add("videos that are missing", str(draft.path))
+def _use(draft: Draft, look: Look | None, report: Report) -> Record | None:
+    if look is None:  # A frame of a video.
+        if not draft.path.is_file():
+            report.add("videos that are missing", str(draft.path))
+        elif draft.size is None:
+            report.add("frames of a video without their size left out", draft.where)
+        else:
+            return _record(draft, draft.boxes, draft.size, report)
         return None
-    if draft.size is None:
-        report.add("frames of a video without their size left out", draft.where)
-        return None
-    return _record(draft, draft.boxes, draft.size, report)
-
-
-def _picture(draft: Draft, look: Look, report: Report) -> Record | None:
     if look.fault:
         report.add(f"pictures left out: {look.fault}", str(draft.path))
         return None
@@ -128,10 +111,9 @@ def _picture(draft: Draft, look: Look, report: Report) -> Record | None:
             report.note("sizes read from the picture", draft.where)
     elif said != shown:
         if look.orientation <= 4 or said != shown[::-1]:
-            report.add(
-                "pictures of another size than their annotations say left out",
-                f"{draft.path} is {shown[0]}x{shown[1]}, its annotations say {said[0]}x{said[1]}",
-            )
+            sizes = f"{shown[0]}x{shown[1]}, its annotations say {said[0]}x{said[1]}"
+            kind = "pictures of another size than their annotations say left out"
+            report.add(kind, f"{draft.path} is {sizes}")
             return None
         boxes = _turn_boxes(boxes, look)
         report.note("pictures whose boxes were turned with them", str(draft.path))
@@ -151,24 +133,13 @@ def _record(
 
 
 def _turn_boxes(boxes: npt.NDArray[np.float64], look: Look) -> npt.NDArray[np.float64]:
-    """Boxes of the picture as stored, on the picture as shown (orientations 2 to 8)."""
-    turned = np.hstack([_turn_points(half, look) for half in np.hsplit(boxes, 2)])
-    # An inverted box must stay inverted: only the swap by the turn is undone.
+    """Boxes of the picture as stored, on the picture as shown; inverted ones stay inverted."""
+    x1, y1, x2, y2 = boxes.T[[1, 0, 3, 2]] if look.orientation > 4 else boxes.T
     if look.orientation in (2, 3, 6, 7):
-        turned = turned[:, [2, 1, 0, 3]]
+        x1, x2 = look.width - x2, look.width - x1
     if look.orientation in (3, 4, 7, 8):
-        turned = turned[:, [0, 3, 2, 1]]
-    return turned
-
-
-def _turn_points(points: npt.NDArray[np.float64], look: Look) -> npt.NDArray[np.float64]:
-    """Points [N, 2] of the picture as stored, on the picture as shown."""
-    points = np.array(points[:, ::-1] if look.orientation > 4 else points, np.float64)
-    if look.orientation in (2, 3, 6, 7):
-        points[:, 0] = look.width - points[:, 0]
-    if look.orientation in (3, 4, 7, 8):
-        points[:, 1] = look.height - points[:, 1]
-    return points
+        y1, y2 = look.height - y2, look.height - y1
+    return np.stack([x1, y1, x2, y2], axis=1)
 
 
 def _turn_mask(mask: Any, look: Look) -> Any:
@@ -176,6 +147,7 @@ def _turn_mask(mask: Any, look: Look) -> Any:
     if not isinstance(mask, list):
         return None
     try:
-        return [_turn_points(np.reshape(p, (-1, 2)), look).reshape(-1).tolist() for p in mask]
+        points = [np.tile(np.reshape(np.asarray(p, np.float64), (-1, 2)), 2) for p in mask]
+        return [_turn_boxes(p, look)[:, :2].reshape(-1).tolist() for p in points]
     except (TypeError, ValueError):
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
@@ -29,6 +29,11 @@ def split_names(split: str) -> tuple[str, ...]:
     low = split.lower()
     group = next((names for names in _ALIASES if low in names and low != "trainval"), ())
     return (split, *(name for name in group if name != low))
+
+
+def first(found: Iterable[Path | None]) -> Path | None:
+    """The first that was found at all."""
+    return next(filter(None, found), None)
 
 
 def fold(name: str) -> str:
@@ -94,10 +99,9 @@ class Folders:
     def _stems(self, folder: Path) -> dict[str, list[str]]:
         """Names of pictures by stem."""
         found: dict[str, list[str]] = {}
-        for names in self.names(folder).values():
-            for name in names:
-                if is_picture(Path(name)) and (folder / name).is_file():
-                    found.setdefault(Path(name).stem, []).append(name)
+        for name in (name for names in self.names(folder).values() for name in names):
+            if is_picture(Path(name)) and (folder / name).is_file():
+                found.setdefault(Path(name).stem, []).append(name)
         return found
 
     def find(self, folder: Path, relative: str) -> Path | None:
@@ -130,7 +134,7 @@ class Folders:
         if parts and parts[0].endswith(":"):
             del parts[0]
         tails = ("/".join(parts[start:]) for start in range(len(parts)))
-        return next(filter(None, (self.find_file(folder, tail) for tail in tails)), None)
+        return first(self.find_file(folder, tail) for tail in tails)
 
     def picture(self, folder: Path, stem: str) -> Path | None:
         """The picture of that stem, of any format and case; also where one name is URL-quoted."""

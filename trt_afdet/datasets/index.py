@@ -23,12 +23,7 @@ _VERSION = 2
 
 @dataclass(frozen=True)
 class Look:
-    """A picture's header: its size as shown, and EXIF's number.
-
-    Attributes:
-        fault: Why it cannot be used; empty if it can.
-        decoded: Whether it was decoded, not only its header read.
-    """
+    """A picture's header as shown, or why it cannot be used; ``decoded`` if more was looked at."""
 
     width: int = 0
     height: int = 0
@@ -57,7 +52,9 @@ def look_at_all(
     The cache is a file of the dataset's ``name`` in the user's cache folder.
     """
     digest = hashlib.sha256(str(Path(name).absolute()).encode()).hexdigest()[:24]
-    file = _cache_folder() / f"{digest}.json"
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    base = base if base.is_absolute() else Path("~/.cache").expanduser()
+    file = base / "trt-afdet" / "pictures" / f"{digest}.json"
     known = _load(file)
     result: dict[Path, Look] = {}
     stamps: dict[Path, list[int]] = {}
@@ -83,12 +80,6 @@ def look_at_all(
         kept = {str(p.absolute()): (stamps[p], look) for p, look in result.items() if p in stamps}
         _save(file, known | kept)
     return result
-
-
-def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or ""
-    folder = Path(base) if Path(base).is_absolute() else Path("~/.cache").expanduser()
-    return folder / "trt-afdet" / "pictures"
 
 
 def _load(file: Path) -> dict[str, tuple[list[int], Look]]:

@@ -54,11 +54,10 @@ class Record:
     def check_size(self, frame: npt.NDArray[np.uint8]) -> None:
         """Raises CorruptFileError if boxes were drawn on a picture of another size."""
         if frame.shape[:2] != (self.height, self.width):
-            raise CorruptFileError(
-                f"{self.path} is {frame.shape[1]}x{frame.shape[0]}, its annotations say "
-                f"{self.width}x{self.height}",
-                hint="was the picture changed after it was annotated?",
-            )
+            size, said = f"{frame.shape[1]}x{frame.shape[0]}", f"{self.width}x{self.height}"
+            what = f"{self.path} is {size}, its annotations say {said}"
+            hint = "was the picture changed after it was annotated?"
+            raise CorruptFileError(what, hint=hint)
 
     @classmethod
     def build(
@@ -94,12 +93,7 @@ class Record:
         )
 
     def keep(self, mask: npt.NDArray[np.bool_], labels: npt.NDArray[np.int64]) -> Record:
-        """Some of the objects.
-
-        Args:
-            mask: bool [N], those to keep.
-            labels: int64 [N], their new class indices.
-        """
+        """The objects of a mask, bool [N], with new class indices, int64 [N]."""
         kept = zip(self.segmentations, mask.tolist(), strict=True)
         return dataclasses.replace(
             self,
@@ -140,9 +134,8 @@ class Dataset:
     def check_labels(self) -> None:
         """Raises InvalidValueError if no picture has a label."""
         if not any(len(record.boxes) for record in self.records):
-            raise InvalidValueError(
-                "no picture has a label", got=self.name, hint="; ".join(self.report.lines()) or None
-            )
+            hint = "; ".join(self.report.lines()) or None
+            raise InvalidValueError("no picture has a label", got=self.name, hint=hint)
 
     def head(self, count: int) -> Dataset:
         """``count`` records spread evenly over the whole."""
@@ -154,45 +147,36 @@ class Dataset:
     def with_class_names(self, names: tuple[str, ...]) -> Dataset:
         """The same with these classes in this order; labels are matched by name.
 
-        Raises:
-            InvalidValueError: If the dataset has a class that is not among them.
+        Raises InvalidValueError if the dataset has a class that is not among them.
         """
         if tuple(names) == self.class_names:
             return self
         unknown = [n for n in self.class_names if n not in names]
         if unknown:
-            raise InvalidValueError(
-                f"{self.name} has other classes than the model",
-                got=f"only the data has {', '.join(map(repr, unknown[:5]))}",
-                hint=f"the model has {', '.join(names[:20])}",
+            got = f"only the data has {', '.join(map(repr, unknown[:5]))}"
+            what, hint = (
+                "has other classes than the model",
+                f"the model has {', '.join(names[:20])}",
             )
+            raise InvalidValueError(f"{self.name} {what}", got=got, hint=hint)
         order = np.array([names.index(n) for n in self.class_names], np.int64)
         records = tuple(dataclasses.replace(r, labels=order[r.labels]) for r in self.records)
-        return self._renamed(names, self.class_names, records, self.report)
+        return dataclasses.replace(self, records=records)._renamed(names, self.class_names)
 
-    def _renamed(
-        self,
-        names: tuple[str, ...],
-        meant: Sequence[str | None],
-        records: tuple[Record, ...],
-        report: Report,
-    ) -> Dataset:
+    def _renamed(self, names: tuple[str, ...], meant: Sequence[str | None]) -> Dataset:
         """With other class names; ``meant`` says which of them each of the old ones is."""
         pairs = zip(meant, self.category_ids, strict=True)
         ids = {names.index(name): i for name, i in pairs if name is not None}
         free = max(self.category_ids, default=0) + 1
         given = tuple(ids.get(i, free + i) for i in range(len(names)))
-        return Dataset(self.name, tuple(names), records, given, report)
+        return dataclasses.replace(self, class_names=tuple(names), category_ids=given)
 
     def for_model(self, names: tuple[str, ...]) -> Dataset:
         """The same with a model's classes in their order, to be scored against its detections.
 
         Classes are matched by name (by case only where nothing else differs). Objects of a class
         that the model lacks are left out and counted in the report; classes that only the model
-        has have no objects.
-
-        Raises:
-            InvalidValueError: If the data and the model share no class.
+        has have no objects. Raises InvalidValueError if the two share no class.
         """
         if tuple(names) == self.class_names:
             return self
@@ -201,11 +185,9 @@ class Dataset:
         used = used or list(range(len(meant)))
         if not any(meant[label] for label in used):
             shown = ", ".join(repr(self.class_names[label]) for label in used[:5])
-            raise InvalidValueError(
-                f"{self.name} and the model have no class in common",
-                got=f"the data has {shown}",
-                hint=f"the model has {', '.join(names[:20])}",
-            )
+            what = f"{self.name} and the model have no class in common"
+            hint = f"the model has {', '.join(names[:20])}"
+            raise InvalidValueError(what, got=f"the data has {shown}", hint=hint)
         order = np.array([-1 if n is None else names.index(n) for n in meant], np.int64)
         report = Report()
         report.merge(self.report)
@@ -219,16 +201,13 @@ class Dataset:
         absent = [n for n in names if n not in meant]
         kind = "classes of the model are not in the data, their AP is not known"
         report.note(kind, ", ".join(absent[:NAMES_SHOWN]), len(absent))
-        return self._renamed(names, meant, tuple(records), report)
+        data = dataclasses.replace(self, records=tuple(records), report=report)
+        return data._renamed(names, meant)
 
     def read_image(
         self, record: Record, videos: FrameReader | None = None
     ) -> npt.NDArray[np.uint8]:
-        """A record's picture as BGR uint8 [H, W, 3].
-
-        Args:
-            record: One of the dataset's.
-            videos: Reads the frames of a dataset of videos.
+        """A record's picture as BGR uint8 [H, W, 3]; ``videos`` reads the frames of videos.
 
         Raises:
             MissingFileError, CorruptFileError: If it cannot be read, or has another size than the

@@ -18,10 +18,7 @@ WIDTH, HEIGHT, MOST = 320, 240, 24
 
 
 def contact_sheet(datasets: Sequence[Dataset], most: int = MOST) -> npt.NDArray[np.uint8]:
-    """Up to ``most`` pictures, evenly spread, as BGR uint8 [H, W, 3].
-
-    Boxes have a colour per class; objects that are ignored (crowds, difficult) are grey.
-    """
+    """Up to ``most`` pictures as BGR uint8 [H, W, 3]; boxes are grey where they are ignored."""
     tiles = []
     for data in datasets:
         for record in data.head(max(1, most // len(datasets))).records:

@@ -37,9 +37,7 @@ _PICTURE_FOLDERS = ("JPEGImages", "images", "image", "imgs", "img", "pictures", 
 _XML_FOLDERS = ("Annotations", "annotation", "labels", "xml", "xmls")
 
 
-def read_voc(
-    roots: list[Path], split: str | None = None, class_names: tuple[str, ...] | None = None
-) -> Drafts:
+def read_voc(roots: list[Path], split: str | None, class_names: tuple[str, ...] | None) -> Drafts:
     """Reads one or more VOC roots (07+12 is two of them) as one dataset.
 
     Coordinates are made 0-based by taking 1 from the lower corner; VOC's inclusive upper corner
@@ -47,14 +45,6 @@ def read_voc(
 
     The classes are ``class_names``, else those of a labelmap.txt or classes.txt, else all names in
     the annotations of all splits: VOC's twenty in their order if they are among them, else sorted.
-
-    Args:
-        roots: Folders, in any of the layouts that :func:`_find_items` knows.
-        split: Name of a list or a folder; all if None.
-        class_names: The classes.
-
-    Raises:
-        MissingFileError, CorruptFileError, InvalidValueError: With one line each.
     """
     report = Report()
     reader = _Reader(report)
@@ -107,11 +97,8 @@ def _xml_files(root: Path) -> list[Path]:
 def _find_items(root: Path, split: str | None, report: Report, folders: Folders) -> list[_Item]:
     """The annotations of a split.
 
-    | layout | which pictures |
-    |---|---|
-    | ``ImageSets/Main/<split>.txt`` or ``ImageSets/<split>.txt`` | those of the list |
-    | ``<split>/**/*.xml`` (also ``valid`` for ``val``) | those of the folder |
-    | any other folder with XML files | all; ``train`` and ``val`` are a seeded split of 4 to 1 |
+    Those that a list of ``ImageSets/Main`` or ``ImageSets`` names; else those in folders of the
+    split's name (also ``valid`` for ``val``); else all, of which ``train`` and ``val`` are parts.
     """
     lists = _lists_folder(root)
     if lists is not None:
@@ -137,12 +124,8 @@ def _find_items(root: Path, split: str | None, report: Report, folders: Folders)
         order = np.random.default_rng(SPLIT_SEED).permutation(len(every))
         held = set(order[: max(1, round(VAL_SHARE * len(every)))].tolist())
         chosen = [p for i, p in enumerate(every) if (i in held) == ("val" in wanted)]
-        report.note(
-            f"pictures are the data's {split!r}: it has no split of its own, so one of 4 to 1 is "
-            "made, always the same",
-            str(root),
-            len(chosen),
-        )
+        made = "it has no split of its own, so one of 4 to 1 is made, always the same"
+        report.note(f"pictures are the data's {split!r}: {made}", str(root), len(chosen))
     return [_Item(p, _near(p, root, folders), p.stem) for p in chosen]
 
 
@@ -175,8 +158,8 @@ def _listed(
     if not chosen:
         hint = f"it has {', '.join(have) or 'none'}"
         raise MissingFileError(f"VOC root {root} has no split {split!r}", hint=hint)
-    xml_folders = filter(None, (folders.find_folder(root, name) for name in _XML_FOLDERS))
-    xml_folder = next(xml_folders, root / "Annotations")
+    xml_folder = find.first(folders.find_folder(root, name) for name in _XML_FOLDERS)
+    xml_folder = xml_folder or root / "Annotations"
     items: dict[str, _Item] = {}
     for name in chosen:
         file = lists / f"{name}.txt"
@@ -300,12 +283,7 @@ class _Reader:
         return None
 
     def tree(self, file: Path) -> ElementTree.Element:
-        """The XML's root.
-
-        Raises:
-            MissingFileError: If it is not there.
-            CorruptFileError: If it is not XML.
-        """
+        """The XML's root; raises MissingFileError, or CorruptFileError if it is not XML."""
         if not find.is_file(file):
             raise MissingFileError("no such annotation file", got=str(file))
         try:
@@ -320,7 +298,7 @@ class _Reader:
             raise
         except (ElementTree.ParseError, LookupError, ValueError, RecursionError) as error:
             raise CorruptFileError("annotation is not XML", got=f"{file}: {error}") from error
-        other = foreign.xml_format(str(tree.tag).rpartition("}")[2])
+        other = foreign.XML_FORMATS.get(str(tree.tag).rpartition("}")[2])
         if other is not None:
             raise CorruptFileError(f"it is {other.what}; {other.remedy}", got=str(file))
         for node in tree.iter():  # Namespaces and capitals are of no interest here.
@@ -378,25 +356,15 @@ class _Reader:
             names.append(_object_name(node))
             flag = (node.findtext("difficult") or "0").strip().lower()
             difficult.append(flag in ("1", "true", "yes"))
-        draft = Draft(
-            path=path,
-            where=str(item.xml),
-            image_id=0,
-            boxes=np.array(boxes, np.float64).reshape(-1, 4),
-            labels=[],
-            size=(sides[0], sides[1]) if len(sides) == 2 else None,
-            tolerance=1.0,  # Tools that count from 0 write a corner of 0.
-            extras={"difficult": difficult},
-        )
+        table = np.array(boxes, np.float64).reshape(-1, 4)
+        size = (sides[0], sides[1]) if len(sides) == 2 else None
+        draft = Draft(path, str(item.xml), 0, table, [], size, extras={"difficult": difficult})
+        draft.tolerance = 1.0  # Tools that count from 0 write a corner of 0.
         return _Page(draft, names)
 
 
 def _number(text: str | None, what: str) -> float:
-    """A number, also with a decimal comma.
-
-    Raises:
-        _BadAnnotationError: If it is not one; ``what`` names it in the message.
-    """
+    """A number, also with a decimal comma; raises _BadAnnotationError, which names ``what``."""
     try:
         return float((text or "").strip().replace(",", "."))
     except ValueError:

@@ -28,8 +28,7 @@ _NO_LABELS = {"classes.txt", "labels.txt", "names.txt", "readme.txt", "train.txt
               "valid.txt", "test.txt", "readme.roboflow.txt", "readme.dataset.txt",
               "predefined_classes.txt", "notes.txt", "requirements.txt", "license.txt",
               "readme.roboflow.md"}  # fmt: skip
-#: Values above this are not shares of a picture, but pixels.
-_NO_SHARE = 2.0
+_NO_SHARE = 2.0  # Values above this are not shares of a picture, but pixels.
 
 
 def find_config(folder: Path) -> Path | None:
@@ -49,11 +48,7 @@ def _is_config(file: Path) -> bool:
 
 
 def read_yolo(
-    path: Path,
-    split: str | None = None,
-    class_names: tuple[str, ...] | None = None,
-    *,
-    need_labels: bool = True,
+    path: Path, split: str | None, class_names: tuple[str, ...] | None, *, need_labels: bool
 ) -> Drafts:
     """Reads a data.yaml, or a folder of pictures with labels (and maybe a data.yaml).
 
@@ -61,12 +56,9 @@ def read_yolo(
 
     Args:
         path: The folder or the YAML.
-        split: A key of the YAML, or a folder; ``train`` if None and there is one.
+        split: A key of the YAML, or a folder; ``train`` if None.
         class_names: Used where no file names the classes.
         need_labels: Whether it is an error if no text file belongs to the pictures.
-
-    Raises:
-        MissingFileError, CorruptFileError, InvalidValueError: With one line each.
     """
     config = path if path.is_file() else find_config(path)
     report = Report()
@@ -296,7 +288,7 @@ def _from_list(file: Path, base: Path, home: Path, report: Report, folders: Fold
     def found_as(said: str) -> Path | None:
         given = Path(said).expanduser()
         direct = next((p / given for p in places if find.is_file(p / given)), None)
-        return direct or next(filter(None, (folders.find_tail(p, said) for p in places)), None)
+        return direct or find.first(folders.find_tail(p, said) for p in places)
 
     for line in read_text(file).splitlines():
         text = line.strip().strip("\"'").replace("\\", "/")
@@ -304,7 +296,7 @@ def _from_list(file: Path, base: Path, home: Path, report: Report, folders: Fold
             continue
         # A comment may follow, and a name may hold a #.
         meant = dict.fromkeys((text, text.split(" #")[0].strip(), text.split("\t")[0].strip()))
-        path = next(filter(None, map(found_as, meant)), None)
+        path = find.first(map(found_as, meant))
         if path is None:
             report.add("listed pictures that are missing", f"{file}: {text}")
         else:
@@ -314,11 +306,8 @@ def _from_list(file: Path, base: Path, home: Path, report: Report, folders: Fold
 
 def _folder_of(root: Path, split: str, folders: Folders) -> Path | None:
     """The folder of a split's pictures where no YAML names it."""
-    for name in split_names(split):
-        for text in (f"images/{name}", f"{name}/images", name):
-            if (folder := folders.find_folder(root, text)) is not None:
-                return folder
-    return None
+    names = [t for n in split_names(split) for t in (f"images/{n}", f"{n}/images", n)]
+    return find.first(folders.find_folder(root, name) for name in names)
 
 
 class _Reader:
@@ -334,12 +323,7 @@ class _Reader:
     def drafts(
         self, pictures: list[Path], names: tuple[str, ...], *, need_labels: bool
     ) -> list[Draft]:
-        """The pictures with their labels.
-
-        Raises:
-            MissingFileError: If no label file is found.
-            InvalidValueError: If class ids or coordinates are invalid.
-        """
+        """The pictures with their labels."""
         drafts: list[Draft] = []
         files: set[Path] = set()
         looked: dict[Path, None] = {}
@@ -347,7 +331,7 @@ class _Reader:
         for number, picture in enumerate(pictures, 1):
             places = self.label_places(picture)
             looked.update(dict.fromkeys(places))
-            file = next(filter(None, (self.find_label(f, picture.stem) for f in places)), None)
+            file = find.first(self.find_label(place, picture.stem) for place in places)
             if file is not None and file.stem != picture.stem:
                 # a.txt is not A.jpg's where there is an a.jpg.
                 same = self.folders.stems(picture.parent).get(file.stem, [])
@@ -391,12 +375,11 @@ class _Reader:
             raise InvalidValueError(what, got=got, hint=hint)
         boxes = self.ids.total()
         if len(self.in_pixels) * 2 >= max(1, boxes):
-            raise InvalidValueError(
-                f"{self.in_pixels[0]}: coordinates are in pixels",
-                got=f"{len(self.in_pixels)} of {boxes} labels",
-                hint="YOLO's are shares from 0 to 1; divide x and w by the picture's width, y and "
-                "h by its height",
-            )
+            got = f"{len(self.in_pixels)} of {boxes} labels"
+            divide = "divide x and w by the picture's width, y and h by its height"
+            hint = f"YOLO's are shares from 0 to 1; {divide}"
+            what = f"{self.in_pixels[0]}: coordinates are in pixels"
+            raise InvalidValueError(what, got=got, hint=hint)
 
     def _orphans(self, files: set[Path]) -> None:
         """Label files without a picture, in the folders of these pictures."""
@@ -449,11 +432,7 @@ class _Reader:
         return None
 
     def rows(self, file: Path, index: Mapping[str, int]) -> list[tuple[float, ...]]:
-        """``class x y w h`` of each line.
-
-        Raises:
-            CorruptFileError: At the first line that is not a label.
-        """
+        """``class x y w h`` of each line; raises CorruptFileError at the first that is no label."""
         found: dict[tuple[float, ...], None] = {}
         for number, line in enumerate(read_text(file).splitlines(), 1):
             where = f"{file}:{number}"

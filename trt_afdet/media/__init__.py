@@ -9,20 +9,7 @@ from trt_afdet.media.videos import FrameReader, Video, VideoInfo, count_frames, 
 from trt_afdet.media.writing import VideoWriter, write_picture
 
 __all__ = [
-    "PICTURE_SUFFIXES",
-    "VIDEO_SUFFIXES",
-    "FrameReader",
-    "InputFrame",
-    "Inputs",
-    "PictureInfo",
-    "Video",
-    "VideoInfo",
-    "VideoWriter",
-    "count_frames",
-    "decode_picture",
-    "is_video_file",
-    "open_inputs",
-    "probe_picture",
-    "read_picture",
-    "write_picture",
-]
+    "PICTURE_SUFFIXES", "VIDEO_SUFFIXES", "FrameReader", "InputFrame", "Inputs", "PictureInfo",
+    "Video", "VideoInfo", "VideoWriter", "count_frames", "decode_picture", "is_video_file",
+    "open_inputs", "probe_picture", "read_picture", "write_picture",
+]  # fmt: skip

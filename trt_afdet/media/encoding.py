@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -17,23 +18,15 @@ if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.video.stream import VideoStream
 
-#: Ticks of a video's clock per second; MPEG-4 has 16 bits for it.
-CLOCK = 60_000
+CLOCK = 60_000  #: Ticks of a video's clock per second; MPEG-4 has 16 bits for it.
 #: In this order; the first that FFmpeg has. H.264 plays everywhere.
 CODECS = ("libx264", "libopenh264", "mpeg4")
-#: Seconds between frames that can be decoded alone: where players jump to, what a cut costs.
-KEY_INTERVAL = 2.0
+KEY_INTERVAL = 2.0  #: Seconds between frames where players jump to: what a cut costs.
 
 
 def choose_codec(wanted: str | None) -> str:
-    """The wanted encoder, or the best that is there.
-
-    Raises:
-        InvalidValueError: If there is none.
-        MissingDependencyError: If PyAV is not installed.
-    """
-    av = load_av()
-    available = {name for name in av.codecs_available if _encodes_video(av, name)}
+    """The wanted encoder, or the best that is there; raises InvalidValueError if it is missing."""
+    available = {name for name in load_av().codecs_available if _encodes_video(name)}
     if wanted is not None and wanted not in available:
         hint = nearest(wanted, available) or f"there is {', '.join(sorted(available))}"
         raise InvalidValueError("FFmpeg has no such encoder", got=wanted, hint=hint)
@@ -43,11 +36,10 @@ def choose_codec(wanted: str | None) -> str:
     return found
 
 
-def _encodes_video(av: Any, name: str) -> bool:
-    try:
-        return bool(av.codec.Codec(name, "w").type == "video")
-    except ValueError:
-        return False
+def _encodes_video(name: str) -> bool:
+    with suppress(ValueError):
+        return bool(load_av().codec.Codec(name, "w").type == "video")
+    return False
 
 
 class Encoder:
@@ -59,8 +51,7 @@ class Encoder:
         size: Width and height of the frames, pixels.
         quality: 0 (best) to 51, for encoders that know it; None for the bit rate.
         bitrate: Bits per second.
-        live: Whether each frame leaves the encoder at once; else it may hold some back, which
-            makes smaller files.
+        live: No frame is held back in the encoder, which makes larger files.
         rate: Frames per second, about.
         clock: Ticks of the video's clock per second.
         pixels: FFmpeg's pixel format.
@@ -84,21 +75,18 @@ class Encoder:
         self._tick = max(1, round(self._clock / rate))
         options = {}
         if codec == "libx264":
-            options = {"preset": "veryfast"}
-            if live:
-                # No frame waits in the encoder: written frames are safe, and restreams are prompt.
-                options["tune"] = "zerolatency"
+            # No frame waits in the encoder: written frames are safe, and restreams are prompt.
+            prompt = {"tune": "zerolatency"} if live else {}
+            options = {"preset": "veryfast", **prompt}
             if quality is not None:
                 options["crf"] = str(quality)
         # The rate only guides the encoder; the times of the frames are exact.
         stream: VideoStream = container.add_stream(codec, rate=rate, options=options)  # type: ignore[assignment]
-        stream.width, stream.height = size
-        if pixels.startswith("yuv"):  # Shared colours need even sides.
-            stream.width, stream.height = size[0] + size[0] % 2, size[1] + size[1] % 2
+        even = pixels.startswith("yuv")  # Shared colours need even sides.
+        stream.width, stream.height = (side + side % 2 * even for side in size)
         stream.pix_fmt = pixels
         stream.codec_context.time_base = stream.time_base = 1 / self._clock
-        # Key frames are asked for by time, see encode().
-        stream.codec_context.gop_size = 600
+        stream.codec_context.gop_size = 600  # Key frames are asked for by time, see encode().
         stream.codec_context.max_b_frames = 0
         if bitrate is not None:
             stream.codec_context.bit_rate = bitrate
@@ -111,24 +99,16 @@ class Encoder:
         return round(seconds * self._clock) >= self._last
 
     def encode(self, image: npt.NDArray[np.uint8], seconds: float) -> None:
-        """Adds a frame.
+        """Adds a BGR uint8 [H, W, 3] frame, ``seconds`` after the beginning of the video.
 
-        Args:
-            image: BGR uint8 [H, W, 3].
-            seconds: Since the beginning of the video. Time never goes back: a frame that would is
-                put just behind the last one.
+        Time never goes back: a frame that would is put just behind the last one.
         """
         av = load_av()
         height, width = image.shape[:2]
         if (width, height) != (self._stream.width, self._stream.height):
-            image = cv2.copyMakeBorder(  # type: ignore[assignment]
-                image,
-                0,
-                self._stream.height - height,
-                0,
-                self._stream.width - width,
-                cv2.BORDER_REPLICATE,
-            )
+            below, right = self._stream.height - height, self._stream.width - width
+            edge = cv2.BORDER_REPLICATE
+            image = cv2.copyMakeBorder(image, 0, below, 0, right, edge)  # type: ignore[assignment]
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="bgr24")
         frame.pts = max(round(seconds * self._clock), self._last + 1)
         frame.time_base = 1 / self._clock

@@ -7,8 +7,10 @@ import re
 import shlex
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -38,15 +40,14 @@ class InputFrame:
     timestamp_ms: float | None = None
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """Pictures of one word of the command line, or one video."""
 
     paths: list[Path]
     is_video: bool
 
 
-class Inputs:
+class Inputs(AbstractContextManager["Inputs"]):
     """Frames of everything that was named, in order.
 
     Args:
@@ -55,14 +56,13 @@ class Inputs:
         tell: Called with a line as each of several items begins.
 
     Attributes:
-        paths: All files.
-        videos: The videos among them.
+        videos: The videos among all the ``paths``.
         is_video: Whether there is one video and nothing else.
         failed: What could not be read, and which videos are damaged or cut off.
         total: How many frames there are; a guess for a video until its end; None if not known.
         rates: Frames per second of the videos opened so far, for :class:`VideoWriter`.
-        is_done: Tells which files an earlier run has done; they are left out.
-        is_known: Tells which frames of a video an earlier run has done; they are left out.
+        is_done, is_known: Tell which files, and which frames of a video, an earlier run has done;
+            they are left out.
     """
 
     def __init__(
@@ -98,8 +98,8 @@ class Inputs:
                 image = read_picture(path)
             except (CorruptFileError, MissingFileError) as error:
                 self._fail(error)
-                continue
-            yield InputFrame(image, path, index)
+            else:
+                yield InputFrame(image, path, index)
 
     def _read_video(self, path: Path) -> Iterator[InputFrame]:
         if self.is_done(path):
@@ -135,9 +135,6 @@ class Inputs:
             raise error
         self.failed.append(error)
 
-    def __enter__(self) -> Inputs:
-        return self
-
     def __exit__(self, *_: object) -> None:
         if self._video is not None:
             self._video.close()
@@ -151,10 +148,6 @@ def open_inputs(
     A file is known by its content: a GIF of several pictures is a video. Of folders and globs the
     pictures and videos are taken, by their suffixes. A single file that cannot be read is an error;
     of several, those that cannot be read are kept in :attr:`Inputs.failed`.
-
-    Args:
-        given: A picture, a folder, a glob or a video; or a list of these.
-        tell: See :class:`Inputs`.
 
     Raises:
         MissingFileError: If a name matches nothing.
@@ -178,23 +171,20 @@ def _items(word: str) -> list[Item]:
             return [Item([path], is_video_file(path))]
         if path.name.startswith("video") and stat.S_ISCHR(mode):
             raise _is_for_run(word)
-        raise InvalidValueError(
-            "neither a file nor a folder", got=path, hint="write it to a file first"
-        )
+        hint = "write it to a file first"
+        raise InvalidValueError("neither a file nor a folder", got=path, hint=hint)
     if glob.has_magic(str(path)):
         return _sorted(path, f"pattern {path}")
-    raise MissingFileError(
-        "no such picture, folder or video", got=word, hint="check the path and its spelling"
-    )
+    hint = "check the path and its spelling"
+    raise MissingFileError("no such picture, folder or video", got=word, hint=hint)
 
 
 def _path_of(word: str) -> Path:
     """The path that a word names; a camera's address is refused with the command that takes it."""
     path = Path(word)
     if word == "-":
-        raise InvalidValueError(
-            "standard input cannot be read", got="-", hint="name a picture, a folder or a video"
-        )
+        hint = "name a picture, a folder or a video"
+        raise InvalidValueError("standard input cannot be read", got="-", hint=hint)
     if not word:
         raise MissingFileError("the name of the source is empty", hint="name a picture or a video")
     if path.exists() or path.is_symlink():
@@ -207,20 +197,18 @@ def _path_of(word: str) -> Path:
         raise _is_for_run(f"/dev/video{int(word)}", got=word)
     named = re.fullmatch(r"[A-Za-z0-9][\w-]*=(.+)", word)
     address = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", word)
-    if "://" in word or address or re.fullmatch(r"/dev/(video\d+|v4l/.*)", word):
-        raise _is_for_run(word)
-    if named and (named[1].isdigit() or "://" in named[1] or Path(named[1]).exists()):
+    named_one = named and (named[1].isdigit() or "://" in named[1] or Path(named[1]).exists())
+    device = re.fullmatch(r"/dev/(video\d+|v4l/.*)", word)
+    if "://" in word or address or device or named_one:
         raise _is_for_run(word)
     return path
 
 
 def _is_for_run(word: str, got: str | None = None) -> AfdetError:
-    return InvalidValueError(
-        "only pictures and video files are read here; cameras, streams and named sources are for "
-        "run",
-        got=redact(got or word),
-        hint=f"trt-afdet run {shlex.quote(redact(word))}",
-    )
+    only = "only pictures and video files are read here"
+    what = f"{only}; cameras, streams and named sources are for run"
+    hint = f"trt-afdet run {shlex.quote(redact(word))}"
+    return InvalidValueError(what, got=redact(got or word), hint=hint)
 
 
 def list_files(place: str | Path) -> list[Path]:
@@ -237,9 +225,7 @@ def _sorted(place: Path, where: str) -> list[Item]:
     pictures = [p for p in files if p.suffix.lower() in PICTURE_SUFFIXES]
     videos = [p for p in files if p.suffix.lower() in VIDEO_SUFFIXES]
     if not pictures and not videos:
-        raise InvalidValueError(
-            f"{where} holds no picture and no video",
-            hint=f"looked for {', '.join(PICTURE_SUFFIXES)} and {', '.join(VIDEO_SUFFIXES)}",
-        )
+        hint = f"looked for {', '.join(PICTURE_SUFFIXES)} and {', '.join(VIDEO_SUFFIXES)}"
+        raise InvalidValueError(f"{where} holds no picture and no video", hint=hint)
     items = [Item(pictures, is_video=False)] if pictures else []
     return items + [Item([video], is_video=True) for video in videos]

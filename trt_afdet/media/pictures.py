@@ -39,30 +39,20 @@ from trt_afdet.errors import CorruptFileError, MissingDependencyError, MissingFi
 from trt_afdet.media.content import HEAD, check_is_file, looks_like, picture_format
 from trt_afdet.support.packages import missing
 
-#: Pixels of the largest picture that is decoded: 3 GiB.
-MOST_PIXELS = 1 << 30
+MOST_PIXELS = 1 << 30  #: Of the largest picture that is decoded: 3 GiB.
 
-#: Format, module of Pillow and class in it.
-_DECODERS = {
-    "JPEG": ("JpegImagePlugin", "JpegImageFile"),
-    "PNG": ("PngImagePlugin", "PngImageFile"),
-    "GIF": ("GifImagePlugin", "GifImageFile"),
-    "WEBP": ("WebPImagePlugin", "WebPImageFile"),
-    "TIFF": ("TiffImagePlugin", "TiffImageFile"),
-    "BMP": ("BmpImagePlugin", "BmpImageFile"),
-    "AVIF": ("AvifImagePlugin", "AvifImageFile"),
-    "PPM": ("PpmImagePlugin", "PpmImageFile"),
-    "JPEG2000": ("Jpeg2KImagePlugin", "Jpeg2KImageFile"),
-}
+#: How Pillow's plugin of a format, such as ``JpegImagePlugin.JpegImageFile``, spells it.
+_SPELLED = {
+    "JPEG": "Jpeg", "PNG": "Png", "GIF": "Gif", "WEBP": "WebP", "TIFF": "Tiff", "BMP": "Bmp",
+    "AVIF": "Avif", "PPM": "Ppm", "JPEG2000": "Jpeg2K",
+}  # fmt: skip
 #: A marker of a JPEG that ends a scan: no stuffed byte, no restart, no fill byte.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _SOS, _EOI = 0xDA, 0xD9
-#: A JPEG needs a bit for every 64 pixels at the least.
-_PIXELS_PER_BYTE = 1024
+_PIXELS_PER_BYTE = 1024  # A JPEG needs a bit for every 64 pixels at the least.
 #: Markers that say how a JPEG is coded; those of progressive and of lossless ones.
 _FRAMES = tuple(marker for marker in range(0xC0, 0xD0) if marker not in (0xC4, 0xC8, 0xCC))
-_PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
-_LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF)
+_PROGRESSIVE, _LOSSLESS = (0xC2, 0xC6, 0xCA, 0xCE), (0xC3, 0xC7, 0xCB, 0xCF)
 #: Pillow's messages and their meaning.
 _REASONS = (
     ("12-bit layers", "it is a JPEG of 12 bits"),
@@ -76,16 +66,13 @@ _ORIENTATION = 0x0112
 #: Tags of TIFF: what kind of picture this is, its first bit for a preview; and DNG's version.
 _SUBFILE, _DNG = 254, 50706
 
+# Keeps Pillow's log from stderr where nobody has asked for logs.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
 
 @dataclass(frozen=True)
 class PictureInfo:
-    """The header of a picture.
-
-    Attributes:
-        width, height: Of the picture as shown, pixels.
-        orientation: EXIF's number, 1 (as stored) to 8.
-        format: ``JPEG``, ``PNG``, ...
-    """
+    """The header of a picture: its size as shown, EXIF's orientation, and ``JPEG``, ``PNG``, ..."""
 
     width: int
     height: int
@@ -96,9 +83,7 @@ class PictureInfo:
 def probe_picture(path: str | Path) -> PictureInfo:
     """Size, orientation and format of a picture, from its header alone.
 
-    Raises:
-        MissingFileError: If there is no such file.
-        CorruptFileError: If it is empty or no picture, or its header is damaged.
+    Raises MissingFileError or CorruptFileError if that cannot be read.
     """
     path = Path(path)
     with _reading(path), _open_file(path) as file:
@@ -106,10 +91,8 @@ def probe_picture(path: str | Path) -> PictureInfo:
         file.seek(0)
         picture = _open(path, name, file)
         width, height = picture.size
-        if name == "PNG" and "exif" not in picture.info:
-            orientation = _late_png_orientation(file)
-        else:
-            orientation = _orientation(picture)
+        late = name == "PNG" and "exif" not in picture.info
+        orientation = _late_png_orientation(file) if late else _orientation(picture)
     # Pillow turns a TIFF itself, and says its size so.
     if orientation > 4 and name != "TIFF":
         width, height = height, width
@@ -135,26 +118,16 @@ def read_picture(path: str | Path) -> npt.NDArray[np.uint8]:
 def decode_picture(
     data: bytes, path: str | Path = "picture", name: str | None = None
 ) -> npt.NDArray[np.uint8]:
-    """A picture in memory as BGR uint8 [H, W, 3]; see :func:`read_picture`.
-
-    Args:
-        data: The file's bytes.
-        path: For messages.
-        name: Its format if it is known.
-
-    Raises:
-        CorruptFileError: See :func:`read_picture`.
-    """
+    """As :func:`read_picture`, of a file's bytes; ``name`` is its format if that is known."""
     path = Path(path)
     with _reading(path):
         name = name or _format(path, data[:HEAD])
         if name == "JPEG":
             return _decode_jpeg(path, data)
         picture = _open(path, name, io.BytesIO(data))
-        if name in ("PNG", "TIFF"):
-            deep = _deep_colours(path, name, data, picture)
-            if deep is not None:
-                return _turn(deep, _orientation(picture))
+        deep = _deep_colours(path, name, data, picture) if name in ("PNG", "TIFF") else None
+        if deep is not None:
+            return _turn(deep, _orientation(picture))
         picture.load()
         return _turn(_bgr(picture), _orientation(picture))
 
@@ -193,30 +166,26 @@ def _jpeg_end(data: bytes) -> tuple[int | None, int, bool]:
         Where its end marker stands (None if it has none), the marker that says how it is coded (0
         if it has none), and whether its scans bring every coefficient to its full precision, which
         those of a progressive one may fail to do.
-
-    The header's segments are skipped by their lengths, because a thumbnail in one of them has an
-    end marker of its own.
     """
-    position, frame = 2, 0
+    position, frame, end = 2, 0, None
     missing: dict[int, npt.NDArray[np.int64]] = {}  # Bits that each coefficient still lacks.
 
-    def result(end: int | None) -> tuple[int | None, int, bool]:
-        return end, frame, not any(lacks.any() for lacks in missing.values())
+    def next_marker() -> int:
+        found = _MARKER.search(data, position)
+        return found.start() if found else len(data)
 
-    while position + 2 <= len(data):
+    while end is None and position + 2 <= len(data):
         if data[position] != 0xFF:  # Bytes that belong to nothing; decoders skip them.
-            found = _MARKER.search(data, position)
-            if found is None:
-                return result(None)
-            position = found.start()
+            position = next_marker()
+            continue
         marker = data[position + 1]
         if marker == 0xFF:  # A fill byte.
             position += 1
         elif marker == _EOI:
-            return result(position)
+            end = position
         elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
             position += 2
-        else:
+        else:  # By its length: a thumbnail in a header's segment has an end marker of its own.
             length = int.from_bytes(data[position + 2 : position + 4], "big")
             segment = data[position + 4 : position + 2 + length]
             position += 2 + length
@@ -230,11 +199,8 @@ def _jpeg_end(data: bytes) -> tuple[int | None, int, bool]:
                     for part in segment[1:-3:2]:
                         if part in missing:
                             missing[part][first : last + 1] = bits & 15
-                found = _MARKER.search(data, position)
-                if found is None:
-                    return result(None)
-                position = found.start()
-    return result(None)
+                position = next_marker()
+    return end, frame, not any(lacks.any() for lacks in missing.values())
 
 
 @contextlib.contextmanager
@@ -250,9 +216,8 @@ def _reading(path: Path) -> Iterator[None]:
             raise CorruptFileError("picture does not fit into memory", got=path) from None
         except OSError as error:
             if error.errno is not None:  # The file system's, not Pillow's.
-                raise CorruptFileError(
-                    "picture cannot be read", got=f"{path}: {error.strerror}"
-                ) from error
+                got = f"{path}: {error.strerror}"
+                raise CorruptFileError("picture cannot be read", got=got) from error
             cut = "truncated" in str(error) or "broken" in str(error)
             what = "picture is cut off" if cut else "picture cannot be decoded"
             raise CorruptFileError(what, got=path) from error
@@ -269,20 +234,18 @@ def _open_file(path: Path) -> IO[bytes]:
 
 
 def _format(path: Path, head: bytes) -> str:
-    """The format of a file's first bytes; raises CorruptFileError if they are not picture's."""
+    """The format of a file's first bytes; raises CorruptFileError if they are no picture's."""
     if not head:
         raise CorruptFileError("picture is empty", got=path)
     name = picture_format(head)
     if name is None:
         like = looks_like(head)
-        known = "it begins like none of JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF, PPM and JPEG 2000"
-        raise CorruptFileError(
-            "picture cannot be decoded", got=path, hint=f"it looks like {like}" if like else known
-        )
+        hint = "it begins like none of JPEG, PNG, WebP, AVIF, TIFF, BMP, GIF, PPM and JPEG 2000"
+        hint = f"it looks like {like}" if like else hint
+        raise CorruptFileError("picture cannot be decoded", got=path, hint=hint)
     if name == "HEIC":
-        raise CorruptFileError(
-            "HEIC pictures cannot be read", got=path, hint="convert them to JPEG"
-        )
+        hint = "convert them to JPEG"
+        raise CorruptFileError("HEIC pictures cannot be read", got=path, hint=hint)
     return name
 
 
@@ -291,40 +254,25 @@ def _open(path: Path, name: str, file: IO[bytes]) -> Any:
 
     Its plugins are called directly: ``Image.open`` tries formats that are not wanted here, and its
     limit of pixels belongs to the whole process.
-
-    Raises:
-        CorruptFileError: If it is too large.
-        MissingDependencyError: If Pillow is missing.
     """
-    module, kind = _DECODERS[name]
     try:
-        plugin = importlib.import_module(f"PIL.{module}")
+        plugin = importlib.import_module(f"PIL.{_SPELLED[name]}ImagePlugin")
     except ImportError as error:
         raise missing(error) from error
     if name == "AVIF" and not getattr(plugin, "SUPPORTED", False):
-        raise CorruptFileError(
-            "this Pillow cannot read AVIF", got=path, hint="pip install --upgrade pillow"
-        )
-    _quiet_pillow()
+        hint = "pip install --upgrade pillow"
+        raise CorruptFileError("this Pillow cannot read AVIF", got=path, hint=hint)
     if name == "TIFF":
         _quiet_libtiff()
-    picture = getattr(plugin, kind)(file, str(path))
+    picture = getattr(plugin, f"{_SPELLED[name]}ImageFile")(file, str(path))
     if name == "TIFF" and (picture.tag_v2.get(_SUBFILE, 0) & 1 or _DNG in picture.tag_v2):
-        raise CorruptFileError(
-            "camera raw files cannot be read", got=path, hint="convert them to TIFF or JPEG"
-        )
+        hint = "convert them to TIFF or JPEG"
+        raise CorruptFileError("camera raw files cannot be read", got=path, hint=hint)
     width, height = picture.size
     if width * height > MOST_PIXELS:
-        raise CorruptFileError(
-            "picture is too large", got=f"{path}: {width}x{height}", hint="at most 2^30 pixels"
-        )
+        got = f"{path}: {width}x{height}"
+        raise CorruptFileError("picture is too large", got=got, hint="at most 2^30 pixels")
     return picture
-
-
-@functools.cache
-def _quiet_pillow() -> None:
-    """Keeps Pillow's log from stderr where nobody has asked for logs."""
-    logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 @functools.cache
@@ -374,21 +322,21 @@ def _late_png_orientation(file: IO[bytes]) -> int:
 
 
 def _turn(image: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
-    """The picture as shown, from the picture as stored."""
-    if orientation > 4:
-        image = image.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
-    return np.ascontiguousarray(image)
+    return turn(image, orientation > 4, orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8))
+
+
+def turn(
+    image: npt.NDArray[np.uint8], swapped: bool, right_left: bool, upside_down: bool
+) -> npt.NDArray[np.uint8]:
+    """A picture with its axes swapped, then mirrored."""
+    image = image.transpose(1, 0, 2) if swapped else image
+    return np.ascontiguousarray(image[:: -1 if upside_down else 1, :: -1 if right_left else 1])
 
 
 def _bgr(picture: Any) -> npt.NDArray[np.uint8]:
     """BGR uint8 [H, W, 3] of a picture of Pillow, as stored."""
     if picture.mode.startswith(("I", "F")):
-        grey = _eight_bits(np.asarray(picture))
-        return np.repeat(grey[..., None], 3, axis=2)
+        return np.repeat(_eight_bits(np.asarray(picture))[..., None], 3, axis=2)
     if picture.mode != "RGB":
         picture = picture.convert("RGB")
     # Pillow swaps the colours as it hands them out. The copy is for those who draw on it.
@@ -414,24 +362,24 @@ def _deep_colours(path: Path, name: str, data: bytes, picture: Any) -> npt.NDArr
     Pillow gives the upper bytes. If they use less than their range, the lower ones are read as
     well: as if they were stored in the other order.
     """
-    if not any(_sixteen(tile[3]) for tile in picture.tile):
+    if not any(";16" in _mode(tile[3]) for tile in picture.tile):
         return None
     high = np.asarray(picture).astype(np.int64)
     if picture.mode not in ("RGB", "RGBA", "RGBX") or int(high[..., :3].max(initial=0)) >= 128:
         return None
     other = _open(path, name, io.BytesIO(data))
-    swap = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
-    other.tile = [tile._replace(args=_swapped(tile.args, swap)) for tile in other.tile]
+    other.tile = [tile._replace(args=_swapped(tile.args)) for tile in other.tile]
     low = np.asarray(other).astype(np.int64)
     return np.ascontiguousarray(_eight_bits(high[..., :3] * 256 + low[..., :3])[..., ::-1])
 
 
-def _sixteen(args: Any) -> bool:
-    return ";16" in (args if isinstance(args, str) else str(args[0]) if args else "")
+def _mode(args: Any) -> str:
+    return args if isinstance(args, str) else str(args[0]) if args else ""
 
 
-def _swapped(args: Any, swap: dict[str, str]) -> Any:
-    def other(mode: str) -> str:
-        return mode[:-1] + swap.get(mode[-1], mode[-1]) if ";16" in mode else mode
-
-    return other(args) if isinstance(args, str) else (other(args[0]), *args[1:])
+def _swapped(args: Any) -> Any:
+    """The arguments of a tile, with the other order of bytes."""
+    swap = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+    mode = _mode(args)
+    other = mode[:-1] + swap.get(mode[-1], mode[-1]) if ";16" in mode else mode
+    return other if isinstance(args, str) else (other, *args[1:])

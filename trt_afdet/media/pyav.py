@@ -10,11 +10,7 @@ from trt_afdet.support.threads import make_interruptible
 
 
 def load_av() -> ModuleType:
-    """The ``av`` module.
-
-    Raises:
-        MissingDependencyError: If it cannot be imported.
-    """
+    """The ``av`` module; raises MissingDependencyError if it cannot be imported."""
     try:
         import av
     except ImportError as error:
@@ -24,14 +20,10 @@ def load_av() -> ModuleType:
 
 
 def open_input(address: str, **options: Any) -> Any:
-    """An ``av.container.InputContainer``; options are those of ``av.open``.
+    """An ``av.container.InputContainer``; options and errors are those of ``av.open``.
 
     Names that are not UTF-8 do not make a file unreadable. PyAV before 19 needs an option for that,
     which later versions do not know.
-
-    Raises:
-        MissingDependencyError: If PyAV cannot be imported.
-        av.error.FFmpegError: If the address cannot be opened.
     """
     av = load_av()
     if int(av.__version__.split(".")[0]) < 19:

@@ -17,9 +17,9 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from trt_afdet.errors import CorruptFileError
 from trt_afdet.media.content import HEAD, check_is_file, looks_like, picture_format
-from trt_afdet.media.pictures import read_picture
+from trt_afdet.media.pictures import read_picture, turn
 from trt_afdet.media.pyav import load_av, open_input
 
 if TYPE_CHECKING:
@@ -41,32 +41,23 @@ FORMATS = (
     "obu", "ivf", "flv", "live_flv", "asf", "ogg", "mxf", "gxf", "nut", "dv", "rm", "wtv", "dhav",
     "yuv4mpegpipe", "mjpeg", "mjpeg_2000", "gif", "vc1", "h263", "h261", "swf", "cavsvideo",
 )  # fmt: skip
-#: Frames by which times may be out of order in a sloppy file.
-_JITTER = 5
-#: Seconds between frames that the file puts at one time.
-_LEAST_STEP = 1e-4
-#: Packets by which a join may follow its sign.
-_JOIN = 5
-#: Failures in a row to get on in a damaged file, after which its end counts as reached.
-_MOST_FAILURES = 100
-#: FFmpeg's number of the colour space that is not said.
-_UNSPECIFIED = 2
-#: Bytes of the header in front of a chunk of AVI.
-_CHUNK_HEADER = 8
-#: Seconds between frames where nothing says more.
-_STEP = 1 / 25
+_JITTER = 5  # Frames by which times may be out of order in a sloppy file.
+_LEAST_STEP = 1e-4  # Seconds between frames that the file puts at one time.
+_JOIN = 5  # Packets by which a join may follow its sign.
+_MOST_FAILURES = 100  # In a row; then the end of a damaged file counts as reached.
+_UNSPECIFIED = 2  # FFmpeg's number of the colour space that is not said.
+_CHUNK_HEADER = 8  # Bytes in front of a chunk of AVI.
+_STEP = 1 / 25  # Seconds between frames where nothing says more.
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """The header of a video.
+    """The header of a video; None where it does not say.
 
     Attributes:
         width, height: Pixels as shown; 0 if only the frames will tell.
-        fps: Frames per second on average; None if it does not say.
-        fastest: Frames per second where they come fastest; None if it does not say.
-        total: About how many frames it has; None if it does not say.
-        codec: Name of the codec.
+        fps, fastest: Frames per second on average, and where they come fastest.
+        total: About how many frames it has.
     """
 
     width: int
@@ -89,8 +80,7 @@ class Converter:
     def __call__(self, frame: VideoFrame) -> Image:
         """BGR uint8 [H, W, 3], upright if the file says which way up it is.
 
-        Raises:
-            CorruptFileError: If FFmpeg cannot convert the frame's pixels.
+        Raises CorruptFileError if FFmpeg cannot convert the frame's pixels.
         """
         try:
             converted = self._reformatter.reformat(frame, format="bgr24", threads=1)
@@ -100,39 +90,20 @@ class Converter:
             try:
                 converted = self._reformatter.reformat(frame, format="bgr24", threads=1)
             except (OSError, ValueError) as error:
-                raise CorruptFileError(
-                    "FFmpeg cannot convert the frame's pixels", got=frame.format.name
-                ) from error
+                what = "FFmpeg cannot convert the frame's pixels"
+                raise CorruptFileError(what, got=frame.format.name) from error
         image = np.asarray(converted.to_ndarray(), np.uint8)
-        return _show(image, display_matrix(frame))
+        data: Any = frame.side_data.get("DISPLAYMATRIX")
+        if data is None or len(bytes(data)) < 36:
+            return image
+        # Rows of the matrix are what stored x, stored y and 1 contribute to x, y and the scale.
+        # Turns that are not multiples of 90 degrees go to the nearest.
+        xx, yx, _, xy, yy, *_ = struct.unpack("=9i", bytes(data)[:36])
+        swapped = abs(xy) > abs(xx)
+        return turn(image, swapped, (xy if swapped else xx) < 0, (yx if swapped else yy) < 0)
 
 
-def display_matrix(frame: VideoFrame) -> tuple[int, int, int, int] | None:
-    """How x and y as shown come from x and y as stored: (xx, xy, yx, yy); None for as stored."""
-    data: Any = frame.side_data.get("DISPLAYMATRIX")
-    if data is None or len(bytes(data)) < 36:
-        return None
-    # Rows of the matrix are what stored x, stored y and 1 contribute to x, y and the scale.
-    m = struct.unpack("=9i", bytes(data)[:36])
-    return m[0], m[3], m[1], m[4]
-
-
-def _show(image: Image, matrix: tuple[int, int, int, int] | None) -> Image:
-    """The picture as shown; turns that are not multiples of 90 degrees go to the nearest."""
-    if matrix is None:
-        return image
-    xx, xy, yx, yy = matrix
-    if abs(xy) > abs(xx):
-        image = image.transpose(1, 0, 2)
-        xx, yy = xy, yx
-    if xx < 0:
-        image = image[:, ::-1]
-    if yy < 0:
-        image = image[::-1]
-    return np.ascontiguousarray(image)
-
-
-class Video:
+class Video(AbstractContextManager["Video"]):
     """An opened video file. Used by one thread.
 
     Args:
@@ -142,14 +113,11 @@ class Video:
         interrupted: Ends the reading early when it is set.
 
     Attributes:
-        path: The file.
         info: Its header.
         damaged: Places that could not be decoded so far.
         cut_off: Whether its end is missing.
 
-    Raises:
-        MissingFileError: If there is no such file.
-        CorruptFileError: If it is not a video, or too damaged to be opened.
+    Raises MissingFileError, or CorruptFileError if it is no video or too damaged to be opened.
     """
 
     def __init__(
@@ -168,11 +136,8 @@ class Video:
         self._convert = Converter()
         head = _head(self.path)
         self.cut_off = is_cut_off(self.path, head)
-        options = {
-            "format_whitelist": ",".join(FORMATS),
-            # A film may name other files and addresses as its parts.
-            "protocol_whitelist": "file",
-        }
+        # A film may name other files and addresses as its parts.
+        options = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
         try:
             # The prefix keeps a colon in a path from being read as a protocol.
             self._container = open_input(f"file:{self.path}", options=options, hwaccel=hwaccel)
@@ -189,22 +154,18 @@ class Video:
         self._frames = self._decode()
         # FFmpeg makes up the other times of AVI, and errs where frames are stored out of order.
         self._has_dts_only = self._container.format.name == "avi"
-        self._count = 0
-        self._shown = False
+        self._count = self._entry = 0
+        self._shown = self._whole = False
         self._unshown: CorruptFileError | None = None
-        self._whole = False
-        self._raw = 0.0
-        self._position = 0.0
-        self._offset = 0.0
+        self._raw = self._position = self._offset = 0.0
         self._step = 1 / self.info.fps if self.info.fps else _STEP
 
     def _refused(self, head: bytes, error: BaseException) -> CorruptFileError:
         av = load_av()
         like = looks_like(head)
         if isinstance(error, OSError) and not isinstance(error, av.error.FFmpegError):
-            return CorruptFileError(
-                "the video cannot be read", got=f"{self.path}: {error.strerror or error}"
-            )
+            got = f"{self.path}: {error.strerror or error}"
+            return CorruptFileError("the video cannot be read", got=got)
         if like is None and self.cut_off:
             return self._without_index()
         hint = "is it damaged, or of a format that is not a video's?"
@@ -219,31 +180,27 @@ class Video:
 
     def _choose_stream(self) -> Any:
         """The film: no cover picture, decodable, marked as default, and the largest of those."""
-        covers = 0
-        found: list[tuple[bool, int, int, Any]] = []
-        for stream in self._container.streams.video:
-            # A Flag in PyAV 17, an IntFlag later: only `value` is a number in both.
-            flags = int(stream.disposition.value)
-            if flags & _PICTURES:
-                covers += 1
-            elif stream.codec_context is not None:
-                context = stream.codec_context
-                area = (context.width or 0) * (context.height or 0)
-                found.append((bool(flags & 1), area, -stream.index, stream))
-        if found:
-            return max(found, key=lambda item: item[:3])[3]
-        if self.cut_off and not self._container.streams:
+        streams = self._container.streams
+        # A Flag in PyAV 17, an IntFlag later: only `value` is a number in both.
+        films = [s for s in streams.video if not int(s.disposition.value) & _PICTURES]
+
+        def rank(stream: Any) -> tuple[bool, int, int]:
+            context = stream.codec_context
+            area = (context.width or 0) * (context.height or 0)
+            return bool(int(stream.disposition.value) & 1), area, -stream.index
+
+        if decodable := [s for s in films if s.codec_context is not None]:
+            return max(decodable, key=rank)
+        if self.cut_off and not streams:
             raise self._without_index()
-        if self._container.streams.video and not covers:
+        if streams.video and len(films) == len(streams.video):
             raise CorruptFileError("FFmpeg cannot decode the video's codec", got=self.path)
-        hint = "it has sound only" if self._container.streams.audio else None
-        hint = "it has a cover picture only" if covers else hint
+        hint = "it has sound only" if streams.audio else None
+        hint = "it has a cover picture only" if streams.video else hint
         raise CorruptFileError("the file holds no video", got=self.path, hint=hint)
 
     def _look(self, threads: int) -> VideoInfo:
-        av = load_av()
-        stream = self._stream
-        context = stream.codec_context
+        stream, context = self._stream, self._stream.codec_context
         context.thread_type = "AUTO"
         context.thread_count = threads
         rate = stream.average_rate or stream.guessed_rate
@@ -254,22 +211,19 @@ class Video:
         if stream.duration and stream.time_base:
             seconds = float(stream.duration * stream.time_base)
         elif self._container.duration:
-            seconds = self._container.duration / av.time_base
+            seconds = self._container.duration / load_av().time_base
         total = stream.frames or (round(seconds * fps) if seconds and fps else 0)
-        return VideoInfo(
-            context.width or 0, context.height or 0, fps, fastest, total or None, context.name or ""
-        )
+        size = context.width or 0, context.height or 0
+        return VideoInfo(*size, fps, fastest, total or None, context.name or "")
 
     def __iter__(self) -> Iterator[tuple[Image, float]]:
         """Each frame as BGR uint8 [H, W, 3], with its position in seconds."""
-        while (found := self.read()) is not None:
-            yield found
+        return iter(self.read, None)
 
     def read(self) -> tuple[Image, float] | None:
         """The next frame as BGR uint8 [H, W, 3], and its position in seconds; None at the end.
 
-        Raises:
-            CorruptFileError: At the end, if there was no frame at all.
+        Raises CorruptFileError at the end if there was no frame at all.
         """
         while (frame := self._next()) is not None:
             try:
@@ -325,7 +279,6 @@ class Video:
         packets = self._container.demux(self._stream)
         failures = 0
         latest, incomplete, lost = None, 0, 0
-        self._entry = 0
         while not self._interrupted.is_set():
             try:
                 packet = next(packets, None)
@@ -334,17 +287,15 @@ class Video:
                 # A damaged container: the next packet may be whole. The iterator has ended.
                 self.damaged += 1
                 failures += 1
-                packets = (
-                    iter(()) if failures > _MOST_FAILURES else self._container.demux(self._stream)
-                )
+                given_up = failures > _MOST_FAILURES
+                packets = iter(()) if given_up else self._container.demux(self._stream)
                 continue
             if packet is not None and packet.dts is not None:
                 if self._has_dts_only:
                     before, lost = lost, self._lost(packet, lost)
                     packet.dts += lost
                     self.damaged += lost > before
-                # Just before the place where recordings were joined, a packet seems to be
-                # incomplete. It is not.
+                # Just before a place where recordings were joined, a packet seems incomplete.
                 if latest is not None and packet.dts < latest:
                     incomplete = 0
                 elif incomplete:
@@ -392,15 +343,7 @@ class Video:
         if container is not None:
             container.close()
 
-    def __enter__(self) -> Video:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -415,7 +358,7 @@ _HINTS = {
 }
 
 
-class FrameReader:
+class FrameReader(AbstractContextManager["FrameReader"]):
     """Pictures, and frames of videos by number; cheap as long as the numbers rise."""
 
     def __init__(self) -> None:
@@ -425,8 +368,7 @@ class FrameReader:
     def read(self, path: str | Path, number: int | None) -> Image:
         """A frame of a video, or with None a picture, as BGR uint8 [H, W, 3].
 
-        Raises:
-            MissingFileError, CorruptFileError: If it cannot be read, or the video not that far.
+        Raises CorruptFileError if it cannot be read, or the video not that far.
         """
         path = Path(path)
         if number is None:
@@ -438,36 +380,24 @@ class FrameReader:
             self._next += 1
         found = self._video.read() if self._next == number else None
         if found is None:
-            raise CorruptFileError(
-                f"the video ends before frame {number}", got=f"{path}: {self._next} frames"
-            )
+            what = f"the video ends before frame {number}"
+            raise CorruptFileError(what, got=f"{path}: {self._next} frames")
         self._next += 1
         return found[0]
 
     def close(self) -> None:
-        """Closes the video."""
-        video, self._video = self._video, None
-        if video is not None:
-            video.close()
-
-    def __enter__(self) -> FrameReader:
-        return self
+        if self._video is not None:
+            self._video.close()
+        self._video = None
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
 def count_frames(path: str | Path) -> int:
-    """How many frames of a video can be decoded.
-
-    Raises:
-        MissingFileError, CorruptFileError: See :class:`Video`; if there is none.
-    """
+    """How many frames of a video can be decoded; errors as of :class:`Video`."""
     with Video(path) as video:
-        count = 0
-        while video.skip():
-            count += 1
-    return count
+        return sum(1 for _ in iter(video.skip, False))
 
 
 def is_video_file(path: str | Path) -> bool:
@@ -484,11 +414,9 @@ def is_video_file(path: str | Path) -> bool:
     if name == "GIF":
         from PIL import GifImagePlugin
 
-        try:
-            with GifImagePlugin.GifImageFile(path) as picture:
-                return bool(picture.is_animated)
-        except (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error):
-            return False
+        damage = (OSError, SyntaxError, ValueError, IndexError, EOFError, struct.error)
+        with suppress(*damage), GifImagePlugin.GifImageFile(path) as picture:
+            return bool(picture.is_animated)
     return name is None
 
 
@@ -540,8 +468,7 @@ def _mp4_is_cut(path: Path, size: int) -> bool:
 
 
 def _matroska_is_cut(head: bytes, size: int) -> bool:
-    position = 4
-    length, position = _ebml_size(head, position)
+    length, position = _ebml_size(head, 4)
     position += length or 0
     if length is None or head[position : position + 4] != b"\x18\x53\x80\x67":
         return False
@@ -556,5 +483,4 @@ def _ebml_size(data: bytes, position: int) -> tuple[int | None, int]:
     width = 9 - data[position].bit_length()
     raw = int.from_bytes(data[position : position + width], "big")
     value = raw & ((1 << 7 * width) - 1)
-    unknown = value == (1 << 7 * width) - 1
-    return None if unknown else value, position + width
+    return None if value == (1 << 7 * width) - 1 else value, position + width

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import cv2
@@ -28,16 +28,10 @@ _CONTAINERS = {
 
 
 def write_picture(path: Path, image: Image) -> None:
-    """Writes a picture atomically; the suffix chooses the format.
-
-    Raises:
-        InvalidValueError: If the suffix is none that can be written.
-        WriteError: If it cannot be written.
-    """
+    """Writes a picture atomically; the suffix chooses the format."""
     if path.suffix.lower() not in WRITABLE_PICTURES:
-        raise InvalidValueError(
-            "unknown picture format", got=path, hint=f"use {', '.join(WRITABLE_PICTURES)}"
-        )
+        hint = f"use {', '.join(WRITABLE_PICTURES)}"
+        raise InvalidValueError("unknown picture format", got=path, hint=hint)
     suffix = {".jpe": ".jpg", ".jfif": ".jpg"}.get(path.suffix.lower(), path.suffix.lower())
     try:
         ok, data = cv2.imencode(suffix, image)
@@ -50,29 +44,22 @@ def write_picture(path: Path, image: Image) -> None:
 
 
 class VideoWriter:
-    """Writes a video, in full or not at all.
+    """Writes a video, in full or not at all; the file appears when the block ends well.
 
     H.264 with 4:2:0 colours, which players everywhere show, in mp4, m4v, mov, mkv and ts; VP9 in
     webm; Motion JPEG in avi; gif. The size is the first frame's, with a row or column added where
-    a side is odd; frames of another size are fitted into it. The file appears when the block ends
-    well.
+    a side is odd; frames of another size are fitted into it.
 
     Args:
-        path: The file; its suffix chooses the container.
+        path: The file; its suffix chooses the container (InvalidValueError if it is unknown).
         fps: Frames per second, about; exactly where frames come without their times.
-
-    Raises:
-        InvalidValueError: If the suffix is none that can be written.
-        WriteError: If it cannot be written.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
         if path.suffix.lower() not in WRITABLE_VIDEOS:
-            raise InvalidValueError(
-                "unknown video format", got=path, hint=f"use {', '.join(WRITABLE_VIDEOS)}"
-            )
-        self.path = path
-        self.fps = fps
+            hint = f"use {', '.join(WRITABLE_VIDEOS)}"
+            raise InvalidValueError("unknown video format", got=path, hint=hint)
+        self.path, self.fps = path, fps
         self._stack = ExitStack()
         self._temporary: Path | None = None
         self._container: Any = None
@@ -86,12 +73,7 @@ class VideoWriter:
         return self
 
     def write(self, image: Image, seconds: float | None = None) -> None:
-        """Appends a frame.
-
-        Args:
-            image: BGR uint8 [H, W, 3].
-            seconds: Its time since the first frame; None: the next one at a constant rate.
-        """
+        """Appends a BGR uint8 [H, W, 3] frame, ``seconds`` after the first (None: at ``fps``)."""
         if seconds is None:
             seconds = self._frames / self.fps
         try:
@@ -115,41 +97,25 @@ class VideoWriter:
         self._container = av.open(
             f"file:{self._temporary}", "w", format=_CONTAINERS[suffix], options=options
         )
+        encoder = partial(Encoder, self._container, size=self._size, live=False, rate=rate)
         if suffix == ".gif":
-            return Encoder(
-                self._container, "gif", self._size, live=False, rate=rate, clock=100, pixels="rgb8"
-            )
-        if suffix == ".avi":
-            # Its clock is its frame rate.
-            return Encoder(
-                self._container, "mjpeg", self._size, bitrate=20_000_000, live=False, rate=rate,
-                clock=rate, pixels="yuvj420p",
-            )  # fmt: skip
+            return encoder("gif", clock=100, pixels="rgb8")
+        if suffix == ".avi":  # Its clock is its frame rate.
+            return encoder("mjpeg", bitrate=20_000_000, clock=rate, pixels="yuvj420p")
         codec = choose_codec("libvpx-vp9" if suffix == ".webm" else None)
         clock = 90_000 if suffix == ".ts" else 1000 if suffix in (".mkv", ".webm") else CLOCK
         bitrate = None if codec == "libx264" else 8_000_000
-        return Encoder(
-            self._container, codec, self._size, quality=23, bitrate=bitrate, live=False, rate=rate,
-            clock=clock,
-        )  # fmt: skip
+        return encoder(codec, quality=23, bitrate=bitrate, clock=clock)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        failure: BaseException | None = error
-        try:
-            if self._encoder is not None and error is None:
-                self._encoder.finish()
-        except (OSError, ValueError, RuntimeError) as late:
-            failure = late
-        try:
-            if self._container is not None:
-                self._container.close()
-        except (OSError, ValueError, RuntimeError) as late:
-            failure = failure or late
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        failure = error
+        steps = [self._encoder.finish] if self._encoder is not None and error is None else []
+        steps += [self._container.close] if self._container is not None else []
+        for step in steps:
+            try:
+                step()
+            except (OSError, ValueError, RuntimeError) as late:
+                failure = failure or late
         if failure is not None and failure is not error:
             if not isinstance(failure, OSError):
                 failure = OSError(5, str(failure))

@@ -12,29 +12,20 @@ from trt_afdet.support.suggest import nearest
 
 
 def fraction(name: str, given: Any) -> float | None:
-    """A number within 0..1, also as text; None stays None.
-
-    Raises:
-        InvalidValueError: Otherwise; the hint converts percent.
-    """
+    """A number within 0..1, also as text; None stays None. Raises InvalidValueError otherwise."""
     if given is None:
         return None
     value = _number(name, given)
     if 1 < value <= 100:
-        raise InvalidValueError(
-            f"{name} must be within 0..1", got=given, hint=f"for {value:g} percent: {value / 100:g}"
-        )
+        hint = f"for {value:g} percent: {value / 100:g}"
+        raise InvalidValueError(f"{name} must be within 0..1", got=given, hint=hint)
     if not 0 <= value <= 1:
         raise InvalidValueError(f"{name} must be within 0..1", got=given)
     return value
 
 
 def count(name: str, given: Any) -> int | None:
-    """A whole number from 1, also as text or as 100.0; None stays None.
-
-    Raises:
-        InvalidValueError: Otherwise.
-    """
+    """A whole number from 1, also as text or as 100.0; or InvalidValueError. None stays None."""
     if given is None:
         return None
     value = _number(name, given)
@@ -46,39 +37,28 @@ def count(name: str, given: Any) -> int | None:
 
 
 def _number(name: str, given: Any) -> float:
-    value = math.nan
     if hasattr(given, "item") and getattr(given, "ndim", None) == 0:
         given = given.item()  # NumPy's and torch's scalars.
-    if isinstance(given, str):
-        try:
-            value = float(given)
-        except ValueError:
-            hint = "decimals have a point" if "," in given else None
-            raise InvalidValueError(
-                f"{name} must be a number", got=repr(given), hint=hint
-            ) from None
-    elif isinstance(given, Real) and not isinstance(given, bool):
+    if isinstance(given, bool) or not isinstance(given, (str, Real)):
+        got = repr(given) if isinstance(given, bool) else type(given).__name__
+        raise InvalidValueError(f"{name} must be a number", got=got)
+    try:
         value = float(given)
-    else:
-        shown = repr(given) if isinstance(given, bool) else type(given).__name__
-        raise InvalidValueError(f"{name} must be a number", got=shown)
+    except ValueError:
+        hint, got = "decimals have a point" if "," in str(given) else None, repr(given)
+        raise InvalidValueError(f"{name} must be a number", got=got, hint=hint) from None
     if not math.isfinite(value):
         raise InvalidValueError(f"{name} must be a finite number", got=given)
     return value
 
 
 def class_ids(classes: str | int | Iterable[str | int], names: Sequence[str]) -> list[int]:
-    """Names or ids to ascending ids without repeats; a single one needs no list.
-
-    Raises:
-        InvalidValueError: If one is unknown, with the nearest name.
-    """
+    """Names or ids (or one) as ascending ids; raises InvalidValueError for an unknown one."""
     if isinstance(classes, (str, Integral)):
         classes = [classes]  # type: ignore[list-item]
     if isinstance(classes, (bytes, Mapping)) or not isinstance(classes, Iterable):
-        raise InvalidValueError(
-            "classes are names or ids", got=type(classes).__name__, hint="a list such as [names[0]]"
-        )
+        got, hint = type(classes).__name__, "a list such as [names[0]]"
+        raise InvalidValueError("classes are names or ids", got=got, hint=hint)
     ids = {_class_id(wanted, names) for wanted in classes}
     if not ids:
         raise InvalidValueError("classes must name at least one class")
@@ -98,8 +78,6 @@ def _class_id(wanted: Any, names: Sequence[str]) -> int:
     hint = nearest(wanted, names) if isinstance(wanted, str) else None
     if isinstance(wanted, str) and "," in wanted:
         hint = "several classes are a list, on the command line words apart"
-    raise InvalidValueError(
-        "the model has no such class",
-        got=wanted if isinstance(wanted, str) else repr(wanted),
-        hint=hint or f"it has {', '.join(names)}",
-    )
+    got = wanted if isinstance(wanted, str) else repr(wanted)
+    hint = hint or f"it has {', '.join(names)}"
+    raise InvalidValueError("the model has no such class", got=got, hint=hint)

@@ -24,11 +24,7 @@ class Limit:
     most: float | None = None
 
     def check(self, value: Any) -> Any:
-        """Returns the number.
-
-        Raises:
-            InvalidValueError: If it is too small, too large or NaN.
-        """
+        """Returns the number; raises InvalidValueError if it is too small, too large or NaN."""
         if self.least is not None and not value >= self.least:
             raise InvalidValueError(f"must be at least {self.least:g}", got=f"{value:g}")
         if self.above is not None and not value > self.above:
@@ -56,31 +52,21 @@ Positive = Annotated[float, Limit(above=0)]
 
 
 def unknown_choice(value: object, choices: tuple[str, ...]) -> InvalidValueError:
-    """The error for a value outside the choices."""
-    listed = ", ".join(choices)
-    return InvalidValueError(
-        f"must be one of {listed}", got=value, hint=nearest(str(value), choices)
-    )
+    hint = nearest(str(value), choices)
+    return InvalidValueError(f"must be one of {', '.join(choices)}", got=value, hint=hint)
 
 
 def check_fields(instance: Any) -> None:
-    """Checks the values of a dataclass against the annotations of its fields.
-
-    Raises:
-        InvalidValueError: If a value is out of range or outside the choices. The text begins with
-            the name of the field.
-    """
+    """Checks a dataclass by its annotations; an InvalidValueError begins with the field."""
     for name, check in _checks(instance.__class__).items():
         value = getattr(instance, name)
         for one in value.values() if isinstance(value, Mapping) else [value]:
-            if one is None:
-                continue
             try:
-                check(one)
+                if one is not None:
+                    check(one)
             except InvalidValueError as error:
-                raise InvalidValueError(
-                    f"{name} {error.what}", got=error.got, hint=error.hint
-                ) from None
+                what, got, hint = f"{name} {error.what}", error.got, error.hint
+                raise InvalidValueError(what, got=got, hint=hint) from None
 
 
 @cache

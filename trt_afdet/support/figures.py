@@ -10,13 +10,7 @@ from trt_afdet.support.packages import missing
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty matplotlib Figure, in inches.
-
-    Without pyplot, whose global state and choice of a screen do not suit a library.
-
-    Raises:
-        MissingDependencyError: Without matplotlib.
-    """
+    """An empty matplotlib Figure, in inches; without pyplot and its global state."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -28,10 +22,6 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Writes the figure; the suffix chooses the format, PNG by default.
-
-    Raises:
-        WriteError: If it cannot be written.
-    """
+    """Writes the figure; the suffix chooses the format, PNG by default."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110, format=path.suffix[1:].lower() or "png")

@@ -19,9 +19,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, TextIO
+from typing import IO, Any, BinaryIO, NamedTuple, TextIO
 
 from trt_afdet.errors import AfdetError, CorruptFileError, MissingFileError, WriteError
 
@@ -32,26 +31,22 @@ _HINTS: dict[int | None, str] = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "your quota is used up",
     errno.EFBIG: "the file would exceed the largest size allowed",
-    errno.EACCES: "is the folder writable?",
-    errno.EPERM: "is the folder writable?",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "is the folder writable?"),
     errno.EROFS: "the file system is read-only",
-    errno.ENOTDIR: "a part of the path is a file",
-    errno.EEXIST: "a part of the path is a file",
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a part of the path is a file"),
     errno.EISDIR: "name a file in it",
     errno.EBUSY: "is the file itself a mount? mount its folder instead",
     errno.EBADF: "this descriptor is not open for writing",
-    errno.ENXIO: "nothing reads from it",
-    errno.ECONNREFUSED: "nothing reads from it",
+    **dict.fromkeys((errno.ENXIO, errno.ECONNREFUSED), "nothing reads from it"),
 }
 
 #: What becomes of bytes in a file's name that are not UTF-8: an escape, which JSON's readers undo.
 TEXT_ERRORS = "backslashreplace"
 
-#: Folders whose entries are the open descriptors of this process.
+# Folders whose entries are the open descriptors of this process.
 _DESCRIPTORS = re.compile(r"/proc/(?:self|thread-self|(?P<pid>\d+))(?:/task/\d+)?/fd")
 
-#: Temporary files and folders that are in use.
-_temporaries: set[Path] = set()
+_temporaries: set[Path] = set()  # Files and folders that are in use.
 
 #: Standard output as it was before :func:`data_on_stdout` gave its place to standard error.
 _data_stream: TextIO | None = None
@@ -59,17 +54,12 @@ _data_stream: TextIO | None = None
 
 def write_error(path: Path, error: OSError) -> WriteError:
     """What to raise when ``path`` cannot be written."""
-    return WriteError(
-        "cannot write", got=f"{path}: {error.strerror or error}", hint=_HINTS.get(error.errno)
-    )
+    got = f"{path}: {error.strerror or error}"
+    return WriteError("cannot write", got=got, hint=_HINTS.get(error.errno))
 
 
 def write_whole(file: int, data: bytes) -> None:
-    """Writes all of ``data`` to the end of an open file, or nothing.
-
-    Raises:
-        OSError: If it cannot be written; a part that was written is removed.
-    """
+    """Writes all of ``data`` to the end of an open file; after an OSError nothing of it is left."""
     written = 0
     try:
         while written < len(data):
@@ -82,27 +72,19 @@ def write_whole(file: int, data: bytes) -> None:
 
 
 def output_file(text: str) -> Path:
-    """The argparse type of an option that names an output file; ``-`` is standard output.
-
-    Raises:
-        WriteError: If the name ends as a folder's does.
-    """
+    """The argparse type of an option that names a file to write; ``-`` is standard output."""
     path = Path(text)
-    if not text or text.endswith(("/", os.sep)):
-        raise WriteError(
-            "cannot write", got=f"{text or 'an empty name'}: it names no file", hint="name a file"
-        )
+    if not text or text.endswith(os.sep):
+        got = f"{text or 'an empty name'}: it names no file"
+        raise WriteError("cannot write", got=got, hint="name a file")
     return path.absolute() if path == STDOUT and text != "-" else path
 
 
 def is_stdout(path: Path | None) -> bool:
     """Whether writing to ``path`` is writing to standard output."""
-    if path is None:
-        return False
-    try:
-        return path == STDOUT or _resolve(path) == 1
-    except OSError:
-        return False
+    with suppress(OSError):
+        return path is not None and _resolve(path) == 1
+    return False
 
 
 def is_file_target(path: Path) -> bool:
@@ -113,10 +95,7 @@ def is_file_target(path: Path) -> bool:
 
 @contextmanager
 def data_on_stdout(*paths: Path | None) -> Iterator[None]:
-    """Sends printed text to standard error if one of ``paths`` is standard output.
-
-    A table for people must not end up among the data.
-    """
+    """Sends printed text to standard error if data go to standard output, one of ``paths``."""
     global _data_stream
     if not any(is_stdout(path) for path in paths):
         yield
@@ -165,30 +144,21 @@ def open_output(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
 
     A file appears when the block ends well, see :func:`atomic_path`; a device, a pipe, a socket, a
     descriptor or standard output (``-``) gets each line (each write, if bytes) at once.
-
-    Raises:
-        WriteError: If the target is a folder or cannot be written.
     """
     path = Path(path)
+    coding: Any = {} if "b" in mode else {"encoding": "utf-8", "errors": TEXT_ERRORS}
     with _errors_of(path):
         target = _target(path)
-        encoding = None if "b" in mode else "utf-8"
         if isinstance(target, Path):
-            errors = None if encoding is None else TEXT_ERRORS
-            with (
-                _replacing(target) as temporary,
-                temporary.open(mode, encoding=encoding, errors=errors) as file,
-            ):
+            with _replacing(target) as temporary, temporary.open(mode, **coding) as file:
                 yield file
                 file.flush()
             return
         with _open_special(target) as binary:
-            if encoding is None:
+            if not coding:
                 yield binary
                 return
-            text = io.TextIOWrapper(
-                binary, encoding=encoding, errors=TEXT_ERRORS, line_buffering=True
-            )
+            text = io.TextIOWrapper(binary, line_buffering=True, **coding)
             try:
                 yield text
                 text.flush()
@@ -198,21 +168,13 @@ def open_output(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def write_text(path: Path | str, text: str) -> None:
-    """Writes a text file; see :func:`open_output`.
-
-    Raises:
-        WriteError: If the target is a folder or cannot be written.
-    """
+    """Writes a text file; see :func:`open_output`."""
     with open_output(path) as file:
         file.write(text)
 
 
 def check_output(path: Path | str) -> None:
-    """Finds out whether ``path`` can be written, before work begins whose result it is to hold.
-
-    Raises:
-        WriteError: If the target is a folder or cannot be written.
-    """
+    """Raises WriteError if ``path`` cannot be written, before work begins whose result it holds."""
     path = Path(path)
     with _errors_of(path):
         target = _target(path)
@@ -224,7 +186,6 @@ def check_output(path: Path | str) -> None:
 
 @contextmanager
 def _errors_of(path: Path) -> Iterator[None]:
-    """Turns a system error about an output into this package's."""
     try:
         yield
     except (AfdetError, BrokenPipeError):
@@ -252,6 +213,8 @@ def _resolve(path: Path) -> Path | int:
     A descriptor is found before its link is followed: the link of ``/dev/stdout`` may lead to a
     file, which the shell has opened at a place that must be kept.
     """
+    if path == STDOUT:
+        return 1
     for _ in range(40):
         folder = os.path.realpath(path.parent)
         match = _DESCRIPTORS.fullmatch(folder)
@@ -265,17 +228,14 @@ def _resolve(path: Path) -> Path | int:
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
-@dataclass(frozen=True)
-class _Special:
+class _Special(NamedTuple):
     """A target that is written to directly: a path that is not a file, or a descriptor."""
 
-    place: Path | int | None
+    place: Path | int
 
 
 def _target(path: Path) -> Path | _Special:
     """What ``path`` means: a file to replace (or to make), or something to write to."""
-    if path == STDOUT:
-        return _Special(None)
     resolved = _resolve(path)
     if isinstance(resolved, int):
         return _Special(resolved)
@@ -292,9 +252,9 @@ def _target(path: Path) -> Path | _Special:
 
 @contextmanager
 def _open_special(special: _Special) -> Iterator[BinaryIO]:
-    """Opens a device, pipe, socket, descriptor or standard output (None) for bytes."""
+    """Opens a device, pipe, socket or descriptor for bytes."""
     place = special.place
-    if place is None or place == 1:
+    if place == 1:
         stdout = _data_stream or sys.stdout
         stdout.flush()
         try:
@@ -360,13 +320,11 @@ def _create_beside(target: Path) -> Path:
         _temporaries.add(temporary)
         try:
             os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
-        except FileExistsError:
-            _temporaries.discard(temporary)  # It is somebody else's.
-            continue
-        except OSError:
+            return temporary
+        except OSError as error:
             _temporaries.discard(temporary)
-            raise
-        return temporary
+            if not isinstance(error, FileExistsError):  # That is somebody else's.
+                raise
 
 
 def _copy_rights(about: os.stat_result, to: Path) -> None:
@@ -379,26 +337,16 @@ def _copy_rights(about: os.stat_result, to: Path) -> None:
 
 
 def check_model_path(path: Path) -> None:
-    """Checks that there is a model file, whatever it holds.
-
-    Raises:
-        MissingFileError: If there is none.
-        CorruptFileError: If it is empty.
-    """
+    """Raises MissingFileError if there is no model file, CorruptFileError if it is empty."""
     if not path.is_file():
-        raise MissingFileError(
-            "there is no such model", got=path, hint="give the path of an exported model.onnx"
-        )
+        hint = "give the path of an exported model.onnx"
+        raise MissingFileError("there is no such model", got=path, hint=hint)
     if path.stat().st_size == 0:
         raise CorruptFileError("the model file is empty", got=path)
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal.
-
-    Raises:
-        MissingFileError: If there is no such file.
-    """
+    """SHA-256 of a file, hexadecimal; raises MissingFileError if there is none."""
     if not path.is_file():
         raise MissingFileError("no such file", got=path)
     import hashlib  # 6 ms, which every command would pay

@@ -17,30 +17,22 @@ _ADDRESS = re.compile(r"(?:(?P<host>[\w.-]+|\[[0-9a-fA-F:.%]+\]):)?(?P<port>\d{1
 
 
 def parse_address(address: str) -> tuple[str, int]:
-    """``HOST:PORT``, ``[IPv6]:PORT`` or ``PORT`` (on this machine only); port 0 takes a free one.
-
-    Raises:
-        InvalidValueError: If it is none of these.
-    """
+    """``HOST:PORT``, ``[IPv6]:PORT`` or ``PORT`` (on this machine only); port 0 is a free one."""
     match = _ADDRESS.fullmatch(address.strip())
     if match is None or int(match["port"]) > 65535:
-        raise InvalidValueError(
-            "the web page's address must be HOST:PORT", got=address, hint="e.g. 127.0.0.1:8080"
-        )
+        what, hint = "the web page's address must be HOST:PORT", "e.g. 127.0.0.1:8080"
+        raise InvalidValueError(what, got=address, hint=hint)
     return (match["host"] or "127.0.0.1").strip("[]"), int(match["port"])
 
 
 def bind(host: str, port: int, what: str = "the web page") -> socket.socket:
     """A listening socket; ``what`` is to listen on it, for the errors.
 
-    Raises:
-        InvalidValueError: If there is no such host.
-        RunError: If the port is taken or not allowed.
+    Raises InvalidValueError for an unknown host, RunError if the port is taken or not allowed.
     """
+    kind, passive = socket.SOCK_STREAM, socket.AI_PASSIVE
     try:
-        family, *_, place = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        family, *_, place = socket.getaddrinfo(host, port, type=kind, flags=passive)[0]
     except (OSError, UnicodeError) as error:
         raise InvalidValueError(f"{what}: the host is unknown", got=host) from error
     both = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
@@ -52,11 +44,8 @@ def bind(host: str, port: int, what: str = "the web page") -> socket.socket:
             errno.EACCES: "ports below 1024 need a privilege; choose one above",
             errno.EADDRNOTAVAIL: "this machine has no such address",
         }.get(error.errno or 0)
-        raise RunError(
-            f"{what} cannot listen",
-            got=f"{host}:{port}: {os.strerror(error.errno or 0)}",
-            hint=hint,
-        ) from error
+        got = f"{host}:{port}: {os.strerror(error.errno or 0)}"
+        raise RunError(f"{what} cannot listen", got=got, hint=hint) from error
     listener.setblocking(False)
     return listener
 

@@ -12,39 +12,32 @@ from pathlib import Path
 
 from trt_afdet.errors import MissingDependencyError
 
-#: Import name: the distribution, and the smallest extra that brings it (None: always installed).
-PACKAGES: dict[str, tuple[str, str | None]] = {
-    "numpy": ("numpy", None),
-    "cv2": ("opencv-python-headless", None),
-    "onnxruntime": ("onnxruntime", "runtime"),
-    "rich": ("rich", "runtime"),
-    "faster_coco_eval": ("faster-coco-eval", "runtime"),
-    "av": ("av", "runtime"),
-    "PIL": ("pillow", None),
-    "matplotlib": ("matplotlib", "plots"),
-    "onnx": ("onnx", "onnx"),
-    "onnxsim": ("onnxsim", "onnx"),
-    "vizdoom": ("vizdoom", "doom"),
-    "fastapi": ("fastapi", "web"),
-    "starlette": ("fastapi", "web"),
-    "anyio": ("fastapi", "web"),
-    "uvicorn": ("uvicorn", "web"),
-    "websockets": ("websockets", "web"),
-    "prometheus_client": ("prometheus-client", "web"),
-    "trackers": ("trackers", "track"),
-    "supervision": ("supervision", "track"),
-    "paho": ("paho-mqtt", "mqtt"),
-    "redis": ("redis", "redis"),
-    "yaml": ("PyYAML", "cameras"),
-    "pydantic": ("pydantic", "cameras"),
-    "pydantic_core": ("pydantic", "cameras"),
-    "torch": ("torch", "train"),
-    "torchvision": ("torchvision", "train"),
-    "timm": ("timm", "train"),
-    "safetensors": ("safetensors", "train"),
-    "tensorboard": ("tensorboard", "train"),
-    "onnxscript": ("onnxscript", "train"),
-    "afdet_train": ("trt-afdet", "train"),
+#: Import names by the smallest extra that brings them (None: always installed).
+_BY_EXTRA: dict[str | None, tuple[str, ...]] = {
+    None: ("numpy", "cv2", "PIL"),
+    "runtime": ("onnxruntime", "rich", "faster_coco_eval", "av"),
+    "plots": ("matplotlib",),
+    "onnx": ("onnx", "onnxsim"),
+    "doom": ("vizdoom",),
+    "web": ("fastapi", "starlette", "anyio", "uvicorn", "websockets", "prometheus_client"),
+    "track": ("trackers", "supervision"),
+    "mqtt": ("paho",),
+    "redis": ("redis",),
+    "cameras": ("yaml", "pydantic", "pydantic_core"),
+    "train": (
+        "torch", "torchvision", "timm", "safetensors", "tensorboard", "onnxscript", "afdet_train",
+    ),
+}  # fmt: skip
+#: Distributions that are not called as their module is.
+_CALLED = {
+    "cv2": "opencv-python-headless", "PIL": "pillow", "starlette": "fastapi", "anyio": "fastapi",
+    "paho": "paho-mqtt", "yaml": "PyYAML", "pydantic_core": "pydantic", "afdet_train": "trt-afdet",
+}  # fmt: skip
+#: Import name: the distribution and its extra.
+PACKAGES = {
+    module: (_CALLED.get(module, module.replace("_", "-")), extra)
+    for extra, modules in _BY_EXTRA.items()
+    for module in modules
 }
 
 #: Libraries that Python packages expect of the system.
@@ -79,12 +72,7 @@ def install(extra: str | None = None) -> str:
 
 
 def missing(error: ImportError, *, extra: str | None = None) -> MissingDependencyError:
-    """The error in place of an ImportError: package, problem, remedy.
-
-    Args:
-        error: As Python raised it.
-        extra: The extra to install; the smallest one that brings the package by default.
-    """
+    """The error in place of an ImportError; the remedy is the smallest extra by default."""
     if isinstance(error, MissingDependencyError):
         return error
     text = str(error)
@@ -95,29 +83,20 @@ def missing(error: ImportError, *, extra: str | None = None) -> MissingDependenc
         return _missing_library(module, distribution, library[1])
     name = "OpenCV (cv2)" if module == "cv2" else distribution
     if found := _SYSTEM_TOO_OLD.search(text):
-        return MissingDependencyError(
-            f"{name} is built for a newer system than this",
-            got=f"it needs {found[1]}",
-            hint=f"use a newer system, or install an older release of {distribution}",
-        )
-    if _OTHER_NUMPY.search(text):
-        return MissingDependencyError(
-            f"{name} is built for another numpy than the installed one",
-            got=_version("numpy"),
-            hint=f"pip install --upgrade numpy {distribution}",
-        )
-    if isinstance(error, ModuleNotFoundError) and not _is_there(module):
+        what, got = f"{name} is built for a newer system than this", f"it needs {found[1]}"
+        hint = f"use a newer system, or install an older release of {distribution}"
+    elif _OTHER_NUMPY.search(text):
+        what, got = f"{name} is built for another numpy than the installed one", _numpy_version()
+        hint = f"pip install --upgrade numpy {distribution}"
+    elif isinstance(error, ModuleNotFoundError) and not _is_there(module):
         known = module in PACKAGES or extra is not None
-        return MissingDependencyError(
-            f"{name} is not installed",
-            hint=install(extra or own_extra) if known else f"pip install {distribution}",
-        )
-    lines = text.splitlines() or [type(error).__name__]
-    return MissingDependencyError(
-        f"{name} is installed but cannot be imported",
-        got=lines[0],
-        hint=f"pip install --force-reinstall {distribution}",
-    )
+        hint = install(extra or own_extra) if known else f"pip install {distribution}"
+        return MissingDependencyError(f"{name} is not installed", hint=hint)
+    else:
+        what = f"{name} is installed but cannot be imported"
+        got = (text.splitlines() or [type(error).__name__])[0]
+        hint = f"pip install --force-reinstall {distribution}"
+    return MissingDependencyError(what, got=got, hint=hint)
 
 
 def is_ours(error: ImportError) -> bool:
@@ -154,16 +133,10 @@ def absent_libraries(module: str) -> list[str]:
     import subprocess
 
     try:
-        printed = subprocess.run(
-            ["ldd", *binaries],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=30,
-            check=False,
-        ).stdout
+        ran = subprocess.run(["ldd", *binaries], capture_output=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return []
+    printed = ran.stdout.decode(errors="replace")
     return sorted(set(re.findall(r"^\s*(\S+) => not found", printed, flags=re.MULTILINE)))
 
 
@@ -174,9 +147,8 @@ def _missing_library(module: str, distribution: str, library: str) -> MissingDep
     if module == "cv2":
         distribution = "OpenCV (cv2)"
         hint += f"; or, without root, use the build that needs none of them: {HEADLESS}"
-    return MissingDependencyError(
-        f"{distribution} cannot be loaded: this system has no {', '.join(absent)}", hint=hint
-    )
+    what = f"{distribution} cannot be loaded: this system has no {', '.join(absent)}"
+    return MissingDependencyError(what, hint=hint)
 
 
 def _module(error: ImportError) -> str:
@@ -200,10 +172,9 @@ def _is_there(module: str) -> bool:
     return False
 
 
-def _version(distribution: str) -> str:
+def _numpy_version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
-    try:
-        return f"{distribution} {version(distribution)}"
-    except PackageNotFoundError:
-        return "none"
+    with suppress(PackageNotFoundError):
+        return f"numpy {version('numpy')}"
+    return "none"

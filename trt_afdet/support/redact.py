@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-#: Replaces a credential.
-HIDDEN = "***"
+HIDDEN = "***"  #: Replaces a credential.
 
 # Passwords are often pasted into addresses without being encoded, with "/", "?" or quotes in them,
 # so everything up to the last "@" counts as one: hiding a part of a path harms nobody. A further
@@ -35,11 +34,7 @@ _HEADER = re.compile(
 
 
 def redact(text: str) -> str:
-    """A text without the credentials of the addresses in it.
-
-    Users and passwords of addresses, queries such as ``token=...``, options such as
-    ``password=...`` and authorization headers are replaced by ``***``.
-    """
+    """A text with ``***`` for users, passwords, tokens and headers, in addresses and elsewhere."""
     text = _USER.sub(f"{HIDDEN}@", text)
     text = _QUERY.sub(rf"\1{HIDDEN}", text)
     text = _ASSIGNED.sub(rf"\1{HIDDEN}", text)

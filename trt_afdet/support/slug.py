@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-#: Names of letters, digits, ``-`` and ``_`` up to this length stay as they are.
-LONGEST = 60
+LONGEST = 60  #: Names of letters, digits, ``-`` and ``_`` up to this length stay as they are.
 #: The end of a replaced name; a name with such an end is replaced, too.
 _HASHED = re.compile(r"(?:^|-)[0-9a-f]{12}$")
 

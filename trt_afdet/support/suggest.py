@@ -11,12 +11,8 @@ def nearest(name: str, choices: Iterable[str]) -> str | None:
     Near are one typing mistake in three letters (a wrong, missing, doubled or swapped letter),
     other case, ``_`` for ``-``, the parts of a name in another order, and a beginning.
     """
-    best = min(
-        ((distance, index, choice) for index, choice in enumerate(choices)
-         if (distance := _distance(name, choice)) is not None),
-        default=None,
-    )  # fmt: skip
-    return f"did you mean {best[2]!r}?" if best else None
+    distances = {c: found for c in choices if (found := _distance(name, c)) is not None}
+    return f"did you mean {min(distances, key=distances.__getitem__)!r}?" if distances else None
 
 
 def _distance(name: str, choice: str) -> int | None:

@@ -10,11 +10,9 @@ from trt_afdet.errors import CorruptFileError, MissingDependencyError, MissingFi
 
 #: Longer marks first: UTF-32's begins as UTF-16's.
 _MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
+    ((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "utf-32"),
     (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
+    ((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16"),
 )
 
 
@@ -24,33 +22,23 @@ def marked_encoding(data: bytes) -> str | None:
 
 
 def decode_text(data: bytes, name: object) -> str:
-    """Bytes as UTF-8, or as their byte-order mark says; the mark is removed.
-
-    Raises:
-        CorruptFileError: If the bytes are no such text; names the file.
-    """
+    """Bytes as UTF-8, or as their byte-order mark says; CorruptFileError if they are neither."""
     try:
         return data.decode(marked_encoding(data) or "utf-8")
     except UnicodeDecodeError as error:
-        raise CorruptFileError(
-            "the file is not text in UTF-8", got=name, hint="save it as UTF-8"
-        ) from error
+        what, hint = "the file is not text in UTF-8", "save it as UTF-8"
+        raise CorruptFileError(what, got=name, hint=hint) from error
 
 
 def read_text(path: Path) -> str:
-    """A text file; see :func:`decode_text`.
-
-    Raises:
-        CorruptFileError: If it cannot be read, or is no such text.
-    """
+    """A text file; errors as of :func:`read_bytes` and :func:`decode_text`."""
     return decode_text(read_bytes(path), path)
 
 
 def read_secret(path: Path) -> str:
     """The first line of a file: secrets on a command line are seen by everybody.
 
-    Raises:
-        MissingFileError: If the file cannot be read or its first line is empty.
+    Raises MissingFileError if the file cannot be read or its first line is empty.
     """
     try:
         first = read_text(path).split("\n")[0].rstrip("\r")
@@ -83,15 +71,9 @@ def load_yaml(text: str) -> Any:
     yaml = import_yaml()
 
     class Loader(yaml.SafeLoader):  # type: ignore[name-defined,misc]
-        """Its booleans are true and false only."""
-
         yaml_implicit_resolvers = {  # noqa: RUF012
-            first: [
-                (tag, pattern)
-                for tag, pattern in resolvers
-                if tag != "tag:yaml.org,2002:bool" or first in "tTfF"
-            ]
-            for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+            first: [(t, p) for t, p in known if t != "tag:yaml.org,2002:bool" or first in "tTfF"]
+            for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
         }
 
     return yaml.load(text, Loader=Loader)
@@ -102,7 +84,6 @@ def import_yaml() -> Any:
     try:
         import yaml
     except ImportError as error:
-        raise MissingDependencyError(
-            "reading YAML needs PyYAML", hint='pip install "trt-afdet[runtime]"'
-        ) from error
+        hint = 'pip install "trt-afdet[runtime]"'
+        raise MissingDependencyError("reading YAML needs PyYAML", hint=hint) from error
     return yaml

@@ -10,7 +10,6 @@ library does not return in time, the process ends without running through Python
 from __future__ import annotations
 
 import atexit
-import contextlib
 import ctypes
 import itertools
 import logging
@@ -20,51 +19,39 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 log = logging.getLogger("trt_afdet.stream")
 
-#: Seconds that the command line waits for libraries at its end, and that any other program does.
-COMMAND_WAITS = 1.5
-PROGRAM_WAITS = 5.0
+COMMAND_WAITS = 1.5  #: Seconds that the command line waits for libraries at its end.
+PROGRAM_WAITS = 5.0  #: The same of any other program.
 
 _here = threading.local()
 _lock = threading.Lock()
-_at_work: set[_AtWork] = set()
+#: Work that must end before Python does: the event of its end, its name, and how to stop it.
+_at_work: dict[threading.Event, tuple[str, Callable[[], object]]] = {}
 
 
-class _AtWork:
-    """Work that must end before Python does."""
+def _begun(name: str, stop: Callable[[], object]) -> threading.Event:
+    done = threading.Event()
+    with _lock:
+        _at_work[done] = name, stop
+    return done
 
-    def __init__(self, name: str, stop: Callable[[], object]) -> None:
-        self.name = name
-        self.done = threading.Event()
-        self._stop: Callable[[], object] | None = stop
 
-    def stop(self) -> None:
-        if (stop := self._stop) is not None:
-            stop()
-
-    def enter(self) -> None:
-        with _lock:
-            _at_work.add(self)
-
-    def exit(self) -> None:
-        """It has ended: it holds nothing any more."""
-        self.done.set()
-        self._stop = None
-        with _lock:
-            _at_work.discard(self)
+def _ended(done: threading.Event) -> None:
+    with _lock:
+        _at_work.pop(done, None)
+    done.set()
 
 
 class Worker(threading.Thread):
     """A daemon thread that can be interrupted while PyAV waits, and is waited for at the end.
 
     Args:
-        target: What it runs, or None for a subclass that overrides ``run``.
+        target, args: What it runs; None for a subclass that overrides ``work``.
         name: For people; without credentials.
-        args: Of the target.
         on_exit: Called at the end of the program, from the main thread, besides :meth:`interrupt`;
             must return at once.
 
@@ -83,14 +70,13 @@ class Worker(threading.Thread):
         super().__init__(target=target, name=name, args=args, daemon=True)
         self.interrupted = threading.Event()
         self._on_exit = on_exit
-        self._entry = _AtWork(name, self._end)
 
     def start(self) -> None:
-        self._entry.enter()
+        self._done = _begun(self.name, self._end)
         try:
             super().start()
         except BaseException:
-            self._entry.exit()
+            _ended(self._done)
             raise
 
     def interrupt(self) -> None:
@@ -107,7 +93,7 @@ class Worker(threading.Thread):
         try:
             self.work()
         finally:
-            self._entry.exit()
+            _ended(self._done)
             self._on_exit = None  # A connection must not wait for the garbage collector.
 
     def work(self) -> None:
@@ -130,39 +116,34 @@ def at_work(name: str, stop: Callable[[], object]) -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         yield
         return
-    entry = _AtWork(name, stop)
-    entry.enter()
+    done = _begun(name, stop)
     try:
         yield
     finally:
-        entry.exit()
+        _ended(done)
 
 
 def leave(within: float) -> list[str]:
-    """Ends all work and waits for it.
+    """Ends all work and waits for it, at most ``within`` seconds.
 
-    Args:
-        within: Most seconds to wait.
-
-    Returns:
-        Names of threads that are still inside a library.
+    Returns the names of threads that are still inside a library.
     """
     deadline = time.monotonic() + within
-    told: set[_AtWork] = set()
+    told: set[threading.Event] = set()
     while True:
         with _lock:
-            left = list(_at_work)
-        for entry in left:
-            if entry not in told:
-                told.add(entry)
+            left = dict(_at_work)
+        for done, (name, stop) in left.items():
+            if done not in told:
+                told.add(done)
                 try:
-                    entry.stop()
+                    stop()
                 except Exception:
-                    log.debug("%s: cannot be told to end", entry.name, exc_info=True)
+                    log.debug("%s: cannot be told to end", name, exc_info=True)
         if not left or time.monotonic() >= deadline:
-            return sorted(entry.name for entry in left)
+            return sorted(name for name, _ in left.values())
         # In steps: what ends may have started something else meanwhile.
-        left[0].done.wait(min(0.1, max(0.0, deadline - time.monotonic())))
+        next(iter(left)).wait(min(0.1, max(0.0, deadline - time.monotonic())))
 
 
 def end_process(status: int) -> int:
@@ -177,7 +158,7 @@ def end_process(status: int) -> int:
     atexit.unregister(_at_exit)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
+        with suppress(OSError, ValueError):
             stream.flush()
     os._exit(status)
 
@@ -186,7 +167,7 @@ def _at_exit() -> None:
     if leave(PROGRAM_WAITS):
         # The status of the program is not known here. glibc knows it: its "on_exit" ends the
         # process before the exit handlers of libraries run.
-        with contextlib.suppress(OSError, AttributeError):
+        with suppress(OSError, AttributeError):
             libc = ctypes.CDLL(None)
             libc.on_exit(libc._exit, None)
 
@@ -195,10 +176,7 @@ atexit.register(_at_exit)
 
 
 class _Clock:
-    """Stands for the module ``time`` in PyAV, whose interrupt callback compares it with a deadline.
-
-    In an interrupted worker every deadline has passed.
-    """
+    """Stands for ``time`` in PyAV: in an interrupted worker every deadline has passed."""
 
     _far = itertools.count(1e12, 1e9)
 
@@ -221,9 +199,5 @@ def make_interruptible(av: Any) -> None:
 
 
 def resolve(host: str) -> None:
-    """Looks a host's name up, which no library can be interrupted in.
-
-    Raises:
-        OSError: If there is no such host.
-    """
+    """Looks a host's name up, which no library can be interrupted in; OSError if there is none."""
     socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
