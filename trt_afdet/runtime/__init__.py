@@ -1,3 +1,1 @@
 """Running a detector: preprocess, backend, postprocess."""
-
-from __future__ import annotations

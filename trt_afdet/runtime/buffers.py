@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trt_afdet.geometry import Letterbox
 from trt_afdet.native import FrameDescriptor
 from trt_afdet.runtime.device import Bytes, Resources, aligned
 
@@ -81,13 +80,3 @@ class Slot:
         """Frees the frames' room."""
         self.staging = np.empty(0, np.uint8)
         self._room.close()
-
-
-def describe(descriptor: FrameDescriptor, address: int, box: Letterbox) -> None:
-    """Fills in the descriptor of a BGR frame."""
-    descriptor.planes[0], descriptor.planes[1] = address, None
-    descriptor.pitches[0], descriptor.pitches[1] = box.frame_width * 3, 0
-    descriptor.height, descriptor.width = box.frame_height, box.frame_width
-    descriptor.format = descriptor.color = 0
-    descriptor.top, descriptor.left = box.top, box.left
-    descriptor.box_height, descriptor.box_width = box.height, box.width

@@ -25,14 +25,8 @@ _REPLAYS = 20
 class Program:
     """The stages of one network with one set of thresholds and classes.
 
-    Args:
-        resources: Allocates and later frees its memory.
-        network: What to run.
-        kernels: Without them the input arrives letterboxed and the heads leave unchanged.
-        has_nms: Whether the network ends in NMS.
-        spec: Thresholds and limits of the decode kernel.
-        wanted: Ids of the classes to look for; all if None.
-        graphs: Whether to capture graphs.
+    Without kernels the input arrives letterboxed and the heads leave unchanged. ``wanted`` are ids
+    of the classes to look for, None for all.
 
     Attributes:
         stream: Where everything is queued.
@@ -85,8 +79,8 @@ class Program:
                     self._picked.append((info, tensors[info.name]))
         self._decode_spec = spec
         self._heads = [tensors[name] for name in spec.output_names]
-        self._workspace_bytes = self._kernels.detect_workspace(spec, self._head_dtype, most)
-        self._workspace = resources.memory(self._workspace_bytes)
+        size = self._kernels.detect_workspace(spec, self._head_dtype, most)
+        self._workspace = (resources.memory(size), size)
         count = spec.max_detections
         shapes: tuple[tuple[int, ...], ...] = ((1,), (count, 4), (count,), (count,))
         dtypes = ("int32", "float32", "float32", "int32")
@@ -160,16 +154,8 @@ class Program:
                 target = (memory + place * plane, len(wanted) * plane)
                 source = (self.tensors[info.name] + class_id * plane, info.shape[0] * plane)
                 self._device.copy_rows(target, source, plane, batch, self.stream)
-        self._kernels.detect(
-            self._heads,
-            self._decode_spec,
-            self._head_dtype,
-            batch,
-            targets,
-            self._workspace,
-            self._workspace_bytes,
-            self.stream,
-        )
+        what = (self._heads, self._decode_spec, self._head_dtype, batch, targets)
+        self._kernels.detect(*what, *self._workspace, self.stream)
 
     def run_network(self, images: Bytes, outputs: Bytes, block: Block) -> None:
         """Runs the network alone, on pinned host memory, and waits for it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterable, Sequence, Sized
 from itertools import islice
@@ -255,17 +256,12 @@ def check_built_in(built: ModelSpec, wanted: ModelSpec) -> None:
     Raises:
         InvalidValueError: If they cannot: a lower score threshold, another IoU, more detections.
     """
-    if wanted.score_threshold < built.score_threshold:
-        asked: float = wanted.score_threshold
-        fixed = f"score threshold {built.score_threshold} cannot be lowered"
-    elif wanted.nms_iou != built.nms_iou:
-        asked = wanted.nms_iou
-        fixed = f"NMS IoU {built.nms_iou} cannot be changed"
-    elif wanted.max_detections > built.max_detections:
-        asked = wanted.max_detections
-        fixed = f"maximum of detections {built.max_detections} cannot be raised"
-    else:
-        return
-    raise InvalidValueError(
-        f"the model ends in NMS: its {fixed}", got=asked, hint="the model without NMS takes any"
-    )
+    for name, what, fits in (
+        ("score_threshold", "score threshold {} cannot be lowered", operator.ge),
+        ("nms_iou", "NMS IoU {} cannot be changed", operator.eq),
+        ("max_detections", "maximum of detections {} cannot be raised", operator.le),
+    ):
+        asked, fixed = getattr(wanted, name), getattr(built, name)
+        if not fits(asked, fixed):
+            said = f"the model ends in NMS: its {what.format(fixed)}"
+            raise InvalidValueError(said, got=asked, hint="the model without NMS takes any")

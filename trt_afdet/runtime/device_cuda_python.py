@@ -16,13 +16,7 @@ from trt_afdet.runtime.device import Bytes, Rows, cuda_error
 
 
 class CudaPythonDevice:
-    """See :class:`trt_afdet.runtime.device.Device`.
-
-    Raises:
-        MissingDependencyError: If cuda-python is not installed or finds no driver.
-        InvalidValueError: If there is no GPU of that index.
-        NativeError: If the driver refuses.
-    """
+    """See :class:`trt_afdet.runtime.device.Device`; raises what ``open_device`` raises."""
 
     has_graphs = True
     dlpack_type = 2

@@ -7,7 +7,6 @@ loaded already.
 from __future__ import annotations
 
 import ctypes
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from ctypes import POINTER, byref, c_int, c_ulonglong, c_void_p
@@ -18,6 +17,7 @@ import numpy as np
 from trt_afdet.errors import InvalidValueError, MissingDependencyError
 from trt_afdet.native import NativeError
 from trt_afdet.runtime.device import Bytes, Rows, cuda_error
+from trt_afdet.trt.gpu import open_driver
 
 #: CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may go on allocating meanwhile.
 _THREAD_LOCAL = 1
@@ -34,13 +34,7 @@ _CODES = {
 
 
 class PycudaDevice:
-    """See :class:`trt_afdet.runtime.device.Device`.
-
-    Raises:
-        MissingDependencyError: If pycuda is not installed or finds no driver.
-        InvalidValueError: If there is no GPU of that index.
-        NativeError: If the driver refuses.
-    """
+    """See :class:`trt_afdet.runtime.device.Device`; raises what ``open_device`` raises."""
 
     dlpack_type = 2
 
@@ -209,7 +203,7 @@ class PycudaDevice:
 
 def _graph_functions() -> ctypes.CDLL | None:
     """The driver's graph functions, typed; None where it is too old (before CUDA 11.4)."""
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+    library = open_driver()
     signatures: dict[str, tuple[Any, ...]] = {
         "cuStreamBeginCapture_v2": (c_void_p, c_int),
         "cuStreamEndCapture": (c_void_p, POINTER(c_void_p)),
@@ -218,10 +212,8 @@ def _graph_functions() -> ctypes.CDLL | None:
         "cuGraphDestroy": (c_void_p,),
         "cuGraphExecDestroy": (c_void_p,),
     }
-    try:
-        library = ctypes.CDLL(name)
-        for function, arguments in signatures.items():
-            getattr(library, function).argtypes = arguments
-    except (OSError, AttributeError):
-        return None
+    for function, arguments in signatures.items():
+        if not hasattr(library, function):
+            return None
+        getattr(library, function).argtypes = arguments
     return library

@@ -73,7 +73,11 @@ class TensorRTNetwork:
         if names != [INPUT_NAME]:
             what = f"{file}: the input must be {INPUT_NAME!r}"
             raise InvalidValueError(what, got=", ".join(names))
-        self.batches = self._batches()
+        fixed = self._engine.get_tensor_shape(INPUT_NAME)[0]
+        self.batches: tuple[int, int, int] = (fixed, fixed, fixed)
+        if fixed < 0:
+            least, best, most = self._engine.get_tensor_profile_shape(INPUT_NAME, 0)
+            self.batches = (least[0], best[0], most[0])
         # The strategy came with the rule that contexts may share a profile.
         self.keeps_batches = hasattr(trt, "ExecutionContextAllocationStrategy")
         self._contexts: dict[int, Any] = {}
@@ -85,13 +89,6 @@ class TensorRTNetwork:
             raise InvalidValueError(f"{self._file}: tensor {name!r} has an unusable type", got=kind)
         shape = tuple(self._engine.get_tensor_shape(name))
         return TensorInfo(name, _DTYPES[kind], shape[1:])
-
-    def _batches(self) -> tuple[int, int, int]:
-        fixed = self._engine.get_tensor_shape(INPUT_NAME)[0]
-        if fixed >= 0:
-            return fixed, fixed, fixed
-        least, best, most = self._engine.get_tensor_profile_shape(INPUT_NAME, 0)
-        return least[0], best[0], most[0]
 
     def prepare(self, batch: int, addresses: Mapping[str, int]) -> None:
         """Sets a batch size and where every tensor lies, before ``enqueue`` of it; raises RunError

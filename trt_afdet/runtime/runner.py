@@ -27,15 +27,13 @@ from trt_afdet.interface import DETECTION_NAMES, check_network
 from trt_afdet.native import CudaLibrary, FrameDescriptor
 from trt_afdet.postprocess import from_outputs, postprocess
 from trt_afdet.preprocess import check_frame, preprocess
-from trt_afdet.runtime.backend import check_images
-from trt_afdet.runtime.buffers import Block, Slot, describe
+from trt_afdet.runtime.backend import Frame, check_images
+from trt_afdet.runtime.buffers import Block, Slot
 from trt_afdet.runtime.cuda_graph import Program
 from trt_afdet.runtime.device import Bytes, Device, Resources, aligned
 from trt_afdet.runtime.device_array import DeviceArray, OverwrittenError
 from trt_afdet.runtime.engine_network import TensorRTNetwork
 from trt_afdet.spec import ModelSpec
-
-Frame = npt.NDArray[np.uint8]
 
 #: A frame is staged and uploaded in pieces of about this many bytes, so that the two overlap.
 _PIECE = 1 << 20
@@ -327,7 +325,10 @@ class Runner:
         for index, (frame, offset) in enumerate(zip(frames, offsets, strict=True)):
             height, width = frame.shape[:2]
             box = Letterbox.fit(height, width, self.spec.height, self.spec.width)
-            describe(descriptors[index], slot.frames + offset, box)
+            placement = (box.top, box.left, box.height, box.width)
+            descriptors[index] = FrameDescriptor(
+                (slot.frames + offset, None), (width * 3, 0), height, width, 0, 0, *placement
+            )
             boxes.append(box)
             self._send_frame(slot, offset, frame)
         for index in range(len(frames), batch):
@@ -440,10 +441,9 @@ class Runner:
         parts = []
         for start in range(0, len(images), most):
             part = images[start : start + most].astype(source.dtype)
-            count = len(part)
-            filling = np.repeat(part[-1:], max(0, least - count), axis=0)
+            filling = np.repeat(part[-1:], max(0, least - len(part)), axis=0)
             outputs = self._infer(np.concatenate([part, filling]))
-            parts.append([outputs[name][:count] for name in names])
+            parts.append([outputs[name][: len(part)] for name in names])
         return [np.concatenate(output) for output in zip(*parts, strict=True)]
 
     def _infer(self, images: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:

@@ -33,7 +33,7 @@ class Gpu:
 
     def free(self) -> int:
         """Memory in bytes that is free now; 0 if the driver does not say."""
-        driver = _driver()
+        driver = open_driver()
         left = 0 if driver is None else _free(driver)
         # The driver takes the host's file cache for used, though it gives way.
         return max(left, _available()) if self.shared else left
@@ -41,7 +41,7 @@ class Gpu:
 
 def find_gpu() -> Gpu | None:
     """The first GPU; None without a driver or without one."""
-    driver = _driver()
+    driver = open_driver()
     if driver is None:
         return None
     device = ctypes.c_int(0)
@@ -64,7 +64,8 @@ def find_gpu() -> Gpu | None:
     )
 
 
-def _driver() -> ctypes.CDLL | None:
+def open_driver() -> ctypes.CDLL | None:
+    """The driver, started; None without it or without a GPU."""
     name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
         driver = ctypes.CDLL(name)

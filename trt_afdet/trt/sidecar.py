@@ -41,12 +41,11 @@ Rule = tuple[Callable[[Any], bool], str]
 
 
 def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
+    return type(value) is int and 0 <= value < 2**62
 
 
 def _seconds(value: Any) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value >= 0
+    return type(value) in (int, float) and math.isfinite(value) and value >= 0
 
 
 def _text(value: Any) -> bool:
@@ -228,11 +227,7 @@ class EngineSidecar:
             InvalidValueError: If it is of a newer layout, or a value is not what it must be.
         """
         raw = _parse(text, file)
-        version = raw.get("schema_version")
-        if not isinstance(version, int) or isinstance(version, bool):
-            raise CorruptFileError(
-                f"{file} is not an engine's sidecar: it lacks schema_version", hint=_REBUILD
-            )
+        version = raw["schema_version"]
         if version > SCHEMA_VERSION:
             raise InvalidValueError(
                 f"{file} has schema version {version}, this trt-afdet reads up to {SCHEMA_VERSION}",
@@ -307,8 +302,9 @@ def _parse(text: str | bytes, file: object) -> dict[str, Any]:
         raise CorruptFileError(
             f"{file} is not JSON, or it is cut off", got=line, hint=_REBUILD
         ) from error
-    if not isinstance(raw, dict):
-        raise CorruptFileError(f"{file} is not an engine's sidecar", hint=_REBUILD)
+    if not isinstance(raw, dict) or type(raw.get("schema_version")) is not int:
+        lack = ": it lacks schema_version" if isinstance(raw, dict) else ""
+        raise CorruptFileError(f"{file} is not an engine's sidecar{lack}", hint=_REBUILD)
     return raw
 
 

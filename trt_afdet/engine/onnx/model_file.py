@@ -63,14 +63,9 @@ def load_canonical(path: str | Path) -> tuple[onnx.ModelProto, ModelSpec]:
 
 
 def save_model(model: onnx.ModelProto, path: Path) -> None:
-    """Writes a model atomically.
-
-    Raises:
-        WriteError: If it cannot be written.
-    """
-    data = model.SerializeToString()
+    """Writes a model atomically; raises WriteError if it cannot be written."""
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+        temporary.write_bytes(model.SerializeToString())
 
 
 def _parse(path: Path) -> onnx.ModelProto:

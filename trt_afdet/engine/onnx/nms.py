@@ -38,12 +38,12 @@ def add_nms(
     """A copy of a canonical model that ends in decode + NMS, as its spec says.
 
     Args:
-        model: Canonical; input and heads FP32 or FP16. Not changed.
+        model: Canonical; input and heads FP32 or FP16.
         form: ``"plugin"`` for the TensorRT plugin, ``"onnx"`` for standard operators, ``"none"``
             to keep the heads.
-        loop: In the ``"onnx"`` form, suppress by a loop of elementary operators, not by
-            NonMaxSuppression, which TensorRT-RTX does not have. The result is the same; in ONNX
-            Runtime it takes longer. TensorRT takes up to 3840 candidates per level and detections.
+        loop: In the ``"onnx"`` form, suppress by a loop of elementary operators instead of
+            NonMaxSuppression, which TensorRT-RTX does not have: the same result, slower in ONNX
+            Runtime. TensorRT takes up to 3840 candidates per level and detections.
         file: What messages call the model.
 
     Returns:
@@ -53,8 +53,7 @@ def add_nms(
         unused rows are zero, their class is -1.
 
     Raises:
-        InvalidValueError: If the form is unknown, or the model is not canonical: not ours, with NMS
-            already, or contradicting its own spec.
+        InvalidValueError: If the form is unknown; and as :func:`check_canonical`.
         MissingDependencyError: If onnx is not installed.
     """
     if form not in NMS_FORMS:
