@@ -16,7 +16,7 @@ from tests.trt_afdet.stream.sinks.sink_makers import result, status
 from trt_afdet.errors import CorruptFileError, MissingFileError
 from trt_afdet.media import VideoWriter
 from trt_afdet.records import read_records
-from trt_afdet.stream.analysis.zone_events import ObjectEntered
+from trt_afdet.stream.analysis.zones import ObjectEntered
 from trt_afdet.stream.sinks.text_files import CsvSink, JsonLinesSink
 
 KINDS = {"jsonl": JsonLinesSink, "csv": CsvSink}

@@ -19,7 +19,7 @@ from trt_afdet.cli import main
 from trt_afdet.errors import CorruptFileError
 from trt_afdet.media import VideoWriter, open_inputs, write_picture
 from trt_afdet.records import SCHEMA, read_records, upgraded
-from trt_afdet.stream.analysis import zone_events
+from trt_afdet.stream.analysis import zones
 from trt_afdet.stream.monitoring.status import State
 from trt_afdet.stream.sinks.recorder import Recorder
 from trt_afdet.stream.sinks.text_files import COLUMNS, CsvSink, JsonLinesSink
@@ -27,11 +27,11 @@ from trt_afdet.stream.sinks.text_files import COLUMNS, CsvSink, JsonLinesSink
 PAGE = ROOT / "docs" / "records.md"
 WHO = ("cam", 1769903999.25, "door")
 EVENTS = (
-    zone_events.ObjectEntered(*WHO, 7, "person"),
-    zone_events.ObjectLeft(*WHO, 7, "person", 2.5, "lost"),
-    zone_events.ObjectDwelled(*WHO, 7, "person", 10.0),
-    zone_events.LineCrossed(*WHO, 7, "person", "in", 1, 0),
-    zone_events.ZoneCount(*WHO, 1, {"person": 1}, 4),
+    zones.ObjectEntered(*WHO, 7, "person"),
+    zones.ObjectLeft(*WHO, 7, "person", 2.5, "lost"),
+    zones.ObjectDwelled(*WHO, 7, "person", 10.0),
+    zones.LineCrossed(*WHO, 7, "person", "in", 1, 0),
+    zones.ZoneCount(*WHO, 1, {"person": 1}, 4),
     "an event of somebody's own",
 )
 

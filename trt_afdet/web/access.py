@@ -17,25 +17,18 @@ from http.cookies import CookieError, SimpleCookie
 
 from trt_afdet.errors import InvalidValueError
 
-#: Seconds that a browser stays signed in.
-SESSION = 30 * 86400
+SESSION = 30 * 86400  # Seconds that a browser stays signed in.
 SHORTEST_TOKEN = 12
-#: Wrong tokens that an address may send within WINDOW seconds.
-ATTEMPTS = 10
+ATTEMPTS = 10  # Wrong tokens that an address may send within WINDOW seconds.
 WINDOW = 60.0
 
 
 def new_token() -> str:
-    """A token of 192 random bits."""
     return secrets.token_urlsafe(24)
 
 
 class Access:
-    """See the module; without a token everybody is let in.
-
-    Raises:
-        InvalidValueError: If the token is too short, or cannot be written into a header.
-    """
+    """See the module; without a token everybody is let in. A bad token: InvalidValueError."""
 
     def __init__(self, token: str | None, clock: Callable[[], float] = time.time) -> None:
         if token is not None and not re.fullmatch(rf"[ -~]{{{SHORTEST_TOKEN},}}", token):
@@ -65,10 +58,9 @@ class Access:
             self._wrong.popitem(last=False)
 
     def new_cookie(self, path: str = "/", *, secure: bool = False) -> str:
-        """The value of ``Set-Cookie`` for a browser that has sent the token.
+        """``Set-Cookie`` for a browser that has sent the token; ``path`` as it sees the page.
 
         It is signed with the token, so it outlives a restart and ends with a change of token.
-        ``path`` is the page's, as the browser sees it; ``secure``: it is sent over HTTPS only.
         """
         expires = f"{int(self._clock()) + SESSION:x}"
         value = f"{expires}.{self._sign(expires)}"

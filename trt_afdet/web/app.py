@@ -16,7 +16,7 @@ from trt_afdet.stream.monitoring.prometheus import Exposition
 from trt_afdet.web.access import Access
 from trt_afdet.web.broadcaster import Broadcaster
 from trt_afdet.web.guard import new_cookie
-from trt_afdet.web.jpeg import encode_jpeg, fitting_width
+from trt_afdet.web.results import fitting_width, reduced_jpeg
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -104,7 +104,7 @@ def make_app(
         latest = results.latest(results.names.find(camera) or camera)
         if latest is None:
             raise HTTPException(404, "no camera of that name has given a picture")
-        jpeg = await in_thread(encode_jpeg, latest, fitting_width(width), broadcaster.quality)
+        jpeg = await in_thread(reduced_jpeg, latest, fitting_width(width), broadcaster.quality)
         return Response(jpeg, media_type="image/jpeg")
 
     @get("/api/zones")

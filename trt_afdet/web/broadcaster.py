@@ -14,10 +14,10 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trt_afdet.web.jpeg import EncodedFrame, encode_frame, fitting_width
-from trt_afdet.web.results import ResultStore
+from trt_afdet.web.results import EncodedFrame, ResultStore, encode_frame, fitting_width
 from trt_afdet.web.zones_store import ZonesStore
 
 if TYPE_CHECKING:
@@ -28,36 +28,28 @@ log = logging.getLogger("trt_afdet.web")
 #: Errors of a malformed message.
 MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
-#: Pictures of a camera sent to a browser that it has not confirmed as shown.
-MAX_UNCONFIRMED = 2
-#: Seconds after which a browser that receives nothing is disconnected.
-SEND_TIMEOUT = 10.0
-#: Cameras that one browser may watch.
-MAX_WATCHED = 64
+MAX_UNCONFIRMED = 2  # Pictures of a camera sent to a browser that it has not confirmed as shown.
+SEND_TIMEOUT = 10.0  # Seconds after which a browser that receives nothing is disconnected.
+MAX_WATCHED = 64  # Cameras that one browser may watch.
 #: WebSocket close codes: try again later; protocol violation.
 TRY_AGAIN, VIOLATION = 1013, 1008
 
 
+@dataclass(eq=False)
 class Broadcaster:
-    """See the module; ``state`` makes the figures, a JSON-able dict."""
+    """See the module."""
 
-    def __init__(
-        self,
-        results: ResultStore,
-        zones: ZonesStore,
-        state: Callable[[], dict[str, Any]],
-        *,
-        most_viewers: int,
-        most_fps: float,
-        quality: int,
-    ) -> None:
-        self.results, self.zones, self.state = results, zones, state
-        self.interval, self.quality = 1 / most_fps, quality
-        #: Pictures encoded, and browsers served, so far.
-        self.encoded = self.served = 0
+    results: ResultStore
+    zones: ZonesStore
+    state: Callable[[], dict[str, Any]]  # Makes the figures, JSON-able.
+    most_viewers: int
+    interval: float  # Seconds between pictures of a camera, at least.
+    quality: int
+
+    def __post_init__(self) -> None:
+        self.encoded = self.served = 0  # Pictures encoded, and browsers served, so far.
         self.viewers: set[ViewerConnection] = set()
         self.workers: ThreadPoolExecutor | None = None
-        self._most_viewers = most_viewers
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waking = False
         self._frames: dict[tuple[str, int], EncodedFrame] = {}
@@ -131,9 +123,8 @@ class Broadcaster:
             self._frames[key] = done.result()
 
     async def serve(self, socket: WebSocket) -> None:
-        """Serves a browser until it disconnects."""
         await socket.accept()
-        if len(self.viewers) >= self._most_viewers:
+        if len(self.viewers) >= self.most_viewers:
             await socket.close(TRY_AGAIN, "too many viewers")
             return
         viewer = ViewerConnection(self, socket)

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trt_afdet.web")
 
-#: Bytes; the zones of a camera fit in many times.
-LONGEST_BODY = 1 << 18
+LONGEST_BODY = 1 << 18  # Bytes; the zones of a camera fit in many times.
 
 HEADERS = {
     "content-security-policy": (
@@ -158,7 +157,6 @@ class Guard:
 
 
 def new_cookie(access: Access, request: BrowserRequest) -> str:
-    """``Set-Cookie`` for a browser that has sent the token."""
     return access.new_cookie(f"{request.prefix}/", secure=request.scheme == "https")
 
 
@@ -181,10 +179,7 @@ async def _refuse(
 
 
 def _strip_prefix(scope: Scope, request: BrowserRequest) -> str | None:
-    """Removes a prefix that the proxy has left in the path.
-
-    Returns the prefix with a slash where a request lacks that: relative addresses need it.
-    """
+    """Removes a prefix left by the proxy; returns where to redirect a request without its slash."""
     path, prefix = scope["path"], request.prefix
     inside = f"{prefix}/"
     # A page below /api, of which the proxy has stripped that, still has its own /api.

@@ -22,8 +22,7 @@ from trt_afdet.errors import InvalidValueError
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
-#: Most proxies that a request may have passed.
-MAX_HOPS = 32
+MAX_HOPS = 32  # Most proxies that a request may have passed.
 
 _HOST = re.compile(r"(?P<name>[\w.-]+|\[[0-9a-fA-F:.]+\])(?::(?P<port>\d{1,5}))?")
 _PREFIX = re.compile(r"(?:/[\w.~%!$&'()*+,;=:@-]+)*/?")
@@ -65,10 +64,7 @@ class BrowserRequest(NamedTuple):
 
 
 def parse_host(text: str) -> tuple[str | None, int | None]:
-    """The name and port in a ``Host`` header: name in lower case, IPv6 in brackets and short.
-
-    The name is None if it is malformed.
-    """
+    """Name and port of a ``Host`` header: lower case, IPv6 in brackets; no name if malformed."""
     match = _HOST.fullmatch(text.strip())
     if match is None or int(match["port"] or 0) > 65535:
         return None, None
@@ -108,9 +104,6 @@ class Forwarding:
     """Reads the headers of trusted proxies, given as addresses and networks.
 
     ``prefix`` is the path in front of the page's paths if no proxy sends one.
-
-    Raises:
-        InvalidValueError: If one of them is malformed.
     """
 
     def __init__(self, proxies: Sequence[str] = (), prefix: str = "") -> None:
@@ -118,11 +111,7 @@ class Forwarding:
         self._prefix = check_prefix(prefix)
 
     def read(self, peer: str, headers: Sequence[tuple[bytes, bytes]]) -> BrowserRequest:
-        """The request from the address ``peer`` as the browser sees it.
-
-        Raises:
-            ForwardedError: If a trusted proxy's headers cannot be understood.
-        """
+        """The request from ``peer`` as the browser sees it; ForwardedError if that is not clear."""
         values: dict[str, list[str]] = {}
         for name, value in headers:
             values.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1"))

@@ -6,6 +6,8 @@ the same however many browsers watch.
 
 from __future__ import annotations
 
+import json
+import struct
 import threading
 import time
 from collections import Counter, deque
@@ -14,23 +16,26 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, NamedTuple
 
+import cv2
+import numpy as np
+
 from trt_afdet.draw import class_color
 from trt_afdet.stream.frame import StreamResult
 from trt_afdet.stream.monitoring.public_names import PublicNames
 from trt_afdet.stream.monitoring.status import StatusEvent
+from trt_afdet.stream.sinks.mjpeg import encode_jpeg
+from trt_afdet.support.files import TEXT_ERRORS
 from trt_afdet.support.redact import redact
 
-#: Seconds per point of the charts, and points kept: five minutes.
-BUCKET = 2.0
+BUCKET = 2.0  # Seconds per point of the charts, and points kept: five minutes.
 POINTS = 150
-#: Events kept.
-EVENTS = 300
-#: Classes per point of a chart; the most frequent ones.
-CLASSES = 12
-#: Most zones and lines of a camera with figures.
-TALLIES = 256
-#: Most classes with a distinct colour.
-COLORS = 1000
+EVENTS = 300  # Events kept.
+CLASSES = 12  # Classes per point of a chart; the most frequent ones.
+TALLIES = 256  # Most zones and lines of a camera with figures.
+COLORS = 1000  # Most classes with a distinct colour.
+#: Widths in pixels that pictures are sent in: few, so that browsers share encoded pictures.
+WIDTHS = (160, 320, 480, 640, 960, 1280, 1920)
+MOST_BOXES = 300  # Most boxes sent with a picture, the best ones.
 
 
 class LatestResult(NamedTuple):
@@ -42,9 +47,16 @@ class LatestResult(NamedTuple):
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the frame."""
         tall, wide = self.result.frame.image.shape[:2]
         return wide, tall
+
+
+class EncodedFrame(NamedTuple):
+    """A frame for browsers."""
+
+    serial: int  # Of the result, see LatestResult.
+    made: float  # When it was encoded, seconds of the caller's clock.
+    data: bytes  # 4 bytes big-endian length of the header, the header (JSON), the JPEG.
 
 
 @dataclass
@@ -103,7 +115,6 @@ class ResultStore:
         self._tell()
 
     def latest(self, camera: str) -> LatestResult | None:
-        """The newest result of a camera, by its public name."""
         return self._latest.get(camera)
 
     def sizes(self) -> dict[str, tuple[int, int]]:
@@ -180,3 +191,41 @@ class ResultStore:
 
 def _newer(entries: deque[dict[str, Any]], serial: int) -> list[dict[str, Any]]:
     return list(takewhile(lambda entry: entry["id"] > serial, reversed(entries)))[::-1]
+
+
+def fitting_width(wanted: int) -> int:
+    """The smallest of :data:`WIDTHS` that is at least ``wanted`` pixels, or the largest."""
+    return next((width for width in WIDTHS if width >= wanted), WIDTHS[-1])
+
+
+def reduced_jpeg(latest: LatestResult, width: int, quality: int) -> bytes:
+    """The frame as a JPEG, reduced (never enlarged) to the width in pixels."""
+    image = latest.result.frame.image
+    wide, tall = latest.size
+    if wide > width:
+        # INTER_AREA takes three times as long, and shows only below a half of the size.
+        how = cv2.INTER_LINEAR if wide < 2 * width else cv2.INTER_AREA
+        size = (width, max(1, round(tall * width / wide)))
+        image = cv2.resize(image, size, interpolation=how)  # type: ignore[assignment]
+    return encode_jpeg(image, quality)
+
+
+def encode_frame(latest: LatestResult, width: int, quality: int, now: float) -> EncodedFrame:
+    frame, found = latest.result.frame, latest.result.detections[:MOST_BOXES]
+    boxes = np.clip(found.xyxy / np.array(latest.size * 2, np.float32), -1, 2).round(4).tolist()
+    rows = zip(boxes, found.names, found.confidence.tolist(), found.tracks, strict=True)
+    header = {
+        "camera": latest.camera,
+        "sequence": frame.sequence,
+        "time": round(frame.wall_time, 3),
+        "size": latest.size,
+        "boxes": [
+            {"box": box, "name": name, "confidence": round(confidence, 3)}
+            | ({} if track is None else {"track": track})
+            for box, name, confidence, track in rows
+        ],
+    }
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":"))
+    head = text.encode("utf-8", TEXT_ERRORS)
+    data = b"".join((struct.pack(">I", len(head)), head, reduced_jpeg(latest, width, quality)))
+    return EncodedFrame(latest.serial, now, data)

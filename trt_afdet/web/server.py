@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from trt_afdet.errors import InvalidValueError, RunError
@@ -20,6 +22,7 @@ from trt_afdet.stream.monitoring.metrics import Metrics
 from trt_afdet.stream.monitoring.prometheus import Exposition
 from trt_afdet.stream.monitoring.snapshot import PipelineSnapshot, QueueCount
 from trt_afdet.stream.monitoring.status import StatusEvent
+from trt_afdet.stream.pipeline import Pipeline
 from trt_afdet.support.listening import LOCAL_NAMES, bind, is_loopback, outward_host, parse_address
 from trt_afdet.support.packages import missing
 from trt_afdet.support.redact import redact
@@ -34,18 +37,12 @@ from trt_afdet.web.results import ResultStore
 from trt_afdet.web.zones_store import ZonesStore
 
 if TYPE_CHECKING:
-    import socket
-
     import uvicorn
-
-    from trt_afdet.stream.pipeline import Pipeline
 
 log = logging.getLogger("trt_afdet.web")
 
-#: Seconds within which a request must be complete, head and body.
-REQUEST_TIMEOUT = 15.0
-#: Connections that may be open; more are closed as they come.
-MAX_CONNECTIONS = 192
+REQUEST_TIMEOUT = 15.0  # Seconds within which a request must be complete, head and body.
+MAX_CONNECTIONS = 192  # Connections that may be open; more are closed as they come.
 
 
 def _print(line: str) -> None:
@@ -65,13 +62,6 @@ class WebServer:
         zones: Where zones drawn on the page go; by default into memory only.
         hosts: Further names the page may be asked for when bound to this machine only, such as that
             of a proxy in front of it.
-        trusted_proxies: Addresses and networks of proxies whose headers count; see ``proxy.py``.
-        root_path: Path in front of the page's paths, such as ``/cameras``, if no proxy sends it.
-        announce: Told once, at the start, where the page is, token included; prints by default.
-        stall: Seconds without a processed frame after which the health is 503.
-        most_viewers: Browsers that may watch at once.
-        most_fps: Pictures per second and camera sent to a browser.
-        quality: Of the JPEGs, 1 to 100.
 
     Raises:
         InvalidValueError: If the address, the token or a number is not acceptable.
@@ -88,13 +78,13 @@ class WebServer:
         zones: ZonesStore | None = None,
         *,
         hosts: tuple[str, ...] = (),
-        trusted_proxies: tuple[str, ...] = (),
-        root_path: str = "",
-        announce: Callable[[str], None] = _print,
-        stall: float = 10.0,
-        most_viewers: int = 16,
-        most_fps: float = 15.0,
-        quality: int = 75,
+        trusted_proxies: tuple[str, ...] = (),  # Whose headers count: addresses and networks.
+        root_path: str = "",  # In front of the page's paths, like /cameras, if no proxy sends it.
+        announce: Callable[[str], None] = _print,  # Told at the start where the page is, and token.
+        stall: float = 10.0,  # Seconds without a processed frame after which the health is 503.
+        most_viewers: int = 16,  # Browsers that may watch at once.
+        most_fps: float = 15.0,  # Pictures per second and camera sent to a browser.
+        quality: int = 75,  # Of the JPEGs, 1 to 100.
     ) -> None:
         for name, value in (("stall", stall), ("most_viewers", most_viewers), ("fps", most_fps)):
             if not value > 0:
@@ -102,9 +92,8 @@ class WebServer:
         if not 1 <= quality <= 100:
             raise InvalidValueError("the JPEG quality must be 1 to 100", got=quality)
         try:
-            import fastapi  # noqa: F401
-            import uvicorn  # noqa: F401
-            import websockets  # noqa: F401
+            for package in ("fastapi", "uvicorn", "websockets"):
+                import_module(package)
         except ImportError as error:
             raise missing(error, extra="web") from error
         self.host, self.port = parse_address(address)
@@ -118,8 +107,9 @@ class WebServer:
         self._forwarding = Forwarding(trusted_proxies, root_path)
         names = self.results.names
         self._check = HealthCheck(names, stall)
-        limits: Any = {"most_viewers": most_viewers, "most_fps": most_fps, "quality": quality}
-        self.broadcaster = broadcaster = Broadcaster(self.results, self.zones, self.state, **limits)
+        self.broadcaster = broadcaster = Broadcaster(
+            self.results, self.zones, self.state, most_viewers, 1 / most_fps, quality
+        )
         self._exposition = Exposition(
             self._judge, names, lambda: self._metrics, lambda: len(broadcaster.viewers)
         )
@@ -139,15 +129,10 @@ class WebServer:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
     def attach(self, pipeline: Pipeline) -> None:
-        """Shows this pipeline's figures."""
         self._snapshot, self._metrics = pipeline.snapshot, pipeline.metrics
 
     def start(self) -> None:
-        """Starts to serve; returns when the port answers.
-
-        Raises:
-            RunError: If the port is taken or the server does not start.
-        """
+        """Starts to serve; returns when the port answers, or raises RunError."""
         if self.running:
             raise RunError("the web page is already served", got=self.url)
         listener = bind(self.host, self.port)
@@ -177,9 +162,8 @@ class WebServer:
                 raise RunError("the web page does not start", got=self._failure)
             time.sleep(0.005)
         if self._forwarding.networks and self._token is None:
-            log.warning(
-                "the web page has no token: everybody who reaches the proxy sees the cameras"
-            )
+            what = "everybody who reaches the proxy sees the cameras"
+            log.warning("the web page has no token: %s", what)
         # A token that was given is known; repeating it would only spread it.
         self._announce(f"web page: {self.url}{f'?token={self._token}' if made else ''}")
 
@@ -228,7 +212,6 @@ class WebServer:
         }
 
     def _judge(self) -> tuple[PipelineSnapshot, Health]:
-        """The figures of now and the verdict on them."""
         nothing = PipelineSnapshot({}, {}, {}, {}, {}, 0.0)
         snapshot = self._snapshot() if self._snapshot is not None else nothing
         return snapshot, self._check.judge(snapshot)
@@ -269,25 +252,13 @@ def _uvicorn_server(app: Guard) -> uvicorn.Server:
 
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http=_limited_protocol(),
-        ws="websockets-sansio",
-        ws_max_size=1 << 15,
-        ws_ping_interval=20.0,
-        ws_ping_timeout=20.0,
-        # JPEGs do not get smaller.
-        ws_per_message_deflate=False,
-        lifespan="off",
-        loop="asyncio",
-        log_config=None,
-        log_level="critical",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=128,
-        timeout_keep_alive=10,
-        timeout_graceful_shutdown=1,
-        h11_max_incomplete_event_size=1 << 14,
-    )
+        http=_limited_protocol(), h11_max_incomplete_event_size=1 << 14,
+        ws="websockets-sansio", ws_max_size=1 << 15, ws_ping_interval=20.0, ws_ping_timeout=20.0,
+        ws_per_message_deflate=False,  # JPEGs do not get smaller.
+        lifespan="off", loop="asyncio", log_config=None, log_level="critical", access_log=False,
+        server_header=False, proxy_headers=False, limit_concurrency=128,
+        timeout_keep_alive=10, timeout_graceful_shutdown=1,
+    )  # fmt: skip
     return uvicorn.Server(config)
 
 

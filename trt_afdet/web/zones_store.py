@@ -23,9 +23,6 @@ class ZonesStore:
     Args:
         path: JSON file, made when something is first saved; None keeps them in memory only.
         on_zones: Called after a change with the source and its zones, from the thread that made it.
-
-    Raises:
-        CorruptFileError: If the file exists and is malformed.
     """
 
     def __init__(
@@ -35,8 +32,7 @@ class ZonesStore:
     ) -> None:
         self.path = Path(path) if path is not None else None
         self.on_zones = on_zones
-        #: Grows by one with every change.
-        self.revision = 0
+        self.revision = 0  # Grows by one with every change.
         self._lock = threading.Lock()
         self._shapes: dict[str, Shapes] = {}
         if self.path is not None:
@@ -48,10 +44,7 @@ class ZonesStore:
         return self.in_shares(source, None)
 
     def in_shares(self, source: str, size: tuple[int, int] | None) -> ShapesJson:
-        """A source's zones and lines as shares of the picture, which the page draws.
-
-        Without the ``size`` of its pictures, width and height in pixels, they stay as they are.
-        """
+        """A source's zones and lines as shares of pictures of this size, if that is known."""
         shapes = self._shapes.get(source, Shapes())
         return (shapes if size is None else shapes.in_shares(*size)).to_dict()
 
@@ -63,10 +56,7 @@ class ZonesStore:
         """Replaces a source's zones and lines: checked, written, then told to ``on_zones``.
 
         Returns what was stored: names stripped, shapes in pixels marked as such, numbers as given.
-
-        Raises:
-            InvalidValueError: If ``value`` is malformed; names the zone. Nothing was changed.
-            WriteError: If the file cannot be written; nothing was changed.
+        After InvalidValueError or WriteError nothing has changed.
         """
         shapes = parse_shapes(value)
         with self._lock:
@@ -81,10 +71,7 @@ class ZonesStore:
         return shapes.to_dict()
 
     def adopt(self, path: Path | str | None, shapes: Mapping[str, Shapes]) -> None:
-        """Takes over the zones of all sources from a reload, without writing or telling.
-
-        ``path`` is the file from now on.
-        """
+        """Takes over the zones of all sources and their file from a reload; writes nothing."""
         self.path = Path(path) if path is not None else None
         now = {source: value for source, value in shapes.items() if value}
         with self._lock:

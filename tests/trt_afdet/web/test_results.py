@@ -12,13 +12,12 @@ import pytest
 
 from tests.trt_afdet.web.web_rig import detections, result
 from trt_afdet.detections import Detections
-from trt_afdet.stream.analysis.zone_events import LineCrossed, ObjectEntered, ZoneCount
+from trt_afdet.stream.analysis.zones import LineCrossed, ObjectEntered, ZoneCount
 from trt_afdet.stream.monitoring.public_names import PublicNames
 from trt_afdet.stream.monitoring.status import State, StatusEvent
 from trt_afdet.support.redact import redact
 from trt_afdet.web import results as results_module
-from trt_afdet.web.jpeg import encode_frame, fitting_width
-from trt_afdet.web.results import ResultStore
+from trt_afdet.web.results import ResultStore, encode_frame, fitting_width
 
 
 @pytest.mark.parametrize(

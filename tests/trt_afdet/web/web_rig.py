@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tests.trt_afdet.stream.detectors import FunctionDetector
 from tests.waiting import wait_until as wait_for
 from trt_afdet.detections import Detections
-from trt_afdet.stream.analysis.zone_events import LineCrossed, ObjectEntered, ZoneCount
+from trt_afdet.stream.analysis.zones import LineCrossed, ObjectEntered, ZoneCount
 from trt_afdet.stream.frame import StreamFrame, StreamResult
 from trt_afdet.stream.pipeline import Pipeline, PipelineOptions, SourceSpec
 from trt_afdet.stream.retry import Retry

@@ -48,7 +48,6 @@ class FilterOptions:
 
     @property
     def lowest(self) -> float:
-        """The lowest confidence that any class may have."""
         return min([self.conf, *self.class_conf.values()])
 
 
@@ -58,9 +57,8 @@ class DetectionFilter:
     def __init__(self, options: FilterOptions, class_names: Sequence[str]) -> None:
         check_classes([*(options.classes or ()), *options.class_conf], class_names)
         self.options = options
-        self._thresholds = np.array(
-            [options.class_conf.get(name, options.conf) for name in class_names], np.float32
-        )
+        least = [options.class_conf.get(name, options.conf) for name in class_names]
+        self._thresholds = np.array(least, np.float32)
         wanted = options.classes
         self._wanted = np.array([wanted is None or name in wanted for name in class_names], bool)
 
@@ -70,10 +68,7 @@ class DetectionFilter:
         return enough
 
     def fitting(self, found: Detections, width: int, height: int) -> npt.NDArray[np.bool_]:
-        """Whether class, size and place of each detection are asked for; bool [N].
-
-        ``found`` is in pixels of a picture of ``width`` x ``height``.
-        """
+        """Whether class, size and place are asked for, in a picture of this size; bool [N]."""
         options = self.options
         keep: npt.NDArray[np.bool_] = self._wanted[found.class_id]
         low, high = found.xyxy[:, :2], found.xyxy[:, 2:]

@@ -42,10 +42,7 @@ class SourceAnalysis:
     """The :class:`~trt_afdet.stream.pipeline.Analysis` of one source.
 
     ``replace`` and ``set_shapes`` may be called from any thread, the rest from the pipeline's.
-
-    Raises:
-        InvalidValueError: If the model lacks a class.
-        MissingDependencyError: If it is to track and the tracker is not installed.
+    Raises InvalidValueError if the model lacks a class, MissingDependencyError without a tracker.
     """
 
     def __init__(
@@ -67,12 +64,7 @@ class SourceAnalysis:
         self.replace(options or AnalysisOptions())
 
     @property
-    def tracking(self) -> bool:
-        return self._tracker is not None
-
-    @property
     def next_id(self) -> int:
-        """The number that the next track gets."""
         return self._first_id if self._tracker is None else self._tracker.next_id
 
     @property
@@ -80,10 +72,7 @@ class SourceAnalysis:
         return self._zones.shapes
 
     def replace(self, options: AnalysisOptions) -> None:
-        """Goes on with other options, or raises as the class does and changes nothing.
-
-        Tracks live on unless their own options change.
-        """
+        """Goes on with other options, or raises and changes nothing; tracks live on with theirs."""
         ready = DetectionFilter(options.filters, self._class_names)
         with self._lock:
             tracker = self._tracker_for(options, self._zones.shapes)

@@ -33,17 +33,13 @@ Point = tuple[float, float]
 #: What coordinates are: shares of the picture's width and height, 0 to 1, or its pixels.
 Units = Literal["shares", "pixels"]
 
-#: How far shares may lie outside 0 to 1; they are clamped.
-OVERSHOOT = 0.05
+OVERSHOOT = 0.05  # How far shares may lie outside 0 to 1; they are clamped.
 #: Coordinates without units that reach no further are refused: too far for shares, too near for
 #: pixels.
 FEWEST_PIXELS = 8
-#: Largest width or height of a picture.
-MOST_PIXELS = 65535
-#: Most zones, and most lines, of one source.
-MOST_SHAPES = 64
-#: Most corners of one zone.
-MOST_CORNERS = 128
+MOST_PIXELS = 65535  # Largest width or height of a picture.
+MOST_SHAPES = 64  # Most zones, and most lines, of one source.
+MOST_CORNERS = 128  # Most corners of one zone.
 LONGEST_NAME = 100
 #: Shorter lines are refused as slips of the finger.
 SHORTEST_LINE = {"shares": 0.005, "pixels": 2.0}
@@ -117,10 +113,7 @@ class Shapes:
 
 
 def units_of(points: Sequence[Point], what: str) -> Units:
-    """What points are in that do not say it; InvalidValueError if that is not clear.
-
-    Shares if none is above 1, or by no more than :data:`OVERSHOOT`; else pixels.
-    """
+    """Shares if no number is above 1 + OVERSHOOT, else pixels; InvalidValueError if not clear."""
     largest = max((v for point in points for v in point), default=0.0)
     if 1 + OVERSHOOT < largest < FEWEST_PIXELS:
         what = f"{what}: are the coordinates shares of the picture (0 to 1) or pixels?"
@@ -130,7 +123,6 @@ def units_of(points: Sequence[Point], what: str) -> Units:
 
 
 def clamped(points: Sequence[Point]) -> tuple[Point, ...]:
-    """Shares within 0 to 1."""
     return tuple((min(max(x, 0.0), 1.0), min(max(y, 0.0), 1.0)) for x, y in points)
 
 
@@ -199,11 +191,7 @@ def _cross(a: Point, b: Point, c: Point, d: Point) -> bool:
 
 
 def parse_shapes(value: object, what: str = "the zones") -> Shapes:
-    """Zones and lines of one source: the dict described in the module, any key may be missing.
-
-    Raises:
-        InvalidValueError: If anything in it is not as it must be; begins with ``what``.
-    """
+    """A source's zones and lines as the module describes them; errors begin with ``what``."""
     table = _table(value, what, ("zones", "lines", "units"))
     zones = []
     for item in _list(table.get("zones", []), f"{what}: zones"):
@@ -236,12 +224,7 @@ def parse_shapes(value: object, what: str = "the zones") -> Shapes:
 
 
 def read_zones(path: Path) -> dict[str, Shapes]:
-    """The zones and lines of each source in a file; a byte-order mark at its start is ignored.
-
-    Raises:
-        MissingFileError: If there is none.
-        CorruptFileError: If its content is not valid.
-    """
+    """The zones and lines of each source in a file; MissingFileError, CorruptFileError."""
     try:
         table = json.loads(read_text(path), object_pairs_hook=_no_repeats)
         if not isinstance(table, dict):
@@ -291,11 +274,8 @@ def _name(item: Any, what: str, points: str) -> str:
 def _points(value: object, what: str) -> tuple[Point, ...]:
     points: list[Point] = []
     for point in _list(value, what):
-        if not (
-            isinstance(point, (list, tuple))
-            and len(point) == 2
-            and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in point)
-        ):
+        plain = isinstance(point, (list, tuple)) and not any(isinstance(v, bool) for v in point)
+        if not plain or len(point) != 2 or not all(isinstance(v, (int, float)) for v in point):
             raise InvalidValueError(f"{what}: a point is [x, y]", got=str(point)[:60])
         try:
             points.append((float(point[0]), float(point[1])))

@@ -19,8 +19,7 @@ from trt_afdet.support.packages import missing
 #: Frames per second that ByteTrack's noise figures are meant for; real gaps are scaled to it.
 _RATE = 30.0
 
-#: Seconds that the frames of a file may be out of order; more is a jump back.
-BACK = 0.5
+BACK = 0.5  # Seconds that the frames of a file may be out of order; more is a jump back.
 
 
 @dataclass(frozen=True)
@@ -69,14 +68,11 @@ class Tracker:
     ) -> None:
         self.options = options or TrackOptions()
         self.conf = conf
-        #: The number that the next track gets.
-        self.next_id = first_id
-        #: Times that all tracks were ended by a gap.
-        self.resets = 0
+        self.next_id = first_id  # The number that the next track gets.
+        self.resets = 0  # Times that all tracks were ended by a gap.
         self._start()
 
     def _start(self) -> None:
-        """Begins without a track."""
         try:
             from trackers import ByteTrackTracker
         except ImportError as error:
@@ -137,9 +133,7 @@ class Tracker:
             ids[np.asarray(tracked.data["index"])] = numbers
         self.next_id = max(self.next_id, int(ids.max(initial=-1)) + 1)
         known = zip(found.confidence.tolist(), found.class_id.tolist(), strict=True)
-        self._seen = {
-            number: k for number, k in zip(ids.tolist(), known, strict=True) if number >= 0
-        }
+        self._seen = dict(zip(ids.tolist(), known, strict=True))
         return replace(found, tracker_id=ids)
 
     def carry(
@@ -147,8 +141,7 @@ class Tracker:
     ) -> Detections:
         """Where the objects seen last should be by now, without a look at the picture.
 
-        ``time`` is in seconds, as for :meth:`update`; boxes are cut at the sides of a frame of
-        ``width`` x ``height`` pixels, and have the confidence and class of the last detection.
+        ``time`` is as for :meth:`update`; boxes are cut at the sides of a frame of this size.
         """
         ahead = 0.0 if self._moment is None else (time - self._moment) * _RATE
         boxes, ids = [], []

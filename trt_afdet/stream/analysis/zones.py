@@ -1,4 +1,4 @@
-"""What tracked objects do in zones and at lines."""
+"""What tracked objects do in zones and at lines, and the events that tell it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from time import time as now
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -16,25 +16,14 @@ from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.stream.analysis.shapes import Line, Point, Shapes, Zone, parse_shapes, to_pixels
 from trt_afdet.stream.analysis.tracking import BACK
-from trt_afdet.stream.analysis.zone_events import (
-    LineCrossed,
-    ObjectDwelled,
-    ObjectEntered,
-    ObjectLeft,
-    ZoneCount,
-    ZoneEvent,
-)
 from trt_afdet.support.fields import Count, NotNegative, check_fields
 
 Anchor = Literal["bottom", "center", "top", "left", "right"]
 #: Which point of a box says where the object is: share of its width and height.
 ANCHORS: dict[Anchor, Point] = {
-    "bottom": (0.5, 1.0),
-    "center": (0.5, 0.5),
-    "top": (0.5, 0.0),
-    "left": (0.0, 0.5),
-    "right": (1.0, 0.5),
-}
+    "bottom": (0.5, 1.0), "center": (0.5, 0.5), "top": (0.5, 0.0),
+    "left": (0.0, 0.5), "right": (1.0, 0.5),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,6 +48,83 @@ class ZoneOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+@dataclass(frozen=True)
+class _Event:
+    """What all events have in common."""
+
+    kind: ClassVar[str] = ""
+    source: str  # The camera.
+    wall_time: float  # Seconds since 1970.
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict: ``kind`` and the fields; seconds carry 3 decimals."""
+        return {"kind": self.kind} | {
+            "class" if k == "class_name" else k: round(v, 3) if isinstance(v, float) else v
+            for k, v in vars(self).items()
+        }
+
+
+@dataclass(frozen=True)
+class _InZone(_Event):
+    zone: str
+    track_id: int
+    class_name: str
+
+
+@dataclass(frozen=True)
+class ObjectEntered(_InZone):
+    """An object is in a zone."""
+
+    kind: ClassVar[str] = "enter"
+
+
+@dataclass(frozen=True)
+class ObjectLeft(_InZone):
+    """An object left a zone after so many seconds."""
+
+    kind: ClassVar[str] = "leave"
+    seconds: float
+    reason: str = "moved"  # Or "lost": not seen for the grace time; or "zone gone" or changed.
+
+
+@dataclass(frozen=True)
+class ObjectDwelled(_InZone):
+    """An object has been in a zone for the dwell time, ``seconds``; once per stay."""
+
+    kind: ClassVar[str] = "dwell"
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LineCrossed(_Event):
+    """An object has crossed a line."""
+
+    kind: ClassVar[str] = "cross"
+    line: str
+    track_id: int
+    class_name: str
+    direction: str  # "in" or "out".
+    total_in: int  # Crossings so far, this one included.
+    total_out: int
+
+
+@dataclass(frozen=True)
+class ZoneCount(_Event):
+    """The number of objects in a zone has changed."""
+
+    kind: ClassVar[str] = "count"
+    zone: str
+    count: int  # Objects in it now.
+    classes: Mapping[str, int]  # The same by class name.
+    entered: int  # Objects that have entered it so far.
+
+    def to_json(self) -> dict[str, Any]:
+        return super().to_json() | {"classes": dict(self.classes)}
+
+
+ZoneEvent = ObjectEntered | ObjectLeft | ObjectDwelled | LineCrossed | ZoneCount
 
 
 @dataclass
@@ -92,7 +158,6 @@ class _Track:
     sides: dict[Line, _Side] = field(default_factory=dict)
 
     def in_zone(self, zone: Zone) -> tuple[str, int, str]:
-        """What every event of an object in a zone says."""
         return zone.name, self.id, self.class_name
 
 
@@ -270,7 +335,6 @@ class Zones:
     def _side(
         self, track: _Track, line: Line, ends: npt.NDArray[np.float32], before: Point, margin: float
     ) -> None:
-        """One object and one line."""
         state = track.sides.setdefault(line, _Side())
         (x1, y1), (x2, y2) = ends.tolist()
         away = _beside((x1, y1), (x2, y2), track.anchor)
@@ -287,7 +351,6 @@ class Zones:
         state.side, state.crossings = side, 0
 
     def _forget_lost(self, moment: float) -> set[Zone]:
-        """Ends the stays of objects that have not been seen for too long."""
         changed: set[Zone] = set()
         for track in list(self._tracks.values()):
             # A file that starts again is as good as a long absence.
@@ -310,7 +373,6 @@ class Zones:
         return stay.inside
 
     def _inside(self, zone: Zone) -> Counter[str]:
-        """Objects in a zone by class."""
         tracks = self._tracks.values()
         return Counter(t.class_name for t in tracks if t.stays.get(zone, _Stay()).inside)
 

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
 
-from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, RunError
+from trt_afdet.errors import AfdetError, CorruptFileError, RunError
+from trt_afdet.support.fields import unknown_choice
 from trt_afdet.support.files import write_error, write_whole
 
 #: When data is forced onto the disk. never: the kernel decides (a power cut may cost half a
@@ -31,8 +32,8 @@ class AppendingFile:
     incomplete one is cut off at the next :meth:`open`. If the file is moved away (logrotate), the
     next record begins a new one. Devices and pipes are written to as they are.
 
-    Files that do not begin with ``start`` are refused rather than damaged; an empty one gets the
-    ``header``. ``complete`` says whether a line (without its end) closes a record.
+    Files that do not begin with ``start`` are refused; an empty one gets the ``header``.
+    ``complete`` says whether a line (without its end) closes a record.
     """
 
     def __init__(
@@ -45,13 +46,9 @@ class AppendingFile:
         fsync: Fsync = "second",
     ) -> None:
         if fsync not in get_args(Fsync):
-            raise InvalidValueError(
-                "unknown fsync policy", got=fsync, hint=f"one of {', '.join(get_args(Fsync))}"
-            )
+            raise unknown_choice(fsync, get_args(Fsync))
         self.path = path
-        self._start = start
-        self._complete = complete
-        self._header = header
+        self._start, self._complete, self._header = start, complete, header
         self._fsync = fsync
         self._file = -1
         self._identity: tuple[int, int] | None = None
@@ -62,16 +59,11 @@ class AppendingFile:
         self._syncer: threading.Thread | None = None
 
     def open(self) -> None:
-        """Opens the file, made if missing, and removes an incomplete record at its end.
-
-        Raises:
-            AfdetError: If it cannot be opened, holds something else, or another process writes.
-        """
+        """Opens the file, made if missing; raises AfdetError if it is in use or something else."""
         self._open()
         if self._fsync == "second":
-            self._syncer = threading.Thread(
-                target=self._sync_each_second, name=f"fsync {self.path.name}", daemon=True
-            )
+            name = f"fsync {self.path.name}"
+            self._syncer = threading.Thread(target=self._sync_each_second, name=name, daemon=True)
             self._syncer.start()
 
     def append(self, record: bytes) -> None:
@@ -131,9 +123,8 @@ class AppendingFile:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunError(
-                "another process writes to this file", got=self.path, hint="choose another name"
-            ) from error
+            what = "another process writes to this file"
+            raise RunError(what, got=self.path, hint="choose another name") from error
         self._repair(about.st_size)
         if os.fstat(self._file).st_size == 0:
             write_whole(self._file, self._header)
@@ -156,13 +147,11 @@ class AppendingFile:
             if head != self._start and not torn_start:
                 what = "the file holds something else; nothing was added to it"
                 raise CorruptFileError(what, got=self.path, hint="choose another name")
-            while end > 0:
+            while end > 0 and size - end <= LONGEST_TORN:
                 start = data.rfind(b"\n", 0, end - 1) + 1
                 if self._complete(data[start : end - 1]):
                     break
                 end = start
-                if size - end > LONGEST_TORN:
-                    break
         if size - end > LONGEST_TORN:
             what = "the end of the file is damaged; nothing was added to it"
             got = f"{self.path}: more than {LONGEST_TORN >> 20} MiB that are not records"

@@ -56,16 +56,12 @@ class SinkRunner:
         self, sink: Sink, capacity: int, on_failure: Callable[[str, BaseException], None]
     ) -> None:
         self.sink = sink
-        self.written = 0
-        #: Gets what comes after this one began to close.
-        self.successor: SinkRunner | None = None
-        self._dropped = 0
-        self._capacity = capacity
-        self._on_failure = on_failure
+        self.written = self._dropped = 0
+        self.successor: SinkRunner | None = None  # Gets what comes after this one began to close.
+        self._capacity, self._on_failure = capacity, on_failure
         self._items: deque[StreamResult | StatusEvent] = deque()
         self._changed = threading.Condition()
-        self._closing = False
-        self._failed = False
+        self._closing = self._failed = False
         self._thread = Worker(self._run, name=f"sink {sink.name}", on_exit=self.begin_close)
 
     def start(self) -> None:
@@ -74,11 +70,7 @@ class SinkRunner:
         self._thread.start()
 
     def put(self, item: StreamResult | StatusEvent, stopping: Callable[[], bool]) -> None:
-        """Hands in a result or a change of state.
-
-        ``stopping`` is asked while waiting for room in a durable sink's queue; True gives up the
-        waiting and lets the queue grow by this one.
-        """
+        """Takes an item; ``stopping`` gives up the waiting for room in a durable sink's queue."""
         with self._changed:
             if self._failed:
                 return
@@ -102,7 +94,6 @@ class SinkRunner:
         return self._dropped + int(getattr(self.sink, "dropped", 0))
 
     def waiting(self) -> int:
-        """Results in the queue."""
         return len(self._items)
 
     def begin_close(self) -> None:

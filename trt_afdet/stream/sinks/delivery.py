@@ -20,7 +20,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -37,16 +37,11 @@ from trt_afdet.support.packages import missing
 
 log = logging.getLogger("trt_afdet.stream")
 
-#: Seconds of :meth:`SpooledSink.close` in which what waits may still be delivered.
-FLUSH = 0.5
-#: Failures in a row of the oldest record alone after which others are tried in its place.
-STUCK = 3
-#: Times that another record must get through, and the oldest one fail after it.
-PROOFS = 2
-#: Others that are tried, one after the other.
-NEIGHBOURS = 8
-#: Seconds between two lines in the log about refused records.
-SAY_AGAIN = 60.0
+FLUSH = 0.5  # Seconds of :meth:`SpooledSink.close` in which what waits may still be delivered.
+STUCK = 3  # Failures in a row of the oldest record alone after which others are tried in its place.
+PROOFS = 2  # Times that another record must get through, and the oldest one fail after it.
+NEIGHBOURS = 8  # Others that are tried, one after the other.
+SAY_AGAIN = 60.0  # Seconds between two lines in the log about refused records.
 
 
 class DeliveryError(RunError):
@@ -65,7 +60,7 @@ class RefusedError(RunError):
         self.broken = broken  # Whether it has closed the connection, too.
 
 
-def check_certificates(tls: bool, scheme: str, *paths: Path | None) -> None:
+def check_certs(tls: bool, scheme: str, *paths: Path | None) -> None:
     """Raises if a certificate or key is missing, or there is no TLS; ``scheme`` would bring it."""
     given = [path for path in paths if path is not None]
     if given and not tls:
@@ -75,23 +70,20 @@ def check_certificates(tls: bool, scheme: str, *paths: Path | None) -> None:
             raise MissingFileError("no such certificate or key", got=path)
 
 
+@dataclass
 class _Suspect:
     """Finds out whether the oldest record fails, or the connection; see the module."""
 
-    def __init__(self) -> None:
-        self._id = -1
-        self.failures = 0
-        self.other_works = False
-        self._proofs = 0
+    id: int = 0
+    failures: int = 0
+    other_works: bool = False
+    proofs: int = 0
 
-    def wants_other(self, oldest: Entry) -> bool:
-        """Whether another one is to be tried now; they take turns with the oldest."""
-        if oldest.id != self._id:
-            self._id, self.failures, self.other_works, self._proofs = oldest.id, 0, False, 0
-        return self.failures >= STUCK and not self.other_works and self.failures % 2 == STUCK % 2
-
-    def choose(self, others: Sequence[Entry]) -> Entry | None:
-        """The one to try, another one each time."""
+    def other(self, spool: Spool) -> Entry | None:
+        """Another record to be tried now, a new one each time; they take turns with the oldest."""
+        if self.failures < STUCK or self.other_works or self.failures % 2 != STUCK % 2:
+            return None
+        others = spool.head(1 + NEIGHBOURS)[1:]
         return others[self.failures // 2 % len(others)] if others else None
 
     def failed(self, other: Entry | None) -> bool:
@@ -99,10 +91,10 @@ class _Suspect:
         self.failures += 1
         if other is None and self.other_works:
             self.other_works = False
-            self._proofs += 1
+            self.proofs += 1
             if self.failures % 2 != STUCK % 2:
                 self.failures += 1
-        return self._proofs >= PROOFS
+        return self.proofs >= PROOFS
 
 
 class SpooledSink(ABC):
@@ -129,15 +121,11 @@ class SpooledSink(ABC):
     ) -> None:
         if batch < 1:
             raise InvalidValueError("batch must be at least 1", got=batch)
-        if not linger >= 0:
-            raise InvalidValueError("linger must be at least 0 seconds", got=linger)
         self.name = name
         self.refused = 0
         self._spool = spool
         self._recorder = Recorder(send)
-        self._key = key
-        self._batch = batch
-        self._linger = linger
+        self._key, self._batch, self._linger = key, batch, linger
         self._retry = retry or Retry()
         self._closing = threading.Event()
         self._deadline = 0.0
@@ -152,12 +140,7 @@ class SpooledSink(ABC):
 
     @abstractmethod
     def send(self, entries: Sequence[Entry]) -> None:
-        """Delivers; returns when all is acknowledged.
-
-        Raises:
-            DeliveryError: If that does not work now; some may have been delivered.
-            RefusedError: If the other side will never take it.
-        """
+        """Delivers; returns when all is acknowledged, or raises (some may have been delivered)."""
 
     @abstractmethod
     def check(self) -> None:
@@ -181,7 +164,6 @@ class SpooledSink(ABC):
         return self._spool.dropped + self.refused
 
     def waiting(self) -> int:
-        """Records that wait for delivery."""
         return self._spool.waiting()
 
     def open(self) -> None:
@@ -202,10 +184,7 @@ class SpooledSink(ABC):
         self._put(self._recorder.status(event))
 
     def close(self) -> None:
-        """Delivers for a moment longer; the rest waits on disk for the next start.
-
-        The last status of every source says that it has ended: nobody looks at it any more.
-        """
+        """Delivers for a moment longer; the rest waits on disk for the next start."""
         if self._thread.ident is not None and self._crash is None:
             for event in self._states.values():
                 if event.state not in FINAL:
@@ -244,8 +223,7 @@ class SpooledSink(ABC):
             self.disconnect()
 
     def _deliver(self) -> None:
-        connected = False
-        failures = 0
+        connected, failures = False, 0
         singly_through = 0  # Up to this id, one by one: one of them is refused or fails.
         suspect = _Suspect()
         while not (self._closing.is_set() and time.monotonic() >= self._deadline):
@@ -257,8 +235,8 @@ class SpooledSink(ABC):
             oldest, other = entries[0] if entries else None, None
             singly = oldest is not None and oldest.id <= singly_through
             if oldest is not None and singly:
-                if suspect.wants_other(oldest):
-                    other = suspect.choose(self._spool.head(1 + NEIGHBOURS)[1:])
+                suspect = suspect if suspect.id == oldest.id else _Suspect(oldest.id)
+                other = suspect.other(self._spool)
                 entries = [other or oldest]
             sending = False
             try:
@@ -310,8 +288,6 @@ class SpooledSink(ABC):
         now = time.monotonic()
         if now - when >= SAY_AGAIN:
             self._said = (now, self.refused)
-            log.error(
-                "%s: %d records were refused and dropped, the last of %d bytes for %s: %s",
-                *(self.name, self.refused - said, len(entry.body.encode())),
-                *(entry.key or "the stream", why),
-            )
+            text = "%s: %d records were refused and dropped, the last of %d bytes for %s: %s"
+            last = len(entry.body.encode()), entry.key or "the stream", why
+            log.error(text, self.name, self.refused - said, *last)

@@ -23,6 +23,8 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import cv2
+import numpy as np
+import numpy.typing as npt
 
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.stream.frame import StreamResult
@@ -32,8 +34,7 @@ from trt_afdet.support.slug import slug
 
 log = logging.getLogger("trt_afdet.stream")
 
-#: Seconds after which a silent viewer is disconnected.
-PATIENCE = 15.0
+PATIENCE = 15.0  # Seconds after which a silent viewer is disconnected.
 SHORTEST_TOKEN = 12
 _BOUNDARY = "trt-afdet-frame"
 _HEADERS = {
@@ -46,27 +47,18 @@ _HEADERS = {
 
 
 class MjpegSink:
-    """Serves the latest frames.
-
-    Args:
-        host: Address to listen at.
-        port: 0 takes a free one; see :attr:`port`.
-        token: What viewers must know; needed unless ``host`` is this machine only.
-        quality: Of the JPEGs, 1..100.
-        fps: Most frames per second and viewer.
-        clients: Connections that may be open; more are turned away.
-    """
+    """Serves the latest frames."""
 
     durable = False
 
     def __init__(
         self,
         host: str = "127.0.0.1",
-        port: int = 8081,
-        token: str | None = None,
-        quality: int = 80,
-        fps: float = 30.0,
-        clients: int = 32,
+        port: int = 8081,  # 0 takes a free one, which is in ``port`` once it is open.
+        token: str | None = None,  # Viewers must know it; needed unless host is this machine only.
+        quality: int = 80,  # Of the JPEGs, 1..100.
+        fps: float = 30.0,  # Most frames per second and viewer.
+        clients: int = 32,  # Connections that may be open; more are turned away.
     ) -> None:
         if not 1 <= quality <= 100:
             raise InvalidValueError("quality must be within 1..100", got=quality)
@@ -93,9 +85,8 @@ class MjpegSink:
             raise InvalidValueError("others could watch", got=self._host, hint=hint)
         self._server = _Server(listener, self, local=local)
         self.port = self._server.server_address[1]
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.1,), name=self.name, daemon=True
-        )
+        serve = self._server.serve_forever
+        self._thread = threading.Thread(target=serve, args=(0.1,), name=self.name, daemon=True)
         self._thread.start()
 
     def write(self, result: StreamResult) -> None:
@@ -151,16 +142,17 @@ class _Stream:
             return None
         with self._encoding:
             if self._jpeg[0] < serial:
-                self._jpeg = serial, self._encode(result)
+                self._jpeg = serial, encode_jpeg(result.annotated, self._sink.quality)
+                self._sink.encoded += 1
             return self._jpeg
 
-    def _encode(self, result: StreamResult) -> bytes:
-        image = result.annotated
-        done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self._sink.quality])
-        if not done:
-            raise RunError("a frame cannot be encoded as JPEG", got=list(image.shape))
-        self._sink.encoded += 1
-        return data.tobytes()
+
+def encode_jpeg(image: npt.NDArray[np.uint8], quality: int) -> bytes:
+    """A picture, BGR uint8 [H, W, 3], as a JPEG."""
+    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise RunError("a frame cannot be encoded as JPEG", got=list(image.shape))
+    return data.tobytes()
 
 
 class _Server(ThreadingHTTPServer):
@@ -168,8 +160,7 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
 
     def __init__(self, listener: socket.socket, sink: MjpegSink, *, local: bool) -> None:
-        self.sink = sink
-        self.local = local
+        self.sink, self.local = sink, local
         self._open: set[socket.socket] = set()
         self._guard = threading.Lock()
         super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
@@ -243,10 +234,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.OK, picture[1], "image/jpeg")
 
     def _stream(self, stream: _Stream) -> None:
-        self.close_connection = True
-        self.send_response(HTTPStatus.OK)
-        self._common(f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
-        self.end_headers()
+        kind = f"multipart/x-mixed-replace; boundary={_BOUNDARY}"
+        self._begin(HTTPStatus.OK, {"Content-Type": kind})
         if self.command == "HEAD":
             return
         # What lies in the system's buffers is late already.
@@ -264,17 +253,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(f"--{_BOUNDARY}--\r\n".encode())
 
     def _answer(self, status: HTTPStatus, body: bytes, kind: str) -> None:
-        self.close_connection = True
-        self.send_response(status)
-        self._common(kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
+        self._begin(status, {"Content-Type": kind, "Content-Length": str(len(body))})
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def _common(self, kind: str) -> None:
-        for name, value in {"Content-Type": kind, **_HEADERS}.items():
+    def _begin(self, status: HTTPStatus, headers: dict[str, str]) -> None:
+        self.close_connection = True
+        self.send_response(status)
+        for name, value in {**headers, **_HEADERS}.items():
             self.send_header(name, value)
+        self.end_headers()
 
     def _asks_for_this_machine(self) -> bool:
         """Another site's name that leads here would let that site look."""

@@ -27,12 +27,7 @@ from typing import TYPE_CHECKING, Any
 from trt_afdet.errors import AfdetError, InvalidValueError
 from trt_afdet.records import Record
 from trt_afdet.stream.options import Timeout
-from trt_afdet.stream.sinks.delivery import (
-    DeliveryError,
-    RefusedError,
-    SpooledSink,
-    check_certificates,
-)
+from trt_afdet.stream.sinks.delivery import DeliveryError, RefusedError, SpooledSink, check_certs
 from trt_afdet.stream.sinks.spool import Entry, Spool
 from trt_afdet.support.slug import slug
 
@@ -42,16 +37,11 @@ if TYPE_CHECKING:
 DEFAULT_TOPIC = "trt-afdet/{source}/{type}"
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-#: Versions of the protocol by name.
-VERSIONS = ("5", "3.1.1")
-#: How a status record begins as it waits in the spool.
-_STATUS = '{"type": "status"'
-#: Records that wait for an acknowledgement at a time.
-MOST_IN_FLIGHT = 100
-#: Sources whose last status is sent again after a connection.
-MOST_STATUSES = 4096
-#: Longest topic of a record, bytes, with room for the longest slug.
-LONGEST_TOPIC = 65535
+VERSIONS = ("5", "3.1.1")  # Versions of the protocol by name.
+_STATUS = '{"type": "status"'  # How a status record begins as it waits in the spool.
+MOST_IN_FLIGHT = 100  # Records that wait for an acknowledgement at a time.
+MOST_STATUSES = 4096  # Sources whose last status is sent again after a connection.
+LONGEST_TOPIC = 65535  # Longest topic of a record, bytes, with room for the longest slug.
 #: Bytes of a PUBLISH packet beside topic and payload, at most, with our properties (none).
 _PACKET = 1 + 4 + 2 + 2 + 1
 #: MQTT 5's reason codes that mean that a record will never be taken.
@@ -85,9 +75,8 @@ class MqttOptions:
 
     def __post_init__(self) -> None:
         if self.version not in (None, *VERSIONS):
-            raise InvalidValueError(
-                "unknown version of MQTT", got=self.version, hint=f"one of {', '.join(VERSIONS)}"
-            )
+            hint = f"one of {', '.join(VERSIONS)}"
+            raise InvalidValueError("unknown version of MQTT", got=self.version, hint=hint)
         names = _PLACEHOLDER.findall(self.topic)
         if unknown := [name for name in names if name not in ("source", "type")]:
             what = "unknown placeholder in the topic"
@@ -98,7 +87,7 @@ class MqttOptions:
                 raise InvalidValueError("not a topic to publish to", got=topic, hint=hint)
             if len(topic.encode()) + 80 * topic.count("{") > LONGEST_TOPIC:
                 raise InvalidValueError("the topic is too long", got=f"{topic[:40]}...")
-        check_certificates(self.tls, "mqtts:// for mqtt://", self.ca, self.cert, self.key)
+        check_certs(self.tls, "mqtts:// for mqtt://", self.ca, self.cert, self.key)
         if (self.cert is None) != (self.key is None):
             raise InvalidValueError("a client certificate needs cert and key")
 
@@ -108,7 +97,6 @@ class MqttOptions:
 
     @property
     def target(self) -> str:
-        """The broker and the topics, without credentials."""
         return f"mqtt{'s' * self.tls}://{self.host}:{self.its_port}/{self.topic}"
 
     @property
@@ -127,7 +115,7 @@ class MqttOptions:
 class MqttSink(SpooledSink):
     """Publishes records with QoS 1, waits for the acknowledgements; ``more``: of SpooledSink."""
 
-    package = "paho.mqtt.client"
+    package = "paho.mqtt.enums"  # Of version 2, which is needed.
 
     def __init__(self, options: MqttOptions, spool: Spool, **more: Any) -> None:
         super().__init__(options.target, spool, key=options.topic_of, **more)
@@ -138,11 +126,9 @@ class MqttSink(SpooledSink):
         self._answered = threading.Event()
         self._aborted = threading.Event()
         self._refusal: Any = None
-        #: Largest packet that the broker takes, and whether it retains messages.
-        self._largest = math.inf
+        self._largest, self._retains = math.inf, True  # Largest packet; if it retains messages.
         #: Messages that it takes at a time; with more its connection breaks. Known once connected.
         self._takes = 20
-        self._retains = True
         #: Reason of a DISCONNECT, and of each PUBACK that is a refusal, by the packet's number.
         self._farewell = 0
         self._refusals: dict[int, int] = {}
@@ -152,14 +138,11 @@ class MqttSink(SpooledSink):
     def connect(self) -> None:
         from paho.mqtt.client import CallbackAPIVersion, Client, MQTTv5, MQTTv311
 
-        options = self._options
-        client = Client(
-            CallbackAPIVersion.VERSION2,
-            # One that lasts lets the broker tell that this is the same client again.
-            client_id=options.client_id or f"trt-afdet-{os.getpid()}-{id(self):x}",
-            protocol=MQTTv5 if self._version == "5" else MQTTv311,
-            reconnect_on_failure=False,
-        )
+        options, api = self._options, CallbackAPIVersion.VERSION2
+        # One that lasts lets the broker tell that this is the same client again.
+        name = options.client_id or f"trt-afdet-{os.getpid()}-{id(self):x}"
+        protocol = MQTTv5 if self._version == "5" else MQTTv311
+        client = Client(api, name, protocol=protocol, reconnect_on_failure=False)
         client.connect_timeout = options.timeout
         client.max_inflight_messages_set(min(self._takes, MOST_IN_FLIGHT))
         if options.user is not None:
@@ -181,8 +164,10 @@ class MqttSink(SpooledSink):
             raise DeliveryError("the broker does not answer", got=error) from error
         self._client = client
         client.loop_start()
-        if not self._wait(self._answered, options.timeout):
-            raise DeliveryError("the broker does not answer", got=f"{options.timeout:g} s")
+        deadline = time.monotonic() + options.timeout
+        while not self._answered.wait(0.1):
+            if self._aborted.is_set() or time.monotonic() > deadline:
+                raise DeliveryError("the broker does not answer", got=f"{options.timeout:g} s")
         if not self._connected.is_set():
             self._learn_from(self._refusal)
             raise DeliveryError("the broker refuses", got=self._refusal, hint="user and password?")
@@ -207,17 +192,16 @@ class MqttSink(SpooledSink):
     def send(self, entries: Sequence[Entry]) -> None:
         client = self._client
         assert client is not None
-        payloads = [e.body.encode() for e in entries]
-        for entry, payload in zip(entries, payloads, strict=True):
-            size = _PACKET + len(entry.key.encode()) + len(payload)
-            if size > self._largest:
-                what = f"the broker takes packets of at most {self._largest:g} bytes"
-                raise RefusedError(what, got=size)
+        messages = [(entry, entry.body.encode()) for entry in entries]
+        size = max(_PACKET + len(e.key.encode()) + len(payload) for e, payload in messages)
+        if size > self._largest:
+            what = f"the broker takes packets of at most {self._largest:g} bytes"
+            raise RefusedError(what, got=size)
         self.check()
         sent = []
         deadline = time.monotonic() + self._options.timeout
         try:
-            for entry, payload in zip(entries, payloads, strict=True):
+            for entry, payload in messages:
                 retain = self._retains and entry.body.startswith(_STATUS)
                 sent.append(client.publish(entry.key, payload, qos=1, retain=retain))
         except ValueError as error:
@@ -231,19 +215,18 @@ class MqttSink(SpooledSink):
                     if time.monotonic() > deadline:
                         raise DeliveryError("the broker acknowledges nothing")
                     info.wait_for_publish(0.1)
+        except AfdetError:
+            raise
         except (RuntimeError, ValueError) as error:
-            if isinstance(error, AfdetError):
-                raise
             raise DeliveryError("the broker is gone") from error
         codes = [code for info in sent if (code := self._refusals.pop(info.mid, 0))]
         if hopeless := [_HOPELESS[code] for code in codes if code in _HOPELESS]:
             raise RefusedError("the broker will not take it", got=hopeless[0])
         if codes:
             raise DeliveryError("the broker does not take it", got=f"reason {codes[0]:#x}")
-        for entry, payload in zip(entries, payloads, strict=True):
-            if entry.body.startswith(_STATUS) and (
-                entry.key in self._statuses or len(self._statuses) < MOST_STATUSES
-            ):
+        for entry, payload in messages:
+            known = entry.key in self._statuses or len(self._statuses) < MOST_STATUSES
+            if known and entry.body.startswith(_STATUS):
                 self._statuses[entry.key] = payload
 
     def check(self) -> None:
@@ -280,13 +263,6 @@ class MqttSink(SpooledSink):
         except ssl.SSLError as error:
             raise DeliveryError("a certificate or key cannot be used", got=error.reason) from error
         return context
-
-    def _wait(self, event: threading.Event, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while not event.wait(0.1):
-            if self._aborted.is_set() or time.monotonic() > deadline:
-                return False
-        return True
 
     def _on_connect(self, client: Client, data: Any, flags: Any, reason: Any, more: Any) -> None:
         if reason.is_failure:

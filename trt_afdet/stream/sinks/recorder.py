@@ -36,8 +36,7 @@ def parse_contents(text: object) -> tuple[Content, ...]:
     return tuple(names)  # type: ignore[arg-type]
 
 
-#: The annotation of such an option.
-Contents = Annotated[tuple[Content, ...], parse_contents]
+Contents = Annotated[tuple[Content, ...], parse_contents]  # The annotation of such an option.
 
 
 class Recorder:
@@ -49,30 +48,26 @@ class Recorder:
         self._number = 0
 
     def result(self, result: StreamResult) -> list[Record]:
-        """The records of a processed frame."""
         frame = result.frame
         events: list[Record] = [
             event.to_json() if hasattr(event, "to_json") else {"kind": "other", "text": str(event)}
             for event in result.events
         ]
-        fields = result_fields(
-            result.detections, frame.image, frame.source, frame.sequence, frame.position
-        )
+        place = frame.source, frame.sequence, frame.position
+        fields = result_fields(result.detections, frame.image, *place)
         records: list[Record] = []
-        if "results" in self._contents or (
-            "detections" in self._contents and (len(result.detections) or events)
-        ):
+        wanted = "detections" if len(result.detections) or events else "results"
+        if {"results", wanted} & self._contents:
             latency = round(result.finished - frame.captured, 6)
             more = {"latency": latency, "detected": result.detected, "events": events}
             records.append(self._numbered("result", frame.wall_time, fields | more))
         if "events" in self._contents:
-            place = {name: fields[name] for name in ("source", "sequence", "position")}
+            where = {name: fields[name] for name in ("source", "sequence", "position")}
             for event in events:
-                records.append(self._numbered("event", frame.wall_time, place | {"event": event}))
+                records.append(self._numbered("event", frame.wall_time, where | {"event": event}))
         return records
 
     def status(self, event: StatusEvent) -> list[Record]:
-        """The record of a change of state, if it is to be sent."""
         if "status" not in self._contents:
             return []
         fields = {"source": event.source, "state": event.state, "detail": event.detail}

@@ -15,12 +15,7 @@ from typing import Any
 
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.stream.options import Timeout
-from trt_afdet.stream.sinks.delivery import (
-    DeliveryError,
-    RefusedError,
-    SpooledSink,
-    check_certificates,
-)
+from trt_afdet.stream.sinks.delivery import DeliveryError, RefusedError, SpooledSink, check_certs
 from trt_afdet.stream.sinks.spool import Entry, Spool
 
 #: The server's answers to a record longer than its ``proto-max-bulk-len``, or than a string may be.
@@ -48,11 +43,10 @@ class RedisOptions:
             raise InvalidValueError(what, hint="redis://host/STREAM")
         if self.maxlen < 1:
             raise InvalidValueError("maxlen must be at least 1", got=self.maxlen)
-        check_certificates(self.tls, "rediss:// for redis://", self.ca)
+        check_certs(self.tls, "rediss:// for redis://", self.ca)
 
     @property
     def target(self) -> str:
-        """The server and the stream, without credentials."""
         return f"redis{'s' * self.tls}://{self.host}:{self.port or 6379}/{self.stream}"
 
 

@@ -28,18 +28,13 @@ from trt_afdet.support.threads import interrupted
 
 log = logging.getLogger("trt_afdet.stream")
 
-#: Seconds that the server may take to answer.
-TIMEOUT = 5.0
+TIMEOUT = 5.0  # Seconds that the server may take to answer.
 
 
 class RtspSink:
-    """Publishes each source under its own address.
+    """Publishes each source under its own address, ``rtsp://[USER:PASSWORD@]HOST[:PORT]/PATH``.
 
-    Args:
-        url: ``rtsp://[USER:PASSWORD@]HOST[:PORT]/PATH``; ``{source}`` in it is the source's name,
-            and is needed where there is more than one.
-        codec: Encoder of FFmpeg; by default libx264 if there is one.
-        bitrate: Bits per second.
+    ``{source}`` in it is the source's name, and is needed where there is more than one.
     """
 
     durable = False
@@ -47,8 +42,8 @@ class RtspSink:
     def __init__(
         self,
         url: str,
-        codec: str | None = None,
-        bitrate: int = 2_000_000,
+        codec: str | None = None,  # Encoder of FFmpeg; by default libx264 if there is one.
+        bitrate: int = 2_000_000,  # Bits per second.
         retry: Retry | None = None,
     ) -> None:
         if bitrate < 1:
@@ -77,7 +72,6 @@ class RtspSink:
             self.dropped += 1
 
     def status(self, event: StatusEvent) -> None:
-        """Ends the stream of a source that has ended."""
         if event.state in FINAL and (output := self._outputs.pop(event.source, None)):
             output.close()
 
@@ -113,14 +107,12 @@ class _Output:
 
     def __init__(self, sink: RtspSink, source: str, url: str) -> None:
         self._label = f"{sink.name}, {source}"
-        self._sink = sink
-        self._url = url
+        self._sink, self._url = sink, url
         self._container: Any = None
         self._encoder: Encoder | None = None
         self._shape: tuple[int, ...] = ()
-        self._began = 0.0
+        self._began = self._not_before = 0.0
         self._failures = 0
-        self._not_before = 0.0
 
     def send(self, result: StreamResult) -> bool:
         """Sends a frame; False if the server is away."""
@@ -147,7 +139,6 @@ class _Output:
         return True
 
     def close(self) -> None:
-        """Ends the stream."""
         with suppress(OSError):  # It is gone already.
             if self._encoder is not None:
                 self._encoder.finish()

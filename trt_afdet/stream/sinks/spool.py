@@ -9,15 +9,13 @@ import sqlite3
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, RunError, WriteError
 from trt_afdet.support.files import write_error
 
-#: Bytes of an entry besides its text, roughly.
-OVERHEAD = 64
-#: Least bound, bytes.
-LEAST = 64 << 10
+OVERHEAD = 64  # Bytes of an entry besides its text, roughly.
+LEAST = 64 << 10  # Least bound, bytes.
 
 
 class SpoolClosedError(RunError):
@@ -48,25 +46,18 @@ class Spool:
         self._limit = limit
         self._changed = threading.Condition()
         self._database: sqlite3.Connection | None = None
-        self._count = 0
-        self._bytes = 0
-        self._removed = 0
+        self._count = self._bytes = self._removed = 0
         self._hurried = False
 
     def open(self) -> None:
-        """Opens the file, made if missing.
-
-        Raises:
-            AfdetError: If it cannot be opened, is no spool, or another process uses it.
-        """
+        """Opens the file, made if missing; AfdetError if it is in use, or no spool."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch(mode=0o600)
         except OSError as error:
             raise write_error(self.path, error) from error
-        database = sqlite3.connect(
-            self.path, timeout=0, isolation_level=None, check_same_thread=False
-        )
+        how: Any = {"timeout": 0, "isolation_level": None, "check_same_thread": False}
+        database = sqlite3.connect(self.path, **how)
         try:
             # Exclusive: a second process is refused, and no shared memory is needed.
             database.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -83,16 +74,12 @@ class Spool:
             database.close()
             raise self._translated(error) from error
         self._database = database
-        self._count, self._bytes = int(row[0]), int(row[1])
+        self._count, self._bytes = map(int, row)
 
     def put(self, items: Iterable[tuple[str, str]]) -> None:
-        """Appends keys with their bodies, all of them or none.
+        """Appends keys with their bodies, all or none; WriteError if the disk is full or broken.
 
         One that is larger than the spool is dropped and counted; the others lose nothing by it.
-
-        Raises:
-            WriteError: If the disk is full or broken.
-            SpoolClosedError: If it is closed.
         """
         found = [(k, b, len(k.encode()) + len(b.encode()) + OVERHEAD) for k, b in items]
         rows = [row for row in found if row[2] <= self._limit]
@@ -128,31 +115,22 @@ class Spool:
         """The oldest entries, at most ``most``; they stay until they are removed.
 
         Waits up to ``wait`` seconds for the first, then ``full`` seconds for more.
-
-        Raises:
-            SpoolClosedError: If it is closed.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._count or self._hurried, wait)
             if full and 0 < self._count < most:
                 self._changed.wait_for(lambda: self._count >= most or self._hurried, full)
-            rows = self._open_database().execute(
-                "SELECT id, key, body FROM entries WHERE id > ? ORDER BY id LIMIT ?",
-                (self._removed, most),
-            )
-            return [Entry(*row) for row in rows]
+            query = "SELECT id, key, body FROM entries WHERE id > ? ORDER BY id LIMIT ?"
+            rows = self._open_database().execute(query, (self._removed, most))
+            return list(map(Entry._make, rows))
 
     def remove(self, through: int) -> None:
-        """Removes all entries up to an id, that one included.
-
-        After a kill right then, the last ones may be there again.
-        """
+        """Removes all up to an id, that one included; the last may be back after a kill."""
         with self._changed:
             query = "SELECT count(*), total(size) FROM entries WHERE id > ? AND id <= ?"
             found = self._open_database().execute(query, (self._removed, through))
-            count, size = found.fetchone()
-            self._count -= int(count)
-            self._bytes -= int(size)
+            count, size = map(int, found.fetchone())
+            self._count, self._bytes = self._count - count, self._bytes - size
             self._removed = max(self._removed, through)
 
     def hurry(self) -> None:
@@ -162,7 +140,6 @@ class Spool:
             self._changed.notify_all()
 
     def waiting(self) -> int:
-        """Entries that wait."""
         return self._count
 
     def close(self) -> None:

@@ -114,8 +114,6 @@ def _ends_frame(line: bytes) -> bool:
         row = next(csv.reader([line.decode()]), [])
     except (UnicodeDecodeError, csv.Error):
         return False
-    if tuple(row) == COLUMNS:
-        return True
     if len(row) != len(COLUMNS) or not (row[_COUNT].isdigit() and row[_INDEX].isdigit()):
-        return False
+        return tuple(row) == COLUMNS
     return int(row[_INDEX]) == int(row[_COUNT]) - 1

@@ -34,37 +34,26 @@ log = logging.getLogger("trt_afdet.stream")
 #: What this sink has written, and nothing else, is called so.
 _OWN = re.compile(r"[A-Za-z0-9_-]+_(\d{8}T\d{6}\.\d{3}Z)(?:-\d+)?\.afdet\.mp4")
 
-#: Bytes of the last box (mfro) of a file that was closed.
-LAST_BOX = 16
-#: Seconds between looks at the free space.
-LOOK = 2.0
-#: A pause longer than so many seconds begins a new file.
-LONGEST_PAUSE = 60.0
+LAST_BOX = 16  # Bytes of the last box (mfro) of a file that was closed.
+LOOK = 2.0  # Seconds between looks at the free space.
+LONGEST_PAUSE = 60.0  # A pause longer than so many seconds begins a new file.
 
 
 class VideoSink:
-    """Draws the detections on the frames and records them.
+    """Draws the detections on the frames and records them in a folder, which it uses alone.
 
-    Args:
-        folder: For the files; created if missing. One sink at a time uses it.
-        segment: Seconds after which a new file begins; 0 for never.
-        keep_free: Bytes of the disk that stay free: the oldest recordings of this sink in the
-            folder, of earlier runs too, are deleted for that. If even all of them would not do, it
-            deletes none and stops to record until there is space. 0 for never: then a full disk is
-            an error.
-        codec: Encoder of FFmpeg; by default libx264 if there is one.
-        quality: 0 (best, largest) to 51.
-        wait: Whether the pipeline waits for a recording that is too slow, so that every processed
-            frame is in it; else frames are left out.
+    To keep space free the oldest recordings of this sink in the folder, of earlier runs too, are
+    deleted. If even all of them would not do, it deletes none and stops to record until there is
+    space. With ``wait`` the pipeline waits for a slow recording; else frames are left out.
     """
 
     def __init__(
         self,
         folder: Path,
-        segment: Seconds = 600.0,
-        keep_free: Size = 1_000_000_000,
-        codec: str | None = None,
-        quality: int = 26,
+        segment: Seconds = 600.0,  # After which a new file begins; 0 for never.
+        keep_free: Size = 1_000_000_000,  # Bytes of the disk; with 0 a full disk is an error.
+        codec: str | None = None,  # Encoder of FFmpeg; by default libx264 if there is one.
+        quality: int = 26,  # 0 (best, largest) to 51.
         wait: bool = True,
     ) -> None:
         if segment < 0 or keep_free < 0:
@@ -115,7 +104,6 @@ class VideoSink:
         segment.add(result.annotated, frame)
 
     def status(self, event: StatusEvent) -> None:
-        """Closes the file of a source that has ended."""
         if event.state in FINAL:
             self._end(event.source)
 
@@ -206,9 +194,8 @@ class _Segment:
         # and written data never changes.
         flags = "empty_moov+default_base_moof+frag_every_frame"
         options = {"movflags": flags, "fflags": "flush_packets"}
-        self._container: Any = av.open(
-            self._file, "w", format="mp4", options=options, buffer_size=1 << 20
-        )
+        how: Any = {"format": "mp4", "options": options, "buffer_size": 1 << 20}
+        self._container: Any = av.open(self._file, "w", **how)
         begun = datetime.fromtimestamp(frame.wall_time, timezone.utc)
         self._container.metadata["creation_time"] = begun.isoformat()
         self._container.metadata["title"] = frame.source
@@ -216,7 +203,6 @@ class _Segment:
         self._encoder = Encoder(self._container, codec, size, quality=quality)
 
     def takes(self, frame: StreamFrame, length: float) -> bool:
-        """Whether a frame belongs into this file."""
         moment = _moment(frame)
         return (
             frame.image.shape == self._shape

@@ -29,10 +29,8 @@ from trt_afdet.stream.options import Timeout
 from trt_afdet.stream.sinks.delivery import DeliveryError, RefusedError, SpooledSink
 from trt_afdet.stream.sinks.spool import Entry, Spool
 
-#: Answers that trying again cannot change.
-HOPELESS = frozenset({400, 413, 415, 422, 431})
-#: A server may ask for patience, but not for more seconds than this.
-LONGEST_WAIT = 600.0
+HOPELESS = frozenset({400, 413, 415, 422, 431})  # Answers that trying again cannot change.
+LONGEST_WAIT = 600.0  # A server may ask for patience, but not for more seconds than this.
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,7 @@ Image = npt.NDArray[np.uint8]
 
 #: Size of the window in pixels, at most.
 WIDTH, HEIGHT = 1280, 720
-#: Seconds between pictures.
-INTERVAL = 1 / 30
+INTERVAL = 1 / 30  # Seconds between pictures.
 
 # Without a screen OpenCV ends the process, so a child process tries first.
 _PROBE = "import cv2; cv2.namedWindow('trt-afdet'); cv2.waitKey(1); cv2.destroyAllWindows()"
@@ -54,7 +53,6 @@ class WindowSink:
         self._latest[result.frame.source] = result
 
     def status(self, event: StatusEvent) -> None:
-        """Takes a source that has ended off the window."""
         if event.state in FINAL:
             self._latest.pop(event.source, None)
 
@@ -105,21 +103,15 @@ def grid(images: Sequence[Image], width: int = WIDTH, height: int = HEIGHT) -> I
 
 
 def check_screen(hint: str) -> None:
-    """Raises if no window can be shown, without any harm to this process.
-
-    Raises:
-        MissingDependencyError: If this OpenCV is built without windows.
-        RunError: If there is no screen; with ``hint``, what else the user can do.
-    """
+    """Raises if no window can be shown, with a hint; does this process no harm."""
     if re.search(r"^\s*GUI:\s*NONE\s*$", cv2.getBuildInformation(), re.MULTILINE):
         remedy = "pip uninstall opencv-python-headless; pip install opencv-python"
         raise MissingDependencyError("this OpenCV is built without windows", hint=remedy)
     if sys.platform == "linux" and not any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))):
         raise RunError("there is no screen for a window", hint=hint)
     try:
-        probe = subprocess.run(
-            [sys.executable, "-c", _PROBE], capture_output=True, timeout=30, check=False
-        )
+        command = [sys.executable, "-c", _PROBE]
+        probe = subprocess.run(command, capture_output=True, timeout=30, check=False)
     except subprocess.TimeoutExpired as error:
         raise RunError("the screen does not answer", hint=hint) from error
     if probe.returncode:

@@ -5,7 +5,7 @@ import { Editor } from "./editor.js";
 import { EventList, placeOf } from "./events.js";
 import { Link } from "./link.js";
 import { CameraView } from "./view.js";
-import { count, duration, element, pairs, rate, seconds, setText } from "./text.js";
+import { count, duration, element, pairs, ranked, rate, seconds, setText, swatch } from "./text.js";
 
 const $ = (id) => document.getElementById(id);
 const known = { state: null, zones: {}, events: [], points: new Map(), skew: 0 };
@@ -16,9 +16,8 @@ class Card {
   constructor(name) {
     this.view = new CameraView();
     this.chart = new Chart(false);
-    this.name = element("b", {}, name);
     this.rate = element("span", { className: "rate" });
-    this.head = element("div", { className: "card-head" }, element("span", { className: "dot" }), this.name, this.rate);
+    this.head = element("div", { className: "card-head" }, element("span", { className: "dot" }), element("b", {}, name), this.rate);
     this.stats = element("dl", { className: "stats" });
     this.chips = element("div", { className: "chips" });
     this.root = element("a", { className: "card", href: `#/camera/${encodeURIComponent(name)}`, data: { camera: name } },
@@ -26,12 +25,7 @@ class Card {
   }
 }
 
-const focus = {
-  camera: null,
-  view: new CameraView(),
-  chart: new Chart(true),
-  list: new EventList($("focus-events"), ""),
-};
+const focus = { camera: null, view: new CameraView(), chart: new Chart(true), list: new EventList($("focus-events"), "") };
 $("stage").append(focus.view.root);
 $("focus-chart").append(focus.chart.root);
 const cameraOf = (name) => known.state?.cameras.find((camera) => camera.name === name);
@@ -45,15 +39,12 @@ const editor = new Editor(focus.view, $("tools"), $("shapes"), keyOf, (camera, z
 const link = new Link({
   open(isOpen, reason) {
     $("banner").hidden = isOpen;
-    if (!isOpen) {
-      setText($("banner"), reason || "The connection to the pipeline is lost; trying again.");
-      $("health").dataset.status = "waiting";
-      setText($("health").lastElementChild, "No connection");
-    } else {
-      // The pipeline may be another one now; all of this is sent again.
-      known.events = [];
-      known.points.clear();
-    }
+    // The pipeline may be another one now; all of this is sent again.
+    if (isOpen) Object.assign(known, { events: [], points: new Map() });
+    if (isOpen) return;
+    setText($("banner"), reason || "The connection to the pipeline is lost; trying again.");
+    $("health").dataset.status = "waiting";
+    setText($("health").lastElementChild, "No connection");
   },
   message(message) {
     if (message.type === "state") showState(message);
@@ -83,10 +74,10 @@ function showState(state) {
     ok: "All is well", degraded: `${away} of ${cameras.length} away`, unhealthy: health.reasons[0] ?? "Not working",
   }[health.status]);
   showTotals(state);
-  for (const name of [...cards.keys()]) {
+  for (const [name, { root }] of cards) {
     if (cameraOf(name)) continue;
-    onScreen.unobserve(cards.get(name).root);
-    cards.get(name).root.remove();
+    onScreen.unobserve(root);
+    root.remove();
     cards.delete(name);
   }
   for (const camera of cameras) {
@@ -126,10 +117,9 @@ function showView(view, camera) {
   view.colors = known.state.colors;
   view.tallies = camera.tallies;
   const away = camera.state !== "live" ? camera.state : view.bitmap ? "" : "waiting";
-  if (view.notice.dataset.text !== away + camera.detail) {
-    view.notice.dataset.text = away + camera.detail;
-    view.notice.replaceChildren(...(away ? [element("b", {}, away), element("span", {}, camera.detail)] : []));
-  }
+  if (view.notice.dataset.text === away + camera.detail) return;
+  view.notice.dataset.text = away + camera.detail;
+  view.notice.replaceChildren(...(away ? [element("b", {}, away), element("span", {}, camera.detail)] : []));
 }
 
 function showCard(card, camera) {
@@ -159,11 +149,8 @@ function showChips(card, { boxes }) {
   const key = [...found].sort().join();
   if (card.chips.dataset.key === key) return;
   card.chips.dataset.key = key;
-  const chips = [...found].sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1)).slice(0, 6).map(([name, number]) => {
-    const swatch = element("i");
-    swatch.style.background = known.state?.colors[name] ?? "#fff";
-    return element("span", { className: "chip" }, swatch, `${name} ${number}`);
-  });
+  const chips = ranked(found).slice(0, 6).map(([name, number]) =>
+    element("span", { className: "chip" }, swatch(known.state?.colors[name]), `${name} ${number}`));
   card.chips.replaceChildren(...(chips.length ? chips : [element("span", { className: "chip none" }, "nothing in the picture")]));
 }
 
@@ -172,11 +159,9 @@ function showFocus() {
   if (!camera) return;
   showView(focus.view, camera);
   const [w, h] = camera.size ?? [16, 9];
-  focus.view.root.style.aspectRatio = `${w} / ${h}`;
-  focus.view.root.style.maxWidth = `calc((100dvh - 210px) * ${w / h})`;
+  Object.assign(focus.view.root.style, { aspectRatio: `${w} / ${h}`, maxWidth: `calc((100dvh - 210px) * ${w / h})` });
   $("focus-state").dataset.state = camera.state;
   $("focus-state").replaceChildren(element("span", { className: "dot" }), camera.state);
-  const objects = Object.entries(camera.objects ?? {}).sort((a, b) => b[1] - a[1]);
   $("figures").replaceChildren(...pairs([
     ["Frames/s", rate(camera.fps)],
     ["Picture", camera.size ? camera.size.join(" × ") : "–"],
@@ -188,16 +173,14 @@ function showFocus() {
     ["Too old", count(camera.stale)],
     ["Reconnects", count(camera.reconnects)],
     [`${camera.state} for`, duration(Math.max(0, known.state.time - camera.since))],
-    ...objects.slice(0, 8).map(([name, number]) => [`${name} detections`, count(number), "wide"]),
+    ...ranked(Object.entries(camera.objects ?? {})).slice(0, 8).map(([name, number]) => [`${name} detections`, count(number), "wide"]),
   ]));
 }
 
 function addPoints(points) {
   for (const point of points) {
-    const all = known.points.get(point.camera) ?? [];
-    all.push(point);
-    while (all.length && point.time - all[0].time > SPAN + 10) all.shift();
-    known.points.set(point.camera, all);
+    const all = [...(known.points.get(point.camera) ?? []), point];
+    known.points.set(point.camera, all.filter(({ time }) => point.time - time <= SPAN + 10));
   }
   showCharts();
 }
@@ -211,20 +194,15 @@ function showCharts() {
 
 function addEvents(events) {
   const first = known.events.length === 0;
-  known.events.push(...events);
-  known.events.splice(0, known.events.length - 300);
-  if (!first) {
-    for (const event of events) {
-      const place = placeOf(event);
-      if (place) (event.camera === focus.camera ? focus.view : cards.get(event.camera)?.view)?.flash(place);
-    }
+  known.events = [...known.events, ...events].slice(-300);
+  for (const event of first ? [] : events) {
+    const place = placeOf(event);
+    if (place) (event.camera === focus.camera ? focus.view : cards.get(event.camera)?.view)?.flash(place);
   }
   showEvents();
 }
 
-function showEvents() {
-  (focus.camera ? focus.list : list).show(known.events);
-}
+const showEvents = () => (focus.camera ? focus.list : list).show(known.events);
 
 function showZones() {
   for (const [name, card] of cards) {
@@ -240,11 +218,8 @@ function showZones() {
 // Only what can be seen is asked for, as large as it is shown.
 function watch() {
   const wanted = {};
-  if (focus.camera) {
-    if (cards.has(focus.camera)) wanted[focus.camera] = focus.view.wanted;
-  } else {
-    for (const [name, card] of cards) if (card.visible) wanted[name] = card.view.wanted;
-  }
+  if (!focus.camera) for (const [name, card] of cards) if (card.visible) wanted[name] = card.view.wanted;
+  if (cards.has(focus.camera)) wanted[focus.camera] = focus.view.wanted;
   link.watch(wanted);
 }
 

@@ -1,6 +1,6 @@
 // Objects per frame by class over the last minutes, as lines on a canvas.
 
-import { element, clock } from "./text.js";
+import { clock, element, path, ranked, swatch } from "./text.js";
 
 export const SPAN = 300;
 const STEP = 2;
@@ -13,15 +13,11 @@ export class Chart {
     this.box = element("div", { className: "chart" }, this.canvas);
     this.legend = element("div", { className: "legend" });
     this.root = full ? element("div", {}, this.box, this.legend) : this.box;
-    this.hidden = new Set();
-    this.points = [];
-    this.colors = {};
-    this.hover = null;
+    Object.assign(this, { hidden: new Set(), points: [], colors: {}, hover: null });
     new ResizeObserver(() => this.draw()).observe(this.box);
-    if (full) {
-      this.canvas.addEventListener("pointermove", (event) => { this.hover = event.offsetX; this.draw(); });
-      this.canvas.addEventListener("pointerleave", () => { this.hover = null; this.draw(); });
-    }
+    if (!full) return;
+    this.canvas.onpointermove = (event) => { this.hover = event.offsetX; this.draw(); };
+    this.canvas.onpointerleave = () => { this.hover = null; this.draw(); };
   }
 
   show(points, colors, now) {
@@ -30,7 +26,7 @@ export class Chart {
     for (const { counts } of points) {
       for (const [name, n] of Object.entries(counts)) seen.set(name, (seen.get(name) ?? 0) + n);
     }
-    this.names = [...seen].sort((a, b) => b[1] - a[1]).slice(0, 8).map(([name]) => name);
+    this.names = ranked(seen).slice(0, 8).map(([name]) => name);
     if (this.full) this.showLegend();
     this.draw();
   }
@@ -40,14 +36,13 @@ export class Chart {
     if (key === this.key) return;
     this.key = key;
     this.legend.replaceChildren(...this.names.map((name) => {
-      const swatch = element("i");
-      swatch.style.background = this.colors[name] ?? "#fff";
-      const button = element("button", { type: "button", className: "chip", "aria-pressed": String(!this.hidden.has(name)) }, swatch, name);
-      button.addEventListener("click", () => {
+      const properties = { type: "button", className: "chip", "aria-pressed": String(!this.hidden.has(name)) };
+      const button = element("button", properties, swatch(this.colors[name]), name);
+      button.onclick = () => {
         if (!this.hidden.delete(name)) this.hidden.add(name);
         button.setAttribute("aria-pressed", String(!this.hidden.has(name)));
         this.draw();
-      });
+      };
       return button;
     }));
   }
@@ -60,8 +55,7 @@ export class Chart {
     const c = this.canvas.getContext("2d");
     c.scale(ratio, ratio);
     const names = this.names.filter((name) => !this.hidden.has(name));
-    const top = Math.max(1, ...this.points.flatMap(({ counts }) => names.map((name) => counts[name] ?? 0)));
-    const high = niceTop(top);
+    const high = niceTop(Math.max(1, ...this.points.flatMap(({ counts }) => names.map((name) => counts[name] ?? 0))));
     // A pipeline that has just begun fills the chart too.
     const span = Math.min(SPAN, Math.max(60, this.now - (this.points[0]?.time ?? this.now)));
     const area = this.full ? { l: 30, r: 8, t: 8, b: 20 } : { l: 0, r: 3, t: 3, b: 3 };
@@ -78,13 +72,10 @@ export class Chart {
   }
 
   drawLine(c, name, x, y) {
-    c.strokeStyle = this.colors[name] ?? "#fff";
-    c.fillStyle = c.strokeStyle;
-    c.lineWidth = this.full ? 2 : 1.5;
-    c.lineJoin = "round";
+    const color = this.colors[name] ?? "#fff";
+    const style = { strokeStyle: color, fillStyle: color, lineWidth: this.full ? 2 : 1.5, lineJoin: "round" };
     for (const run of runs(this.points)) {
-      c.beginPath();
-      run.forEach(({ time, counts }, i) => (i ? c.lineTo : c.moveTo).call(c, x(time), y(counts[name] ?? 0)));
+      path(c, run.map(({ time, counts }) => [x(time), y(counts[name] ?? 0)]), style);
       c.stroke();
       c.lineTo(x(run.at(-1).time), y(0));
       c.lineTo(x(run[0].time), y(0));
@@ -95,22 +86,14 @@ export class Chart {
   }
 
   drawAxes(c, wide, area, high, span, x, y) {
-    c.font = '11px system-ui, "DejaVu Sans", sans-serif';
-    c.fillStyle = "#66738c";
-    c.strokeStyle = "#253049";
-    c.lineWidth = 1;
-    c.textAlign = "right";
-    c.textBaseline = "middle";
+    Object.assign(c, { font: '11px system-ui, "DejaVu Sans", sans-serif', textAlign: "right", textBaseline: "middle" });
     for (const share of [0, 0.5, 1]) {
       const value = high * share, line = Math.round(y(value)) + 0.5;
-      c.beginPath();
-      c.moveTo(area.l, line);
-      c.lineTo(wide - area.r, line);
+      path(c, [[area.l, line], [wide - area.r, line]], { fillStyle: "#66738c", strokeStyle: "#253049", lineWidth: 1 });
       c.stroke();
       c.fillText(Number(value.toFixed(1)), area.l - 6, line);
     }
-    c.textAlign = "center";
-    c.textBaseline = "bottom";
+    Object.assign(c, { textAlign: "center", textBaseline: "bottom" });
     const step = span > 150 ? 60 : 20;
     for (let back = step; back < span - step / 3; back += step) {
       c.fillText(step === 60 ? `−${back / 60} min` : `−${back} s`, x(this.now - back), y(0) + 19);
@@ -122,20 +105,15 @@ export class Chart {
       !best || Math.abs(x(point.time) - this.hover) < Math.abs(x(best.time) - this.hover) ? point : best, null);
     if (!nearest) return;
     const at = x(nearest.time);
-    c.strokeStyle = "#9aa7bf";
-    c.beginPath();
-    c.moveTo(at, area.t);
-    c.lineTo(at, y(0));
+    path(c, [[at, area.t], [at, y(0)]], { strokeStyle: "#9aa7bf" });
     c.stroke();
     const lines = [clock(nearest.time), ...names.map((n) => `${n}  ${(nearest.counts[n] ?? 0).toFixed(1)}`)];
     const width = Math.max(...lines.map((line) => c.measureText(line).width)) + 16;
     const left = at + width + 8 > wide ? at - width - 8 : at + 8;
-    c.fillStyle = "rgb(20 28 44 / .95)";
+    Object.assign(c, { fillStyle: "rgb(20 28 44 / .95)", textAlign: "left", textBaseline: "top" });
     c.beginPath();
     c.roundRect(left, area.t, width, lines.length * 15 + 10, 6);
     c.fill();
-    c.textAlign = "left";
-    c.textBaseline = "top";
     lines.forEach((line, i) => {
       c.fillStyle = i ? this.colors[names[i - 1]] ?? "#fff" : "#e8edf7";
       c.fillText(line, left + 8, area.t + 6 + i * 15);

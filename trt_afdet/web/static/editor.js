@@ -1,6 +1,6 @@
 // Draws zones and lines on a camera's picture, with mouse, pen or finger.
 
-import { element, toast } from "./text.js";
+import { element, path, swatch, toast } from "./text.js";
 import { drawShape, shapeColor } from "./view.js";
 
 const pointsOf = (shape) => shape.polygon ?? shape.points;
@@ -9,6 +9,9 @@ const distance = (a, b) => Math.hypot(a[0] - b[0], a[1] - b[1]);
 const middle = (a, b) => [(a[0] + b[0]) / 2, (a[1] + b[1]) / 2];
 // Pixels within which a pointer hits a point.
 const reach = (event) => (event.pointerType === "touch" ? 24 : 11);
+const hint = (text) => element("span", { className: "hint" }, text);
+const button = (text, kind, onclick, properties = {}) =>
+  element("button", { type: "button", className: `button ${kind}`, onclick, ...properties }, text);
 
 export class Editor {
   // tools, list: where buttons and the list of shapes go. keyOf(camera): its name in addresses.
@@ -18,12 +21,9 @@ export class Editor {
     this.drafts = new Map(); // Camera → unsaved shapes; they outlive a look at another camera.
     this.camera = null;
     this.active = false;
-    const canvas = view.over;
-    canvas.addEventListener("pointerdown", (event) => this.down(event));
-    canvas.addEventListener("pointermove", (event) => this.move(event));
-    canvas.addEventListener("pointerup", (event) => this.up(event));
-    canvas.addEventListener("pointercancel", () => { this.drag = null; });
-    canvas.addEventListener("dblclick", () => this.finish());
+    for (const kind of ["down", "move", "up"]) view.over.addEventListener(`pointer${kind}`, (event) => this[kind](event));
+    view.over.addEventListener("pointercancel", () => { this.drag = null; });
+    view.over.addEventListener("dblclick", () => this.finish());
     addEventListener("keydown", (event) => this.key(event));
     addEventListener("beforeunload", (event) => { if (this.drafts.size) event.preventDefault(); });
   }
@@ -31,13 +31,13 @@ export class Editor {
   open(camera, zones) {
     this.camera = camera;
     this.stored = structuredClone(zones);
-    this.stop();
+    this.setActive(false);
     if (this.drafts.has(camera)) this.begin();
     else this.render();
   }
 
   close() {
-    this.stop();
+    this.setActive(false);
     this.camera = null;
   }
 
@@ -56,28 +56,21 @@ export class Editor {
   }
 
   begin() {
-    this.active = true;
     this.draft = this.drafts.get(this.camera) ?? structuredClone(this.stored);
-    this.selected = null;
-    this.pending = null; // The shape being drawn: { kind, points, pointer }.
-    this.view.hideZones = true;
-    this.view.drawExtra = (context) => this.draw(context);
-    this.view.root.classList.add("editing");
+    this.setActive(true);
     this.render();
   }
 
-  stop() {
-    this.active = false;
-    this.pending = this.drag = this.selected = null;
-    this.view.hideZones = false;
-    this.view.drawExtra = null;
-    this.view.root.classList.remove("editing");
+  setActive(active) {
+    this.active = this.view.hideZones = active;
+    this.pending = this.drag = this.selected = null; // Pending: being drawn, { kind, points, pointer }.
+    this.view.drawExtra = active ? (context) => this.draw(context) : null;
+    this.view.root.classList.toggle("editing", active);
   }
 
   discard() {
     this.drafts.delete(this.camera);
-    this.stop();
-    this.render();
+    this.open(this.camera, this.stored);
   }
 
   get shapes() {
@@ -85,35 +78,29 @@ export class Editor {
     return [...zones, ...lines];
   }
 
-  keepDraft() {
+  keepDraft(list = true) {
     if (this.changed) this.drafts.set(this.camera, this.draft);
     else this.drafts.delete(this.camera);
+    if (list) this.render();
+    else this.renderTools();
   }
 
   render() {
-    this.view.redraw();
     this.renderTools();
-    this.renderList();
+    const rows = this.shapes.map((shape) => this.row(shape));
+    this.list.replaceChildren(...(rows.length ? rows : [element("p", { className: "empty" }, "None yet. Zones tell who enters, leaves and stays; lines count who crosses.")]));
   }
 
   renderTools() {
-    const button = (text, kind, act, properties = {}) => {
-      const made = element("button", { type: "button", className: `button ${kind}`, ...properties }, text);
-      made.addEventListener("click", act);
-      return made;
-    };
-    const hint = (text) => element("span", { className: "hint" }, text);
-    this.tools.replaceChildren(...this.toolsNow(button, hint));
+    this.view.redraw();
+    this.tools.replaceChildren(...this.toolsNow());
   }
 
-  toolsNow(button, hint) {
-    if (!this.active) {
-      // Their place is known when the picture's size is; until then the server sends pixels.
-      const unplaced = this.shapes.some((shape) => shape.units === "pixels");
-      return unplaced
-        ? [hint("Zones in pixels can be shown and edited once there is a picture.")]
-        : [button("Edit zones and lines", "", () => this.begin(), { id: "edit" })];
-    }
+  toolsNow() {
+    // Their place is known when the picture's size is; until then the server sends pixels.
+    const unplaced = this.shapes.some((shape) => shape.units === "pixels");
+    if (!this.active && unplaced) return [hint("Zones in pixels can be shown and edited once there is a picture.")];
+    if (!this.active) return [button("Edit zones and lines", "", () => this.begin(), { id: "edit" })];
     if (!this.pending) {
       return [
         button("Draw a zone", "", () => this.start("zone"), { id: "draw-zone" }),
@@ -126,46 +113,34 @@ export class Editor {
     const { kind, points } = this.pending;
     const last = [
       button("Undo point", "", () => this.undoPoint(), { disabled: !points.length }),
-      button("Cancel", "", () => this.cancel()),
+      button("Cancel", "", () => this.start(null)),
     ];
     if (kind === "line") return [hint("Tap where the line begins and where it ends. The arrow shows which way counts as forward."), ...last];
     const advice = points.length < 3 ? "Tap the zone’s corners one after the other." : "Tap the first corner or Finish to close the zone.";
     return [hint(advice), button("Finish", "primary", () => this.finish(), { id: "finish", disabled: points.length < 3 }), ...last];
   }
 
-  renderList() {
-    const rows = this.shapes.map((shape) => this.row(shape));
-    this.list.replaceChildren(...(rows.length ? rows : [element("p", { className: "empty" }, "None yet. Zones tell who enters, leaves and stays; lines count who crosses.")]));
-  }
-
   row(shape) {
-    const swatch = element("span", { className: "swatch" });
-    swatch.style.background = shapeColor(shape.name);
+    const dot = swatch(shapeColor(shape.name), "span", "swatch");
     const kind = shape.polygon ? "zone" : "line";
-    if (!this.active) return element("div", { className: "shape" }, swatch, element("span", {}, shape.name), element("small", {}, kind), "");
+    if (!this.active) return element("div", { className: "shape" }, dot, element("span", {}, shape.name), element("small", {}, kind), "");
     const input = element("input", { value: shape.name, maxLength: 100, "aria-label": `Name of the ${kind}`, spellcheck: false });
-    input.addEventListener("focus", () => { if (this.selected !== shape) { this.selected = shape; this.view.redraw(); } });
-    input.addEventListener("input", () => {
+    input.onfocus = () => { if (this.selected !== shape) { this.selected = shape; this.view.redraw(); } };
+    input.oninput = () => {
       shape.name = input.value;
-      swatch.style.background = shapeColor(shape.name);
-      this.keepDraft();
-      this.renderTools();
-      this.view.redraw();
-    });
-    const remove = element("button", { type: "button", title: `Delete this ${kind}`, "aria-label": `Delete ${shape.name}` }, "×");
-    remove.addEventListener("click", () => this.remove(shape));
+      dot.style.background = shapeColor(shape.name);
+      this.keepDraft(false); // A new list would take the input away.
+    };
+    const title = `Delete this ${kind}`, onclick = () => this.remove(shape);
+    const remove = element("button", { type: "button", title, onclick, "aria-label": `Delete ${shape.name}` }, "×");
     return element("div", { className: "shape", "aria-current": String(this.selected === shape), data: { name: shape.name } },
-      swatch, input, element("small", {}, kind), remove);
+      dot, input, element("small", {}, kind), remove);
   }
 
+  // Begins to draw a zone or line; null gives up.
   start(kind) {
-    this.pending = { kind, points: [], pointer: null };
+    this.pending = kind && { kind, points: [], pointer: null };
     this.selected = null;
-    this.render();
-  }
-
-  cancel() {
-    this.pending = null;
     this.render();
   }
 
@@ -186,7 +161,6 @@ export class Editor {
     this.pending = null;
     this.selected = shape;
     this.keepDraft();
-    this.render();
     // On a phone the keyboard would cover the picture.
     if (this.pointer !== "touch") {
       const input = [...this.list.querySelectorAll("input")].find((i) => i.value === name);
@@ -205,24 +179,18 @@ export class Editor {
     this.draft.lines = this.draft.lines.filter((s) => s !== shape);
     if (this.selected === shape) this.selected = null;
     this.keepDraft();
-    this.render();
   }
 
   async save() {
     const camera = this.camera, body = JSON.stringify(this.draft);
     try {
-      const answer = await fetch(`api/zones/${this.keyOf(camera)}`, {
-        method: "PUT", headers: { "Content-Type": "application/json" }, body,
-      });
+      const headers = { "Content-Type": "application/json" };
+      const answer = await fetch(`api/zones/${this.keyOf(camera)}`, { method: "PUT", headers, body });
       const value = await answer.json();
       if (!answer.ok) throw new Error(value.error ?? "not saved");
       this.drafts.delete(camera);
       this.saved(camera, value);
-      if (camera === this.camera) {
-        this.stored = structuredClone(value);
-        this.stop();
-        this.render();
-      }
+      if (camera === this.camera) this.open(camera, value);
       toast("Saved");
     } catch (error) {
       toast(`Not saved: ${error.message}`, true);
@@ -259,13 +227,10 @@ export class Editor {
     const point = snap(this.view.fromEvent(event), this.view);
     if (this.pending) {
       const { kind, points } = this.pending;
-      if (kind === "zone" && points.length > 2 && this.apart(points[0], point) < reach(event)) {
-        this.finish();
-        return;
-      }
-      points.push(point);
+      const closing = kind === "zone" && points.length > 2 && this.apart(points[0], point) < reach(event);
+      if (!closing) points.push(point);
       this.pending.pointer = point;
-      if (kind === "line" && points.length === 2) this.finish();
+      if (closing || (kind === "line" && points.length === 2)) this.finish();
       else this.render();
       return;
     }
@@ -311,13 +276,12 @@ export class Editor {
     } else if (this.drag) {
       this.drag = null;
       this.keepDraft();
-      this.render();
     }
   }
 
   key(event) {
     if (!this.active || event.target instanceof HTMLInputElement) return;
-    if (event.key === "Escape" && this.pending) this.cancel();
+    if (event.key === "Escape" && this.pending) this.start(null);
     else if (event.key === "Enter" && this.pending) this.finish();
     else if (event.key === "Backspace" && this.pending?.points.length) this.undoPoint();
     else if ((event.key === "Delete" || event.key === "Backspace") && this.selected) this.remove(this.selected);
@@ -343,12 +307,10 @@ export class Editor {
 }
 
 function handle(context, [x, y], radius, color) {
+  Object.assign(context, { fillStyle: color, strokeStyle: "#0b0f17", lineWidth: 2 });
   context.beginPath();
   context.arc(x, y, radius, 0, 7);
-  context.fillStyle = color;
   context.fill();
-  context.lineWidth = 2;
-  context.strokeStyle = "#0b0f17";
   context.stroke();
 }
 
@@ -368,17 +330,9 @@ function shift(points, before, to, from) {
   });
 }
 
-function within(at, screen, near) {
-  if (screen.length === 2) {
-    const [a, b] = screen, length = distance(a, b) || 1;
-    const along = ((at[0] - a[0]) * (b[0] - a[0]) + (at[1] - a[1]) * (b[1] - a[1])) / length;
-    const off = Math.abs((at[0] - a[0]) * (b[1] - a[1]) - (at[1] - a[1]) * (b[0] - a[0])) / length;
-    return off < near && along > 0 && along < length;
-  }
-  let inside = false;
-  screen.forEach((p, i) => {
-    const q = screen[(i + 1) % screen.length];
-    if (p[1] > at[1] !== q[1] > at[1] && at[0] < ((q[0] - p[0]) * (at[1] - p[1])) / (q[1] - p[1]) + p[0]) inside = !inside;
-  });
-  return inside;
+const probe = document.createElement("canvas").getContext("2d");
+
+function within([x, y], screen, near) {
+  path(probe, screen, { lineWidth: 2 * near });
+  return screen.length === 2 ? probe.isPointInStroke(x, y) : probe.isPointInPath(x, y);
 }

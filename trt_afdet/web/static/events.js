@@ -30,9 +30,9 @@ export class EventList {
   row(event) {
     const [mark, tone, text, detail] = describe(event);
     const body = element("span", {}, text);
-    const below = [this.camera ? "" : event.camera, detail].filter(Boolean).join(" · ");
-    if (below && event.kind !== "state") body.append(element("small", {}, below));
-    if (event.kind === "state" && detail) body.append(element("small", {}, detail));
+    const camera = this.camera || event.kind === "state" ? "" : event.camera;
+    const below = [camera, detail].filter(Boolean).join(" · ");
+    if (below) body.append(element("small", {}, below));
     return element("li", {}, element("a", { href: `#/camera/${encodeURIComponent(event.camera)}` },
       element("span", { className: "mark", data: { mark: tone } }, mark), body,
       element("time", {}, clock(event.time))));
@@ -46,9 +46,7 @@ export function tallyText(tally) {
 }
 
 // The name of the zone or line that an event is about.
-export function placeOf(event) {
-  return event.zone ?? event.line ?? null;
-}
+export const placeOf = (event) => event.zone ?? event.line ?? null;
 
 function describe(event) {
   if (event.kind === "state") {

@@ -1,4 +1,4 @@
-// Formats figures, and makes elements of the document.
+// Formats figures, makes elements of the document, and draws paths.
 
 export function seconds(value) {
   if (value == null) return "–";
@@ -19,13 +19,9 @@ export function count(value) {
   return `${(value / 1e6).toFixed(value < 99.95e6 ? 1 : 0)} M`;
 }
 
-export function rate(value) {
-  return value == null ? "–" : value < 9.95 ? value.toFixed(1) : String(Math.round(value));
-}
-
-export function clock(moment) {
-  return new Date(moment * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
-}
+export const rate = (value) => value == null ? "–" : value < 9.95 ? value.toFixed(1) : String(Math.round(value));
+const TIME = { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false };
+export const clock = (moment) => new Date(moment * 1000).toLocaleTimeString([], TIME);
 
 // An element with properties, data attributes and children. Text is always text, never markup.
 export function element(tag, properties = {}, ...children) {
@@ -40,14 +36,29 @@ export function element(tag, properties = {}, ...children) {
 }
 
 // Pairs for a <dl>: [name, value, class].
-export function pairs(list) {
-  return list.map(([name, value, kind]) =>
-    element("div", { className: kind ?? "" }, element("dt", {}, name), element("dd", {}, value)));
-}
+export const pairs = (list) => list.map(([name, value, kind]) =>
+  element("div", { className: kind ?? "" }, element("dt", {}, name), element("dd", {}, value)));
+
+// Most objects first, as [name, number].
+export const ranked = (counts) => [...counts].sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1));
 
 // Sets text only if it differs, which spares the browser a layout.
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
+}
+
+// A small square of a colour.
+export function swatch(color, tag = "i", className = "") {
+  const made = element(tag, { className });
+  made.style.background = color ?? "#fff";
+  return made;
+}
+
+// A path through points on a canvas, with a style.
+export function path(context, points, style = {}) {
+  Object.assign(context, style);
+  context.beginPath();
+  for (const [x, y] of points) context.lineTo(x, y); // The first one moves there.
 }
 
 export function toast(text, bad = false) {

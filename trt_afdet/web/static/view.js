@@ -2,7 +2,7 @@
 // canvases at the screen's own resolution, so text is crisp however small the picture was sent.
 
 import { tallyText } from "./events.js";
-import { element } from "./text.js";
+import { element, path } from "./text.js";
 
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif';
 
@@ -12,15 +12,13 @@ export class CameraView {
     this.over = element("canvas", { className: "draw" });
     this.notice = element("div", { className: "notice" });
     this.root = element("div", { className: "view" }, this.canvas, this.over, this.notice);
-    this.bitmap = null;
-    this.header = null;
+    this.bitmap = this.header = null;
     this.colors = {};
     this.zones = { zones: [], lines: [] };
     this.tallies = {};
     this.flashes = new Map();
     this.drawExtra = null; // (context): what an editor draws on top.
     this.hideZones = false;
-    this.waiting = false;
     new ResizeObserver(() => this.redraw()).observe(this.root);
   }
 
@@ -31,8 +29,7 @@ export class CameraView {
 
   show(header, bitmap) {
     this.bitmap?.close();
-    this.bitmap = bitmap;
-    this.header = header;
+    Object.assign(this, { header, bitmap });
     this.redraw();
   }
 
@@ -42,10 +39,8 @@ export class CameraView {
   }
 
   redraw() {
-    if (this.waiting) return;
-    this.waiting = true;
-    requestAnimationFrame(() => {
-      this.waiting = false;
+    this.waiting ??= requestAnimationFrame(() => {
+      this.waiting = null;
       this.draw();
     });
   }
@@ -75,19 +70,17 @@ export class CameraView {
     if (!wide || !tall) return;
     for (const canvas of [this.canvas, this.over]) {
       const w = Math.round(wide * ratio), h = Math.round(tall * ratio);
-      if (canvas.width !== w || canvas.height !== h) { canvas.width = w; canvas.height = h; }
+      if (canvas.width !== w || canvas.height !== h) Object.assign(canvas, { width: w, height: h });
     }
-    const p = this.place;
+    const p = this.place, [picture, over] = [this.canvas, this.over].map((canvas) => canvas.getContext("2d"));
+    for (const context of this.bitmap ? [picture, over] : [over]) {
+      context.setTransform(ratio, 0, 0, ratio, 0, 0);
+      context.clearRect(0, 0, wide, tall);
+    }
     if (this.bitmap) {
-      const picture = this.canvas.getContext("2d");
-      picture.setTransform(ratio, 0, 0, ratio, 0, 0);
-      picture.clearRect(0, 0, wide, tall);
       picture.imageSmoothingQuality = "high";
       picture.drawImage(this.bitmap, p.x, p.y, p.w, p.h);
     }
-    const over = this.over.getContext("2d");
-    over.setTransform(ratio, 0, 0, ratio, 0, 0);
-    over.clearRect(0, 0, wide, tall);
     if (!this.hideZones) this.drawZones(over);
     // The best come first and are drawn last, on top.
     for (const box of [...(this.header?.boxes ?? [])].reverse()) this.drawBox(over, box, p);
@@ -98,12 +91,10 @@ export class CameraView {
     const color = this.colors[name] ?? "#ffffff";
     const x = p.x + x1 * p.w, y = p.y + y1 * p.h, w = (x2 - x1) * p.w, h = (y2 - y1) * p.h;
     context.lineJoin = "round";
-    context.strokeStyle = "rgb(0 0 0 / .55)";
-    context.lineWidth = 4;
-    context.strokeRect(x, y, w, h);
-    context.strokeStyle = color;
-    context.lineWidth = 2;
-    context.strokeRect(x, y, w, h);
+    for (const [strokeStyle, lineWidth] of [["rgb(0 0 0 / .55)", 4], [color, 2]]) {
+      Object.assign(context, { strokeStyle, lineWidth });
+      context.strokeRect(x, y, w, h);
+    }
     const size = p.w < 600 ? 11 : 13;
     label(context, `${name}${track == null ? "" : ` #${track}`} ${Math.round(confidence * 100)}%`, x - 1, y, color, size, p);
   }
@@ -131,37 +122,27 @@ export function shapeColor(name) {
 
 export function drawShape(context, view, points, closed, name, { lit = 0, strong = false, color = shapeColor(name) } = {}) {
   const screen = points.map((point) => view.toScreen(point));
-  context.beginPath();
-  screen.forEach(([x, y], i) => (i ? context.lineTo(x, y) : context.moveTo(x, y)));
-  if (closed) context.closePath();
   context.save();
-  context.fillStyle = color;
-  context.globalAlpha = (strong ? 0.22 : 0.1) + 0.35 * lit;
-  if (closed) context.fill();
-  context.globalAlpha = 1;
-  context.strokeStyle = "rgb(0 0 0 / .5)";
-  context.lineWidth = (strong ? 5 : 4) + 3 * lit;
+  path(context, screen, { fillStyle: color, globalAlpha: (strong ? 0.22 : 0.1) + 0.35 * lit });
+  if (closed) {
+    context.closePath();
+    context.fill();
+  }
+  Object.assign(context, { globalAlpha: 1, strokeStyle: "rgb(0 0 0 / .5)", lineWidth: (strong ? 5 : 4) + 3 * lit });
   context.stroke();
-  context.strokeStyle = color;
-  context.lineWidth = (strong ? 2.5 : 1.75) + 2 * lit;
+  Object.assign(context, { strokeStyle: color, lineWidth: (strong ? 2.5 : 1.75) + 2 * lit });
   context.setLineDash(strong || lit ? [] : [7, 5]);
   context.stroke();
   context.restore();
   if (!closed && screen.length === 2) arrow(context, screen, color);
   if (name && screen.length > 1) {
-    const x = screen.reduce((sum, s) => sum + s[0], 0) / screen.length;
-    const y = screen.reduce((sum, s) => sum + s[1], 0) / screen.length;
-    context.font = `600 12px ${FONT}`;
-    context.textAlign = "center";
-    context.textBaseline = "middle";
-    context.lineWidth = 3.5;
-    context.lineJoin = "round";
-    context.strokeStyle = "rgb(0 0 0 / .75)";
+    const [x, y] = [0, 1].map((axis) => screen.reduce((sum, s) => sum + s[axis], 0) / screen.length);
+    const text = { font: `600 12px ${FONT}`, textAlign: "center", textBaseline: "middle", fillStyle: color };
+    Object.assign(context, text, { lineWidth: 3.5, lineJoin: "round", strokeStyle: "rgb(0 0 0 / .75)" });
     // A line's name stands beside it, on the side that its arrow does not point to.
     const [nx, ny] = closed ? [0, 0] : normal(screen);
     const left = x - nx * (10 + context.measureText(name).width / 2), top = y - ny * 14;
     context.strokeText(name, left, top);
-    context.fillStyle = color;
     context.fillText(name, left, top);
     context.textAlign = "left";
   }
@@ -177,25 +158,17 @@ function normal([[x1, y1], [x2, y2]]) {
 function arrow(context, line, color) {
   const [[x1, y1], [x2, y2]] = line, [nx, ny] = normal(line);
   const mx = (x1 + x2) / 2, my = (y1 + y2) / 2;
-  const tip = [mx + nx * 12, my + ny * 12], ux = ny, uy = -nx;
-  context.beginPath();
-  context.moveTo(mx, my);
-  context.lineTo(...tip);
-  context.moveTo(tip[0] - nx * 6 + ux * 5, tip[1] - ny * 6 + uy * 5);
-  context.lineTo(...tip);
-  context.lineTo(tip[0] - nx * 6 - ux * 5, tip[1] - ny * 6 - uy * 5);
-  context.strokeStyle = color;
-  context.lineWidth = 2;
+  const tip = [mx + nx * 12, my + ny * 12];
+  const barb = (side) => [tip[0] - nx * 6 + side * ny * 5, tip[1] - ny * 6 - side * nx * 5];
+  path(context, [[mx, my], tip, barb(1), tip, barb(-1)], { strokeStyle: color, lineWidth: 2 });
   context.stroke();
 }
 
 function label(context, text, x, y, color, size, place) {
-  context.font = `600 ${size}px ${FONT}`;
-  context.textBaseline = "middle";
+  Object.assign(context, { font: `600 ${size}px ${FONT}`, textBaseline: "middle", fillStyle: color });
   const wide = context.measureText(text).width + 10, tall = size + 6;
   const left = Math.min(Math.max(place.x, x), place.x + place.w - wide);
   const top = y - tall >= place.y ? y - tall : Math.max(place.y, y);
-  context.fillStyle = color;
   context.beginPath();
   context.roundRect(left, top, wide, tall, 4);
   context.fill();

@@ -8,8 +8,13 @@ import pytest
 from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.stream.analysis.tracking import Tracker, TrackOptions
-from trt_afdet.stream.analysis.zone_events import LineCrossed, ObjectEntered, ObjectLeft
-from trt_afdet.stream.analysis.zones import ZoneOptions, Zones
+from trt_afdet.stream.analysis.zones import (
+    LineCrossed,
+    ObjectEntered,
+    ObjectLeft,
+    ZoneOptions,
+    Zones,
+)
 
 LEFT = [(0, 0), (0.5, 0), (0.5, 1), (0, 1)]
 NAMES = ("person", "car")

@@ -90,7 +90,7 @@ def test_without_tracking_only_the_filters_work() -> None:
         assert kept.confidence.tolist() == pytest.approx([0.9, 0.5])
         assert kept.tracker_id is None
         assert events == ()
-    assert not analysis.tracking
+    assert analysis._tracker is None
 
 
 def test_weak_detections_are_reported_only_as_part_of_a_track() -> None:
@@ -135,7 +135,7 @@ def test_a_file_has_its_own_time() -> None:
 
 def test_zones_make_it_track_and_events_come_out() -> None:
     analysis = SourceAnalysis("cam", NAMES, AnalysisOptions(zones=ZoneOptions(confirm=1)), WHOLE)
-    assert analysis.tracking
+    assert analysis._tracker is not None
     analysis.apply(frame(0, 0.0), found(0.9))
     _, events = analysis.apply(frame(1, 0.1), found(0.9))
     assert [type(event).__name__ for event in events] == ["ObjectEntered", "ZoneCount"]

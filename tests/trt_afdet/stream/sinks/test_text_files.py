@@ -19,7 +19,7 @@ import pytest
 from tests.trt_afdet.stream.sinks.sink_makers import result, status
 from tests.waiting import wait_until
 from trt_afdet.errors import CorruptFileError, InvalidValueError, RunError, WriteError
-from trt_afdet.stream.analysis.zone_events import ObjectEntered
+from trt_afdet.stream.analysis.zones import ObjectEntered
 from trt_afdet.stream.sinks.text_files import COLUMNS, CsvSink, JsonLinesSink
 
 Sink = JsonLinesSink | CsvSink
