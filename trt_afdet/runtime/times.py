@@ -42,12 +42,9 @@ class StageTimes:
         yield
         self.record(stage, time.perf_counter() - start, frames)
 
-    def milliseconds(self, stage: str, share: float) -> float:
-        """A percentile of a stage, milliseconds per frame; NaN if it never ran."""
-        return percentile(self.seconds.get(stage, []), share) * 1e3
-
     def rows(self) -> list[tuple[str, float, float]]:
         """(stage, p50, p95) in milliseconds per frame, for the stages that ran."""
         names = [s for s in STAGES if s in self.seconds]
         names += [s for s in self.seconds if s not in STAGES]
-        return [(s, self.milliseconds(s, 0.5), self.milliseconds(s, 0.95)) for s in names]
+        milliseconds = {s: [value * 1e3 for value in self.seconds[s]] for s in names}
+        return [(s, percentile(m, 0.5), percentile(m, 0.95)) for s, m in milliseconds.items()]

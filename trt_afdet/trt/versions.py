@@ -332,9 +332,6 @@ class Flavour:
         trt = self.trt
 
         class Calibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc, name-defined]
-            def __init__(self) -> None:
-                trt.IInt8EntropyCalibrator2.__init__(self)
-
             def get_batch_size(self) -> int:
                 return batches.size
 
@@ -434,9 +431,6 @@ class Flavour:
         trt = self.trt
 
         class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
-            def __init__(self) -> None:
-                trt.IProgressMonitor.__init__(self)
-
             def phase_start(self, name: str, parent: str | None, steps: int) -> None:
                 progress.start(name, parent, steps)
 
@@ -457,11 +451,7 @@ class Flavour:
         return builder.build_serialized_network(network, config)
 
     def describe_engine(self, plan: Any, logger: Any) -> str:
-        """The built engine's report on its layers, as JSON; needs a GPU that can run it.
-
-        Raises:
-            RunError: If it cannot be loaded.
-        """
+        """The built engine's report on its layers, as JSON; RunError without a GPU that runs it."""
         runtime = self.trt.Runtime(logger)
         if self.has("version_compatible"):
             self._allow_host_code(runtime)
@@ -495,8 +485,9 @@ class Flavour:
                 got=about.partition(", IPlugin")[0],
                 hint="build the plugin with this TensorRT's headers",
             )
-        find = self._load_v3 if self.has("plugin_v3") else self._load_v2
-        if not find(path, name, version):
+        if self._creator(name, version) is None:
+            self._load_library(path)
+        if self._creator(name, version) is None:
             what = f"the plugin library brings no {name} of version {version}"
             raise InvalidValueError(what, got=path)
 
@@ -509,8 +500,11 @@ class Flavour:
 
     def plugin_fields(self, name: str, version: str) -> frozenset[str]:
         """Attributes that a loaded plugin takes. TensorRT-RTX's parser drops others silently."""
+        return frozenset(field.name for field in self._creator(name, version).field_names)
+
+    def _creator(self, name: str, version: str) -> Any:
         find = self._creator_v3 if self.has("plugin_v3") else self._creator_v2
-        return frozenset(field.name for field in find(name, version).field_names)
+        return find(name, version)
 
     @needs("plugin_v3")
     def _creator_v3(self, name: str, version: str) -> Any:
@@ -521,17 +515,15 @@ class Flavour:
         creators = self.trt.get_plugin_registry().plugin_creator_list
         return next((c for c in creators if (c.name, c.plugin_version) == (name, version)), None)
 
-    @needs("plugin_v3")
-    def _load_v3(self, path: Path, name: str, version: str) -> bool:
-        if self._creator_v3(name, version) is None:
-            self.trt.get_plugin_registry().load_library(str(path))
-        return self._creator_v3(name, version) is not None
+    def _load_library(self, path: Path) -> None:
+        if self.has("plugin_v3"):
+            self._load_v3(path)
+        else:  # This registers it, in 8.6 too, where ``load_library`` would do it again.
+            ctypes.CDLL(str(path), mode=os.RTLD_GLOBAL | os.RTLD_NOW)
 
-    @needs("plugin_list")
-    def _load_v2(self, path: Path, name: str, version: str) -> bool:
-        """Loading it registers it, in 8.6 too, where ``load_library`` would do it again."""
-        ctypes.CDLL(str(path), mode=os.RTLD_GLOBAL | os.RTLD_NOW)
-        return self._creator_v2(name, version) is not None
+    @needs("plugin_v3")
+    def _load_v3(self, path: Path) -> None:
+        self.trt.get_plugin_registry().load_library(str(path))
 
 
 def _has(trt: Any, dotted: str) -> bool:

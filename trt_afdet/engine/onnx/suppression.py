@@ -76,29 +76,31 @@ def by_loop(graph: GraphWriter, spec: ModelSpec, candidates: Candidates) -> str:
     nothing = graph.full_like(candidates.logits, 0)
     remover = _remover(graph, spec, candidates)
     width = min(_BLOCK, candidates.size)
-    with graph.body() as nodes:
-        best, slot = graph.add_many("TopK", [open_, graph.ints([width])], 2, axis=1)
-        removes = remover(slot)
-        rows = graph.add("Expand", graph.add("Unsqueeze", slot, axis), graph.ints([1, width, 1]))
-        pairs = graph.add("GatherElements", removes, rows, axis=2)
-        earlier = graph.floats(np.triu(np.ones((width, width)), 1))
-        rivals = graph.add("ReduceSum", graph.add("Mul", pairs, earlier), axis, keepdims=0)
-        alone = graph.add("Less", rivals, graph.floats(0.5))
-        certain = graph.to_float(graph.add("And", alone, graph.add("Greater", best, none)))
-        taken = graph.add("ScatterElements", nothing, slot, certain, axis=1)
-        is_taken = graph.add("Greater", taken, graph.floats(0.5))
-        kept_next = graph.add("Where", is_taken, open_, kept)
-        hits = graph.add("MatMul", graph.add("Unsqueeze", certain, axis), removes)
-        gone = graph.add("Greater", graph.add("Squeeze", hits, axis), graph.floats(0.5))
-        # Nothing is left to find once enough of the kept ones come before all that is open.
-        top = graph.add("Gather", best, graph.ints([0]), axis=1)
-        ahead = graph.to_float(graph.add("Greater", kept_next, top))
-        enough = graph.add(
-            "Greater", graph.add("ReduceSum", ahead, axis), graph.floats(spec.max_detections - 0.5)
-        )
-        closed = graph.add("Or", graph.add("Or", is_taken, gone), enough)
-        open_next = graph.add("Where", closed, none, open_)
-        more = graph.add("Greater", graph.add("ReduceMax", open_next, keepdims=0), none)
+    # The body of the loop, which sees all the rest.
+    outside, graph.nodes = graph.nodes, []
+    best, slot = graph.add_many("TopK", [open_, graph.ints([width])], 2, axis=1)
+    removes = remover(slot)
+    rows = graph.add("Expand", graph.add("Unsqueeze", slot, axis), graph.ints([1, width, 1]))
+    pairs = graph.add("GatherElements", removes, rows, axis=2)
+    earlier = graph.floats(np.triu(np.ones((width, width)), 1))
+    rivals = graph.add("ReduceSum", graph.add("Mul", pairs, earlier), axis, keepdims=0)
+    alone = graph.add("Less", rivals, graph.floats(0.5))
+    certain = graph.to_float(graph.add("And", alone, graph.add("Greater", best, none)))
+    taken = graph.add("ScatterElements", nothing, slot, certain, axis=1)
+    is_taken = graph.add("Greater", taken, graph.floats(0.5))
+    kept_next = graph.add("Where", is_taken, open_, kept)
+    hits = graph.add("MatMul", graph.add("Unsqueeze", certain, axis), removes)
+    gone = graph.add("Greater", graph.add("Squeeze", hits, axis), graph.floats(0.5))
+    # Nothing is left to find once enough of the kept ones come before all that is open.
+    top = graph.add("Gather", best, graph.ints([0]), axis=1)
+    ahead = graph.to_float(graph.add("Greater", kept_next, top))
+    enough = graph.add(
+        "Greater", graph.add("ReduceSum", ahead, axis), graph.floats(spec.max_detections - 0.5)
+    )
+    closed = graph.add("Or", graph.add("Or", is_taken, gone), enough)
+    open_next = graph.add("Where", closed, none, open_)
+    more = graph.add("Greater", graph.add("ReduceMax", open_next, keepdims=0), none)
+    nodes, graph.nodes = graph.nodes, outside
 
     def state(going: str, *logits: str) -> list[Any]:
         info, shape = helper.make_tensor_value_info, [None, candidates.size]

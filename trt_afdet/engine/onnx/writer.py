@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import onnx
 
 
@@ -77,12 +74,3 @@ class GraphWriter:
         from onnx import helper
 
         self.nodes.append(helper.make_node("Identity", [tensor], [name], name=name))
-
-    @contextmanager
-    def body(self) -> Iterator[list[onnx.NodeProto]]:
-        """Within it nodes go to the list it yields: the body of a loop, which sees all the rest."""
-        outside, self.nodes = self.nodes, []
-        try:
-            yield self.nodes
-        finally:
-            self.nodes = outside
