@@ -78,15 +78,9 @@ class StillBuildingError(KeyboardInterrupt):
 class Prepared:
     """A network, parsed and configured: everything but the build.
 
-    Attributes:
-        source: The canonical model.
-        converted: The model in its precision, without NMS.
-        builder, network, config, logger: TensorRT's.
-        planned: ONNX node -> type that it should compute in.
-        types: Read back from the network.
-        io: Type of input and outputs, as TensorRT names them.
-        alive: What TensorRT points to and does not keep.
-        calibration: Pictures of implicit INT8, else None.
+    ``converted`` is the model in its precision, without NMS; ``planned`` the type that each ONNX
+    node should compute in, ``types`` what the network says. ``io`` holds the types of input and
+    outputs, as TensorRT names them, and ``alive`` what TensorRT points to and does not keep.
     """
 
     plan: BuildPlan
@@ -115,8 +109,8 @@ def prepare(plan: BuildPlan, listener: Listener) -> Prepared:
     """Converts, parses, reads precision back and configures.
 
     Raises:
-        AfdetError: See the modules that do it; FallbackError if the parsed network is not of the
-            precision that was asked for.
+        AfdetError: See the modules that do it.
+        FallbackError: If the parsed network is not of the precision that was asked for.
     """
     from trt_afdet.engine.onnx.model_file import Canonical
     from trt_afdet.engine.onnx.nms import add_nms
@@ -124,18 +118,17 @@ def prepare(plan: BuildPlan, listener: Listener) -> Prepared:
     options, flavour = plan.options, plan.flavour
     # Finds faults of model and plugin before minutes of calibration.
     source = Canonical.load(options.onnx)
-    canonical, spec = source.model, source.spec
+    canonical = source.model
     _check_batch(canonical, options.batch)
-    _check_image(spec, options.image)
+    _check_image(source.spec, options.image)
     logger = flavour.make_logger()
     if plan.plugin is not None:
         flavour.load_plugin(plan.plugin, PLUGIN_OP, PLUGIN_VERSION)
     builder = flavour.make_builder(logger)
-    if options.dla_core is not None and not 0 <= options.dla_core < flavour.dla_cores(builder):
+    if (core := options.dla_core) is not None:
         cores = flavour.dla_cores(builder)
-        raise InvalidValueError(
-            f"this machine has {cores} DLA cores", got=f"--dla-core {options.dla_core}"
-        )
+        if not 0 <= core < cores:
+            raise InvalidValueError(f"this machine has {cores} DLA cores", got=f"--dla-core {core}")
     block = node_blocks(canonical)
 
     def parsed(source: onnx.ModelProto) -> tuple[onnx.ModelProto, Any, Any]:
@@ -335,14 +328,12 @@ def check_precision(
 
 def _configure(plan: BuildPlan, config: Any, listener: Listener) -> None:
     options, flavour = plan.options, plan.flavour
+    others = options.hardware_compatible
     switches = (
         (not options.tf32, flavour.forbid_tf32),
         (options.version_compatible, flavour.set_version_compatible),
-        (options.hardware_compatible == "ampere_plus", flavour.set_ampere_plus),
-        (
-            options.hardware_compatible == "same_compute_capability",
-            flavour.set_same_compute_capability,
-        ),
+        (others == "ampere_plus", flavour.set_ampere_plus),
+        (others == "same_compute_capability", flavour.set_same_compute_capability),
         (options.strip_weights, flavour.set_stripped),
     )
     for wanted, switch in switches:

@@ -47,10 +47,8 @@ Heads = list[npt.NDArray[Any]]
 class OutputError:
     """How far one output is from the reference's; infinite if it is not finite.
 
-    Attributes:
-        name: The output.
-        rms: Root mean square of the difference over that of the reference.
-        largest: Largest difference over the reference's largest magnitude.
+    ``rms`` is the root mean square of the difference over that of the reference, ``largest`` the
+    largest difference over the reference's largest magnitude.
     """
 
     name: str

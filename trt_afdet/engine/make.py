@@ -6,11 +6,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from trt_afdet.engine import verify
 from trt_afdet.engine.builder import Built, Listener, build, prepare, write
+from trt_afdet.engine.compare import in_onnxruntime
 from trt_afdet.engine.options import BuildOptions
 from trt_afdet.engine.plan import make_plan
+from trt_afdet.engine.precision.fp16 import emulate_half
 from trt_afdet.engine.sample_pictures import open_pictures
+from trt_afdet.engine.verify import check, opened
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.support.suggest import nearest
 from trt_afdet.trt.gpu import Gpu, find_gpu
@@ -138,13 +140,17 @@ def _make(
     # Flags leave no converted model that ONNX Runtime could run.
     by_flags = not plan.typed and prepared.converted.precision == "fp32"
     if pictures is not None and not by_flags:
-        results.append(verify.verify_converted(options, prepared.converted, pictures, listener))
+        # Its CPU provider leaves out FP16's rounding.
+        with in_onnxruntime(emulate_half(prepared.converted.model)) as converted:
+            found = check(options, "the converted model", converted, pictures, listener)
+        results.append(found)
     built = build(prepared, listener)
     if pictures is not None:
         if options.strip_weights:
             listener.warn("the engine itself is not verified: its weights are left out")
         elif gpu is not None and gpu.compute_capability in plan.compute_capability:
-            results.append(verify.verify_engine(options, built, pictures, listener))
+            with opened(built, options.output.parent) as runner:
+                results.append(check(options, "the engine", runner, pictures, listener))
         else:
             listener.warn("the engine itself is not verified: this machine has no GPU for it")
     if not results:
@@ -184,7 +190,10 @@ def _best(
         return built
     assert built is not None
     assert other is not None
-    half_rate, int8_rate = (verify.network_rate(options, engine) for engine in (built, other))
-    rows = [["fp16", f"{half_rate:.1f}"], ["int8", f"{int8_rate:.1f}"]]
+    rates = []
+    for engine in (built, other):
+        with opened(engine, options.output.parent) as runner:
+            rates.append(runner.network_rate(options.batch[1], seconds=1))
+    rows = [[name, f"{rate:.1f}"] for name, rate in zip(("fp16", "int8"), rates, strict=True)]
     listener.table("measured", ("precision", "images/s"), rows)
-    return other if int8_rate > half_rate else built
+    return other if rates[1] > rates[0] else built

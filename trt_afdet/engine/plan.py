@@ -20,18 +20,10 @@ _LEAST_WORKSPACE = 16 * 2**20
 
 @dataclass(frozen=True)
 class BuildPlan:
-    """What will be done.
+    """What will be done, and for which GPUs (``compute_capability``).
 
-    Attributes:
-        options: The request.
-        flavour: The TensorRT.
-        gpu: This machine's; None without.
-        typed: Whether the network's own types are the engine's; else flags and constraints are.
-        compute_capability: GPUs that the engine is for.
-        workspace: Bytes; None leaves it to TensorRT.
-        timing_cache: File, or None.
-        calib_cache: File of the INT8 ranges.
-        plugin: The plugin's library, or None.
+    ``typed``: the network's own types are the engine's; else flags and constraints are.
+    ``workspace`` is in bytes; None leaves it to TensorRT.
     """
 
     options: BuildOptions
@@ -90,6 +82,11 @@ def make_plan(options: BuildOptions, flavour: Flavour, gpu: Gpu | None) -> Build
             hint="run this command on that machine; TensorRT-RTX (--flavour rtx) builds for RTX "
             "GPUs without one",
         )
+    plugin = options.plugin
+    if options.nms == "plugin" and plugin is None:
+        from trt_afdet.native import find
+
+        plugin = Path(find("afdet_plugin"))
     timings, ranges = _caches(options)
     return BuildPlan(
         options=options,
@@ -100,7 +97,7 @@ def make_plan(options: BuildOptions, flavour: Flavour, gpu: Gpu | None) -> Build
         workspace=options.workspace or _workspace(gpu.free() if gpu is not None else 0),
         timing_cache=timings if options.use_timing_cache and not flavour.is_rtx else None,
         calib_cache=ranges,
-        plugin=_plugin(options),
+        plugin=plugin,
     )
 
 
@@ -206,11 +203,3 @@ def _capabilities(options: BuildOptions, flavour: Flavour, gpu: Gpu | None) -> t
 def _workspace(free: int) -> int | None:
     """Half of what is free, in whole MiB; None where nothing tells."""
     return max(_LEAST_WORKSPACE, int(free * _WORKSPACE_SHARE) >> 20 << 20) if free else None
-
-
-def _plugin(options: BuildOptions) -> Path | None:
-    from trt_afdet.native import find
-
-    if options.nms != "plugin":
-        return None
-    return options.plugin or Path(find("afdet_plugin"))

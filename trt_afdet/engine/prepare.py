@@ -33,19 +33,12 @@ class ConvertOptions:
         keep: Blocks or nodes of higher precision: FP32 for ``fp16``, not INT8 for ``int8``.
         half: For INT8, whether the rest is FP16 and the scales too (strongly typed builds,
             TensorRT 10 and newer). TensorRT 8.x wants False and types the rest by a flag.
-        calibration: Folder, COCO .json or video; needed for INT8.
-        calibration_images: How many to use.
-        method: One of :data:`~trt_afdet.engine.options.CALIBRATION_METHODS`.
-        cache: Where to keep the ranges; nowhere by default.
+        calibration, calibration_images, method, cache: Pictures and ranges of INT8; see
+            :func:`calibrate`.
         held_out: Pictures of the same source, not used for calibration, that sensitivity is
             measured on; 0 leaves it out, and then only ``keep`` is kept.
         max_ap_drop: Points of AP that INT8 may lose on them.
-        progress: Shows how far a step is.
-        warn: Receives warnings.
         measured: Told what INT8 does to each block, also where it is too much.
-
-    Raises:
-        InvalidValueError: If a number is out of range.
     """
 
     io: str = "float32"

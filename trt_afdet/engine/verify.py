@@ -21,19 +21,16 @@ from trt_afdet.engine.compare import (
     average_precision,
     batches,
     detect,
-    in_onnxruntime,
     infer,
     matched_share,
 )
 from trt_afdet.engine.options import MAX_AP_DROP, BuildOptions
-from trt_afdet.engine.precision.fp16 import emulate_half
 from trt_afdet.engine.sample_pictures import Pictures
 from trt_afdet.errors import AfdetError, InvalidValueError, RunError, WriteError
 from trt_afdet.runtime.backend import Backend
 from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend
 
 if TYPE_CHECKING:
-    from trt_afdet.engine.prepare import Converted
     from trt_afdet.runtime.runner import Runner
 
 
@@ -66,15 +63,11 @@ LIMITS = {
 
 @dataclass(frozen=True)
 class CandidateResult:
-    """One candidate.
+    """One candidate; ``failures`` are values beyond a limit, one line each.
 
-    Attributes:
-        name: As it was given.
-        outputs: Error of each head; empty for a network that ends in NMS.
-        matched: Share of boxes with a partner of the same class and an IoU of 0.9: of the
-            reference's boxes among the candidate's and the other way round, the mean.
-        ap: AP in points of 100, or None where boxes are not known; ``ap_drop`` is the loss.
-        failures: Values beyond a limit, one line each.
+    ``outputs`` is empty for a network that ends in NMS. ``matched`` is the share of boxes with a
+    partner of the same class and an IoU of 0.9: of the reference's boxes among the candidate's and
+    the other way round, the mean. AP is in points of 100, None where boxes are not known.
     """
 
     name: str
@@ -100,18 +93,16 @@ class VerifyResult:
 
     def to_json(self) -> dict[str, Any]:
         """For the engine's sidecar: JSON types, null in place of infinity."""
-        plain: dict[str, Any] = _finite({"passed": self.passed, **dataclasses.asdict(self)})
-        return plain
+        return dict(_finite({"passed": self.passed, **dataclasses.asdict(self)}))
 
     def raise_if_failed(self) -> None:
-        """Raises VerificationError naming the first candidate beyond a limit."""
-        for candidate in self.candidates:
-            if candidate.failures:
-                raise VerificationError(
-                    f"{candidate.name} is too far from the canonical model",
-                    got="; ".join(candidate.failures),
-                    hint="keep more in higher precision (--keep), or raise it (--verify-limits)",
-                )
+        """Raises a VerificationError that names the first candidate beyond a limit."""
+        if failed := next((one for one in self.candidates if one.failures), None):
+            raise VerificationError(
+                f"{failed.name} is too far from the canonical model",
+                got="; ".join(failed.failures),
+                hint="keep more in higher precision (--keep), or raise it (--verify-limits)",
+            )
 
 
 def verify(
@@ -190,29 +181,6 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def verify_converted(
-    options: BuildOptions, converted: Converted, pictures: Pictures, listener: Listener
-) -> VerifyResult:
-    """The converted model against the canonical one in ONNX Runtime; see :func:`_verify`."""
-    # Its CPU provider leaves out FP16's rounding.
-    with in_onnxruntime(emulate_half(converted.model)) as candidate:
-        return _verify(options, "the converted model", candidate, pictures, listener)
-
-
-def verify_engine(
-    options: BuildOptions, built: Built, pictures: Pictures, listener: Listener
-) -> VerifyResult:
-    """The engine on this machine's GPU against the canonical model; see :func:`_verify`."""
-    with opened(built, options.output.parent) as runner:
-        return _verify(options, "the engine", runner, pictures, listener)
-
-
-def network_rate(options: BuildOptions, built: Built, seconds: float = 1.0) -> float:
-    """Images a second of the engine alone, at its best batch."""
-    with opened(built, options.output.parent) as runner:
-        return runner.network_rate(options.batch[1], seconds)
-
-
 @contextmanager
 def opened(built: Built, beside: Path) -> Iterator[Runner]:
     """An engine that is not in its place yet, ready to run from a temporary file ``beside`` it."""
@@ -244,19 +212,18 @@ def _rows(result: VerifyResult) -> Iterator[list[str]]:
         yield [one.name, *("-" if x is None else form.format(x) for form, x in figures)]
 
 
-def _verify(
+def check(
     options: BuildOptions, name: str, candidate: Backend, pictures: Pictures, listener: Listener
 ) -> VerifyResult:
-    """Raises a VerificationError if the candidate is beyond a limit."""
+    """Compares with the canonical model in ONNX Runtime; a VerificationError beyond a limit."""
     limits = LIMITS[options.precision]
     if options.precision == "int8":
         limits = dataclasses.replace(limits, ap_drop=options.max_ap_drop)
     limits = dataclasses.replace(limits, **dict(options.verify_limits))
     with OnnxRuntimeBackend(options.onnx) as reference:
-        truth = pictures.truth_for(reference.spec.class_names)
-        if truth is not None and pictures.truth is not None:
+        if pictures.truth is not None:
             known = pictures.truth.report.lines()
-            for line in truth.report.lines():
+            for line in pictures.truth.for_model(reference.spec.class_names).report.lines():
                 if line not in known:
                     listener.warn(line)
         candidates = {name: candidate}

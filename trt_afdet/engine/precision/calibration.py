@@ -51,9 +51,9 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Ranges:
-    """What calibration found: tensor name -> lowest and highest value to represent.
+    """What calibration found: the lowest and highest value to represent of each tensor.
 
-    ``key`` is the SHA-256 of all it depends on; ``pictures`` were used, ``skipped`` unreadable.
+    ``key`` is the SHA-256 of all it depends on; ``skipped`` pictures could not be read.
     """
 
     key: str
@@ -96,19 +96,12 @@ def calibrate(
     progress: ProgressLike | None = None,
     warn: Warn | None = None,
 ) -> Ranges:
-    """The range of each tensor over the pictures.
+    """The range of each tensor over the pictures, of which :data:`FEWEST` must be readable.
 
-    Args:
-        model: Canonical, FP32.
-        spec: Its spec, which says how pictures become inputs.
-        pictures: At least :data:`FEWEST` readable ones.
-        tensors: Names of the tensors.
-        method: ``"minmax"`` (nothing cut off), ``"percentile"`` (a ten-thousandth) or ``"entropy"``
-            (as much as loses the least information).
-        model_sha256: Of the model's file; of the model as it is by default.
-        cache: A file to read ranges from if its key is this run's, and to write them to.
-        progress: Shows how far it is.
-        warn: Told when the cache cannot be used, and of skipped pictures.
+    ``method`` is "minmax" (nothing cut off), "percentile" (a ten-thousandth) or "entropy" (as much
+    as loses the least information). ``model_sha256`` is of the model's file, by default of the
+    model itself. Ranges are read from ``cache`` if its key is this run's, and written to it.
+    ``warn`` is told when it cannot be used, and of skipped pictures.
 
     Raises:
         InvalidValueError: If the method is unknown or too few pictures can be read.

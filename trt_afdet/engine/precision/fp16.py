@@ -52,13 +52,10 @@ def out_of_range(model: onnx.ModelProto) -> list[OutOfRange]:
 def to_half(
     model: onnx.ModelProto, keep: Collection[str] = (), io: str = "float16"
 ) -> onnx.ModelProto:
-    """A typed FP16 copy of a canonical model, with or without Q/DQ.
+    """A typed FP16 copy of a canonical FP32 model, with or without Q/DQ (these need opset 19).
 
-    Args:
-        model: FP32. Q/DQ need opset 19: their scales become FP16 too.
-        keep: Names of nodes that stay FP32. What follows the last convolution of an output stays so
-            anyway if it has an Exp, Softplus or Sigmoid.
-        io: Type of the input and the heads.
+    The nodes of ``keep`` stay FP32, and so does what follows the last convolution of an output, if
+    it has an Exp, Softplus or Sigmoid. ``io`` is the type of the input and the heads.
 
     Raises:
         InvalidValueError: If a stored value does not fit into FP16 and its node is not kept, or a
@@ -149,11 +146,6 @@ def emulate_half(model: onnx.ModelProto) -> onnx.ModelProto:
     model.graph.initializer.extend(shapes.values())
     del model.graph.value_info[:]
     return model
-
-
-def opset(model: onnx.ModelProto) -> int:
-    """The version of ONNX's own operators that a model uses."""
-    return max((e.version for e in model.opset_import if e.domain in ("", "ai.onnx")), default=0)
 
 
 def sort_nodes(model: onnx.ModelProto) -> None:

@@ -15,7 +15,7 @@ from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.engine.onnx.model_file import Canonical
 from trt_afdet.engine.plan import BuildPlan
 from trt_afdet.engine.precision.calibration import FEWEST, calibration_key
-from trt_afdet.engine.sample_pictures import Frame, Pictures, open_pictures
+from trt_afdet.engine.sample_pictures import Frame, open_pictures
 from trt_afdet.errors import AfdetError, InvalidValueError, RunError
 from trt_afdet.preprocess import preprocess
 from trt_afdet.runtime.device import Resources
@@ -50,7 +50,14 @@ class ImplicitCalibration:
         self._unkept: AfdetError | None = None
         self._batches: Iterator[npt.NDArray[np.float32]] = iter(())
         if self.read_cache() is None:
-            _check_readable(pictures, max(FEWEST, self.size))
+            # Looks for enough readable pictures before the GPU is kept busy.
+            least = max(FEWEST, self.size)
+            if (found := sum(1 for _ in islice(pictures, least))) < least:
+                raise InvalidValueError(
+                    f"calibration needs at least {least} readable pictures",
+                    got=f"{found} of {len(pictures)} in {pictures.source}",
+                )
+            pictures.skipped.clear()
             self._batches = self._read(pictures.shown(progress, "calibrating"))
         self._device = open_device()
         self._resources = Resources(self._device)
@@ -121,15 +128,3 @@ class ImplicitCalibration:
             warn(f"{len(self._pictures.skipped)} of {len(self._pictures)} pictures unreadable")
         if self._unkept is not None:
             warn(f"the calibration is not kept: {self._unkept}")
-
-
-def _check_readable(pictures: Pictures, least: int) -> None:
-    """Looks for enough readable pictures before the GPU is kept busy."""
-    found = sum(1 for _ in islice(pictures, least))
-    if found == least:
-        pictures.skipped.clear()
-        return
-    raise InvalidValueError(
-        f"calibration needs at least {least} readable pictures",
-        got=f"{found} of {len(pictures)} in {pictures.source}",
-    )

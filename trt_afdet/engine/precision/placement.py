@@ -26,12 +26,9 @@ _POOLS = ("GlobalAveragePool", "ReduceMean", "GlobalMaxPool")
 class Placement:
     """Which tensors are quantized.
 
-    Attributes:
-        nodes: Convolutions and matrix products that run in INT8, in order.
-        edges: (tensor, reader) pairs that go through Q/DQ: their data inputs, shortcuts and inputs
-            of concatenations. Weights are not listed.
-        groups: Tensors that share a scale.
-        reasons: Why each other convolution or matrix product stays in floating point.
+    ``nodes`` are the convolutions and matrix products that run in INT8, in order; ``reasons`` say
+    why each other one does not. ``edges`` are (tensor, reader) pairs that go through Q/DQ: data
+    inputs, shortcuts and inputs of concatenations, not weights. ``groups`` share a scale.
     """
 
     nodes: tuple[str, ...]

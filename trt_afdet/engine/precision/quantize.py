@@ -18,7 +18,7 @@ import numpy as np
 from trt_afdet.engine.precision.blocks import Wiring
 from trt_afdet.engine.precision.calibration import OneInput, Ranges
 from trt_afdet.engine.precision.check_qdq import check_quantized
-from trt_afdet.engine.precision.fp16 import SMALLEST, copy_of, opset, replace, sort_nodes, to_half
+from trt_afdet.engine.precision.fp16 import SMALLEST, copy_of, replace, sort_nodes, to_half
 from trt_afdet.engine.precision.placement import Placement, place
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.spec import ModelSpec
@@ -40,17 +40,11 @@ def quantize(
     keep_fp32: Collection[str] = (),
     io: str = "float32",
 ) -> onnx.ModelProto:
-    """A copy of a canonical model with Q/DQ, and FP16 around them if asked for.
+    """A copy of a canonical FP32 model with Q/DQ, and FP16 around them if asked for.
 
-    Args:
-        model: FP32; not changed.
-        spec: Its spec.
-        ranges: Of :attr:`Placement.tensors` at least.
-        keep: Names of nodes that stay in floating point.
-        half_scales: Make the rest FP16, with FP16 scales: each DequantizeLinear then gives FP16
-            without a cast. TensorRT 10 and newer; 8.x wants FP32 scales and types by flags.
-        keep_fp32: With ``half_scales``, names of nodes that are not even FP16.
-        io: Type of input and heads with ``half_scales``; FP32 without.
+    The nodes of ``keep`` stay in floating point. ``half_scales`` makes the rest FP16 (but for
+    ``keep_fp32``; input and heads are of type ``io``), with FP16 scales: each DequantizeLinear then
+    gives FP16 without a cast. TensorRT 8.x wants FP32 scales and types by flags.
 
     Raises:
         InvalidValueError: If nothing is left to quantize, or a range is missing.
@@ -185,15 +179,14 @@ def _raise_opset(model: onnx.ModelProto) -> None:
     From 17 on the operators of a detector changed only in the types they take, so their nodes stay
     as they are; anything else is refused by the checker afterwards.
     """
-    if opset(model) < 17:
+    entry = next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if entry.version < 17:
         raise InvalidValueError(
             f"FP16 scales need ONNX opset {_HALF_SCALES_OPSET}",
-            got=f"opset {opset(model)}",
+            got=f"opset {entry.version}",
             hint="export with opset 17 or newer",
         )
-    for entry in model.opset_import:
-        if entry.domain in ("", "ai.onnx"):
-            entry.version = max(entry.version, _HALF_SCALES_OPSET)
+    entry.version = max(entry.version, _HALF_SCALES_OPSET)
 
 
 def _enlarge_scales(model: onnx.ModelProto) -> None:

@@ -39,13 +39,10 @@ if TYPE_CHECKING:
 
 
 class BlockDamage(NamedTuple):
-    """What quantizing one block alone does.
+    """What quantizing one block alone does to its ``nodes`` with weights.
 
-    Attributes:
-        block: Its name.
-        nodes: Convolutions and matrix products of it that go to INT8.
-        error: Root mean square error of the outputs over the reference's, the mean of all heads.
-        ap_drop: Points of AP lost.
+    ``error`` is the root mean square error of the outputs over the reference's, the mean of all
+    heads; ``ap_drop`` are points of AP lost.
     """
 
     block: str
@@ -63,15 +60,10 @@ class Step(NamedTuple):
 
 
 class Sensitivity(NamedTuple):
-    """The whole measurement.
+    """The whole measurement: blocks, the most damaging first, and the steps to what is enough.
 
-    Attributes:
-        rows: Blocks, the most damaging first.
-        steps: What was tried, from nothing kept to what is enough.
-        pictures: How many it was measured on.
-        labelled: Whether AP is against drawn boxes; else against the reference's own detections,
-            which is stricter.
-        limit: Points of AP that may be lost.
+    ``labelled``: AP is against drawn boxes; else against the reference's own detections, which is
+    stricter. ``limit`` are points of AP that may be lost.
     """
 
     rows: tuple[BlockDamage, ...]
@@ -164,16 +156,9 @@ def measure(
     keep: Collection[str] = (),
     progress: ProgressLike | None = None,
 ) -> Sensitivity:
-    """Measures each block, then finds those that must stay in floating point.
+    """Measures each block on held-out pictures, then finds those that must stay in floating point.
 
-    Args:
-        model: Canonical, FP32.
-        spec: Its spec.
-        ranges: Of its tensors.
-        held_out: Pictures to measure on.
-        max_ap_drop: Points of AP that may be lost.
-        keep: Nodes that stay in floating point in any case.
-        progress: Shows how far it is.
+    The nodes of ``keep`` stay so in any case. ``max_ap_drop`` are points of AP that may be lost.
     """
     slice_ = HeldOut(model, spec, held_out, progress)
     planned = set(place(model, keep).nodes)
