@@ -136,11 +136,8 @@ def prepare(plan: BuildPlan, listener: Listener) -> Prepared:
         _check_nms(plan, model)
         make = flavour.make_typed_network if plan.typed else flavour.make_untyped_network
         network = make(builder)
-        return (
-            model,
-            network,
-            flavour.parse(network, logger, model.SerializeToString(), model.graph.node),
-        )
+        data = model.SerializeToString()
+        return model, network, flavour.parse(network, logger, data, model.graph.node)
 
     if options.precision == "int8":
         parsed(canonical)

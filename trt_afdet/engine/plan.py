@@ -127,10 +127,11 @@ def _check_output(options: BuildOptions) -> None:
             hint="choose another name, or --force to replace it",
         )
     taken = {options.onnx.resolve()}
-    for path in (output, sidecar_path(output), *_caches(options), options.picture):
-        if path is not None and path.resolve() in taken:
+    written = (output, sidecar_path(output), *_caches(options), options.picture)
+    for path in filter(None, written):
+        if path.resolve() in taken:
             raise InvalidValueError("two files of the build have one name", got=path)
-        taken |= {path.resolve()} if path is not None else set()
+        taken.add(path.resolve())
     # Told before minutes of calibration and building, not after them.
     folder = next(path for path in output.absolute().parents if path.exists())
     if not folder.is_dir():
