@@ -34,37 +34,29 @@ _HOMES = {
     "watch": "trt_afdet.live.watch",
 }
 
+# fmt: off
 __all__ = [
-    "AfdetError",
-    "Detection",
-    "Detections",
-    "Detector",
-    "ModelSpec",
-    "Tracker",
-    "Zones",
-    "__version__",
-    "build_engine",
-    "evaluate",
-    "watch",
+    "AfdetError", "Detection", "Detections", "Detector", "ModelSpec", "Tracker", "Zones",
+    "__version__", "build_engine", "evaluate", "watch",
 ]
+# fmt: on
 
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> Any:
         # Loaded on first use: OpenCV alone takes longer to import than `trt-afdet --help` may.
-        if name in _HOMES:
-            import importlib
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
 
-            from trt_afdet.support.packages import is_ours, missing
+        from trt_afdet.support.packages import is_ours, missing
 
-            try:
-                module = importlib.import_module(_HOMES[name])
-            except ImportError as error:
-                if is_ours(error):
-                    raise
-                raise missing(error) from error
-            return getattr(module, name)
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            return getattr(importlib.import_module(_HOMES[name]), name)
+        except ImportError as error:
+            if is_ours(error):
+                raise
+            raise missing(error) from error
 
     def __dir__() -> list[str]:
         return sorted([*globals(), *_HOMES])

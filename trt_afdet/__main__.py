@@ -1,7 +1,5 @@
 """``python -m trt_afdet`` is ``trt-afdet``."""
 
-from __future__ import annotations
-
 import sys
 
 from trt_afdet.cli import main

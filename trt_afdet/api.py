@@ -81,16 +81,8 @@ class Detector(runtime.Detector):
         from trt_afdet.live.watch import watch
 
         self._check_open()
-        running = watch(
-            source,
-            model=self,
-            conf=conf,
-            classes=classes,
-            track=track,
-            zones=zones,
-            every=every,
-            realtime=realtime,
-        )
+        how: dict[str, Any] = {"conf": conf, "classes": classes, "track": track, "zones": zones}
+        running = watch(source, model=self, every=every, realtime=realtime, **how)
         assert running is not None
 
         def frames() -> Iterator[tuple[npt.NDArray[np.uint8], Detections]]:

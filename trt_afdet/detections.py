@@ -68,31 +68,23 @@ class Detections:
         object.__setattr__(self, "class_names", tuple(self.class_names))
         count = len(self.xyxy)
         if self.confidence.shape != (count,) or self.class_id.shape != (count,):
-            raise InvalidValueError(
-                "boxes, confidences and class ids must be equally many",
-                got=f"{count}, {list(self.confidence.shape)}, {list(self.class_id.shape)}",
-            )
+            got = f"{count}, {list(self.confidence.shape)}, {list(self.class_id.shape)}"
+            what = "boxes, confidences and class ids must be equally many"
+            raise InvalidValueError(what, got=got)
         if self.tracker_id is not None:
             object.__setattr__(self, "tracker_id", np.asarray(self.tracker_id, np.int64))
             if self.tracker_id.shape != (count,):
-                raise InvalidValueError(
-                    f"{count} boxes need as many tracker ids", got=list(self.tracker_id.shape)
-                )
+                what = f"{count} boxes need as many tracker ids"
+                raise InvalidValueError(what, got=list(self.tracker_id.shape))
         if count and (self.class_id.min() < 0 or self.class_id.max() >= len(self.class_names)):
-            raise InvalidValueError(
-                f"class ids must be within 0..{len(self.class_names) - 1}",
-                got=f"{self.class_id.min()}..{self.class_id.max()}",
-            )
+            what = f"class ids must be within 0..{len(self.class_names) - 1}"
+            raise InvalidValueError(what, got=f"{self.class_id.min()}..{self.class_id.max()}")
 
     @classmethod
     def empty(cls, class_names: Sequence[str]) -> Detections:
         """No object at all."""
-        return cls(
-            np.empty((0, 4), np.float32),
-            np.empty(0, np.float32),
-            np.empty(0, np.int32),
-            tuple(class_names),
-        )
+        none = np.empty(0, np.float32)
+        return cls(none, none, np.empty(0, np.int32), tuple(class_names))
 
     def __len__(self) -> int:
         return len(self.xyxy)
@@ -110,15 +102,7 @@ class Detections:
 
     def __getitem__(self, index: Any) -> Detection | Detections:
         if isinstance(index, (int, np.integer)):
-            one = int(index)
-            class_id = int(self.class_id[one])
-            return Detection(
-                tuple(self.xyxy[one].tolist()),
-                float(self.confidence[one]),
-                class_id,
-                self.class_names[class_id],
-                self.tracks[one],
-            )
+            return next(iter(self[[int(index)]]))
         if not isinstance(index, slice):
             index = np.asarray(index)
             if index.size == 0:  # The dtype of an empty list does not say "indices".
@@ -139,11 +123,10 @@ class Detections:
     @property
     def labels(self) -> list[str]:
         """A text for each detection: track, class name, confidence."""
+        columns = zip(self.tracks, self.names, self.confidence.tolist(), strict=True)
         return [
             ("" if track is None else f"#{track} ") + f"{name} {confidence:.2f}"
-            for track, name, confidence in zip(
-                self.tracks, self.names, self.confidence.tolist(), strict=True
-            )
+            for track, name, confidence in columns
         ]
 
     @property
@@ -210,10 +193,8 @@ class Detections:
         if category_ids is None:
             category_ids = range(1, len(self.class_names) + 1)
         if len(category_ids) != len(self.class_names):
-            raise InvalidValueError(
-                f"category_ids must hold one id for each of {len(self.class_names)} classes",
-                got=len(category_ids),
-            )
+            what = f"category_ids must hold one id for each of {len(self.class_names)} classes"
+            raise InvalidValueError(what, got=len(category_ids))
         return [
             {
                 "image_id": image_id,

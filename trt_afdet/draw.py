@@ -38,16 +38,13 @@ def draw_boxes(
     class_id: npt.NDArray[np.integer[Any]],
     labels: Sequence[str],
 ) -> npt.NDArray[np.uint8]:
-    """A copy of a frame with boxes and labels.
+    """A copy of a frame, BGR uint8 [H, W, 3], with boxes and labels.
 
     Args:
-        frame: BGR uint8 [H, W, 3]; not changed.
+        frame: Not changed.
         xyxy: float32 [N, 4] in pixels of the frame, the most important first: it is drawn on top.
         class_id: int [N], chooses the colours.
         labels: A text for each box.
-
-    Returns:
-        BGR uint8 [H, W, 3].
     """
     canvas = np.array(frame, order="C")
     height, width = canvas.shape[:2]
@@ -55,9 +52,8 @@ def draw_boxes(
     line = max(1, round(size / 300))
     scale = max(0.35, size / 1100)
     margin = line + 2
-    for sides, number, text in reversed(
-        list(zip(xyxy.tolist(), class_id.tolist(), labels, strict=True))
-    ):
+    boxes = list(zip(xyxy.tolist(), class_id.tolist(), labels, strict=True))
+    for sides, number, text in reversed(boxes):
         color = class_color(number)
         # OpenCV takes 32 bits: a side far outside is drawn just outside.
         x1, x2 = (round(min(max(v, -margin), width + margin)) for v in sides[0::2])
@@ -72,20 +68,12 @@ def _label(
     canvas: npt.NDArray[np.uint8], text: str, corner: tuple[int, int], color: Color, scale: float
 ) -> None:
     """A text above the box, or inside its top edge where there is no room above."""
-    thickness = max(1, round(scale * 1.6))
-    (wide, tall), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+    thickness, font = max(1, round(scale * 1.6)), cv2.FONT_HERSHEY_SIMPLEX
+    (wide, tall), below = cv2.getTextSize(text, font, scale, thickness)
     margin = max(2, round(tall * 0.35))
     wide, tall = wide + 2 * margin, tall + below + 2 * margin
     left = max(0, min(corner[0], canvas.shape[1] - wide))
     top = corner[1] - tall if corner[1] >= tall else max(0, corner[1])
     cv2.rectangle(canvas, (left, top), (left + wide, top + tall), color, cv2.FILLED)
-    cv2.putText(
-        canvas,
-        text,
-        (left + margin, top + tall - below - margin),
-        cv2.FONT_HERSHEY_SIMPLEX,
-        scale,
-        text_color(color),
-        thickness,
-        cv2.LINE_AA,
-    )
+    place, ink = (left + margin, top + tall - below - margin), text_color(color)
+    cv2.putText(canvas, text, place, font, scale, ink, thickness, cv2.LINE_AA)

@@ -32,14 +32,8 @@ class AfdetError(Exception):
     exit_code = 2
 
     def __init__(self, what: str, *, got: object = None, hint: str | None = None) -> None:
-        self.what = what
-        self.got = got
-        self.hint = hint
-        text = what
-        if got is not None:
-            text += f" (got {got})"
-        if hint:
-            text += f" - {hint}"
+        self.what, self.got, self.hint = what, got, hint
+        text = what + ("" if got is None else f" (got {got})") + (f" - {hint}" if hint else "")
         super().__init__(one_line(text))
 
     def __str__(self) -> str:

@@ -44,23 +44,14 @@ class Letterbox:
             InvalidValueError: If a size is not positive.
         """
         if min(frame_height, frame_width, input_height, input_width) <= 0:
-            raise InvalidValueError(
-                "a letterbox needs positive sizes",
-                got=f"{frame_width}x{frame_height} into {input_width}x{input_height}",
-            )
+            got = f"{frame_width}x{frame_height} into {input_width}x{input_height}"
+            raise InvalidValueError("a letterbox needs positive sizes", got=got)
         ratio = min(input_height / frame_height, input_width / frame_width)
         height = min(input_height, max(1, round(frame_height * ratio)))
         width = min(input_width, max(1, round(frame_width * ratio)))
-        return cls(
-            frame_height=frame_height,
-            frame_width=frame_width,
-            input_height=input_height,
-            input_width=input_width,
-            height=height,
-            width=width,
-            top=(input_height - height) // 2,
-            left=(input_width - width) // 2,
-        )
+        top, left = (input_height - height) // 2, (input_width - width) // 2
+        sizes = (frame_height, frame_width, input_height, input_width)
+        return cls(*sizes, height=height, width=width, top=top, left=left)
 
     @property
     def scale_x(self) -> float:

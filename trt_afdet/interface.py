@@ -5,7 +5,7 @@ The builder writes it, every runtime checks it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from trt_afdet.errors import InvalidValueError
@@ -29,18 +29,20 @@ PLUGIN_OP = "AfdetDecodeNMS"
 PLUGIN_DOMAIN = "trt_afdet"
 PLUGIN_VERSION = "1"
 
+#: How many boxes a YOLO network gives, and detectors of others, by the names of their outputs.
+_YOLO_SIZES = frozenset((8400, 25200, 6300, 10647, 18900))
+_FOREIGN = {
+    ("pred_logits", "pred_boxes"): "a DETR model",
+    ("boxes", "scores", "labels"): "a torchvision model",
+    ("detection_boxes:0",): "a TensorFlow model",
+}
+
 
 def read_spec(text: str | None, file: object) -> ModelSpec:
-    """The spec stored with a network.
-
-    Raises:
-        InvalidValueError: If there is none, it cannot be read, or it is of a newer layout.
-    """
+    """The spec stored with a network."""
     if not text:
-        raise InvalidValueError(
-            f"{file} is not a trt-afdet model: it lacks the metadata {METADATA_KEY!r}",
-            hint="export one with `trt-afdet export`",
-        )
+        what = f"{file} is not a trt-afdet model: it lacks the metadata {METADATA_KEY!r}"
+        raise InvalidValueError(what, hint="export one with `trt-afdet export`")
     try:
         return ModelSpec.from_json(text)
     except InvalidValueError as error:
@@ -60,7 +62,11 @@ def foreign_network(
         return ", ".join(shown) + more
 
     names = {name for name, _ in outputs}
-    like = next((kind for marks, kind in _FOREIGN if marks(names, outputs)), None)
+    yolo = {"output0", "output1"} & names or any(
+        len(shape) == 3 and not _YOLO_SIZES.isdisjoint(shape[1:]) for _, shape in outputs
+    )
+    others = (kind for marks, kind in _FOREIGN.items() if names.issuperset(marks))
+    like = "a YOLO model" if yolo else next(others, None)
     return InvalidValueError(
         f"{file} is not a trt-afdet model: it lacks the metadata {METADATA_KEY!r}",
         got=f"input {listed(inputs)}; output {listed(outputs)}"
@@ -70,36 +76,12 @@ def foreign_network(
     )
 
 
-def _is_yolo(names: Collection[str], outputs: Sequence[tuple[str, Sequence[Any]]]) -> bool:
-    shapes = [list(shape) for _, shape in outputs]
-    return any(
-        len(shape) == 3 and any(size in (8400, 25200, 6300, 10647, 18900) for size in shape[1:])
-        for shape in shapes
-    ) or bool({"output0", "output1"} & set(names))
-
-
-#: Detectors of others, by their outputs.
-_FOREIGN: tuple[tuple[Callable[..., bool], str], ...] = (
-    (_is_yolo, "a YOLO model"),
-    (lambda names, outputs: {"pred_logits", "pred_boxes"} <= set(names), "a DETR model"),
-    (lambda names, outputs: {"boxes", "scores", "labels"} <= set(names), "a torchvision model"),
-    (lambda names, outputs: "detection_boxes:0" in names, "a TensorFlow model"),
-)
-
-
 def read_nms(text: str | None, file: object) -> str:
-    """The form of NMS that a network's metadata tells: one of :data:`NMS_FORMS`.
-
-    Raises:
-        InvalidValueError: If it is another.
-    """
+    """The form of NMS that a network's metadata tells: one of :data:`NMS_FORMS`."""
     form = text or "none"
     if form not in NMS_FORMS:
-        raise InvalidValueError(
-            f"{file}: {NMS_KEY} must be one of {', '.join(NMS_FORMS)}",
-            got=form,
-            hint="upgrade trt-afdet",
-        )
+        what = f"{file}: {NMS_KEY} must be one of {', '.join(NMS_FORMS)}"
+        raise InvalidValueError(what, got=form, hint="upgrade trt-afdet")
     return form
 
 
@@ -133,17 +115,15 @@ def check_network(
         raise InvalidValueError(f"{file}: the input must be {INPUT_NAME!r}", got=", ".join(names))
     _, shape, element = inputs[0]
     if element not in elements:
-        raise InvalidValueError(
-            f"{file}: input {INPUT_NAME!r} must be {' or '.join(elements)}", got=element
-        )
+        what = f"{file}: input {INPUT_NAME!r} must be {' or '.join(elements)}"
+        raise InvalidValueError(what, got=element)
     _check_shape(file, INPUT_NAME, shape, (3, spec.height, spec.width))
     batch = shape[0] if isinstance(shape[0], int) else None
     shapes = dict(outputs)
     for name, want in output_shapes(spec, has_nms).items():
         if name not in shapes:
-            raise InvalidValueError(
-                f"{file}: output {name!r} of the spec is missing", got=", ".join(shapes)
-            )
+            what = f"{file}: output {name!r} of the spec is missing"
+            raise InvalidValueError(what, got=", ".join(shapes))
         _check_shape(file, name, shapes[name], want)
     return batch
 
@@ -159,14 +139,10 @@ def output_shapes(spec: ModelSpec, has_nms: bool) -> dict[str, tuple[int, ...]]:
 
 
 def _check_shape(file: object, name: str, got: Sequence[Any], want: tuple[int, ...]) -> None:
-    expected = ("N", *want)
-    fits = len(got) == len(expected) and all(
+    fits = len(got) == 1 + len(want) and all(
         not isinstance(have, int) or have == need for have, need in zip(got[1:], want, strict=True)
     )
     if not fits:
-        raise InvalidValueError(
-            f"{file}: {name!r} does not fit the model's spec, expected "
-            f"[{', '.join(map(str, expected))}]",
-            got=f"[{', '.join(map(str, got))}]",
-            hint="export the model again",
-        )
+        expected, found = (f"[{', '.join(map(str, shape))}]" for shape in (("N", *want), got))
+        what = f"{file}: {name!r} does not fit the model's spec, expected {expected}"
+        raise InvalidValueError(what, got=found, hint="export the model again")

@@ -1,11 +1,7 @@
-"""The native libraries: found, checked and typed.
+"""The native libraries: found, checked and typed; loaded when they are asked for.
 
 ``libafdet_host`` decodes on the CPU, ``libafdet_cuda`` on the GPU; ``libafdet_emulated`` is the
 CUDA kernels' own source run on the CPU, for tests. Their C ABI is ``plugins/include/afdet``.
-Nothing is loaded before it is asked for.
-
-A library is looked for in the folders of the environment variable ``TRT_AFDET_LIBRARY_PATH``, in
-the installed package, then where the system's loader looks.
 """
 
 from __future__ import annotations
@@ -82,62 +78,44 @@ class NativeError(RunError):
     """A native function failed."""
 
 
+def _fields(names: str, kind: Any) -> list[tuple[str, Any]]:
+    return [(name, kind) for name in names.split()]
+
+
 class DecodeParams(ctypes.Structure):
     """AfdetParams."""
 
     _fields_ = (
         ("struct_size", c_uint32),
-        ("num_levels", c_int32),
-        ("num_classes", c_int32),
-        ("height", c_int32),
-        ("width", c_int32),
+        *_fields("num_levels num_classes height width", c_int32),
         ("strides", c_int32 * MAX_LEVELS),
-        ("candidates_per_level", c_int32),
-        ("max_detections", c_int32),
-        ("class_agnostic", c_int32),
-        ("regression_scale", c_float),
-        ("score_threshold", c_float),
-        ("nms_iou", c_float),
+        *_fields("candidates_per_level max_detections class_agnostic", c_int32),
+        *_fields("regression_scale score_threshold nms_iou", c_float),
     )
 
     @classmethod
     def of(cls, spec: ModelSpec) -> DecodeParams:
-        """The values of a spec.
-
-        Raises:
-            InvalidValueError: If it has more levels than the native code takes.
-        """
+        """The values of a spec, which may have :data:`MAX_LEVELS` levels."""
         if len(spec.strides) > MAX_LEVELS:
-            raise InvalidValueError(
-                f"native code takes up to {MAX_LEVELS} levels", got=len(spec.strides)
-            )
+            what = f"native code takes up to {MAX_LEVELS} levels"
+            raise InvalidValueError(what, got=len(spec.strides))
         # More candidates than pairs means all of them.
         pairs = max(rows * columns for rows, columns in spec.grid_sizes) * spec.num_classes
+        same = ["num_classes", "height", "width", "max_detections", "class_agnostic"]
+        same += ["regression_scale", "score_threshold", "nms_iou"]
         return cls(
             struct_size=ctypes.sizeof(cls),
             num_levels=len(spec.strides),
-            num_classes=spec.num_classes,
-            height=spec.height,
-            width=spec.width,
             strides=(c_int32 * MAX_LEVELS)(*spec.strides),
             candidates_per_level=min(spec.candidates_per_level, pairs),
-            max_detections=spec.max_detections,
-            class_agnostic=int(spec.class_agnostic),
-            regression_scale=spec.regression_scale,
-            score_threshold=spec.score_threshold,
-            nms_iou=spec.nms_iou,
+            **{name: getattr(spec, name) for name in same},
         )
 
 
 class DetectionsOut(ctypes.Structure):
     """AfdetDetections: addresses of the four outputs."""
 
-    _fields_ = (
-        ("num_detections", c_void_p),
-        ("boxes", c_void_p),
-        ("scores", c_void_p),
-        ("classes", c_void_p),
-    )
+    _fields_ = _fields("num_detections boxes scores classes", c_void_p)
 
 
 class FrameDescriptor(ctypes.Structure):
@@ -146,14 +124,7 @@ class FrameDescriptor(ctypes.Structure):
     _fields_ = (
         ("planes", c_void_p * 2),
         ("pitches", c_int32 * 2),
-        ("height", c_int32),
-        ("width", c_int32),
-        ("format", c_int32),
-        ("color", c_int32),
-        ("top", c_int32),
-        ("left", c_int32),
-        ("box_height", c_int32),
-        ("box_width", c_int32),
+        *_fields("height width format color top left box_height box_width", c_int32),
     )
 
 
@@ -162,12 +133,8 @@ class InputParams(ctypes.Structure):
 
     _fields_ = (
         ("struct_size", c_uint32),
-        ("height", c_int32),
-        ("width", c_int32),
-        ("pad_value", c_int32),
-        ("bgr", c_int32),
-        ("mean", c_float * 3),
-        ("std", c_float * 3),
+        *_fields("height width pad_value bgr", c_int32),
+        *_fields("mean std", c_float * 3),
     )
 
     @classmethod
@@ -212,11 +179,7 @@ class Outputs(NamedTuple):
 
 
 def check_status(status: int, action: str) -> None:
-    """Turns a status into an error.
-
-    Raises:
-        NativeError: Saying which function failed, why, and what to do; unless ``status`` is 0.
-    """
+    """A :class:`NativeError` for a status other than 0: what failed, why, and what to do."""
     if status == 0:
         return
     if status >= _CUDA_ERRORS:
@@ -227,29 +190,17 @@ def check_status(status: int, action: str) -> None:
 
 
 class HostLibrary:
-    """libafdet_host: decode + NMS on the CPU.
-
-    Attributes:
-        path: The file.
-        build_info: Compiler and instruction set.
-    """
+    """libafdet_host: decode + NMS on the CPU."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        library = _open(path, "afdet_host_abi_version")
-        library.afdet_host_build_info.restype = c_char_p
-        self.build_info: str = library.afdet_host_build_info().decode()
+        library, self.build_info = _open(path, "afdet_host")
         self._detect = library.afdet_host_detect
         self._detect.restype = c_int32
         self._detect.argtypes = (
-            POINTER(DecodeParams),
-            POINTER(c_void_p),
-            c_int32,
-            c_int32,
-            POINTER(c_uint8),
-            c_int32,
+            POINTER(DecodeParams), POINTER(c_void_p), c_int32, c_int32, POINTER(c_uint8), c_int32,
             POINTER(DetectionsOut),
-        )
+        )  # fmt: skip
 
     def detect(
         self,
@@ -264,12 +215,8 @@ class HostLibrary:
             heads: cls [N, K, H, W] of each level, then reg [N, 4, H, W] of each level, as
                 :func:`trt_afdet.postprocess.check_heads` returns them. Taken as they are if all
                 are float32 or all float16 and contiguous, else copied to float32.
-            spec: Gives thresholds, scale and sizes.
             threads: Most CPU threads; an image is never split.
             wanted: Class ids to look for; all by default.
-
-        Raises:
-            InvalidValueError, NativeError: If the spec is beyond the native code's limits.
         """
         half = all(head.dtype == np.float16 for head in heads)
         dtype = np.float16 if half else np.float32
@@ -282,15 +229,9 @@ class HostLibrary:
             mask = (c_uint8 * spec.num_classes)()
             for class_id in wanted:
                 mask[class_id] = 1
-        status = self._detect(
-            DecodeParams.of(spec),
-            addresses,
-            DTYPES[np.dtype(dtype).name],
-            batch,
-            mask,
-            threads,
-            DetectionsOut(*(array.ctypes.data for array in outputs)),
-        )
+        params, kind = DecodeParams.of(spec), DTYPES[np.dtype(dtype).name]
+        places = DetectionsOut(*(array.ctypes.data for array in outputs))
+        status = self._detect(params, addresses, kind, batch, mask, threads, places)
         check_status(status, "decoding on the CPU")
         return outputs
 
@@ -299,60 +240,32 @@ class CudaLibrary:
     """libafdet_cuda: decode + NMS and letterbox on the GPU, over raw device addresses.
 
     The emulation is the same ABI over host addresses.
-
-    Attributes:
-        path: The file.
-        build_info: Toolkit and architectures.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._library = library = _open(path, "afdet_cuda_abi_version")
-        library.afdet_cuda_build_info.restype = c_char_p
-        self.build_info: str = library.afdet_cuda_build_info().decode()
+        self._library, self.build_info = _open(path, "afdet_cuda")
+        params, frames = POINTER(InputParams), POINTER(FrameDescriptor)
         signatures: dict[str, tuple[Any, ...]] = {
-            "afdet_cuda_detect_workspace": (
-                POINTER(DecodeParams),
-                c_int32,
-                c_int32,
-                POINTER(c_size_t),
+            "detect_workspace": (POINTER(DecodeParams), c_int32, c_int32, POINTER(c_size_t)),
+            "detect": (
+                POINTER(DecodeParams), POINTER(c_void_p), c_int32, c_int32, POINTER(DetectionsOut),
+                c_void_p, c_size_t, c_void_p,
             ),
-            "afdet_cuda_detect": (
-                POINTER(DecodeParams),
-                POINTER(c_void_p),
-                c_int32,
-                c_int32,
-                POINTER(DetectionsOut),
-                c_void_p,
-                c_size_t,
-                c_void_p,
-            ),
-            "afdet_cuda_check_frames": (POINTER(InputParams), POINTER(FrameDescriptor), c_int32),
-            "afdet_cuda_place_frames": (POINTER(InputParams), POINTER(FrameDescriptor), c_int32),
-            "afdet_cuda_letterbox": (
-                POINTER(InputParams),
-                c_void_p,
-                c_int32,
-                c_void_p,
-                c_int32,
-                c_void_p,
-            ),
-        }
+            "check_frames": (params, frames, c_int32),
+            "place_frames": (params, frames, c_int32),
+            "letterbox": (params, c_void_p, c_int32, c_void_p, c_int32, c_void_p),
+        }  # fmt: skip
         for name, arguments in signatures.items():
-            function = getattr(library, name)
+            function = getattr(self._library, f"afdet_cuda_{name}")
             function.restype = c_int32
             function.argtypes = arguments
 
     def detect_workspace(self, spec: ModelSpec, dtype: str, batch: int) -> int:
-        """Bytes of workspace that :meth:`detect` needs.
-
-        Raises:
-            InvalidValueError, NativeError: If the spec or the batch is beyond the limits.
-        """
+        """Bytes of workspace that :meth:`detect` needs."""
         size = c_size_t()
-        status = self._library.afdet_cuda_detect_workspace(
-            DecodeParams.of(spec), DTYPES[dtype], batch, size
-        )
+        params = DecodeParams.of(spec)
+        status = self._library.afdet_cuda_detect_workspace(params, DTYPES[dtype], batch, size)
         check_status(status, "sizing the decoder's workspace")
         return size.value
 
@@ -371,35 +284,21 @@ class CudaLibrary:
 
         Args:
             heads: Addresses of cls of each level, then reg of each level, 16-byte aligned.
-            spec: Gives thresholds, scale and sizes.
             dtype: ``"float32"`` or ``"float16"``.
-            batch: N.
             outputs: Addresses of num_detections, boxes, scores, classes; see :class:`Outputs`.
             workspace: Address, 256-byte aligned.
             workspace_bytes: At least :meth:`detect_workspace`.
             stream: A cudaStream_t.
-
-        Raises:
-            InvalidValueError, NativeError: If an argument is refused or a launch fails.
         """
+        params, kind = DecodeParams.of(spec), DTYPES[dtype]
+        addresses, places = (c_void_p * len(heads))(*heads), DetectionsOut(*outputs)
         status = self._library.afdet_cuda_detect(
-            DecodeParams.of(spec),
-            (c_void_p * len(heads))(*heads),
-            DTYPES[dtype],
-            batch,
-            DetectionsOut(*outputs),
-            workspace,
-            workspace_bytes,
-            stream,
+            params, addresses, kind, batch, places, workspace, workspace_bytes, stream
         )
         check_status(status, "queueing the decoder")
 
     def check_frames(self, frames: Sequence[FrameDescriptor], spec: ModelSpec) -> None:
-        """Checks frame descriptors before they go to the device.
-
-        Raises:
-            NativeError: If one is out of range.
-        """
+        """Checks frame descriptors before they go to the device; a NativeError if one is wrong."""
         array = (FrameDescriptor * len(frames))(*frames)
         status = self._library.afdet_cuda_check_frames(InputParams.of(spec), array, len(frames))
         check_status(status, "checking the frames")
@@ -411,14 +310,9 @@ class CudaLibrary:
 
         Args:
             frames: Device address of ``count`` :class:`FrameDescriptor`, checked before.
-            count: Frames.
-            spec: Gives size, padding and normalisation.
             output: Address of [count, 3, spec.height, spec.width], 16-byte aligned.
             dtype: Of the output.
             stream: A cudaStream_t.
-
-        Raises:
-            NativeError: If an argument is refused or the launch fails.
         """
         status = self._library.afdet_cuda_letterbox(
             InputParams.of(spec), frames, count, output, DTYPES[dtype], stream
@@ -435,43 +329,25 @@ class CudaLibrary:
 
 @cache
 def host() -> HostLibrary:
-    """The CPU library.
-
-    Raises:
-        NativeMissingError: If it is not there.
-    """
+    """The CPU library; like the next three, a :class:`NativeMissingError` where it is not there."""
     return HostLibrary(find("afdet_host"))
 
 
 @cache
 def cuda() -> CudaLibrary:
-    """The CUDA library.
-
-    Raises:
-        NativeMissingError: If it is not there, or the CUDA driver is not.
-    """
+    """The CUDA library, which needs the CUDA driver."""
     return CudaLibrary(find("afdet_cuda"))
 
 
 @cache
 def emulated() -> CudaLibrary:
-    """The CUDA kernels on the CPU.
-
-    Raises:
-        NativeMissingError: If it is not there.
-    """
+    """The CUDA kernels on the CPU."""
     return CudaLibrary(find("afdet_emulated"))
 
 
 def plugin_build_info() -> str:
-    """How the TensorRT plugin was built: TensorRT's version, toolkit and architectures.
-
-    Raises:
-        NativeMissingError: If it is not there.
-    """
-    library = _open(find("afdet_plugin"), "afdet_plugin_abi_version")
-    library.afdet_plugin_build_info.restype = c_char_p
-    return str(library.afdet_plugin_build_info().decode())
+    """How the TensorRT plugin was built: TensorRT's version, toolkit and architectures."""
+    return _open(find("afdet_plugin"), "afdet_plugin")[1]
 
 
 def file_name(name: str) -> str:
@@ -491,11 +367,7 @@ def folders() -> list[Path]:
 
 
 def find(name: str) -> str:
-    """The path of a native library, such as ``"afdet_host"``.
-
-    Raises:
-        NativeMissingError: If it is in none of the folders and the system does not know it.
-    """
+    """The path of a native library, such as ``"afdet_host"``; else a NativeMissingError."""
     file = file_name(name)
     for folder in folders():
         if (folder / file).is_file():
@@ -503,28 +375,25 @@ def find(name: str) -> str:
     try:
         ctypes.CDLL(file)
     except OSError:
-        raise NativeMissingError(
-            f"the native library {file} was not found",
-            hint="install trt-afdet where a C++ compiler is, or set " + LIBRARY_PATH_VARIABLE,
-        ) from None
+        hint = f"install trt-afdet where a C++ compiler is, or set {LIBRARY_PATH_VARIABLE}"
+        raise NativeMissingError(f"the native library {file} was not found", hint=hint) from None
     return file
 
 
-def _open(path: str, version_function: str) -> ctypes.CDLL:
+def _open(path: str, prefix: str) -> tuple[ctypes.CDLL, str]:
+    """A library, and how it was built."""
     try:
         library = ctypes.CDLL(path)
-        version = getattr(library, version_function)()
+        version = getattr(library, f"{prefix}_abi_version")()
     except OSError as error:
-        raise NativeMissingError(
-            "a native library cannot be loaded", got=error, hint="see `trt-afdet doctor`"
-        ) from error
+        what, hint = "a native library cannot be loaded", "see `trt-afdet doctor`"
+        raise NativeMissingError(what, got=error, hint=hint) from error
     except AttributeError as error:
-        raise NativeMissingError(
-            "a file is not the native library it should be", got=path
-        ) from error
+        what = "a file is not the native library it should be"
+        raise NativeMissingError(what, got=path) from error
     if version != ABI_VERSION:
-        raise NativeMissingError(
-            f"{path} has interface version {version}, this trt-afdet needs {ABI_VERSION}",
-            hint="reinstall trt-afdet",
-        )
-    return library
+        what = f"{path} has interface version {version}, this trt-afdet needs {ABI_VERSION}"
+        raise NativeMissingError(what, hint="reinstall trt-afdet")
+    build_info = getattr(library, f"{prefix}_build_info")
+    build_info.restype = c_char_p
+    return library, build_info().decode()

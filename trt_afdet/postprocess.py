@@ -27,11 +27,15 @@ import numpy.typing as npt
 from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.geometry import Letterbox
+from trt_afdet.interface import output_shapes
 from trt_afdet.native import HostLibrary, NativeMissingError, host
 from trt_afdet.spec import ModelSpec
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+
+#: Boxes, confidences and class ids of one image.
+Rows = tuple[npt.NDArray[Any], ...]
 
 #: Boxes that NMS compares among themselves at a time, and takes up at a time.
 _NMS_BLOCK = 64
@@ -106,9 +110,8 @@ def select_candidates(
     # above the pair's rank. Adding zero turns -0.0 into 0.0.
     bits = (values + np.float32(0)).view(np.uint32)
     falling = np.where(bits & _SIGN, bits, ~bits & ~_SIGN)
-    keys = (falling.astype(np.uint64) << np.uint64(32)) | (point * classes + class_id).astype(
-        np.uint64
-    )
+    rank = point * classes + class_id
+    keys = (falling.astype(np.uint64) << np.uint64(32)) | rank.astype(np.uint64)
     if len(keys) > limit:
         keys = np.partition(keys, limit - 1)[:limit]
     keys.sort()
@@ -208,15 +211,9 @@ def _greedy(removes: npt.NDArray[np.bool_]) -> Ints:
     """Greedy suppression as the fixpoint of "no kept earlier box removes me".
 
     Each pass settles at least the first box that is not settled yet, so the fixpoint is the greedy
-    result; real frames take a few passes.
-
-    Args:
-        removes: bool [n, n], strictly upper triangular.
-
-    Returns:
-        Indices of the kept boxes.
+    result; real frames take a few passes. From bool [n, n], strictly upper triangular, to indices.
     """
-    keep: npt.NDArray[np.bool_] = np.ones(len(removes), np.bool_)
+    keep = np.ones(len(removes), np.bool_)
     while True:
         again = np.logical_not(removes[keep].any(axis=0))
         if np.array_equal(again, keep):
@@ -273,55 +270,41 @@ def nms(
 def check_heads(
     heads: Mapping[str, npt.NDArray[Any]] | Sequence[npt.NDArray[Any]], spec: ModelSpec
 ) -> list[npt.NDArray[Any]]:
-    """The heads in the order of ``spec.output_names``, if their shapes fit the spec.
-
-    Raises:
-        InvalidValueError: Naming the first output that is missing or of another shape.
-    """
+    """The heads in the order of ``spec.output_names``, if their shapes fit the spec."""
     names = spec.output_names
     if isinstance(heads, Mapping):
         missing = [name for name in names if name not in heads]
         if missing:
-            raise InvalidValueError(
-                f"output {missing[0]} is missing", got=", ".join(map(str, heads)) or "no output"
-            )
+            got = ", ".join(map(str, heads)) or "no output"
+            raise InvalidValueError(f"output {missing[0]} is missing", got=got)
         heads = [heads[name] for name in names]
     if len(heads) != len(names):
         raise InvalidValueError(f"a detector has {len(names)} outputs", got=len(heads))
     arrays = [np.asarray(head) for head in heads]
     batch = arrays[0].shape[0] if arrays[0].ndim else 0
-    channels = [spec.num_classes] * len(spec.strides) + [4] * len(spec.strides)
-    for name, head, depth, size in zip(names, arrays, channels, spec.grid_sizes * 2, strict=True):
-        if head.shape != (batch, depth, *size):
-            raise InvalidValueError(
-                f"output {name} does not fit the model's spec: expected {[batch, depth, *size]}",
-                got=list(head.shape),
-            )
+    for head, (name, shape) in zip(arrays, output_shapes(spec, False).items(), strict=True):
+        if head.shape != (batch, *shape):
+            what = f"output {name} does not fit the model's spec: expected {[batch, *shape]}"
+            raise InvalidValueError(what, got=list(head.shape))
     return arrays
 
 
 def decode_and_suppress(
     heads: Sequence[npt.NDArray[Any]], spec: ModelSpec, classes: Ints | None = None
 ) -> Candidates:
-    """All five steps for one image.
+    """All five steps for one image: the kept candidates, best first.
 
     Args:
         heads: cls [K, H, W] of each level, then reg [4, H, W] of each level.
         spec: Gives thresholds, scale and sizes.
         classes: Ascending class ids to look for; all by default.
-
-    Returns:
-        The kept candidates, best first, boxes in network-input pixels.
     """
     count = len(spec.strides)
-    levels = [
-        decode_level(heads[i], heads[count + i], spec, i, classes=classes) for i in range(count)
-    ]
-    logits = np.concatenate([level.logits for level in levels])
+    levels = [decode_level(heads[i], heads[count + i], spec, i, classes) for i in range(count)]
+    logits, boxes, class_id = map(np.concatenate, zip(*levels, strict=True))
     # Stable: equal logits stay in level order, and within a level in its own.
     order = np.argsort(-logits, kind="stable")
-    boxes = np.concatenate([level.boxes for level in levels])[order]
-    class_id = np.concatenate([level.class_id for level in levels])[order]
+    boxes, class_id = boxes[order], class_id[order]
     group = None if spec.class_agnostic else class_id
     keep = nms(boxes, group, spec.nms_iou, spec.max_detections)
     return Candidates(logits[order[keep]], boxes[keep], class_id[keep])
@@ -337,29 +320,18 @@ def _native() -> HostLibrary | None:
         return None
 
 
-def _reference_candidates(
+def _candidates(
     arrays: Sequence[npt.NDArray[Any]], spec: ModelSpec, wanted: Ints | None
-) -> list[tuple[Floats, Floats, npt.NDArray[np.int32]]]:
-    """Boxes, confidence and class of each image, by NumPy."""
-    results = []
-    for image in range(arrays[0].shape[0]):
-        found = decode_and_suppress([array[image] for array in arrays], spec, wanted)
-        results.append((found.boxes, sigmoid(found.logits), found.class_id.astype(np.int32)))
-    return results
-
-
-def _native_candidates(
-    library: HostLibrary, arrays: Sequence[npt.NDArray[Any]], spec: ModelSpec, wanted: Ints | None
-) -> list[tuple[Floats, Floats, npt.NDArray[np.int32]]]:
-    """The same by native code, images side by side."""
+) -> list[Rows]:
+    """What is found in each image: by native code side by side, or by NumPy."""
+    library = _native()
+    if library is None:
+        images = [decode_and_suppress(image, spec, wanted) for image in zip(*arrays, strict=True)]
+        return [(found.boxes, sigmoid(found.logits), found.class_id) for found in images]
     threads = min(len(arrays[0]), os.cpu_count() or 1) or 1
-    ids = None if wanted is None else [int(class_id) for class_id in wanted]
-    found = library.detect(arrays, spec, threads=threads, wanted=ids)
-    counts = found.num_detections[:, 0]
-    return [
-        (found.boxes[i, :n].copy(), found.scores[i, :n].copy(), found.classes[i, :n].copy())
-        for i, n in enumerate(counts)
-    ]
+    ids = None if wanted is None else wanted.tolist()
+    counts, *rest = library.detect(arrays, spec, threads=threads, wanted=ids)
+    return [tuple(array[i, :n].copy() for array in rest) for i, n in enumerate(counts[:, 0])]
 
 
 def postprocess(
@@ -383,15 +355,7 @@ def postprocess(
     """
     arrays = check_heads(heads, spec)
     wanted = None if classes is None else np.unique(np.asarray(classes, np.int64))
-    library = _native()
-    if library is not None:
-        found = _native_candidates(library, arrays, spec, wanted)
-    else:
-        found = _reference_candidates(arrays, spec, wanted)
-    return [
-        _placed(rows, spec, None if letterboxes is None else letterboxes[image])
-        for image, rows in enumerate(found)
-    ]
+    return _placed(_candidates(arrays, spec, wanted), spec, letterboxes)
 
 
 def from_outputs(
@@ -421,9 +385,8 @@ def from_outputs(
     batch, most = scores.shape if scores.ndim == 2 else (-1, -1)
     shapes = [array.shape for array in arrays]
     if shapes != [(batch, 1), (batch, most, 4), (batch, most), (batch, most)]:
-        raise InvalidValueError(
-            "detections must be [N, 1], [N, M, 4], [N, M] and [N, M]", got=shapes or "no output"
-        )
+        what = "detections must be [N, 1], [N, M, 4], [N, M] and [N, M]"
+        raise InvalidValueError(what, got=shapes or "no output")
     counts = arrays[0][:, 0]
     if np.any((counts < 0) | (counts > most)):
         raise InvalidValueError(f"num_detections must be within 0..{most}", got=counts.tolist())
@@ -436,21 +399,20 @@ def from_outputs(
         if classes is not None:
             wanted &= np.isin(class_id, classes)
         rows = np.flatnonzero(wanted)[: spec.max_detections]
-        letterbox = None if letterboxes is None else letterboxes[image]
-        results.append(_placed((boxes[rows], confidence[rows], class_id[rows]), spec, letterbox))
-    return results
+        results.append((boxes[rows], confidence[rows], class_id[rows]))
+    return _placed(results, spec, letterboxes)
 
 
 def _placed(
-    rows: tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]],
-    spec: ModelSpec,
-    letterbox: Letterbox | None,
-) -> Detections:
-    """Boxes, confidence and class id in the frame's pixels, without those beside the frame."""
-    boxes, confidence, class_id = rows
-    if letterbox is not None:
-        boxes = letterbox.to_frame(boxes)
-        inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        if not inside.all():
-            boxes, confidence, class_id = boxes[inside], confidence[inside], class_id[inside]
-    return Detections(boxes, confidence, class_id, spec.class_names)
+    found: Sequence[Rows], spec: ModelSpec, letterboxes: Sequence[Letterbox] | None
+) -> list[Detections]:
+    """Detections in the frames' pixels, without those beside the frame."""
+    results = []
+    for image, (boxes, confidence, class_id) in enumerate(found):
+        if letterboxes is not None:
+            boxes = letterboxes[image].to_frame(boxes)
+            inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+            if not inside.all():
+                boxes, confidence, class_id = boxes[inside], confidence[inside], class_id[inside]
+        results.append(Detections(boxes, confidence, class_id, spec.class_names))
+    return results

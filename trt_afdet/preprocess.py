@@ -18,42 +18,26 @@ from trt_afdet.spec import ModelSpec
 
 
 def check_frame(frame: object) -> npt.NDArray[np.uint8]:
-    """Returns the frame if it is BGR uint8 [H, W, 3] and not empty.
-
-    Raises:
-        InvalidValueError: Otherwise.
-    """
+    """The frame, if it is BGR uint8 [H, W, 3] and not empty; else an InvalidValueError."""
     if not isinstance(frame, np.ndarray):
         raise InvalidValueError("a frame must be a numpy array", got=type(frame).__name__)
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
-        raise InvalidValueError(
-            "a frame must be BGR uint8 of shape [height, width, 3]",
-            got=f"{frame.dtype} {list(frame.shape)}",
-            hint="cv2.imread and cv2.VideoCapture return such frames",
-        )
+        what = "a frame must be BGR uint8 of shape [height, width, 3]"
+        hint = "cv2.imread and cv2.VideoCapture return such frames"
+        raise InvalidValueError(what, got=f"{frame.dtype} {list(frame.shape)}", hint=hint)
     return frame
 
 
 def letterbox(
     frame: npt.NDArray[np.uint8], height: int, width: int, pad_value: int
 ) -> tuple[npt.NDArray[np.uint8], Letterbox]:
-    """Places a frame on a grey canvas.
-
-    Args:
-        frame: BGR uint8 [H, W, 3].
-        height, width: Size of the canvas in pixels.
-        pad_value: Grey level of the border.
-
-    Returns:
-        The canvas, BGR uint8 [height, width, 3], and the placement.
-    """
+    """Places a frame, BGR uint8 [H, W, 3], on a canvas of a grey level, and tells where."""
     box = Letterbox.fit(frame.shape[0], frame.shape[1], height, width)
-    if (box.height, box.width) == frame.shape[:2]:
-        resized = frame
-    else:
-        size = (box.width, box.height)
+    size = (box.width, box.height)
+    resized = frame
+    if frame.shape[1::-1] != size:
         resized = np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR), np.uint8)
-    if (box.height, box.width) == (height, width):
+    if size == (width, height):
         return resized, box
     canvas = np.full((height, width, 3), pad_value, np.uint8)
     canvas[box.top : box.top + box.height, box.left : box.left + box.width] = resized
@@ -72,23 +56,12 @@ def _normalise_table(
 def normalise(
     canvas: npt.NDArray[np.uint8], spec: ModelSpec, out: npt.NDArray[np.float32] | None = None
 ) -> npt.NDArray[np.float32]:
-    """Canvas to one network input.
-
-    Args:
-        canvas: BGR uint8 [H, W, 3].
-        spec: Gives mean, std and channel order.
-        out: Optional float32 [3, H, W] to write into.
-
-    Returns:
-        float32 [3, H, W].
-    """
+    """Canvas, BGR uint8 [H, W, 3], to a network input, float32 [3, H, W]: a new one or ``out``."""
     if out is None:
         out = np.empty((3, *canvas.shape[:2]), np.float32)
-    tables = _normalise_table(spec.mean, spec.std)
-    for channel, table in enumerate(tables):
+    for channel, table in enumerate(_normalise_table(spec.mean, spec.std)):
         source = 2 - channel if spec.color_order == "RGB" else channel
-        plane = cv2.extractChannel(canvas, source)
-        cv2.LUT(plane, table, dst=out[channel])
+        cv2.LUT(cv2.extractChannel(canvas, source), table, dst=out[channel])
     return out
 
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,7 @@ def result_fields(
     sequence: int,
     position: float | None,
 ) -> Record:
-    """What every "result" says.
-
-    Args:
-        found: In pixels of the frame.
-        image: The frame, BGR uint8 [H, W, 3].
-        source: The camera's name, or the path of the file.
-        sequence: Number of the frame in its source, from 0.
-        position: Seconds into the video; None for pictures and live sources.
-    """
+    """What every "result" says: of a frame's source, number there, and seconds into the video."""
     height, width = image.shape[:2]
     return {
         "source": source,
@@ -83,11 +76,8 @@ def upgraded(record: Record) -> Record:
         return {"type": record["type"], "schema": SCHEMA, **record}
     # What detect wrote before its records had a version.
     milliseconds = record.get("timestamp_ms")
-    fields = {
-        "source": record["source"],
-        "sequence": record["frame"],
-        "position": None if milliseconds is None else round(milliseconds / 1000, 6),
-    }
+    position = None if milliseconds is None else round(milliseconds / 1000, 6)
+    fields = {"source": record["source"], "sequence": record["frame"], "position": position}
     same = ("width", "height", "detections")
     return make_record("result", fields | {name: record[name] for name in same})
 
@@ -111,7 +101,7 @@ def read_records(*paths: Path | str) -> Iterator[Record]:
         MissingFileError: If there is no such file.
         CorruptFileError: If a line in the middle is not a record, or of a newer version.
     """
-    files = [Path(path) for path in paths]
+    files = list(map(Path, paths))
     reached: dict[str, dict[str, int]] = {}  # Per source: the last frame of each run, in order.
     for record in _all(files):
         if record.get("position") not in (None, ""):
@@ -150,23 +140,19 @@ def _lines(path: Path) -> Iterator[Record]:
                 _ = record["source"]
                 newer = record["schema"] > SCHEMA
             except (ValueError, KeyError, TypeError) as error:
-                raise CorruptFileError(
-                    "a line is not a record", got=f"{path}, line {number}"
-                ) from error
+                got = f"{path}, line {number}"
+                raise CorruptFileError("a line is not a record", got=got) from error
             if newer:
-                raise CorruptFileError(
-                    f"a record is of version {record['schema']}, this program knows {SCHEMA}",
-                    got=f"{path}, line {number}",
-                    hint="update trt-afdet",
-                )
+                what = f"a record is of version {record['schema']}, this program knows {SCHEMA}"
+                got = f"{path}, line {number}"
+                raise CorruptFileError(what, got=got, hint="update trt-afdet")
             yield record
 
 
 def _rows(path: Path) -> Iterator[Record]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         whole = (line for line in file if line.endswith("\n"))
-        frames = groupby(csv.DictReader(whole), lambda row: (row["run"], row["number"]))
-        for _, group in frames:
+        for _, group in groupby(csv.DictReader(whole), itemgetter("run", "number")):
             rows = list(group)
             # A frame whose rows were cut off is not there.
             if len(rows) == int(rows[0]["count"]):

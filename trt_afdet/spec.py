@@ -76,11 +76,8 @@ class ModelSpec:
         for name in _WHOLE:
             if not isinstance(getattr(self, name), Integral):
                 raise InvalidValueError(f"{name} must be a whole number", got=getattr(self, name))
-        if (
-            isinstance(self.class_names, str)
-            or not self.class_names
-            or any(not isinstance(n, str) or not n for n in self.class_names)
-        ):
+        names = self.class_names
+        if isinstance(names, str) or not names or not all(isinstance(n, str) and n for n in names):
             raise InvalidValueError("class_names must hold at least one non-empty name")
         if len(set(self.class_names)) != len(self.class_names):
             raise InvalidValueError("class_names must not repeat", got=self.class_names)
@@ -89,17 +86,15 @@ class ModelSpec:
             raise InvalidValueError("strides must increase and be powers of two", got=strides)
         for side in ("height", "width"):
             value = getattr(self, side)
-            if value <= 0 or value % max(self.strides):
-                raise InvalidValueError(
-                    f"{side} must be a positive multiple of {max(self.strides)}", got=value
-                )
+            if value <= 0 or value % max(strides):
+                what = f"{side} must be a positive multiple of {max(strides)}"
+                raise InvalidValueError(what, got=value)
         if self.color_order not in ("RGB", "BGR"):
             raise InvalidValueError("color_order must be RGB or BGR", got=self.color_order)
         finite = all(math.isfinite(value) for value in (*self.mean, *self.std))
         if not finite or len(self.mean) != 3 or len(self.std) != 3 or not min(self.std) > 0:
-            raise InvalidValueError(
-                "mean and std must be three numbers, std above 0", got=(self.mean, self.std)
-            )
+            what = "mean and std must be three numbers, std above 0"
+            raise InvalidValueError(what, got=(self.mean, self.std))
         if not 0 <= self.pad_value <= 255:
             raise InvalidValueError("pad_value must be 0..255", got=self.pad_value)
         if not 0 < self.regression_scale < math.inf:
@@ -148,23 +143,19 @@ class ModelSpec:
         try:
             raw = json.loads(text)
         except json.JSONDecodeError as error:
-            raise InvalidValueError("the model's spec is not JSON", got=str(error)) from error
+            raise InvalidValueError("the model's spec is not JSON", got=error) from error
         if not isinstance(raw, dict) or not isinstance(raw.get("schema_version"), int):
             raise InvalidValueError("the model's spec lacks schema_version", got=text[:60])
         if raw["schema_version"] > SCHEMA_VERSION:
-            raise InvalidValueError(
-                f"the model's spec has schema version {raw['schema_version']}, "
-                f"this trt-afdet reads up to {SCHEMA_VERSION}",
-                hint="upgrade trt-afdet",
-            )
-        known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(raw) - known)
+            what = f"the model's spec has schema version {raw['schema_version']}"
+            what += f", this trt-afdet reads up to {SCHEMA_VERSION}"
+            raise InvalidValueError(what, hint="upgrade trt-afdet")
+        unknown = sorted(set(raw) - {field.name for field in dataclasses.fields(cls)})
         if unknown:
             raise InvalidValueError("the model's spec has unknown keys", got=", ".join(unknown))
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in raw.items()}
         try:
             return cls(**values)
         except TypeError as error:
-            raise InvalidValueError(
-                "the model's spec is incomplete or has a value of the wrong type", got=str(error)
-            ) from error
+            what = "the model's spec is incomplete or has a value of the wrong type"
+            raise InvalidValueError(what, got=error) from error

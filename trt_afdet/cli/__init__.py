@@ -98,13 +98,16 @@ def _module_name(command: str) -> str | None:
     return next((point.value for point in found), None)
 
 
+def training_missing(what: str) -> MissingDependencyError:
+    """The error for a part of the training package where that is not installed."""
+    what = f"{what} belongs to the training package, which is not installed"
+    return MissingDependencyError(what, hint='pip install "trt-afdet[train]"')
+
+
 def _import(command: str) -> ModuleType:
     module = _module_name(command)
     if module is None:
-        raise MissingDependencyError(
-            f"the command {command!r} belongs to the training package, which is not installed",
-            hint='pip install "trt-afdet[train]"',
-        )
+        raise training_missing(f"the command {command!r}")
     return importlib.import_module(module)
 
 

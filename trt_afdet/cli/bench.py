@@ -59,12 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     add = parser.add_argument
     add("models", metavar="MODEL", nargs="+", type=Path, help=".onnx or .engine")
-    add(
-        "--backend",
-        default="cpu",
-        help="what runs .onnx files: ONNX Runtime's execution providers, such as cpu,cuda "
-        "(default: cpu)",
-    )
+    text = "what runs .onnx files: ONNX Runtime's execution providers, such as cpu,cuda"
+    add("--backend", default="cpu", help=f"{text} (default: cpu)")
     add("--batch", default="1", help="frames per batch: 1,4,16 (default: 1)")
     add("--frames", type=int, default=100, help="frames per model and batch size (default: 100)")
     add("--source", help="picture, folder or video (default: the shipped clip)")

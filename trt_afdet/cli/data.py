@@ -7,8 +7,8 @@ from collections import Counter
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from trt_afdet.cli import ui
-from trt_afdet.errors import InvalidValueError, MissingDependencyError
+from trt_afdet.cli import training_missing, ui
+from trt_afdet.errors import InvalidValueError
 
 SUMMARY = "check or convert a dataset; `data doom` films one in Doom"
 
@@ -21,27 +21,22 @@ examples:
   trt-afdet data doom data/doom --split train --frames 7000 --seed 1 --workers 4
 """
     kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
-    check = kinds.add_parser(
-        "check",
-        help="list the contents and the faults of a dataset",
-        description="Read a dataset as training does, decode every picture, and print all "
-        "findings. The files on disk tell COCO, VOC and YOLO apart.",
-    )
+    text = "Read a dataset as training does, decode every picture, and print all findings. "
+    text += "The files on disk tell COCO, VOC and YOLO apart."
+    summary = "list the contents and the faults of a dataset"
+    check = kinds.add_parser("check", help=summary, description=text)
     check.add_argument("path", metavar="PATH", help="the folder, .json or .yaml")
     check.add_argument("--split", metavar="NAME", help="only this one (default: all)")
     check.add_argument("--out", type=Path, metavar="SHEET.png", help="contact sheet with boxes")
     check.add_argument("--strict", action="store_true", help="exit with 2 if there is any fault")
     check.set_defaults(work=_check)
-    convert = kinds.add_parser(
-        "convert",
-        help="write a dataset in another format",
-        description="Write all splits of a dataset in another format, with the same class list.",
-    )
+    text = "Write all splits of a dataset in another format, with the same class list."
+    summary = "write a dataset in another format"
+    convert = kinds.add_parser("convert", help=summary, description=text)
     convert.add_argument("path", metavar="FROM", help="the folder, .json or .yaml")
     convert.add_argument("target", type=Path, metavar="TO", help="a new folder")
-    convert.add_argument(
-        "--to", required=True, choices=("coco", "voc", "yolo"), dest="form", help="the format"
-    )
+    forms = ("coco", "voc", "yolo")
+    convert.add_argument("--to", required=True, choices=forms, dest="form", help="the format")
     convert.add_argument("--split", metavar="NAME", help="only this one (default: all)")
     convert.add_argument("--link", action="store_true", help="link to the pictures, do not copy")
     convert.set_defaults(work=_convert)
@@ -58,10 +53,7 @@ examples:
 
 
 def _no_training(_: argparse.Namespace) -> int:
-    raise MissingDependencyError(
-        "`data doom` belongs to the training package, which is not installed",
-        hint='pip install "trt-afdet[train]"',
-    )
+    raise training_missing("`data doom`")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -106,9 +98,8 @@ def _check(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> int:
     from trt_afdet.datasets.convert import convert, merged_report
 
-    written = convert(
-        args.path, args.target, args.form, split=args.split, link=args.link, progress=ui.progress
-    )
+    how = {"split": args.split, "link": args.link, "progress": ui.progress}
+    written = convert(args.path, args.target, args.form, **how)
     for line in merged_report(written.values()).lines():
         ui.warn(line)
     for split, data in written.items():

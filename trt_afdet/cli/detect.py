@@ -214,9 +214,8 @@ class _Outputs:
         for target in targets:
             if os.path.realpath(target) in sources:
                 option = "--jsonl" if target is self.jsonl else "--out"
-                raise InvalidValueError(
-                    f"{option} would overwrite its own source", got=target, hint="use another name"
-                )
+                what = f"{option} would overwrite its own source"
+                raise InvalidValueError(what, got=target, hint="use another name")
         if self.jsonl is not None:
             if self.journal is None:
                 self._lines = self.stack.enter_context(files.open_output(self.jsonl))

@@ -27,10 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EPILOG
     text = f"what the machine is for: {', '.join(USES)}; may be repeated (default: what the "
     text += "installed packages are for)"
-    parser.add_argument(
-        "--for", dest="uses", action="append", choices=USES, metavar="USE", help=text
-    )
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
+    add = parser.add_argument
+    add("--for", dest="uses", action="append", choices=USES, metavar="USE", help=text)
+    add("--json", action="store_true", help="print the rows as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     rows = examine(uses=uses)
     fixes = sum(row.status == "fix" for row in rows)
     if args.json:
-        print(json.dumps([row.as_dict() for row in rows], indent=2))
+        print(json.dumps([vars(row) for row in rows], indent=2))
         return int(fixes > 0)
     width = max(len(row.name) for row in rows)
     column = max(len(status) for status in _COLORS)

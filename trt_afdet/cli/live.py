@@ -80,7 +80,6 @@ class View:
         self._handler: logging.Handler | None = None
 
     def open(self) -> None:
-        console = None
         if sys.stderr.isatty() and not self._quiet:
             try:
                 from rich.console import Console
@@ -92,7 +91,8 @@ class View:
                 self._live = Live(console=console, auto_refresh=False, transient=True)
                 self._live.start()
                 self._next = 0.0
-        self._handler = _Messages(console)
+        # Made after the table, which sends what comes to stderr to the lines above it.
+        self._handler = logging.StreamHandler()
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         logger = logging.getLogger("trt_afdet")
         logger.addHandler(self._handler)
@@ -126,18 +126,3 @@ class View:
         if self._handler is not None:
             logging.getLogger("trt_afdet").removeHandler(self._handler)
             self._handler = None
-
-
-class _Messages(logging.Handler):
-    """Log messages on stderr, above a table."""
-
-    def __init__(self, console: Any) -> None:
-        super().__init__()
-        self._console = console
-
-    def emit(self, record: logging.LogRecord) -> None:
-        line = self.format(record)
-        if self._console is None:
-            print(line, file=sys.stderr, flush=True)
-        else:
-            self._console.print(line, markup=False, highlight=False)

@@ -24,35 +24,21 @@ _LIBRARY_FOLDERS = ("/usr/lib/*-linux-gnu", "/usr/local/tensorrt/lib", "/usr/loc
 
 
 def native_parts(machine: Machine) -> Iterator[Row]:
-    parts: tuple[tuple[str, str, Callable[[], str], str], ...] = (
-        (
-            "host library",
-            "afdet_host",
-            lambda: native.host().build_info,
-            "install a C++ compiler, then: pip install --force-reinstall --no-deps trt-afdet",
-        ),
-        (
-            "CUDA library",
-            "afdet_cuda",
-            lambda: native.cuda().build_info,
-            "where nvcc is on PATH: pip install --force-reinstall --no-deps trt-afdet",
-        ),
-        (
-            "TensorRT plugin",
-            "afdet_plugin",
-            native.plugin_build_info,
-            "where nvcc and TensorRT's headers are (TensorRT_ROOT=...): "
-            "pip install --force-reinstall --no-deps trt-afdet",
-        ),
+    where = ["install a C++ compiler, then", "where nvcc is on PATH"]
+    where += ["where nvcc and TensorRT's headers are (TensorRT_ROOT=...)"]
+    parts: tuple[tuple[str, str, Callable[[], str]], ...] = (
+        ("host library", "afdet_host", lambda: native.host().build_info),
+        ("CUDA library", "afdet_cuda", lambda: native.cuda().build_info),
+        ("TensorRT plugin", "afdet_plugin", native.plugin_build_info),
     )
-    for name, library, describe, fix in parts:
+    for (name, library, describe), place in zip(parts, where, strict=True):
         try:
             yield Row("ok", name, f"{describe()}; {native.find(library)}")
         except native.NativeMissingError as error:
-            if name == "host library":
-                yield Row("fix", name, f"{error.what}; NumPy does its work, slower", fix, ())
-            else:
-                yield Row("fix", name, error.what, fix, ENGINES)
+            is_host = library == "afdet_host"
+            detail = error.what + "; NumPy does its work, slower" * is_host
+            fix = f"{place}: pip install --force-reinstall --no-deps trt-afdet"
+            yield Row("fix", name, detail, fix, () if is_host else ENGINES)
 
 
 def tensorrt(machine: Machine) -> Iterator[Row]:
@@ -62,7 +48,8 @@ def tensorrt(machine: Machine) -> Iterator[Row]:
         yield _bindings(name)
     if installed:
         return
-    library = _library_on_disk(machine)
+    paths = [p for f in _LIBRARY_FOLDERS for p in machine.glob(f"{f}/libnvinfer.so.*.*.*")]
+    library = ".".join(paths[0].name.split(".")[2:5]) if paths else None
     release = release_of(machine)
     if library is None:
         detail = "not installed"
@@ -106,29 +93,16 @@ def _loaded_library(name: str) -> str | None:
     """The version that the library in this process tells of itself."""
     try:
         maps = Path("/proc/self/maps").read_text()
-    except OSError:
-        return None
-    match = re.search(rf"(/\S*/{name}\.so[.\d]*)$", maps, flags=re.MULTILINE)
-    if match is None:
-        return None
-    try:
-        number = int(ctypes.CDLL(match[1]).getInferLibVersion())
+        match = re.search(rf"(/\S*/{name}\.so[.\d]*)$", maps, flags=re.MULTILINE)
+        return version_of(ctypes.CDLL(match[1]).getInferLibVersion()) if match else None
     except (OSError, AttributeError):
         return None
-    return version_of(number)
 
 
 def version_of(number: int) -> str:
     """``getInferLibVersion()`` as text: 8502 is 8.5.2, 101303 is 10.13.3."""
     unit = 10000 if number >= 10000 else 1000
     return f"{number // unit}.{number % unit // 100}.{number % 100}"
-
-
-def _library_on_disk(machine: Machine) -> str | None:
-    for folder in _LIBRARY_FOLDERS:
-        for path in machine.glob(f"{folder}/libnvinfer.so.*.*.*"):
-            return ".".join(path.name.split(".")[2:5])
-    return None
 
 
 def cuda_packages(machine: Machine) -> Iterator[Row]:
@@ -170,15 +144,14 @@ def driver(machine: Machine) -> Iterator[Row]:
 
 
 def _describe_device(driver: ctypes.CDLL, index: int) -> str:
-    # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
-    major_attribute, minor_attribute = 75, 76
-    device = ctypes.c_int(0)
     text = ctypes.create_string_buffer(256)
-    major, minor, memory = ctypes.c_int(0), ctypes.c_int(0), ctypes.c_size_t(0)
+    device, major, minor = (ctypes.c_int(0) for _ in range(3))
+    memory = ctypes.c_size_t(0)
     driver.cuDeviceGet(ctypes.byref(device), index)
     driver.cuDeviceGetName(text, len(text), device)
-    driver.cuDeviceGetAttribute(ctypes.byref(major), major_attribute, device)
-    driver.cuDeviceGetAttribute(ctypes.byref(minor), minor_attribute, device)
+    # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR.
+    for attribute, value in ((75, major), (76, minor)):
+        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
     driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
     gib = memory.value / 2**30
     return f"{text.value.decode()}, compute {major.value}.{minor.value}, {gib:.0f} GiB"

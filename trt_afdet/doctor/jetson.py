@@ -14,28 +14,13 @@ from trt_afdet.doctor.row import ENGINES, Row
 
 #: JetPack by release of Jetson Linux (L4T). No file states it; NVIDIA's release notes do.
 _JETPACK = {
-    (35, 1, 0): "5.0.2",
-    (35, 2, 1): "5.1",
-    (35, 3, 1): "5.1.1",
-    (35, 4, 1): "5.1.2",
-    (35, 5, 0): "5.1.3",
-    (35, 6, 0): "5.1.4",
-    (35, 6, 1): "5.1.5",
-    (35, 6, 2): "5.1.5",
-    (36, 2, 0): "6.0 DP",
-    (36, 3, 0): "6.0",
-    (36, 4, 0): "6.1",
-    (36, 4, 2): "6.1.1",
-    (36, 4, 3): "6.2",
-    (36, 4, 4): "6.2.1",
-    (36, 4, 7): "6.2.1",
-    (38, 2, 0): "7.0",
-    (38, 2, 1): "7.0",
-    (38, 2, 2): "7.0",
-    (38, 4, 0): "7.1",
-    (39, 2, 0): "7.2",
-    (39, 2, 1): "7.2.1",
-}
+    (35, 1, 0): "5.0.2", (35, 2, 1): "5.1", (35, 3, 1): "5.1.1", (35, 4, 1): "5.1.2",
+    (35, 5, 0): "5.1.3", (35, 6, 0): "5.1.4", (35, 6, 1): "5.1.5", (35, 6, 2): "5.1.5",
+    (36, 2, 0): "6.0 DP", (36, 3, 0): "6.0", (36, 4, 0): "6.1", (36, 4, 2): "6.1.1",
+    (36, 4, 3): "6.2", (36, 4, 4): "6.2.1", (36, 4, 7): "6.2.1",
+    (38, 2, 0): "7.0", (38, 2, 1): "7.0", (38, 2, 2): "7.0", (38, 4, 0): "7.1",
+    (39, 2, 0): "7.2", (39, 2, 1): "7.2.1",
+}  # fmt: skip
 
 #: JetPack's first number by the first one of the release.
 _JETPACK_SERIES = {32: "4", 34: "5", 35: "5", 36: "6", 38: "7", 39: "7"}
@@ -51,15 +36,12 @@ def release_of(machine: Machine) -> tuple[int, int, int] | None:
     """The release of Jetson Linux, such as (36, 4, 3); None if this is not a Jetson."""
     text = machine.read("/etc/nv_tegra_release") or ""
     match = re.search(r"R(\d+) \(release\), REVISION: (\d+)(?:\.(\d+))?", text)
-    if match is None:
-        return None
-    return int(match[1]), int(match[2]), int(match[3] or 0)
+    return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else None
 
 
 def board(machine: Machine) -> Iterator[Row]:
-    model = machine.read("/proc/device-tree/model") or ""
-    if not model:
-        model = machine.read("/sys/firmware/devicetree/base/model") or ""
+    paths = ("/proc/device-tree/model", "/sys/firmware/devicetree/base/model")
+    model = next(filter(None, map(machine.read, paths)), "")
     if "jetson" in model.lower() or (model and release_of(machine)):
         yield Row("ok", "Jetson", model)
 
@@ -72,21 +54,17 @@ def jetpack(machine: Machine) -> Iterator[Row]:
     exact = _JETPACK.get(release)
     version = package or exact or f"{_JETPACK_SERIES.get(release[0], 'unknown')} (by its series)"
     found = f"{version}, Jetson Linux {'.'.join(map(str, release))}"
+    cuda = machine.glob("/usr/local/cuda*/lib64/libcudart.so*")
+    cuda += machine.glob("/usr/local/cuda*/targets/*/lib/libcudart.so*")
     if release[:2] < _OLDEST:
         fix = "flash JetPack 5.1 or newer; until then ONNX Runtime on the CPU"
         yield Row("fix", "JetPack", f"{found}: TensorRT is older than 8.5", fix, ENGINES)
-    elif package is None and _missing_parts(machine):
+    elif package is None and not (cuda and machine.glob("/usr/lib/*-linux-gnu/libnvinfer.so.*")):
         # The image without JetPack's packages has a driver, but neither CUDA nor TensorRT.
         fix = "sudo apt-get update && sudo apt-get install -y nvidia-jetpack"
         yield Row("fix", "JetPack", f"{found}: CUDA or TensorRT is not installed", fix, ENGINES)
     else:
         yield Row("ok", "JetPack", found)
-
-
-def _missing_parts(machine: Machine) -> bool:
-    cuda = machine.glob("/usr/local/cuda*/lib64/libcudart.so*")
-    cuda += machine.glob("/usr/local/cuda*/targets/*/lib/libcudart.so*")
-    return not cuda or not machine.glob("/usr/lib/*-linux-gnu/libnvinfer.so.*")
 
 
 def _package_version(machine: Machine, name: str) -> str | None:
@@ -104,12 +82,9 @@ def power_mode(machine: Machine) -> Iterator[Row]:
     if release_of(machine) is None:
         return
     configuration = machine.read("/etc/nvpmodel.conf") or ""
-    modes = {
-        int(number): name
-        for number, name in re.findall(r"< *POWER_MODEL +ID=(\d+) +NAME=(\S+) *>", configuration)
-    }
-    status = re.search(r"pmode:(\d+)", machine.read("/var/lib/nvpmodel/status") or "")
-    now = modes.get(int(status[1])) if status else None
+    modes = dict(re.findall(r"< *POWER_MODEL +ID=(\d+) +NAME=(\S+) *>", configuration))
+    status = re.search(r"pmode:0*(\d+)", machine.read("/var/lib/nvpmodel/status") or "")
+    now = modes.get(status[1]) if status else None
     if now is None:
         answer = re.search(r"NV Power Mode: *(\S+)", machine.run("nvpmodel", "-q") or "")
         now = answer[1] if answer else None
@@ -139,9 +114,8 @@ def clocks(machine: Machine) -> Iterator[Row]:
     """Whether the clocks are at their maxima, as ``jetson_clocks`` sets them."""
     if release_of(machine) is None:
         return
-    ranges = []
-    for policy in machine.glob("/sys/devices/system/cpu/cpu[0-9]*/cpufreq"):
-        ranges.append((policy / "scaling_min_freq", policy / "scaling_max_freq"))
+    cpus = machine.glob("/sys/devices/system/cpu/cpu[0-9]*/cpufreq")
+    ranges = [(path / "scaling_min_freq", path / "scaling_max_freq") for path in cpus]
     gpu = [path for name in _GPU_CLOCKS for path in machine.glob(f"/sys/class/devfreq/{name}")]
     ranges += [(path / "min_freq", path / "max_freq") for path in gpu]
     values = [(machine.read(low), machine.read(high)) for low, high in ranges]

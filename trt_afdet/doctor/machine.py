@@ -12,12 +12,7 @@ _PROGRAM_FOLDERS = ("usr/sbin", "usr/bin", "sbin", "bin", "usr/local/bin")
 
 @dataclass(frozen=True)
 class Machine:
-    """A file system to look at.
-
-    Attributes:
-        root: A folder in place of ``/``.
-        timeout: Seconds that a program may take.
-    """
+    """A file system to look at; a program may take ``timeout`` seconds."""
 
     root: Path = Path("/")
     timeout: float = 1.5
@@ -36,11 +31,7 @@ class Machine:
         return sorted(self.root.glob(pattern.lstrip("/")))
 
     def read(self, name: str | Path) -> str | None:
-        """A text file without surrounding blanks and the NUL that ends device-tree strings.
-
-        Returns:
-            None if there is no such file or it may not be read.
-        """
+        """A text file without blanks or NULs around it; None where it cannot be read."""
         path = self.path(name) if isinstance(name, str) else name
         try:
             return path.read_text(errors="replace").strip("\0 \n\t")
@@ -48,26 +39,14 @@ class Machine:
             return None
 
     def run(self, program: str, *arguments: str) -> str | None:
-        """The output of a program.
-
-        Returns:
-            None if there is no such program, it fails, or it takes too long.
-        """
-        for folder in _PROGRAM_FOLDERS:
-            path = self.root / folder / program
-            if not path.is_file():
-                continue
-            try:
-                result = subprocess.run(
-                    [str(path), *arguments],
-                    capture_output=True,
-                    text=True,
-                    errors="replace",
-                    timeout=self.timeout,
-                    check=False,
-                    stdin=subprocess.DEVNULL,
-                )
-            except (OSError, subprocess.TimeoutExpired):
-                return None
-            return result.stdout if result.returncode == 0 else None
-        return None
+        """The output of a program; None if there is none, it fails, or it takes too long."""
+        paths = [self.root / folder / program for folder in _PROGRAM_FOLDERS]
+        path = next((str(path) for path in paths if path.is_file()), None)
+        if path is None:
+            return None
+        none, command = subprocess.DEVNULL, [path, *arguments]
+        try:
+            said = subprocess.check_output(command, stderr=none, stdin=none, timeout=self.timeout)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return said.decode(errors="replace")

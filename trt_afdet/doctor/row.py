@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 #: Uses of the package; each row names those that need it.
 USES = ("detect", "run", "web", "train", "build-engine")
@@ -12,24 +12,13 @@ ENGINES = ("build-engine",)
 
 @dataclass(frozen=True)
 class Row:
-    """One finding.
+    """One finding: what was examined, what was found, and who needs it."""
 
-    Attributes:
-        status: ``"ok"``, ``"fix"`` (the uses below need it) or ``"not needed"``.
-        name: The thing examined.
-        detail: The finding.
-        fix: What to do about it, a command where there is one; empty if nothing.
-        uses: Who needs it, of :data:`USES`; everybody by default.
-    """
-
-    status: str
+    status: str  # "ok", "fix" (the uses below need it) or "not needed".
     name: str
     detail: str
-    fix: str = ""
+    fix: str = ""  # What to do about it, a command where there is one.
     uses: tuple[str, ...] = field(default=USES, compare=False)
-
-    def as_dict(self) -> dict[str, object]:
-        return {**asdict(self), "uses": list(self.uses)}
 
 
 def judged(good: bool, name: str, detail: str, fix: str, uses: tuple[str, ...] = USES) -> Row:

@@ -45,9 +45,8 @@ _OTHER_PACKAGES: dict[str, tuple[str, tuple[str, ...]]] = {
 
 def python(machine: Machine) -> Iterator[Row]:
     found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    wanted = ".".join(map(str, OLDEST_PYTHON))
-    good = sys.version_info >= OLDEST_PYTHON
-    yield judged(good, "Python", found, f"uv python install {wanted}")
+    fix = f"uv python install {'.'.join(map(str, OLDEST_PYTHON))}"
+    yield judged(sys.version_info >= OLDEST_PYTHON, "Python", found, fix)
 
 
 def packages(machine: Machine) -> Iterator[Row]:
@@ -58,7 +57,10 @@ def packages(machine: Machine) -> Iterator[Row]:
             yield _broken(name, error, uses)
         else:
             version = str(getattr(module, "__version__", "version unknown"))
-            yield Row("ok", name, version + (_builds() if name == "cv2" else ""))
+            # Where both builds of OpenCV are installed, the one installed last is imported.
+            builds = filter(_version, ("opencv-python", "opencv-python-headless"))
+            of = " and ".join(builds) if name == "cv2" else ""
+            yield Row("ok", name, version + (f", of {of}" if of else ""))
 
 
 def _broken(module: str, error: Exception, uses: tuple[str, ...]) -> Row:
@@ -68,12 +70,6 @@ def _broken(module: str, error: Exception, uses: tuple[str, ...]) -> Row:
         return Row("fix", module, said.what, said.hint or "", uses)
     fix = install(PACKAGES[module][1])
     return Row("fix", module, f"cannot be imported: {first_line(error)}", fix, uses)
-
-
-def _builds() -> str:
-    """Says so where both builds of OpenCV are installed: the one installed last is imported."""
-    builds = [name for name in ("opencv-python", "opencv-python-headless") if _version(name)]
-    return f", of {' and '.join(builds)}" if builds else ""
 
 
 def _version(distribution: str) -> str | None:
@@ -89,11 +85,9 @@ def build_information() -> dict[str, str]:
         text = importlib.import_module("cv2").getBuildInformation()
     except ImportError:  # The row of cv2 says why.
         return {}
+    pairs = re.findall(r"^ *([\w/+ ]+?) *:[ \t]+(\S.*?) *$", text, flags=re.MULTILINE)
     # Of names that come more than once, the first is the summary.
-    found: dict[str, str] = {}
-    for name, value in re.findall(r"^ *([\w/+ ]+):[ \t]+(\S.*?) *$", text, flags=re.MULTILINE):
-        found.setdefault(name.strip(), value)
-    return found
+    return dict(reversed(pairs))
 
 
 def opencv_video(machine: Machine) -> Iterator[Row]:
@@ -102,10 +96,9 @@ def opencv_video(machine: Machine) -> Iterator[Row]:
         return
     ffmpeg, gstreamer = (information.get(name, "NO") for name in ("FFMPEG", "GStreamer"))
     found = f"FFmpeg {ffmpeg}, GStreamer {gstreamer}, V4L2 {information.get('v4l/v4l2', 'NO')}"
-    if ffmpeg.startswith("YES"):
-        yield Row("ok", "OpenCV video", found)
-    else:
-        yield Row("fix", "OpenCV video", f"{found}: video files cannot be written", HEADLESS)
+    good = ffmpeg.startswith("YES")
+    detail = found if good else f"{found}: video files cannot be written"
+    yield judged(good, "OpenCV video", detail, HEADLESS)
 
 
 def gstreamer(machine: Machine) -> Iterator[Row]:
@@ -153,14 +146,13 @@ def _gstreamer_of_opencv(problem: str, uses: tuple[str, ...]) -> Row:
 
 def opencv_windows(machine: Machine) -> Iterator[Row]:
     information = build_information()
-    if not information:
-        return
-    if (toolkit := information.get("GUI", "NONE")) != "NONE":
+    toolkit = information.get("GUI", "NONE")
+    if toolkit != "NONE":
         yield Row("ok", "OpenCV windows", toolkit)
-        return
-    fix = "pip uninstall -y opencv-python-headless && pip install opencv-python"
-    detail = "a headless build: no window; files, the web page and the rest work"
-    yield Row("not needed", "OpenCV windows", detail, fix)
+    elif information:
+        fix = "pip uninstall -y opencv-python-headless && pip install opencv-python"
+        detail = "a headless build: no window; files, the web page and the rest work"
+        yield Row("not needed", "OpenCV windows", detail, fix)
 
 
 def pyav(machine: Machine) -> Iterator[Row]:

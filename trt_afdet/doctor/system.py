@@ -13,16 +13,16 @@ from pathlib import Path
 
 from trt_afdet.doctor.jetson import release_of
 from trt_afdet.doctor.machine import Machine
-from trt_afdet.doctor.row import Row, judged
+from trt_afdet.doctor.row import ENGINES, Row, judged
 
 GIB = 2**30
+#: Uses that need much of the disk and of memory.
+_LARGE = ("run", "train", "build-engine")
 
 #: Free disk space below which recordings and engines will not fit.
 _LITTLE_DISK = 2 * GIB
-
 #: Available memory below which a detector with some streams will not fit.
 _LITTLE_MEMORY = 1 * GIB
-
 #: Memory and swap together that building an engine needs.
 _BUILD_MEMORY = 8 * GIB
 
@@ -42,8 +42,8 @@ def compiler(machine: Machine) -> Iterator[Row]:
 
 def display(machine: Machine) -> Iterator[Row]:
     """Where windows would open."""
-    found = {name: os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")}
-    shown = [f"{name}={value}" for name, value in found.items() if value]
+    names = filter(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY"))
+    shown = [f"{name}={os.environ[name]}" for name in names]
     if shown:
         yield Row("ok", "display", ", ".join(shown))
     elif sys.platform != "linux":
@@ -63,7 +63,8 @@ def cameras(machine: Machine) -> Iterator[Row]:
         if camera.modes
     }
     found, csi, closed = [], 0, []
-    for folder in sorted(machine.glob("/sys/class/video4linux/video*"), key=_number):
+    folders = machine.glob("/sys/class/video4linux/video*")
+    for folder in sorted(folders, key=lambda path: int(re.sub(r"\D", "", path.name) or 0)):
         if (machine.read(folder / "index") or "0") != "0":
             continue
         device = machine.path(f"/dev/{folder.name}")
@@ -90,17 +91,13 @@ def cameras(machine: Machine) -> Iterator[Row]:
         yield Row("not needed", "cameras", detail, fix)
 
 
-def _number(folder: Path) -> int:
-    return int(re.sub(r"\D", "", folder.name) or 0)
-
-
 def disk(machine: Machine) -> Iterator[Row]:
     """The disk that this runs on: recordings and spools go below the current folder."""
     folder = Path.cwd() if machine.is_this_one else machine.root
     usage = shutil.disk_usage(folder)
     found = f"{usage.free / GIB:.1f} of {usage.total / GIB:.0f} GiB free"
     fix = "du -xh --max-depth=2 / | sort -h | tail -20"
-    yield judged(usage.free >= _LITTLE_DISK, "disk", found, fix, ("run", "train", "build-engine"))
+    yield judged(usage.free >= _LITTLE_DISK, "disk", found, fix, _LARGE)
 
 
 def _memory_figures(machine: Machine) -> dict[str, int]:
@@ -117,9 +114,7 @@ def memory(machine: Machine) -> Iterator[Row]:
     available = figures.get("MemAvailable", 0)
     found = f"{available / GIB:.1f} of {figures['MemTotal'] / GIB:.1f} GiB available"
     fix = "ps -eo rss,comm --sort=-rss | head"
-    yield judged(
-        available >= _LITTLE_MEMORY, "memory", found, fix, ("run", "train", "build-engine")
-    )
+    yield judged(available >= _LITTLE_MEMORY, "memory", found, fix, _LARGE)
 
 
 def swap(machine: Machine) -> Iterator[Row]:
@@ -129,14 +124,11 @@ def swap(machine: Machine) -> Iterator[Row]:
         return
     size = figures.get("SwapTotal", 0)
     found = f"{size / GIB:.1f} GiB" if size else "none"
-    if figures["MemTotal"] + size >= _BUILD_MEMORY:
-        yield Row("ok", "swap", found)
-    else:
-        fix = (
-            "sudo fallocate -l 8G /swapfile && sudo chmod 600 /swapfile && "
-            "sudo mkswap /swapfile && sudo swapon /swapfile"
-        )
-        yield Row("fix", "swap", f"{found}: little for building engines", fix, ("build-engine",))
+    good = figures["MemTotal"] + size >= _BUILD_MEMORY
+    fix = "sudo fallocate -l 8G /swapfile && sudo chmod 600 /swapfile && "
+    fix += "sudo mkswap /swapfile && sudo swapon /swapfile"
+    detail = found if good else f"{found}: little for building engines"
+    yield judged(good, "swap", detail, fix, ENGINES)
 
 
 def time_sync(machine: Machine) -> Iterator[Row]:

@@ -6,6 +6,7 @@ import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,8 @@ from trt_afdet.datasets import Dataset
 from trt_afdet.detections import Detections
 from trt_afdet.evaluation.matching import check_paired
 from trt_afdet.support.packages import missing
+
+_FIGURES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar")
 
 
 @dataclass(frozen=True)
@@ -59,43 +62,24 @@ class CocoResult:
 
     def metrics(self) -> dict[str, float]:
         """The figures by name, without the classes."""
-        names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _FIGURES}
 
 
-def _library() -> tuple[type, type]:
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError as error:
-        raise missing(error) from error
-    return COCO, COCOeval_faster
-
-
-def _truth(dataset: Dataset) -> dict[str, list[dict[str, object]]]:
-    annotations: list[dict[str, object]] = []
+def _truth(dataset: Dataset) -> dict[str, list[dict[str, Any]]]:
+    annotations: list[dict[str, Any]] = []
     for record in dataset.records:
-        for box, label, crowd, ignored, area in zip(
-            record.boxes, record.labels, record.crowd, record.difficult, record.area, strict=True
-        ):
-            x1, y1, x2, y2 = (float(v) for v in box)
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": record.image_id,
-                    "category_id": int(label) + 1,
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": float(area),
-                    # COCO has no "difficult"; a crowd is the nearest: found or not, it is not
-                    # counted.
-                    "iscrowd": int(crowd or ignored),
-                }
-            )
+        columns = (record.boxes, record.labels, record.ignored, record.area)
+        for box, label, ignored, area in zip(*(c.tolist() for c in columns), strict=True):
+            x1, y1, x2, y2 = box
+            one = {"id": len(annotations) + 1, "image_id": record.image_id, "area": area}
+            one |= {"category_id": label + 1, "bbox": [x1, y1, x2 - x1, y2 - y1]}
+            # COCO has no "difficult"; a crowd is the nearest: found or not, it is not counted.
+            annotations.append({**one, "iscrowd": int(ignored)})
+    sizes = [{"id": r.image_id, "width": r.width, "height": r.height} for r in dataset.records]
     return {
-        "images": [
-            {"id": r.image_id, "width": r.width, "height": r.height} for r in dataset.records
-        ],
+        "images": sizes,
         "annotations": annotations,
-        "categories": [{"id": i + 1, "name": n} for i, n in enumerate(dataset.class_names)],
+        "categories": [{"id": i, "name": n} for i, n in enumerate(dataset.class_names, 1)],
     }
 
 
@@ -106,33 +90,24 @@ def _mean(values: npt.NDArray[np.float64]) -> float:
 
 
 def evaluate_coco(truth: Dataset, detections: Sequence[Detections]) -> CocoResult:
-    """COCO's figures of detections.
-
-    Args:
-        truth: The dataset.
-        detections: One per record, in the records' order, in pixels of the picture; class ids are
-            the dataset's class indices.
-
-    Raises:
-        InvalidValueError: If the numbers of records and detections differ.
-        MissingDependencyError: Without faster-coco-eval.
-    """
+    """COCO's figures of detections: one per record, in order, in pixels of the picture."""
     check_paired(truth, detections)
-    coco_type, evaluator_type = _library()
-    results: list[dict[str, object]] = []
+    try:
+        from faster_coco_eval import COCO, COCOeval_faster
+    except ImportError as error:
+        raise missing(error) from error
+    results: list[dict[str, Any]] = []
     for record, found in zip(truth.records, detections, strict=True):
         results += found.to_coco(record.image_id)
-    counts = np.bincount(
-        np.concatenate([np.zeros(0, int), *(r.labels[~r.ignored] for r in truth.records)]),
-        minlength=len(truth.class_names),
-    )
+    labels = [np.zeros(0, int), *(r.labels[~r.ignored] for r in truth.records)]
+    counts = np.bincount(np.concatenate(labels), minlength=len(truth.class_names))
     if not results and truth.records:
         # The library cannot read an empty result. A miss of no confidence changes no figure.
         first = truth.records[0].image_id
         results = [{"image_id": first, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 0.0}]
     with contextlib.redirect_stdout(io.StringIO()):
-        reference = coco_type(_truth(truth))
-        evaluator = evaluator_type(reference, reference.loadRes(results), "bbox")
+        reference = COCO(_truth(truth))
+        evaluator = COCOeval_faster(reference, reference.loadRes(results), "bbox")
         evaluator.evaluate()
         evaluator.accumulate()
     # [IoU, recall, class, area, max detections]
@@ -148,15 +123,7 @@ def evaluate_coco(truth: Dataset, detections: Sequence[Detections]) -> CocoResul
         )
         for i, name in enumerate(truth.class_names)
     )
-    everything = precision[..., 0, -1]
-    return CocoResult(
-        ap=_mean(everything),
-        ap50=_mean(everything[0]),
-        ap75=_mean(everything[5]),
-        ap_small=_mean(precision[..., 1, -1]),
-        ap_medium=_mean(precision[..., 2, -1]),
-        ap_large=_mean(precision[..., 3, -1]),
-        ar=_mean(recall[..., 0, -1]),
-        classes=classes,
-        images=len(truth.records),
-    )
+    everything, small, medium, large = np.moveaxis(precision[..., -1], -1, 0)
+    figures = (everything, everything[0], everything[5], small, medium, large, recall[..., 0, -1])
+    means = dict(zip(_FIGURES, map(_mean, figures), strict=True))
+    return CocoResult(**means, classes=classes, images=len(truth.records))

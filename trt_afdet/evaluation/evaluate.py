@@ -1,16 +1,46 @@
-"""How good a detector is on a dataset, in one call."""
+"""Running a detector over a dataset, and how good it is, in one call."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from trt_afdet.datasets import Dataset, open_dataset
 from trt_afdet.datasets.index import ProgressLike
+from trt_afdet.detections import Detections
 from trt_afdet.evaluation.coco import CocoResult, evaluate_coco
-from trt_afdet.evaluation.predict import DetectorLike, predict
 
 log = logging.getLogger("trt_afdet")
+
+
+class DetectorLike(Protocol):
+    """Frames in, one result per frame out."""
+
+    def __call__(self, frames: Sequence[npt.NDArray[np.uint8]], /) -> list[Detections]: ...
+
+
+def predict(
+    dataset: Dataset,
+    detector: DetectorLike,
+    *,
+    batch: int = 8,
+    progress: ProgressLike | None = None,
+) -> list[Detections]:
+    """Detections of every record, in order, in pixels of the picture."""
+    results: list[Detections] = []
+    pairs: Iterable[Any] = dataset.frames()
+    if progress is not None:
+        pairs = progress(pairs, len(dataset), "evaluating")
+    frames = (frame for _, frame in pairs)
+    while group := list(islice(frames, batch)):
+        results += detector(group)
+    return results
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""Matching detections to truth at one IoU, for VOC's AP and the confusion matrix."""
+"""Matching detections to truth at one IoU, and which class is taken for which."""
 
 from __future__ import annotations
 
@@ -29,7 +29,42 @@ def pairwise_iou(a: Boxes, b: Boxes) -> npt.NDArray[np.float64]:
 def check_paired(truth: Dataset, detections: Sequence[Detections]) -> None:
     """Raises InvalidValueError unless there is one result per record."""
     if len(detections) != len(truth.records):
-        raise InvalidValueError(
-            "evaluation needs one result per picture",
-            got=f"{len(detections)} for {len(truth.records)}",
-        )
+        got = f"{len(detections)} for {len(truth.records)}"
+        raise InvalidValueError("evaluation needs one result per picture", got=got)
+
+
+def confusion_matrix(
+    truth: Dataset, detections: Sequence[Detections], *, iou: float = 0.5, conf: float = 0.3
+) -> npt.NDArray[np.int64]:
+    """int64 [K + 1, K + 1]: counts of (true class, detected class), background last.
+
+    Boxes are paired whatever their classes, best overlap first. A truth without partner counts as
+    taken for background, a detection without one as background taken for its class; difficult
+    objects and crowds count nowhere.
+
+    Args:
+        truth: The dataset.
+        detections: One per record, in order.
+        iou: Least overlap of a pair.
+        conf: Detections at or below this confidence are left out.
+    """
+    check_paired(truth, detections)
+    background = len(truth.class_names)
+    matrix = np.zeros((background + 1, background + 1), np.int64)
+    for record, found in zip(truth.records, detections, strict=True):
+        sure = found.confidence > conf
+        boxes, classes = found.xyxy[sure], found.class_id[sure]
+        overlaps = pairwise_iou(record.boxes, boxes)
+        rows, columns = np.nonzero(overlaps >= iou)
+        order = np.argsort(-overlaps[rows, columns], kind="stable")
+        partner = np.full(len(record.boxes), -1)
+        used = np.zeros(len(boxes), bool)
+        for row, column in zip(rows[order], columns[order], strict=True):
+            if partner[row] < 0 and not used[column]:
+                partner[row] = column
+                used[column] = True
+        counted = ~record.ignored
+        taken_for = np.where(partner >= 0, np.append(classes, background)[partner], background)
+        np.add.at(matrix, (record.labels[counted], taken_for[counted]), 1)
+        matrix[background] += np.bincount(classes[~used], minlength=background + 1)
+    return matrix

@@ -24,9 +24,8 @@ def plot_precision_recall(result: CocoResult, path: Path) -> None:
     shown = sorted((c for c in result.classes if c.truths), key=lambda c: -c.ap50)
     if shown:
         mean = np.mean([np.clip(c.precision, 0, 1) for c in shown], axis=0)
-        axes.plot(
-            recall, mean, color="black", lw=2.8, zorder=3, label=f"all classes  {result.ap50:.3f}"
-        )
+        label = f"all classes  {result.ap50:.3f}"
+        axes.plot(recall, mean, color="black", lw=2.8, zorder=3, label=label)
     # Of many classes, the legend can hold the best and the worst; the rest is a grey background.
     named = shown if len(shown) <= _NAMED else shown[: _NAMED // 2] + shown[-(_NAMED // 2) :]
     chosen = {c.name for c in named}
@@ -40,20 +39,13 @@ def plot_precision_recall(result: CocoResult, path: Path) -> None:
             axes.step(recall, curve, where="post", color="0.75", lw=0.6, zorder=1)
     if len(named) < len(shown):
         axes.plot([], [], color="0.75", lw=0.6, label=f"{len(shown) - len(named)} more between")
-    axes.set(
-        xlabel="recall",
-        ylabel="precision",
-        xlim=(0, 1),
-        ylim=(0, 1.02),
-        title=f"Precision and recall at IoU 0.50  ({result.images} pictures, AP {result.ap:.3f})",
-    )
+    title = f"Precision and recall at IoU 0.50  ({result.images} pictures, AP {result.ap:.3f})"
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title=title)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if shown:
-        axes.legend(
-            title="class, AP50", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False,
-            fontsize="small",
-        )  # fmt: skip
+        look = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5), "fontsize": "small"}
+        axes.legend(title="class, AP50", frameon=False, **look)
     save_figure(figure, path)
 
 
@@ -65,46 +57,30 @@ def plot_confusion(
     iou: float = 0.5,
     conf: float = 0.3,
 ) -> None:
-    """The confusion matrix: counts as numbers, each row's shares of its true class as colours.
+    """A :func:`confusion_matrix`: counts as numbers, shares of the true class as colours.
 
-    Args:
-        matrix: int64 [K + 1, K + 1], of :func:`confusion_matrix`.
-        class_names: K names.
-        path: The PNG.
-        iou, conf: Of the matrix, for the title.
+    The title tells the matrix's ``iou`` and ``conf``.
     """
-    rows = [*class_names, "(false alarm)"]
-    names = [*class_names, "(missed)"]
-    side = 3.5 + 0.42 * len(names)
+    count = len(class_names) + 1
+    side = 3.5 + 0.42 * count
     figure = new_figure(side + 1.2, side)
     axes = figure.add_subplot()
-    totals = matrix.sum(axis=1, keepdims=True)
-    share = matrix / np.maximum(totals, 1)
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for row in range(len(names)):
-        for column in range(len(names)):
-            if matrix[row, column]:
-                axes.text(
-                    column,
-                    row,
-                    str(matrix[row, column]),
-                    ha="center",
-                    va="center",
-                    fontsize=7,
-                    color="white" if share[row, column] > 0.55 else "black",
-                )
-    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(rows)), rows)
-    axes.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
+    for row, column in np.argwhere(matrix):
+        color = "white" if share[row, column] > 0.55 else "black"
+        text = axes.text(column, row, str(matrix[row, column]), fontsize=7, color=color)
+        text.set(ha="center", va="center")
+    turned = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(count), [*class_names, "(missed)"], **turned)
+    axes.set_yticks(range(count), [*class_names, "(false alarm)"])
+    for set_ticks in (axes.set_xticks, axes.set_yticks):
+        set_ticks(np.arange(count + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="0.9", lw=0.7)
     axes.tick_params(which="minor", length=0)
     for line in (axes.axhline, axes.axvline):
         line(len(class_names) - 0.5, color="0.4", lw=1.2)
-    axes.set(
-        xlabel="detected as",
-        ylabel="truth",
-        title=f"Confusion at IoU {iou:.2f}, confidence above {conf:.2f} (counts)",
-    )
+    title = f"Confusion at IoU {iou:.2f}, confidence above {conf:.2f} (counts)"
+    axes.set(xlabel="detected as", ylabel="truth", title=title)
     figure.colorbar(picture, ax=axes, label="share of the true class", shrink=0.8)
     save_figure(figure, path)

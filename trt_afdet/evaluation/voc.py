@@ -88,20 +88,11 @@ def _match_class(
 def evaluate_voc(
     truth: Dataset, detections: Sequence[Detections], *, iou: float = 0.5
 ) -> VocResult:
-    """VOC's AP per class and its mean.
-
-    Args:
-        truth: The dataset.
-        detections: One per record, in order, in pixels of the picture.
-        iou: Least overlap of a right detection.
-    """
+    """VOC's AP per class and its mean, of one result per record, right from an overlap on."""
     check_paired(truth, detections)
     per_class = [_match_class(truth, detections, i, iou) for i in range(len(truth.class_names))]
     ap_11 = tuple(average_precision(c, n, eleven_points=True) for c, n in per_class)
     area = tuple(average_precision(c, n, eleven_points=False) for c, n in per_class)
-
-    def mean(values: tuple[float, ...]) -> float:
-        defined = [v for v in values if v == v]
-        return float(np.mean(defined)) if defined else float("nan")
-
-    return VocResult(mean(ap_11), mean(area), ap_11, area)
+    defined = ([v for v in values if v == v] or [np.nan] for values in (ap_11, area))
+    map_11, map_continuous = (float(np.mean(values)) for values in defined)
+    return VocResult(map_11, map_continuous, ap_11, area)

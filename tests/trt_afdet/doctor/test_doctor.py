@@ -518,7 +518,7 @@ def examine_elsewhere(probe: str, **environment: str) -> list[dict[str, str]]:
     program = (
         "import json; from trt_afdet import doctor; "
         f"probes = [p for p in doctor.PROBES if p.name == {probe!r}]; "
-        "print(json.dumps([row.as_dict() for row in doctor.examine(None, probes, doctor.USES)]))"
+        "print(json.dumps([vars(row) for row in doctor.examine(None, probes, doctor.USES)]))"
     )
     result = subprocess.run(
         [sys.executable, "-c", program],
