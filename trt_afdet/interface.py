@@ -5,7 +5,7 @@ The builder writes it, every runtime checks it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from trt_afdet.errors import InvalidValueError
@@ -13,6 +13,9 @@ from trt_afdet.spec import METADATA_KEY, ModelSpec
 
 #: Name of the network's only input.
 INPUT_NAME = "images"
+
+#: Types that input and heads may have.
+FLOATS = ("float32", "float16")
 
 #: Outputs of a network with NMS, of either form: int32 [N, 1], float32 [N, M, 4] x1 y1 x2 y2 in
 #: network-input pixels, float32 [N, M] and int32 [N, M]; unused rows are zero, their class is -1.
@@ -92,7 +95,6 @@ def check_network(
     outputs: Sequence[tuple[str, Sequence[Any]]],
     *,
     has_nms: bool = False,
-    elements: Collection[str] = ("float32",),
 ) -> int | None:
     """Checks that a network's interface is the one its spec describes.
 
@@ -102,7 +104,6 @@ def check_network(
         inputs: Name, shape and element type of each input; a size that may vary is not an int.
         outputs: Name and shape of each output.
         has_nms: Whether the network ends in NMS: it gives detections instead of heads.
-        elements: Element types that the input may have.
 
     Returns:
         The batch size if it is fixed, else None.
@@ -114,8 +115,8 @@ def check_network(
     if names != [INPUT_NAME]:
         raise InvalidValueError(f"{file}: the input must be {INPUT_NAME!r}", got=", ".join(names))
     _, shape, element = inputs[0]
-    if element not in elements:
-        what = f"{file}: input {INPUT_NAME!r} must be {' or '.join(elements)}"
+    if element not in FLOATS:
+        what = f"{file}: input {INPUT_NAME!r} must be {' or '.join(FLOATS)}"
         raise InvalidValueError(what, got=element)
     _check_shape(file, INPUT_NAME, shape, (3, spec.height, spec.width))
     batch = shape[0] if isinstance(shape[0], int) else None

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 
 from trt_afdet.errors import RunError
-from trt_afdet.interface import DETECTION_NAMES, INPUT_NAME
+from trt_afdet.interface import INPUT_NAME, output_shapes
 from trt_afdet.native import CudaLibrary
 from trt_afdet.runtime.buffers import Block, Slot, TensorInfo
 from trt_afdet.runtime.device import Bytes, Resources
@@ -81,10 +81,8 @@ class Program:
         self._heads = [tensors[name] for name in spec.output_names]
         size = self._kernels.detect_workspace(spec, self._head_dtype, most)
         self._workspace = (resources.memory(size), size)
-        count = spec.max_detections
-        shapes: tuple[tuple[int, ...], ...] = ((1,), (count, 4), (count,), (count,))
-        dtypes = ("int32", "float32", "float32", "int32")
-        self.results = tuple(map(TensorInfo, DETECTION_NAMES, dtypes, shapes))
+        shapes, dtypes = output_shapes(spec, True), ("int32", "float32", "float32", "int32")
+        self.results = tuple(map(TensorInfo, shapes, dtypes, shapes.values()))
 
     def run(self, slot: Slot, batch: int) -> None:
         """Queues all stages: as a graph once the batch size has run."""

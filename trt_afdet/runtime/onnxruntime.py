@@ -76,7 +76,6 @@ class OnnxRuntimeBackend(HostBackend):
             [(i.name, i.shape, _ELEMENTS.get(i.type, i.type)) for i in inputs],
             outputs,
             has_nms=self.has_nms,
-            elements=("float32", "float16"),
         )
         self._element = _ELEMENTS[inputs[0].type]
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from trt_afdet.detections import Detections
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.geometry import Letterbox
-from trt_afdet.interface import DETECTION_NAMES, check_network
+from trt_afdet.interface import DETECTION_NAMES, FLOATS, check_network
 from trt_afdet.native import CudaLibrary, FrameDescriptor
 from trt_afdet.postprocess import from_outputs, postprocess
 from trt_afdet.preprocess import check_frame, preprocess
@@ -39,8 +39,6 @@ from trt_afdet.spec import ModelSpec
 _PIECE = 1 << 20
 
 _SLOTS = 2
-
-_FLOATS = ("float32", "float16")
 
 
 class DeviceDetections(NamedTuple):
@@ -522,12 +520,11 @@ def _check_tensors(network: TensorRTNetwork, spec: ModelSpec, file: object) -> b
         [(info.name, ("N", *info.shape), info.dtype) for info in network.inputs],
         [(info.name, ("N", *info.shape)) for info in network.outputs],
         has_nms=has_nms,
-        elements=_FLOATS,
     )
     heads = {outputs[name].dtype for name in spec.output_names if name in outputs}
-    if not has_nms and (len(heads) != 1 or not heads <= set(_FLOATS)):
+    if not has_nms and (len(heads) != 1 or not heads <= set(FLOATS)):
         raise InvalidValueError(
-            f"{file}: outputs must be all {' or all '.join(_FLOATS)}",
+            f"{file}: outputs must be all {' or all '.join(FLOATS)}",
             got=", ".join(sorted(heads)),
             hint="build the engine again",
         )

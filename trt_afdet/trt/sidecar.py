@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError
-from trt_afdet.interface import DETECTION_NAMES, NMS_FORMS
+from trt_afdet.interface import DETECTION_NAMES, FLOATS, NMS_FORMS
 from trt_afdet.spec import ModelSpec
 from trt_afdet.support.files import file_sha256
 
@@ -33,7 +33,6 @@ PRECISIONS = ("fp32", "fp16", "int8")
 COMPATIBILITIES = ("none", "same_compute_capability", "ampere_plus")
 
 _LARGEST_FILE = 16 * 2**20
-_FLOATS = ("float32", "float16")
 _REBUILD = "build the engine again"
 
 #: What a value must be, checked on writing and on reading.
@@ -163,9 +162,9 @@ class EngineSidecar:
     engine_sha256: _Hash
     calibration_key: Annotated[str | None, _or_none(_HASH)]
     batch: Annotated[tuple[int, int, int], (_batches, "three ascending numbers from 1 on")]
-    input_dtype: Annotated[str, _one_of(*_FLOATS)]
+    input_dtype: Annotated[str, _one_of(*FLOATS)]
     output_dtypes: Annotated[
-        Mapping[str, str], (_map_of(_one_of(*_FLOATS, "int32")[0]), "types by output")
+        Mapping[str, str], (_map_of(_one_of(*FLOATS, "int32")[0]), "types by output")
     ]
     version_compatible: _Flag
     hardware_compatible: Annotated[str, _one_of(*COMPATIBILITIES)]

@@ -14,12 +14,14 @@ from trt_afdet.engine.onnx.writer import GraphWriter
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.interface import (
     DETECTION_NAMES,
+    FLOATS,
     NMS_FORMS,
     NMS_KEY,
     PLUGIN_DOMAIN,
     PLUGIN_OP,
     PLUGIN_VERSION,
     check_network,
+    output_shapes,
     read_nms,
     read_spec,
 )
@@ -28,8 +30,6 @@ from trt_afdet.support.packages import missing
 
 if TYPE_CHECKING:
     import onnx
-
-_FLOATS = ("float32", "float16")
 
 
 def add_nms(
@@ -104,12 +104,11 @@ def check_canonical(model: onnx.ModelProto, file: object = "the model") -> Model
         file,
         [(v.name, _shape(v), _element(v)) for v in model.graph.input if v.name not in weights],
         [(v.name, _shape(v)) for v in model.graph.output],
-        elements=_FLOATS,
     )
     for value in model.graph.output:
-        if value.name in spec.output_names and _element(value) not in _FLOATS:
+        if value.name in spec.output_names and _element(value) not in FLOATS:
             raise InvalidValueError(
-                f"{file}: output {value.name!r} must be {' or '.join(_FLOATS)}", got=_element(value)
+                f"{file}: output {value.name!r} must be {' or '.join(FLOATS)}", got=_element(value)
             )
     return spec
 
@@ -196,8 +195,6 @@ def _declare_outputs(model: onnx.ModelProto, spec: ModelSpec) -> None:
     heads = list(model.graph.output)
     del model.graph.output[:]
     model.graph.value_info.extend(heads)
-    most = spec.max_detections
-    tails = ((1,), (most, 4), (most,), (most,))
     kinds = (TensorProto.INT32, TensorProto.FLOAT, TensorProto.FLOAT, TensorProto.INT32)
-    for name, tail, kind in zip(DETECTION_NAMES, tails, kinds, strict=True):
+    for (name, tail), kind in zip(output_shapes(spec, True).items(), kinds, strict=True):
         model.graph.output.append(helper.make_tensor_value_info(name, kind, [batch, *tail]))
