@@ -31,6 +31,7 @@ def boxes_of(*rows: tuple[float, float, float, float], image: list[int] | None =
         xyxy=xyxy,
         labels=torch.zeros(len(xyxy), dtype=torch.long),
         image=index,
+        scores=torch.ones(len(xyxy)),
         batch_size=int(index.max()) + 1 if len(index) else 1,
     )
 

@@ -65,6 +65,9 @@ class TargetConfig(Section):
     #: Crowds (COCO) and difficult objects (VOC) are neither targets nor background of their class,
     #: as in COCO's evaluation; false: they are background. The paper does not mention them.
     ignore_regions: bool = True
+    #: Weigh the losses of a box by the score of its label, which teachers' labels have (COCO's
+    #: "score"); labels without one count fully.
+    label_scores: bool = True
     #: Epochs of ofs before soft selection takes over.
     ofs_epochs: int = Field(0, ge=0)
 
@@ -120,6 +123,8 @@ class DataConfig(Section):
     workers: int = Field(2, ge=0)
     #: Training drops boxes with a side below this many input pixels.
     min_side: float = Field(3.0, ge=0)
+    #: Classes to merge, such as {vehicle: [car, bus, truck]}.
+    merge: dict[str, tuple[str, ...]] = {}
 
 
 class AugmentConfig(Section):
@@ -141,6 +146,12 @@ class AugmentConfig(Section):
     color_p: float = Field(0.5, ge=0, le=1)
     #: Copy-Paste of masked objects from another picture; needs data with masks.
     copy_paste: float = Field(0.0, ge=0, le=1)
+    #: Probability that four pictures share the input, as four windows around a random point.
+    mosaic: float = Field(0.0, ge=0, le=1)
+    #: A mosaic's window shows at least this share of each side of what fits.
+    mosaic_zoom: float = Field(0.6, gt=0, le=1)
+    #: Share of the run after which mosaics stop, to end on pictures as they will be seen.
+    mosaic_until: float = Field(0.9, ge=0, le=1)
 
 
 class OptimConfig(Section):
@@ -184,6 +195,10 @@ class TrainConfig(Section):
     #: A checkpoint to start from (weights only): step 2 starts from step 1.
     start_from: str = ""
     tensorboard: bool = True
+
+    def total_iterations(self, pictures: int) -> int:
+        """Steps of the whole run on this many training pictures."""
+        return self.epochs * (self.iterations_per_epoch or max(1, pictures // self.batch_size))
 
 
 class Recipe(Section):

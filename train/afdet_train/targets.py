@@ -184,7 +184,8 @@ class Assignment:
 
     Attributes:
         positives: Pairs after level selection and overlap resolution; at most one per point.
-        weight: float32 [M]: weight of each pair (Eq. 4 and 5), without gradient.
+        weight: float32 [M]: weight of each pair (Eq. 4 and 5, and the label's score), without
+            gradient.
         point_weight: float32 [N, P]: weight of each point's class loss; 1 for negatives, the
             pair's for positives, 0 for ignored points.
     """
@@ -225,5 +226,7 @@ def assign(
         weight = weight * level_weight.detach()[chosen.box, chosen.level]
     if config.soft_weights:
         weight = weight * centerness(chosen.distances, sqrt=config.centerness_sqrt)
+    if config.label_scores:
+        weight = weight * boxes.scores[chosen.box]
     point_weight[boxes.image[chosen.box] * grid.num_points + chosen.point] = weight
     return Assignment(chosen, weight, point_weight.view(boxes.batch_size, grid.num_points))

@@ -147,8 +147,7 @@ def setup(recipe: Recipe, ranks: Ranks, pictures: int) -> Run:
         optimizer=build_optimizer(detector, recipe.optim),
         scaler=torch.amp.GradScaler(ranks.device.type, enabled=recipe.train.precision == "fp16"),
         average=WeightAverage(detector, recipe.optim.ema_decay) if recipe.optim.ema_decay else None,
-        iterations_per_epoch=recipe.train.iterations_per_epoch
-        or max(1, pictures // recipe.train.batch_size),
+        iterations_per_epoch=recipe.train.total_iterations(pictures) // recipe.train.epochs,
     )
 
 
@@ -253,11 +252,11 @@ def open_data(
     *,
     strict: bool,
     leads: bool = True,
-    scores: bool = False,
+    measures: bool = False,
 ) -> Dataset:
     """Opens a dataset with the recipe's classes, checks it as a whole and prints the findings.
 
-    With ``scores``, the data measures a model and may have other classes (``Dataset.for_model``).
+    With ``measures``, the data measures a model and may have other classes (``Dataset.for_model``).
 
     Raises:
         InvalidValueError: If all pictures lack labels, or with ``strict`` at any fault.
@@ -266,8 +265,9 @@ def open_data(
     data = open_dataset(
         path,
         split=split,
-        class_names=None if scores else recipe.model.classes or None,
-        model=recipe.model.classes if scores else None,
+        class_names=None if measures else recipe.model.classes or None,
+        model=recipe.model.classes if measures else None,
+        merge=recipe.data.merge,
         decode=True,
         progress=ui.progress if leads else None,
         strict=strict,
@@ -283,7 +283,7 @@ def _validation_data(recipe: Recipe, *, strict: bool, leads: bool) -> Dataset | 
     if not recipe.data.val or not recipe.train.eval_every:
         return None
     truth = open_data(
-        recipe, recipe.data.val, recipe.data.val_split, strict=strict, leads=leads, scores=True
+        recipe, recipe.data.val, recipe.data.val_split, strict=strict, leads=leads, measures=True
     )
     return truth.head(recipe.data.val_limit) if recipe.data.val_limit else truth
 

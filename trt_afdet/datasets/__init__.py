@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trt_afdet.datasets import coco, foreign, voc, yolo
@@ -21,6 +22,7 @@ def open_dataset(
     *,
     class_names: tuple[str, ...] | None = None,
     model: tuple[str, ...] | None = None,
+    merge: Mapping[str, Sequence[str]] | None = None,
     images: str | Path | None = None,
     decode: bool = False,
     progress: ProgressLike | None = None,
@@ -48,6 +50,7 @@ def open_dataset(
         class_names: The classes; data with others is refused.
         model: A model's classes, for scoring it: see :meth:`Dataset.for_model`. Formats that name
             no classes take them.
+        merge: Classes to merge before any other step: see :meth:`Dataset.merge_classes`.
         images: Folder of the pictures, if it is not where the format has it.
         decode: Decode every picture, to know of damage now and not later. What was found is
             kept in the user's cache folder, by the file's size and time.
@@ -62,6 +65,8 @@ def open_dataset(
     kind, roots = _find(path, split)
     # VOC's annotations have names.
     names = model if class_names is None and kind != "voc" else class_names
+    if merge:
+        names = None  # The data has the classes before the merge.
     if kind == "voc":
         found = voc.read_voc(roots, split, names)
     elif kind == "yolo":
@@ -70,6 +75,8 @@ def open_dataset(
         file = roots[0] if roots[0].is_file() else coco.choose_file(roots[0], split)
         found = coco.read_coco(file, Path(images) if images else None, names)
     dataset = finish(found, decode=decode, progress=progress)
+    if merge:
+        dataset = dataset.merge_classes(merge)
     if class_names is not None:
         dataset = dataset.with_class_names(class_names)
     if model is not None:

@@ -298,9 +298,16 @@ def _draft(
             "crowd": [_flag(a.get("iscrowd", 0)) for a in kept],
             "difficult": [_flag(a.get("ignore", 0)) for a in kept],
             "area": areas,
+            "scores": [_score(a.get("score")) for a in kept],
             "segmentations": [a.get("segmentation") or None for a in kept],
         },
     )
+
+
+def _score(value: Any) -> float:
+    """How sure a label is. Detections that serve as labels carry it; others are certain."""
+    score = _number(value)
+    return score if 0 < score < 1 else 1.0
 
 
 def _box(annotation: Entry, report: Report, where: str) -> list[float] | None:

@@ -157,6 +157,8 @@ def _write_coco(root: Path, split: str, data: Dataset, files: list[str]) -> None
             }
             if record.difficult[i]:
                 entry["ignore"] = 1
+            if record.scores[i] < 1:
+                entry["score"] = float(record.scores[i])
             if record.segmentations[i] is not None:
                 entry["segmentation"] = record.segmentations[i]
             annotations.append(entry)

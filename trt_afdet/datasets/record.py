@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class Record:
         difficult: bool [N]: objects that VOC's rules leave out.
         crowd: bool [N]: COCO's groups of uncounted objects.
         area: float64 [N], in square pixels: of the mask if the format says, else of the box.
+        scores: float32 [N], within 0..1: how sure the label is; 1 unless the format says.
         segmentations: N COCO segmentations (polygons or RLE), None where one is missing.
         frame_index: Which frame of the video, from 0; None for a picture.
     """
@@ -43,6 +45,7 @@ class Record:
     difficult: npt.NDArray[np.bool_]
     crowd: npt.NDArray[np.bool_]
     area: npt.NDArray[np.float64]
+    scores: npt.NDArray[np.float32]
     segmentations: tuple[Any, ...]
     frame_index: int | None = None
 
@@ -72,6 +75,7 @@ class Record:
         difficult: npt.ArrayLike | None = None,
         crowd: npt.ArrayLike | None = None,
         area: npt.ArrayLike | None = None,
+        scores: npt.ArrayLike | None = None,
         segmentations: list[Any] | None = None,
         frame_index: int | None = None,
     ) -> Record:
@@ -88,6 +92,7 @@ class Record:
             difficult=np.asarray(np.zeros(count) if difficult is None else difficult, bool),
             crowd=np.asarray(np.zeros(count) if crowd is None else crowd, bool),
             area=sides.prod(axis=1) if area is None else np.asarray(area, np.float64),
+            scores=np.asarray(np.ones(count) if scores is None else scores, np.float32),
             segmentations=tuple(segmentations or [None] * count),
             frame_index=frame_index,
         )
@@ -102,6 +107,7 @@ class Record:
             difficult=self.difficult[mask],
             crowd=self.crowd[mask],
             area=self.area[mask],
+            scores=self.scores[mask],
             segmentations=tuple(s for s, keep in kept if keep),
         )
 
@@ -143,6 +149,50 @@ class Dataset:
             return self
         picks = np.linspace(0, len(self.records) - 1, count).round().astype(int)
         return dataclasses.replace(self, records=tuple(self.records[i] for i in picks))
+
+    def select(self, pattern: str) -> Dataset:
+        """Only the records whose file name matches a shell pattern such as ``coco_*``.
+
+        Raises:
+            InvalidValueError: If there are none.
+        """
+        kept = tuple(r for r in self.records if fnmatchcase(r.path.name, pattern))
+        if not kept:
+            raise InvalidValueError(
+                f"no picture of {self.name} matches", got=pattern, hint="such as 'coco_*'"
+            )
+        return dataclasses.replace(self, records=kept)
+
+    def merge_classes(self, groups: Mapping[str, Sequence[str]]) -> Dataset:
+        """The same with several classes as one: ``{"vehicle": ("car", "bus", "truck")}``.
+
+        A merged class takes the place of its first member; the other classes stay.
+
+        Raises:
+            InvalidValueError: If a member is not a class of the data or belongs to two groups, or
+                the name of a group is taken.
+        """
+        new = {name: name for name in self.class_names}
+        for group, members in groups.items():
+            for member in members:
+                if new.get(member) != member:
+                    raise InvalidValueError(
+                        f"cannot merge {member!r} into {group!r}",
+                        got="a class of two groups" if member in new else "no such class",
+                        hint=f"{self.name} has {', '.join(self.class_names[:20])}",
+                    )
+                new[member] = group
+            if group in self.class_names and group not in members:
+                raise InvalidValueError(f"{self.name} already has a class", got=group)
+        names = tuple(dict.fromkeys(new[name] for name in self.class_names))
+        order = np.array([names.index(new[name]) for name in self.class_names], np.int64)
+        first = [order.tolist().index(i) for i in range(len(names))]
+        return dataclasses.replace(
+            self,
+            class_names=names,
+            category_ids=tuple(self.category_ids[i] for i in first),
+            records=tuple(dataclasses.replace(r, labels=order[r.labels]) for r in self.records),
+        )
 
     def with_class_names(self, names: tuple[str, ...]) -> Dataset:
         """The same with these classes in this order; labels are matched by name.

@@ -17,11 +17,10 @@ def uniform(low: float, high: float) -> float:
     return low + (high - low) * float(torch.rand(()))
 
 
-class RandomWindow(v2.Transform):
-    """Scale, box-safe crop and translation as one window on the picture.
+class Window(v2.Transform):
+    """A window on the picture; what is outside the picture is grey.
 
-    A window smaller than the picture zooms in; a larger window zooms out and adds grey. The
-    following letterbox resizes the window, so each pixel is resampled once. Expects an image
+    The following letterbox resizes the window, so each pixel is resampled once. Expects an image
     (uint8 [3, H, W]) and its BoundingBoxes (XYXY).
     """
 
@@ -29,6 +28,20 @@ class RandomWindow(v2.Transform):
         super().__init__()
         self.config = config
         self.pad_value = pad_value
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        height, width = inpt.shape[-2:] if not _is_boxes(inpt) else inpt.canvas_size
+        (h, w), top, left = params["size"], params["top"], params["left"]
+        pads = [max(0, -left), max(0, -top), max(0, left + w - width), max(0, top + h - height)]
+        padded = F.pad(inpt, pads, fill=self.pad_value) if any(pads) else inpt
+        return F.crop(padded, top + pads[1], left + pads[0], h, w)
+
+
+class RandomWindow(Window):
+    """Scale, box-safe crop and translation.
+
+    A window smaller than the picture zooms in; a larger window zooms out.
+    """
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         boxes = next(x for x in flat_inputs if isinstance(x, tv_tensors.BoundingBoxes))
@@ -58,21 +71,36 @@ class RandomWindow(v2.Transform):
             window.append((round(start), max(1, math.ceil(length))))
         return {"top": window[0][0], "left": window[1][0], "size": (window[0][1], window[1][1])}
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        height, width = inpt.shape[-2:] if not _is_boxes(inpt) else inpt.canvas_size
-        (h, w), top, left = params["size"], params["top"], params["left"]
-        pads = [max(0, -left), max(0, -top), max(0, left + w - width), max(0, top + h - height)]
-        padded = F.pad(inpt, pads, fill=self.pad_value) if any(pads) else inpt
-        return F.crop(padded, top + pads[1], left + pads[0], h, w)
+
+class FillingWindow(Window):
+    """A window inside the picture, of the shape of a mosaic's tile.
+
+    Args:
+        config: ``mosaic_zoom`` is the least share of the largest such window.
+        pad_value: Grey level.
+        shape: Height and width of the tile, in any unit.
+    """
+
+    def __init__(self, config: AugmentConfig, pad_value: int, shape: tuple[int, int]) -> None:
+        super().__init__(config, pad_value)
+        self.shape = shape
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = next(x for x in flat_inputs if _is_boxes(x)).canvas_size
+        unit = min(height / self.shape[0], width / self.shape[1])
+        unit *= uniform(self.config.mosaic_zoom, 1.0)
+        h, w = (max(1, round(side * unit)) for side in self.shape)
+        top, left = (round(uniform(0.0, max(0, full - s))) for full, s in ((height, h), (width, w)))
+        return {"top": top, "left": left, "size": (h, w)}
 
 
 def _is_boxes(value: Any) -> bool:
     return isinstance(value, tv_tensors.BoundingBoxes)
 
 
-def geometric(config: AugmentConfig, pad_value: int) -> v2.Transform:
+def geometric(config: AugmentConfig, window: Window) -> v2.Transform:
     """Flip and window; applied before the letterbox."""
-    return v2.Compose([v2.RandomHorizontalFlip(config.flip), RandomWindow(config, pad_value)])
+    return v2.Compose([v2.RandomHorizontalFlip(config.flip), window])
 
 
 def photometric(config: AugmentConfig) -> v2.Transform:

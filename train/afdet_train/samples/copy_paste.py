@@ -5,7 +5,7 @@ The last row of the paper's Table 6 uses it. It needs data with masks (COCO segm
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,6 +22,18 @@ SCALE = (0.5, 1.5)
 MIN_LEFT = 0.3
 
 Mask = npt.NDArray[np.uint8]
+
+
+class Truth(NamedTuple):
+    """Objects of one picture: boxes float32 [N, 4], labels int64 [N], scores float32 [N]."""
+
+    boxes: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, record: Record, index: npt.NDArray[Any]) -> Truth:
+        return cls(record.boxes[index], record.labels[index], record.scores[index])
 
 
 def decode_mask(segmentation: Any, height: int, width: int) -> Mask:
@@ -90,41 +102,43 @@ class CopyPaste:
 
     def __call__(
         self, record: Record, frame: npt.NDArray[np.uint8]
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """A picture with its boxes and labels, sometimes with pasted objects.
+    ) -> tuple[npt.NDArray[np.uint8], Truth]:
+        """A picture with its truth, sometimes with pasted objects.
 
         Args:
             record: The picture's record.
             frame: BGR uint8 [H, W, 3]; not modified.
 
         Returns:
-            The picture, boxes float32 [N, 4] x1 y1 x2 y2, labels int64 [N].
+            The picture and its truth.
         """
-        keep = ~record.ignored
-        boxes, labels = record.boxes[keep], record.labels[keep]
+        own = Truth.of(record, np.flatnonzero(~record.ignored))
         if not self.sources or float(torch.rand(())) >= self.probability:
-            return frame, boxes, labels
+            return frame, own
         source = self.dataset.records[self.sources[int(torch.randint(len(self.sources), ()))]]
         try:
-            pasted, masks, new_labels = self._objects(source, frame.shape[:2])
+            pasted, masks, new = self._objects(source, frame.shape[:2])
         except (CorruptFileError, MissingFileError):
-            return frame, boxes, labels  # Broken since the check; the stream reports it.
+            return frame, own  # Broken since the check; the stream reports it.
         if not masks:
-            return frame, boxes, labels
+            return frame, own
         cover = np.maximum.reduce(masks)
         out = np.where(cover[..., None] > 0, pasted, frame)
-        boxes, labels = _uncovered(record, keep, cover)
-        new_boxes = np.array([_tight(m) for m in masks], np.float32)
-        return (
-            out,
-            np.concatenate([boxes, new_boxes]),
-            np.concatenate([labels, np.array(new_labels, np.int64)]),
+        left = _uncovered(record, cover)
+        return out, Truth(
+            np.concatenate([left.boxes, np.array([_tight(m) for m in masks], np.float32)]),
+            np.concatenate([left.labels, source.labels[new]]),
+            np.concatenate([left.scores, source.scores[new]]),
         )
 
     def _objects(
         self, source: Record, size: tuple[int, int]
     ) -> tuple[npt.NDArray[np.uint8], list[Mask], list[int]]:
-        """The source picture, moved, scaled and sometimes mirrored, at the target's size."""
+        """The source picture, moved, scaled and sometimes mirrored, at the target's size.
+
+        Returns:
+            The picture, the masks of the objects to paste, and the objects' indices.
+        """
         picture = self.dataset.read_image(source)
         height, width = size
         scale = float(np.exp(uniform(*np.log(SCALE))))
@@ -138,17 +152,17 @@ class CopyPaste:
         def place(image: npt.NDArray[np.uint8], flags: int) -> npt.NDArray[np.uint8]:
             return np.asarray(cv2.warpAffine(image, matrix, (width, height), flags=flags))
 
-        masks, labels = [], []
-        for segmentation, label, ignored in zip(
-            source.segmentations, source.labels, source.ignored, strict=True
+        masks, taken = [], []
+        for index, (segmentation, ignored) in enumerate(
+            zip(source.segmentations, source.ignored, strict=True)
         ):
             if segmentation is None or ignored or float(torch.rand(())) < 0.5:
                 continue
             mask = place(decode_mask(segmentation, *picture.shape[:2]), cv2.INTER_NEAREST)
             if mask.any():
                 masks.append(mask)
-                labels.append(int(label))
-        return place(picture, cv2.INTER_LINEAR), masks, labels
+                taken.append(index)
+        return place(picture, cv2.INTER_LINEAR), masks, taken
 
 
 def _tight(mask: Mask) -> tuple[int, int, int, int]:
@@ -157,13 +171,11 @@ def _tight(mask: Mask) -> tuple[int, int, int, int]:
     return x, y, x + w, y + h
 
 
-def _uncovered(
-    record: Record, keep: npt.NDArray[np.bool_], cover: Mask
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+def _uncovered(record: Record, cover: Mask) -> Truth:
     """The record's objects after pasting, with boxes tightened to the visible part of the masks."""
-    boxes, labels = [], []
-    for index in np.flatnonzero(keep):
-        box, label = record.boxes[index], record.labels[index]
+    boxes, kept = [], []
+    for index in np.flatnonzero(~record.ignored):
+        box = record.boxes[index]
         segmentation = record.segmentations[index]
         if segmentation is None:
             whole = np.zeros_like(cover)
@@ -176,5 +188,7 @@ def _uncovered(
             continue
         untouched = segmentation is None or left.sum() == whole.sum()
         boxes.append(box if untouched else np.array(_tight(left), np.float32))
-        labels.append(label)
-    return np.array(boxes, np.float32).reshape(-1, 4), np.array(labels, np.int64)
+        kept.append(index)
+    indices = np.array(kept, np.int64)
+    own = Truth.of(record, indices)
+    return Truth(np.array(boxes, np.float32).reshape(-1, 4), own.labels, own.scores)

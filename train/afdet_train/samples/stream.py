@@ -21,10 +21,16 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision import tv_tensors
 
 from afdet_train.config import Recipe
-from afdet_train.samples.augment import geometric, photometric
+from afdet_train.samples.augment import (
+    FillingWindow,
+    RandomWindow,
+    geometric,
+    photometric,
+    uniform,
+)
 from afdet_train.samples.boxes import Boxes
-from afdet_train.samples.copy_paste import CopyPaste
-from trt_afdet.datasets import Dataset
+from afdet_train.samples.copy_paste import CopyPaste, Truth
+from trt_afdet.datasets import Dataset, Record
 from trt_afdet.errors import CorruptFileError, InvalidValueError, MissingFileError
 from trt_afdet.preprocess import letterbox
 from trt_afdet.spec import ModelSpec
@@ -99,10 +105,13 @@ class TrainingPictures(TorchDataset[Sample]):
         self.spec = spec
         self.seed = recipe.train.seed
         self.min_side = recipe.data.min_side
-        self.min_visible = recipe.augment.min_visible
-        self.geometric = geometric(recipe.augment, spec.pad_value)
+        self.config = recipe.augment
+        self.geometric = geometric(recipe.augment, RandomWindow(recipe.augment, spec.pad_value))
         self.photometric = photometric(recipe.augment)
         self.copy_paste = CopyPaste(dataset, recipe.augment.copy_paste)
+        # From this position on, no mosaics.
+        total = recipe.train.total_iterations(len(dataset)) * recipe.train.batch_size
+        self._mosaics_end = round(total * recipe.augment.mosaic_until)
         self._round = -1
         self._order: Tensor | None = None
 
@@ -115,48 +124,83 @@ class TrainingPictures(TorchDataset[Sample]):
         return int(self._order[position % count])
 
     def __getitem__(self, position: int) -> Sample:
-        index = self._index(position)
         broken: list[str] = []
-        # Opening the data read all pictures. A picture that breaks later does not end the run.
-        while True:
-            record = self.dataset.records[index]
-            try:
-                picture = self.dataset.read_image(record)
-                break
-            except (CorruptFileError, MissingFileError):
-                broken.append(str(record.path))
-                if len(broken) == len(self.dataset.records):
-                    raise
-                index = (index + 1) % len(self.dataset.records)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(position_seed(self.seed, position))
-            # VOC's difficult objects and COCO's crowds are not training targets.
-            frame, boxes, labels = self.copy_paste(record, picture)
-            left_out = record.boxes[record.ignored], record.labels[record.ignored]
-            sample = self._augment(frame, (boxes, labels), left_out, str(record.path))
-        return dataclasses.replace(sample, broken=tuple(broken)) if broken else sample
+            indices, tiles = [self._index(position)], [(0, 0, self.spec.height, self.spec.width)]
+            share = self.config.mosaic if position < self._mosaics_end else 0.0
+            mosaic = share > 0 and float(torch.rand(())) < share
+            if mosaic:
+                indices += torch.randint(len(self.dataset), (3,)).tolist()
+                tiles = _quarters(self.spec.height, self.spec.width)
+            canvas = np.empty((self.spec.height, self.spec.width, 3), np.uint8)
+            targets: list[Boxes] = []
+            ignored: list[Boxes] = []
+            for index, (top, left, height, width) in zip(indices, tiles, strict=True):
+                shown = canvas[top : top + height, left : left + width]
+                for boxes, found in zip(
+                    (targets, ignored), self._place(index, shown, broken, mosaic), strict=True
+                ):
+                    boxes.append(
+                        dataclasses.replace(found, xyxy=found.xyxy + torch.tensor([left, top] * 2))
+                    )
+            coloured = self.photometric(tv_tensors.Image(torch.from_numpy(canvas).permute(2, 0, 1)))
+        return Sample(
+            image=coloured.as_subclass(torch.Tensor).permute(1, 2, 0).contiguous(),
+            boxes=Boxes.merge(targets),
+            ignored=Boxes.merge(ignored),
+            name=" + ".join(str(self.dataset.records[i].path) for i in indices),
+            broken=tuple(broken),
+        )
 
-    def _augment(
-        self,
-        frame: np.ndarray,
-        targets: tuple[np.ndarray, np.ndarray],
-        ignored: tuple[np.ndarray, np.ndarray],
-        name: str,
-    ) -> Sample:
+    def _read(self, index: int, broken: list[str]) -> tuple[Record, np.ndarray]:
+        """The picture, or the next one that can be read.
+
+        Opening the data read all pictures. A picture that breaks later does not end the run.
+        """
+        count = len(self.dataset.records)
+        for step in range(count):
+            record = self.dataset.records[(index + step) % count]
+            try:
+                return record, self.dataset.read_image(record)
+            except (CorruptFileError, MissingFileError) as error:
+                broken.append(str(record.path))
+                last = error
+        raise last
+
+    def _place(
+        self, index: int, shown: np.ndarray, broken: list[str], mosaic: bool
+    ) -> tuple[Boxes, Boxes]:
+        """Draws an augmented picture into ``shown``, the input [H, W, 3] or a mosaic's tile.
+
+        Returns:
+            Its targets and its regions to ignore, in the pixels of ``shown``.
+        """
+        record, frame = self._read(index, broken)
+        # VOC's difficult objects and COCO's crowds are not training targets.
+        frame, targets = self.copy_paste(record, frame)
+        ignored = Truth.of(record, np.flatnonzero(record.ignored))
         if self.spec.color_order == "RGB":
             frame = np.ascontiguousarray(frame[:, :, ::-1])
         image = tv_tensors.Image(torch.from_numpy(frame).permute(2, 0, 1))
+        height, width = shown.shape[:2]
+        change = self.geometric
+        if mosaic:
+            window = FillingWindow(self.config, self.spec.pad_value, (height, width))
+            change = geometric(self.config, window)
         # The first boxes are those that a box-safe window keeps.
-        image, *truths = self.geometric(
-            image, *(_bounding_boxes(boxes, frame) for boxes, _ in (targets, ignored))
+        image, *truths = change(
+            image, *(_bounding_boxes(objects.boxes, frame) for objects in (targets, ignored))
         )
         view = image.permute(1, 2, 0).contiguous().numpy()
-        canvas, letterboxed = letterbox(
-            view, self.spec.height, self.spec.width, self.spec.pad_value
-        )
+        shown[...], letterboxed = letterbox(view, height, width, self.spec.pad_value)
         placed = []
-        for truth, (_, labels), visible, side in zip(
-            truths, (targets, ignored), (self.min_visible, 0.0), (self.min_side, 0.0), strict=True
+        for truth, objects, visible, side in zip(
+            truths,
+            (targets, ignored),
+            (self.config.min_visible, 0.0),
+            (self.min_side, 0.0),
+            strict=True,
         ):
             whole = truth.as_subclass(torch.Tensor)
             limit = torch.tensor([view.shape[1], view.shape[0]] * 2, dtype=torch.float32)
@@ -166,17 +210,16 @@ class TrainingPictures(TorchDataset[Sample]):
             inside = torch.from_numpy(letterboxed.to_input(clipped.numpy())).reshape(-1, 4)
             sides = inside[:, 2:] - inside[:, :2]
             keep = (left > 0) & (left >= visible * area) & (sides >= side).all(dim=1)
-            placed.append(
-                Boxes.of_image(inside[keep], torch.from_numpy(np.asarray(labels, np.int64))[keep])
-            )
-        coloured = self.photometric(tv_tensors.Image(torch.from_numpy(canvas).permute(2, 0, 1)))
-        boxes, crowds = placed
-        return Sample(
-            image=coloured.as_subclass(torch.Tensor).permute(1, 2, 0).contiguous(),
-            boxes=boxes,
-            ignored=crowds,
-            name=name,
-        )
+            labels, scores = map(torch.from_numpy, (objects.labels, objects.scores))
+            placed.append(Boxes.of_image(inside, labels, scores).select(keep))
+        return placed[0], placed[1]
+
+
+def _quarters(height: int, width: int) -> list[tuple[int, int, int, int]]:
+    """Top, left, height and width of the four tiles around a random point."""
+    y, x = (round(side * uniform(0.3, 0.7)) for side in (height, width))
+    rows, columns = ((0, y), (y, height - y)), ((0, x), (x, width - x))
+    return [(top, left, h, w) for top, h in rows for left, w in columns]
 
 
 def _bounding_boxes(boxes: np.ndarray, frame: np.ndarray) -> tv_tensors.BoundingBoxes:
