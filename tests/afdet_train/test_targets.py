@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from afdet_train.config import TargetConfig
 from afdet_train.samples.boxes import Boxes
 from afdet_train.targets import (
+    Assignment,
     PointGrid,
     assign,
     centerness,
@@ -214,3 +216,23 @@ def test_assignment_properties(boxes: Boxes, mode: str) -> None:
     for slot, box in zip(slots, pos.box.tolist(), strict=True):
         assert float(area[box]) == smallest[slot]
     assert set(slots) == set(smallest)
+
+
+def test_scores_of_labels_weigh_their_boxes() -> None:
+    boxes = boxes_of((20, 20, 120, 120), (200, 60, 330, 200))
+    scored = dataclasses.replace(boxes, scores=torch.tensor([1.0, 0.4]))
+
+    def weights(boxes: Boxes, *, on: bool) -> Assignment:
+        config = TargetConfig(label_scores=on)
+        found = find_positives(boxes, GRID, config)
+        level_weight = torch.full((2, 5), 0.2)
+        return assign(found, boxes, GRID, config, torch.zeros(2).long(), level_weight)
+
+    plain, weighed, off = (
+        weights(b, on=on) for b, on in ((boxes, True), (scored, True), (scored, False))
+    )
+    expected = plain.weight * torch.where(plain.positives.box == 1, 0.4, 1.0)
+    torch.testing.assert_close(weighed.weight, expected)
+    torch.testing.assert_close(off.weight, plain.weight)
+    at = weighed.point_weight[0, weighed.positives.point]
+    torch.testing.assert_close(at, expected)

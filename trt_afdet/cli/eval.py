@@ -24,6 +24,7 @@ EPILOG = """\
 examples:
   trt-afdet eval model.onnx data/doom --split test --out out/eval
   trt-afdet eval runs/doom VOCdevkit/VOC2007 --split test --voc
+  trt-afdet eval model.onnx data/street --merge vehicle=car,bus --only 'night_*'
 
 A checkpoint runs through the same code as an ONNX file: only the network's forward pass differs.
 """
@@ -41,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=int, default=4, help="pictures per step (default: 4)")
     add("--threads", type=int, help="CPU threads of the network")
     add("--limit", type=int, help="use this many pictures, evenly spread")
+    add("--only", metavar="PATTERN", help="use pictures whose name matches, such as 'coco_*'")
+    merge = "score these classes of the data as one, such as vehicle=car,bus; repeatable"
+    add("--merge", action="append", type=_merged, default=[], metavar="NEW=OLD,OLD", help=merge)
     add("--strict", action="store_true", help="refuse data with any fault, do not use the rest")
     add("--voc", action="store_true", help="also print Pascal VOC's AP50")
     add("--out", type=Path, help="folder for metrics.json, pr.png and confusion.png")
@@ -57,10 +61,19 @@ def run(args: argparse.Namespace) -> int:
     if args.out and args.out.exists() and not args.out.is_dir():
         raise InvalidValueError("--out must be a folder", got=args.out)
     detector = _open_model(args)
-    how = {"model": detector.spec.class_names, "decode": True, "strict": args.strict}
-    truth = open_dataset(args.data, args.split, progress=ui.progress, **how)
+    truth = open_dataset(
+        args.data,
+        args.split,
+        model=detector.spec.class_names,
+        merge=dict(args.merge),
+        decode=True,
+        progress=ui.progress,
+        strict=args.strict,
+    )
     for line in truth.report.lines():
         ui.warn(f"{truth.name}: {line}")
+    if args.only:
+        truth = truth.select(args.only)
     truth.check_labels()
     if args.limit:
         truth = truth.head(args.limit)
@@ -74,6 +87,14 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         _write(args.out, truth, found, result, extra)
     return 0
+
+
+def _merged(text: str) -> tuple[str, list[str]]:
+    new, _, old = text.partition("=")
+    members = [name.strip() for name in old.split(",") if name.strip()]
+    if not new.strip() or not members:
+        raise argparse.ArgumentTypeError(f"reads NEW=OLD,OLD (got {text})")
+    return new.strip(), members
 
 
 def _open_model(args: argparse.Namespace) -> Any:

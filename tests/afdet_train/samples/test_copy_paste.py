@@ -128,8 +128,8 @@ def test_pasted_boxes_are_tight_and_covered_objects_lose_their_label(
     pasted, shrunk, dropped = 0, 0, 0
     torch.manual_seed(0)
     for _ in range(150):
-        image, boxes, labels = paste(target, frame)
-        assert len(boxes) == len(labels)
+        image, (boxes, labels, scores) = paste(target, frame)
+        assert len(boxes) == len(labels) == len(scores)
         blue = (image[..., 0].astype(int) - image[..., 2]) > 40
         white = (image == 255).all(axis=2)
         left = white.sum() / 3000
@@ -154,7 +154,7 @@ def test_pasted_boxes_are_tight_and_covered_objects_lose_their_label(
 
 def test_nothing_is_pasted_with_probability_zero(pair: tuple[CopyPaste, Record, Dataset]) -> None:
     _, target, data = pair
-    image, boxes, _ = CopyPaste(data, 0.0)(target, data.read_image(target))
+    image, (boxes, _, _) = CopyPaste(data, 0.0)(target, data.read_image(target))
     np.testing.assert_array_equal(image, data.read_image(target))
     np.testing.assert_array_equal(boxes, target.boxes)
 
@@ -168,7 +168,7 @@ def test_ignored_objects_are_neither_pasted_nor_targets(
     paste = CopyPaste(dataclasses.replace(data, records=(crowd,)), 1.0)
     frame = data.read_image(target)
     for _ in range(10):
-        image, boxes, labels = paste(hard, frame)
+        image, (boxes, labels, _) = paste(hard, frame)
         np.testing.assert_array_equal(image, frame)
         assert boxes.shape == (0, 4)
         assert labels.shape == (0,)

@@ -7,6 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from afdet_train.config import parse_recipe
@@ -39,7 +40,7 @@ def recipe_of(values: Values, *, workers: int = 0, seed: int = 0) -> Any:
     return parse_recipe(values, "test")
 
 
-COLUMNS = ("xyxy", "labels", "image")
+COLUMNS = ("xyxy", "labels", "image", "scores")
 
 
 def pictures_of(recipe: Any, shapes: Path) -> TrainingPictures:
@@ -181,3 +182,69 @@ def test_a_picture_that_breaks_during_the_run_is_skipped_and_named(
     assert [s.broken for s in samples].count((str(bad.path),)) == 1
     assert str(bad.path) not in {s.name for s in samples}
     assert collate(samples).broken == (str(bad.path),)
+
+
+def mosaic_of(values: Values, shapes: Path, **augment: object) -> TrainingPictures:
+    values = copy.deepcopy(values)
+    values["model"]["classes"] = ["disc", "bar"]
+    values["train"] |= {"epochs": 5, "iterations_per_epoch": 3, "batch_size": 4}
+    values["augment"] = {"mosaic": 1.0, "color_p": 0.0, **augment}
+    return pictures_of(parse_recipe(values, "test"), shapes)
+
+
+def test_every_box_of_a_mosaic_lies_on_its_object(tiny_recipe: Values, shapes: Path) -> None:
+    """Discs are red and bars blue; each fills its box from side to side, in every tile."""
+    pictures = mosaic_of(tiny_recipe, shapes, min_visible=0.999)
+    seen = 0
+    for q in range(12):
+        sample = pictures[q]
+        for box, label in zip(sample.boxes.xyxy, sample.boxes.labels.tolist(), strict=True):
+            x1, y1, x2, y2 = box.round().long().tolist()
+            inner = sample.image[y1:y2, x1:x2].int()
+            own, other = (0, 2) if label == 0 else (2, 0)
+            coloured = (inner[..., own] - inner[..., other]) > 60
+            for axis, side in ((0, x2 - x1), (1, y2 - y1)):
+                at = coloured.any(dim=axis).nonzero()[:, 0]
+                assert int(at[0]) <= 2
+                assert int(at[-1]) >= side - 3
+            seen += 1
+    assert seen > 20
+
+
+def test_a_mosaic_has_four_pictures_and_no_border(tiny_recipe: Values, shapes: Path) -> None:
+    pictures = mosaic_of(tiny_recipe, shapes)
+    grey = pictures.spec.pad_value
+    for q in range(8):
+        sample = pictures[q]
+        assert sample.name.count(" + ") == 3
+        # A border would be whole rows or columns of the padding's grey; rounding may leave one.
+        border = (sample.image == grey).all(dim=2)
+        assert border.all(dim=0).sum() + border.all(dim=1).sum() <= 2
+        assert bool((sample.boxes.xyxy >= 0).all())
+        height, width = sample.image.shape[:2]
+        assert bool((sample.boxes.xyxy <= torch.tensor([width, height] * 2) + 1e-3).all())
+
+
+def test_mosaics_stop_towards_the_end(tiny_recipe: Values, shapes: Path) -> None:
+    pictures = mosaic_of(tiny_recipe, shapes, mosaic_until=0.5)
+    total = 5 * 3 * 4  # epochs, iterations, pictures
+    kinds = [" + " in pictures[q].name for q in range(total)]
+    assert kinds == [q < total // 2 for q in range(total)]
+    half = mosaic_of(tiny_recipe, shapes, mosaic=0.5)
+    kinds = [" + " in half[q].name for q in range(30)]
+    assert 5 < sum(kinds) < 25
+
+
+def test_scores_of_labels_reach_the_batch(tiny_recipe: Values, shapes: Path) -> None:
+    pictures = mosaic_of(tiny_recipe, shapes)
+    by_label = {0: 0.25, 1: 0.75}
+    records = tuple(
+        dataclasses.replace(
+            r, scores=np.array([by_label[i] for i in r.labels.tolist()], np.float32)
+        )
+        for r in pictures.dataset.records
+    )
+    pictures.dataset = dataclasses.replace(pictures.dataset, records=records)
+    batch = collate([pictures[q] for q in range(6)])
+    assert len(batch.boxes) > 10
+    assert batch.boxes.scores.tolist() == [by_label[i] for i in batch.boxes.labels.tolist()]

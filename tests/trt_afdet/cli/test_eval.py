@@ -188,3 +188,38 @@ def test_a_folder_without_a_checkpoint(data: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     with pytest.raises(MissingFileError, match="run"):
         run(tmp_path / "run", data)
+
+
+def test_merged_classes_are_scored_as_one(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model of one class finds what the data calls by two names."""
+    model = save_model(tmp_path / "animals.onnx", build_model(spec("animal")))
+    out = tmp_path / "out"
+    arguments = (model, data, "--split", "val", "--out", out)
+    with pytest.raises(InvalidValueError, match="no class in common"):
+        run(*arguments)
+    names = open_dataset(data, "val").class_names
+    assert run(*arguments, "--merge", f"animal={','.join(names)}") == 0
+    figures = json.loads((out / "metrics.json").read_text())
+    truth = open_dataset(data, "val", merge={"animal": names})
+    assert figures["classes"]["animal"]["objects"] == sum(len(r.boxes) for r in truth.records)
+    capsys.readouterr()
+    for text in ("animal", "animal=", "=cat", "animal=,"):
+        with pytest.raises(SystemExit):
+            run(*arguments, "--merge", text)
+        assert f"reads NEW=OLD,OLD (got {text})" in capsys.readouterr().err
+    with pytest.raises(InvalidValueError, match="cannot merge 'cow' into 'animal'"):
+        run(*arguments, "--merge", "animal=cow")
+
+
+def test_only_some_pictures(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = open_dataset(data, "val").records
+    name = records[0].path.name
+    out = tmp_path / "out"
+    assert run(model, data, "--split", "val", "--out", out, "--only", name) == 0
+    assert json.loads((out / "metrics.json").read_text())["images"] == 1
+    with pytest.raises(InvalidValueError, match=r"no picture of .* matches .*xyz"):
+        run(model, data, "--split", "val", "--only", "xyz*")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -496,3 +497,54 @@ def test_head_spreads_over_the_whole(tmp_path: Path) -> None:
     data = open_dataset(write_yolo(tmp_path, {f"{i:02}": "0 .5 .5 .1 .1" for i in range(11)}))
     assert [r.path.stem for r in data.head(3).records] == ["00", "05", "10"]
     assert data.head(99) is data
+
+
+def test_coco_keeps_the_scores_of_labels(tmp_path: Path) -> None:
+    raw = coco_dict()
+    given = [0.25, 1, None, "0.5", float("nan"), -1, 7, 0, True, [0.3]]
+    expected = [0.25, 1, 1, 0.5, 1, 1, 1, 1, 1, 1]
+    first = raw["images"][0]["id"]
+    raw["annotations"] = [
+        {"id": i, "image_id": first, "category_id": 2, "bbox": [1, 1, 9, 9], "score": score}
+        for i, score in enumerate(given)
+    ]
+    write_coco(tmp_path, raw)
+    record = open_dataset(tmp_path, "val").records[0]
+    assert record.scores.tolist() == expected
+    assert record.scores.dtype == np.float32
+    kept = record.keep(np.arange(len(given)) % 2 == 1, record.labels)
+    assert kept.scores.tolist() == expected[1::2]
+
+
+def test_classes_merge_where_the_first_one_was(tmp_path: Path) -> None:
+    write_coco(tmp_path)
+    data = open_dataset(tmp_path, "val")
+    data = dataclasses.replace(
+        data, class_names=("cat", "car", "dog", "bus"), category_ids=(3, 5, 7, 9)
+    )
+    record = dataclasses.replace(data.records[0], labels=np.array([0, 1, 2, 3]))
+    data = dataclasses.replace(data, records=(record,))
+    merged = data.merge_classes({"vehicle": ["bus", "car"]})
+    assert merged.class_names == ("cat", "vehicle", "dog")
+    assert merged.category_ids == (3, 5, 7)
+    assert merged.records[0].labels.tolist() == [0, 1, 2, 1]
+    both = data.merge_classes({"vehicle": ["car", "bus"], "cat": ["cat", "dog"]})
+    assert both.class_names == ("cat", "vehicle")
+    assert both.records[0].labels.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("groups", "says"),
+    [
+        ({"vehicle": ["car", "tram"]}, "no such class"),
+        ({"a": ["car"], "b": ["car"]}, "a class of two groups"),
+        ({"cat": ["car", "bus"]}, "already has a class"),
+    ],
+)
+def test_classes_that_cannot_merge(tmp_path: Path, groups: dict[str, list[str]], says: str) -> None:
+    write_coco(tmp_path)
+    data = dataclasses.replace(
+        open_dataset(tmp_path, "val"), class_names=("cat", "car", "bus"), category_ids=(1, 2, 3)
+    )
+    with pytest.raises(InvalidValueError, match=says):
+        data.merge_classes(groups)

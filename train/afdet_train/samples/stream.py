@@ -136,20 +136,19 @@ class TrainingPictures(TorchDataset[Sample]):
             canvas = np.empty((self.spec.height, self.spec.width, 3), np.uint8)
             targets: list[Boxes] = []
             ignored: list[Boxes] = []
-            for index, (top, left, height, width) in zip(indices, tiles, strict=True):
+            read = [self._read(index, broken) for index in indices]
+            for (record, frame), (top, left, height, width) in zip(read, tiles, strict=True):
                 shown = canvas[top : top + height, left : left + width]
-                for boxes, found in zip(
-                    (targets, ignored), self._place(index, shown, broken, mosaic), strict=True
-                ):
-                    boxes.append(
-                        dataclasses.replace(found, xyxy=found.xyxy + torch.tensor([left, top] * 2))
-                    )
+                found = self._place(record, frame, shown, mosaic=mosaic)
+                corner = torch.tensor([left, top] * 2)
+                for boxes, one in zip((targets, ignored), found, strict=True):
+                    boxes.append(dataclasses.replace(one, xyxy=one.xyxy + corner))
             coloured = self.photometric(tv_tensors.Image(torch.from_numpy(canvas).permute(2, 0, 1)))
         return Sample(
             image=coloured.as_subclass(torch.Tensor).permute(1, 2, 0).contiguous(),
             boxes=Boxes.merge(targets),
             ignored=Boxes.merge(ignored),
-            name=" + ".join(str(self.dataset.records[i].path) for i in indices),
+            name=" + ".join(str(record.path) for record, _ in read),
             broken=tuple(broken),
         )
 
@@ -169,14 +168,13 @@ class TrainingPictures(TorchDataset[Sample]):
         raise last
 
     def _place(
-        self, index: int, shown: np.ndarray, broken: list[str], mosaic: bool
+        self, record: Record, frame: np.ndarray, shown: np.ndarray, *, mosaic: bool
     ) -> tuple[Boxes, Boxes]:
         """Draws an augmented picture into ``shown``, the input [H, W, 3] or a mosaic's tile.
 
         Returns:
             Its targets and its regions to ignore, in the pixels of ``shown``.
         """
-        record, frame = self._read(index, broken)
         # VOC's difficult objects and COCO's crowds are not training targets.
         frame, targets = self.copy_paste(record, frame)
         ignored = Truth.of(record, np.flatnonzero(record.ignored))
