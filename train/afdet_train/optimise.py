@@ -13,7 +13,7 @@ from afdet_train.model import AnchorFreeDetector
 
 def freeze(detector: AnchorFreeDetector, config: FreezeConfig) -> None:
     """Turns gradients off for the frozen parameters."""
-    for module in _frozen_modules(detector, config):
+    for module in frozen_modules(detector, config):
         for parameter in module.parameters():
             parameter.requires_grad_(False)
 
@@ -21,11 +21,12 @@ def freeze(detector: AnchorFreeDetector, config: FreezeConfig) -> None:
 def train_mode(detector: AnchorFreeDetector, config: FreezeConfig) -> None:
     """``train()``, but frozen modules stay in eval mode, so their statistics do not change."""
     detector.train()
-    for module in _frozen_modules(detector, config):
+    for module in frozen_modules(detector, config):
         module.eval()
 
 
-def _frozen_modules(detector: AnchorFreeDetector, config: FreezeConfig) -> list[nn.Module]:
+def frozen_modules(detector: AnchorFreeDetector, config: FreezeConfig) -> list[nn.Module]:
+    """What the recipe freezes: modules in eval mode, without gradients."""
     frozen: list[nn.Module] = []
     backbone = detector.backbone
     if config.backbone:
@@ -69,7 +70,7 @@ def build_optimizer(detector: AnchorFreeDetector, config: OptimConfig) -> torch.
     if config.name == "sgd":
         return torch.optim.SGD(params, lr=config.lr, momentum=0.9, nesterov=True)
     kind = torch.optim.AdamW if config.name == "adamw" else torch.optim.Adam
-    return kind(params, lr=config.lr)
+    return kind(params, lr=config.lr, fused=True)
 
 
 def learning_rate(config: OptimConfig, iteration: int, total: int) -> float:
