@@ -81,8 +81,16 @@ class Detector(runtime.Detector):
         from trt_afdet.live.watch import watch
 
         self._check_open()
-        how: dict[str, Any] = {"conf": conf, "classes": classes, "track": track, "zones": zones}
-        running = watch(source, model=self, every=every, realtime=realtime, **how)
+        running = watch(
+            source,
+            model=self,
+            conf=conf,
+            classes=classes,
+            track=track,
+            zones=zones,
+            every=every,
+            realtime=realtime,
+        )
         assert running is not None
 
         def frames() -> Iterator[tuple[npt.NDArray[np.uint8], Detections]]:

@@ -98,8 +98,9 @@ def _check(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> int:
     from trt_afdet.datasets.convert import convert, merged_report
 
-    how = {"split": args.split, "link": args.link, "progress": ui.progress}
-    written = convert(args.path, args.target, args.form, **how)
+    written = convert(
+        args.path, args.target, args.form, split=args.split, link=args.link, progress=ui.progress
+    )
     for line in merged_report(written.values()).lines():
         ui.warn(line)
     for split, data in written.items():

@@ -184,7 +184,7 @@ def _uncovered(record: Record, cover: Mask) -> Truth:
         else:
             whole = decode_mask(segmentation, *cover.shape)
         left = whole * (cover == 0)
-        if left.sum() < MIN_LEFT * max(1, whole.sum()):
+        if left.sum() < MIN_LEFT * max(1, int(whole.sum())):
             continue
         untouched = segmentation is None or left.sum() == whole.sum()
         boxes.append(box if untouched else np.array(_tight(left), np.float32))

@@ -9,7 +9,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, RunError, WriteError
 from trt_afdet.support.files import write_error
@@ -56,8 +56,9 @@ class Spool:
             self.path.touch(mode=0o600)
         except OSError as error:
             raise write_error(self.path, error) from error
-        how: Any = {"timeout": 0, "isolation_level": None, "check_same_thread": False}
-        database = sqlite3.connect(self.path, **how)
+        database = sqlite3.connect(
+            self.path, timeout=0, isolation_level=None, check_same_thread=False
+        )
         try:
             # Exclusive: a second process is refused, and no shared memory is needed.
             database.execute("PRAGMA locking_mode = EXCLUSIVE")

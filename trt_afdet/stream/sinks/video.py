@@ -194,8 +194,9 @@ class _Segment:
         # and written data never changes.
         flags = "empty_moov+default_base_moof+frag_every_frame"
         options = {"movflags": flags, "fflags": "flush_packets"}
-        how: Any = {"format": "mp4", "options": options, "buffer_size": 1 << 20}
-        self._container: Any = av.open(self._file, "w", **how)
+        self._container: Any = av.open(
+            self._file, "w", format="mp4", options=options, buffer_size=1 << 20
+        )
         begun = datetime.fromtimestamp(frame.wall_time, timezone.utc)
         self._container.metadata["creation_time"] = begun.isoformat()
         self._container.metadata["title"] = frame.source
