@@ -21,6 +21,7 @@ from afdet_train.export import TOLERANCE, check_parity, export_checkpoint
 from afdet_train.model.network import build_network, model_spec
 
 from tests.paths import ROOT
+from trt_afdet.engine.onnx.model_file import load_canonical
 from trt_afdet.errors import InvalidValueError, MissingFileError, RunError, WriteError
 from trt_afdet.runtime.onnxruntime import OnnxRuntimeBackend
 from trt_afdet.spec import METADATA_KEY, ModelSpec
@@ -239,6 +240,21 @@ def test_the_command_writes_beside_the_checkpoint(
     assert "equal to torch on 2 frames" in capsys.readouterr().out
     spec = ModelSpec.from_json(check_contract(out, "N").metadata_props[0].value)
     assert spec.nms_iou == 0.4
+
+
+def test_half_weights_halve_the_file(
+    saved: Path, frames: list[np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cv2.imwrite(str(tmp_path / "frame.png"), frames[0])
+    sizes = []
+    for name, options in (("full.onnx", ()), ("half.onnx", ("--half-weights",))):
+        out = tmp_path / name
+        assert run(saved, "-o", out, "--frames", tmp_path / "frame.png", *options) == 0
+        sizes.append(out.stat().st_size)
+        model, _ = load_canonical(out)
+        assert not [n for n in model.graph.node if n.op_type == "Cast"]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert "weights rounded to FP16, compared with torch on 1 frames" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("option", ["--num-frames", "--batch"])

@@ -18,6 +18,7 @@ from afdet_train import checkpoint as checkpoints
 from afdet_train.evaluate import TorchBackend
 from afdet_train.model.network import AnchorFreeDetector, build_network, model_spec
 from trt_afdet import __version__
+from trt_afdet.engine.onnx.half_weights import store_half
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.preprocess import preprocess
 from trt_afdet.spec import METADATA_KEY, ModelSpec
@@ -161,6 +162,7 @@ def export_checkpoint(
     frames: list[np.ndarray],
     *,
     batch: int | None = None,
+    half_weights: bool = False,
     spec_changes: dict[str, Any] | None = None,
 ) -> Parity:
     """Writes the canonical ONNX of a checkpoint, unless it differs from torch.
@@ -170,7 +172,11 @@ def export_checkpoint(
         out: The .onnx file, written only after the check.
         frames: BGR uint8 pictures for the comparison.
         batch: A fixed batch size; None for a dynamic one.
+        half_weights: Store the weights in FP16, after the comparison in FP32.
         spec_changes: Values of the spec to store instead of the defaults.
+
+    Returns:
+        How far the file is from torch.
 
     Raises:
         AfdetError: If the checkpoint is bad, the conversion fails, a tensor differs by more than
@@ -198,4 +204,8 @@ def export_checkpoint(
                 f"ONNX Runtime differs from torch: worst tensor {name} by {difference:.2e} "
                 f"relative, limit {TOLERANCE:.0e}"
             )
+        if half_weights:
+            store_half(model)
+            temporary.write_bytes(model.SerializeToString())
+            parity = check_parity(detector, temporary, spec, frames)
     return parity

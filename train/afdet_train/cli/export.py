@@ -44,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch", type=int, default=None, help="fix the batch size (default: dynamic)"
     )
+    parser.add_argument(
+        "--half-weights",
+        action="store_true",
+        help="store the weights in FP16: half the file, still computed in FP32",
+    )
     parser.add_argument("--score-threshold", type=float, help="store this score threshold")
     parser.add_argument("--nms-iou", type=float, help="store this NMS IoU")
     parser.add_argument(
@@ -80,19 +85,26 @@ def run(args: argparse.Namespace) -> int:
     check_output(out)
     with data_on_stdout(out):
         parity = export_checkpoint(
-            args.checkpoint, out, frames, batch=args.batch, spec_changes=changes
+            args.checkpoint,
+            out,
+            frames,
+            batch=args.batch,
+            half_weights=args.half_weights,
+            spec_changes=changes,
         )
-        _tell(out, parity)
+        _tell(out, parity, half=args.half_weights)
     return 0
 
 
-def _tell(out: Path, parity: Parity) -> None:
+def _tell(out: Path, parity: Parity, *, half: bool) -> None:
     """Prints the file and the result of the comparison."""
     from afdet_train.export import TOLERANCE
 
     name, difference = parity.worst
     size = f" {out.stat().st_size / 1e6:.1f} MB," if is_file_target(out) else ""
+    equal = "equal to torch" if not half else "weights rounded to FP16, compared with torch"
+    limit = "" if half else f", limit {TOLERANCE:.0e}"
     print(
-        f"{out}:{size} equal to torch on {parity.frames} frames "
-        f"(worst tensor {name}: {difference:.1e} relative, limit {TOLERANCE:.0e})"
+        f"{out}:{size} {equal} on {parity.frames} frames "
+        f"(worst tensor {name}: {difference:.1e} relative{limit})"
     )

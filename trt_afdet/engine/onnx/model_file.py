@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trt_afdet.engine.onnx.half_weights import restore
 from trt_afdet.engine.onnx.nms import check_canonical, import_onnx
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError
 from trt_afdet.runtime.model_errors import kind_of, reason
@@ -50,6 +51,7 @@ def load_canonical(path: str | Path) -> tuple[onnx.ModelProto, ModelSpec]:
     path = Path(path)
     model = _parse(path)
     try:
+        restore(model)
         _check_operators(model, path)
         spec = check_canonical(model, path)
         _check_float(model, path)
