@@ -2,6 +2,9 @@
 
 Both use the same device, batch, size, and synthetic pictures and boxes; times are medians of
 interleaved steps. A step is forward, loss, backward and AdamW in FP32 (``--bf16`` on a GPU).
+
+A second table has a step with frozen norms and first stages, as short runs on a CPU have them: the
+norms as modules of their own, and folded into the convolutions before them.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import torch
 from afdet_train.config import parse_recipe
 from afdet_train.losses import DetectionLoss, flatten_heads
 from afdet_train.model.network import STRIDES, TrainingNetwork, build_network
+from afdet_train.optimise import fold_norms, freeze, train_mode
 from afdet_train.samples.boxes import Boxes
 from afdet_train.targets import PointGrid, assign, find_positives
 from torch import Tensor
@@ -40,20 +44,28 @@ def synchronised(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def our_step(batch: int, device: torch.device, bf16: bool) -> Callable[[], None]:
+def our_step(
+    batch: int, device: torch.device, bf16: bool, *, frozen: bool = False, fold: bool = False
+) -> Callable[[], None]:
+    freezing = {"backbone_stages": 2, "batch_norm": "backbone"} if frozen else {}
     recipe = parse_recipe(
         {
             "model": {
                 "classes": [f"c{i}" for i in range(CLASSES)],
                 "backbone": {"weights": "none"},
-            }
+            },
+            "freeze": freezing,
         },
         "bench",
     )
     network = build_network(recipe.model).to(device).to(memory_format=torch.channels_last)
-    network.train()
+    freeze(network, recipe.freeze)
+    train_mode(network, recipe.freeze)
+    if fold:
+        fold_norms(network, recipe.freeze)
     training = TrainingNetwork(network)
-    optimizer = torch.optim.AdamW(network.parameters(), 1e-4)
+    learnt = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learnt, 1e-4)
     loss = DetectionLoss(PointGrid(SIZE, SIZE, STRIDES), recipe.model.targets, recipe.model.loss)
     images = torch.randn(batch, 3, SIZE, SIZE, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -125,6 +137,32 @@ def target_seconds(batch: int, device: torch.device) -> float:
     return statistics.median(times[2:])
 
 
+def compare(
+    title: str,
+    steps: dict[str, Callable[[], None]],
+    rounds: int,
+    batch: int,
+    device: torch.device,
+) -> float:
+    """Times the steps in turns and prints a table; returns the median seconds of the first."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        step()  # warm-up
+    for _ in ui.progress(range(rounds), rounds, "training steps"):
+        for name, step in steps.items():
+            start = synchronised(device)
+            step()
+            times[name].append(synchronised(device) - start)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    first = next(iter(medians.values()))
+    rows = [
+        [name, f"{1e3 * t:.0f}", f"{batch / t:.2f}", f"{t / first:.2f}"]
+        for name, t in medians.items()
+    ]
+    ui.table(title, ["network", "ms", "images/s", "time / first"], rows)
+    return first
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", type=int, default=0, help="default: 4 on a CPU, 32 on a GPU")
@@ -134,31 +172,19 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     batch = args.batch or (32 if device.type == "cuda" else 4)
     torch.manual_seed(0)
+    frozen = {
+        name: our_step(batch, device, args.bf16, frozen=True, fold=fold)
+        for name, fold in (("norms folded", True), ("norms apart", False))
+    }
     steps = {"trt-afdet, EfficientNet-B0": our_step(batch, device, args.bf16)}
     peer = effdet_step(batch, device, args.bf16)
     if peer is None:
         print("effdet is not installed: make bench-peers")
     else:
         steps["effdet, EfficientDet-D0"] = peer
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
-        step()  # warm-up
-    for _ in ui.progress(range(args.steps), args.steps, "training steps"):
-        for name, step in steps.items():
-            start = synchronised(device)
-            step()
-            times[name].append(synchronised(device) - start)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    ours = next(iter(medians.values()))
-    rows = [
-        [name, f"{1e3 * t:.0f}", f"{batch / t:.2f}", f"{t / ours:.2f}"]
-        for name, t in medians.items()
-    ]
-    ui.table(
-        f"training step, batch {batch}, {SIZE}x{SIZE}, {device.type}",
-        ["network", "ms", "images/s", "time / ours"],
-        rows,
-    )
+    what = f"batch {batch}, {SIZE}x{SIZE}, {device.type}"
+    ours = compare(f"training step, {what}", steps, args.steps, batch, device)
+    compare(f"two stages and all norms frozen, {what}", frozen, args.steps, batch, device)
     seconds = target_seconds(32, device)
     step_32 = ours * 32 / batch
     print(

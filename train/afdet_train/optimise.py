@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from afdet_train.config import FreezeConfig, OptimConfig
 from afdet_train.model import AnchorFreeDetector
+from afdet_train.model.folding import fold_frozen_norms
 
 
 def freeze(detector: AnchorFreeDetector, config: FreezeConfig) -> None:
     """Turns gradients off for the frozen parameters."""
-    for module in frozen_modules(detector, config):
+    for module in _frozen_modules(detector, config):
         for parameter in module.parameters():
             parameter.requires_grad_(False)
 
@@ -21,11 +22,19 @@ def freeze(detector: AnchorFreeDetector, config: FreezeConfig) -> None:
 def train_mode(detector: AnchorFreeDetector, config: FreezeConfig) -> None:
     """``train()``, but frozen modules stay in eval mode, so their statistics do not change."""
     detector.train()
-    for module in frozen_modules(detector, config):
+    for module in _frozen_modules(detector, config):
         module.eval()
 
 
-def frozen_modules(detector: AnchorFreeDetector, config: FreezeConfig) -> list[nn.Module]:
+def fold_norms(detector: AnchorFreeDetector, config: FreezeConfig) -> None:
+    """Runs the backbone's frozen norms as part of their convolutions."""
+    frozen = {m for part in _frozen_modules(detector, config) for m in part.modules()}
+    weight = next(detector.parameters())
+    example = torch.linspace(-2, 2, 3 * 128 * 128, device=weight.device).view(1, 3, 128, 128)
+    fold_frozen_norms(detector.backbone, frozen, example)
+
+
+def _frozen_modules(detector: AnchorFreeDetector, config: FreezeConfig) -> list[nn.Module]:
     """What the recipe freezes: modules in eval mode, without gradients."""
     frozen: list[nn.Module] = []
     backbone = detector.backbone

@@ -21,7 +21,6 @@ from afdet_train.config import Recipe
 from afdet_train.distributed import Ranks, process_group
 from afdet_train.evaluate import evaluate_network
 from afdet_train.losses import DetectionLoss, LossParts
-from afdet_train.model.folding import fold_frozen_norms
 from afdet_train.model.network import (
     AnchorFreeDetector,
     TrainingNetwork,
@@ -32,8 +31,8 @@ from afdet_train.model.network import (
 from afdet_train.optimise import (
     WeightAverage,
     build_optimizer,
+    fold_norms,
     freeze,
-    frozen_modules,
     learning_rate,
     optimizer_tensors,
     restore_optimizer,
@@ -135,7 +134,7 @@ def setup(recipe: Recipe, ranks: Ranks, pictures: int) -> Run:
     network: nn.Module = TrainingNetwork(detector)
     if ranks.world > 1 and ranks.device.type == "cuda" and recipe.freeze.batch_norm != "all":
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    _fold_norms(detector, recipe, ranks.device)
+    fold_norms(detector, recipe.freeze)
     if ranks.world > 1:
         network = DistributedDataParallel(network, broadcast_buffers=False)
     spec = model_spec(recipe.model)
@@ -152,13 +151,6 @@ def setup(recipe: Recipe, ranks: Ranks, pictures: int) -> Run:
         average=WeightAverage(detector, recipe.optim.ema_decay) if recipe.optim.ema_decay else None,
         iterations_per_epoch=recipe.train.total_iterations(pictures) // recipe.train.epochs,
     )
-
-
-def _fold_norms(detector: AnchorFreeDetector, recipe: Recipe, device: torch.device) -> None:
-    """Runs the backbone's frozen norms as part of their convolutions."""
-    frozen = {m for f in frozen_modules(detector, recipe.freeze) for m in f.modules()}
-    example = torch.rand(1, 3, 128, 128, device=device)
-    fold_frozen_norms(detector.backbone, frozen, example)
 
 
 def normalise_on_device(images: Tensor, spec: ModelSpec, device: torch.device) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-#: Largest relative difference of the network's outputs that counts as rounding.
+#: Largest difference that counts as rounding, relative to each output's largest value.
 _TOLERANCE = 1e-3
 
 
@@ -29,10 +29,13 @@ def fold_frozen_norms(network: nn.Module, frozen: Iterable[nn.Module], example: 
         example: Input [N, C, H, W], to see which norm follows which convolution.
 
     Returns:
-        How many norms were folded; 0 if folding would change the outputs. A copy of the network
-        would share the folded functions with it: copy first.
+        How many norms were folded; 0 if folding would change the outputs.
+
+    A copy of the network made afterwards runs with the original's weights: copy first.
     """
     norms = [m for m in frozen if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    if not norms:
+        return 0
     modes = {module: module.training for module in network.modules()}
     network.eval()
     try:
@@ -45,9 +48,11 @@ def fold_frozen_norms(network: nn.Module, frozen: Iterable[nn.Module], example: 
     finally:
         for module, mode in modes.items():
             module.training = mode
-    scale = max(float(t.abs().max()) for t in before)
-    worst = max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True))
-    if worst <= _TOLERANCE * scale:
+    close = (
+        float((a - b).abs().max()) <= _TOLERANCE * float(a.abs().max())
+        for a, b in zip(before, after, strict=True)
+    )
+    if all(close):
         return len(pairs)
     for module in (m for pair in pairs for m in pair):
         del module.forward  # The class's own is back.
@@ -86,7 +91,7 @@ def _find_pairs(
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    # A copy of the convolution that holds the scaled weights of one call, whatever its class does.
+    # A second convolution of the same class that holds the scaled weights of one call.
     scaled = copy.copy(conv)
     scaled._parameters = {}
 

@@ -1,7 +1,7 @@
-"""Weights stored in FP16 and computed with in FP32: half the file, at no cost when it runs.
+"""Weights stored in FP16 and computed with in FP32: half the file.
 
-Each large tensor is an FP16 initializer behind a Cast. ONNX Runtime and TensorRT fold the two
-when they load the model; the builder of this package does so before anything else looks at it.
+Each large tensor is an FP16 initializer behind a Cast. ONNX Runtime folds the two when it opens the
+model (benchmarks/bench_half_weights.py), and build-engine does so when it reads it.
 """
 
 from __future__ import annotations
