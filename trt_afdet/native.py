@@ -1,7 +1,11 @@
-"""The native libraries: found, checked and typed; loaded when they are asked for.
+"""The native libraries: found, checked and typed.
 
 ``libafdet_host`` decodes on the CPU, ``libafdet_cuda`` on the GPU; ``libafdet_emulated`` is the
 CUDA kernels' own source run on the CPU, for tests. Their C ABI is ``plugins/include/afdet``.
+Nothing is loaded before it is asked for.
+
+A library is looked for in the folders of the environment variable ``TRT_AFDET_LIBRARY_PATH``, in
+the installed package, then where the system's loader looks.
 """
 
 from __future__ import annotations
@@ -78,44 +82,57 @@ class NativeError(RunError):
     """A native function failed."""
 
 
-def _fields(names: str, kind: Any) -> list[tuple[str, Any]]:
-    return [(name, kind) for name in names.split()]
-
-
 class DecodeParams(ctypes.Structure):
     """AfdetParams."""
 
     _fields_ = (
         ("struct_size", c_uint32),
-        *_fields("num_levels num_classes height width", c_int32),
+        ("num_levels", c_int32),
+        ("num_classes", c_int32),
+        ("height", c_int32),
+        ("width", c_int32),
         ("strides", c_int32 * MAX_LEVELS),
-        *_fields("candidates_per_level max_detections class_agnostic", c_int32),
-        *_fields("regression_scale score_threshold nms_iou", c_float),
+        ("candidates_per_level", c_int32),
+        ("max_detections", c_int32),
+        ("class_agnostic", c_int32),
+        ("regression_scale", c_float),
+        ("score_threshold", c_float),
+        ("nms_iou", c_float),
     )
 
     @classmethod
     def of(cls, spec: ModelSpec) -> DecodeParams:
-        """The values of a spec, which may have :data:`MAX_LEVELS` levels."""
+        """The values of a spec; raises InvalidValueError if it has too many levels."""
         if len(spec.strides) > MAX_LEVELS:
             what = f"native code takes up to {MAX_LEVELS} levels"
             raise InvalidValueError(what, got=len(spec.strides))
         # More candidates than pairs means all of them.
         pairs = max(rows * columns for rows, columns in spec.grid_sizes) * spec.num_classes
-        same = ["num_classes", "height", "width", "max_detections", "class_agnostic"]
-        same += ["regression_scale", "score_threshold", "nms_iou"]
         return cls(
             struct_size=ctypes.sizeof(cls),
             num_levels=len(spec.strides),
+            num_classes=spec.num_classes,
+            height=spec.height,
+            width=spec.width,
             strides=(c_int32 * MAX_LEVELS)(*spec.strides),
             candidates_per_level=min(spec.candidates_per_level, pairs),
-            **{name: getattr(spec, name) for name in same},
+            max_detections=spec.max_detections,
+            class_agnostic=int(spec.class_agnostic),
+            regression_scale=spec.regression_scale,
+            score_threshold=spec.score_threshold,
+            nms_iou=spec.nms_iou,
         )
 
 
 class DetectionsOut(ctypes.Structure):
     """AfdetDetections: addresses of the four outputs."""
 
-    _fields_ = _fields("num_detections boxes scores classes", c_void_p)
+    _fields_ = (
+        ("num_detections", c_void_p),
+        ("boxes", c_void_p),
+        ("scores", c_void_p),
+        ("classes", c_void_p),
+    )
 
 
 class FrameDescriptor(ctypes.Structure):
@@ -124,7 +141,14 @@ class FrameDescriptor(ctypes.Structure):
     _fields_ = (
         ("planes", c_void_p * 2),
         ("pitches", c_int32 * 2),
-        *_fields("height width format color top left box_height box_width", c_int32),
+        ("height", c_int32),
+        ("width", c_int32),
+        ("format", c_int32),
+        ("color", c_int32),
+        ("top", c_int32),
+        ("left", c_int32),
+        ("box_height", c_int32),
+        ("box_width", c_int32),
     )
 
 
@@ -133,8 +157,12 @@ class InputParams(ctypes.Structure):
 
     _fields_ = (
         ("struct_size", c_uint32),
-        *_fields("height width pad_value bgr", c_int32),
-        *_fields("mean std", c_float * 3),
+        ("height", c_int32),
+        ("width", c_int32),
+        ("pad_value", c_int32),
+        ("bgr", c_int32),
+        ("mean", c_float * 3),
+        ("std", c_float * 3),
     )
 
     @classmethod
@@ -179,7 +207,7 @@ class Outputs(NamedTuple):
 
 
 def check_status(status: int, action: str) -> None:
-    """A :class:`NativeError` for a status other than 0: what failed, why, and what to do."""
+    """Raises NativeError, which says what failed, why, and what to do, unless ``status`` is 0."""
     if status == 0:
         return
     if status >= _CUDA_ERRORS:
@@ -190,7 +218,7 @@ def check_status(status: int, action: str) -> None:
 
 
 class HostLibrary:
-    """libafdet_host: decode + NMS on the CPU."""
+    """libafdet_host: decode + NMS on the CPU; ``build_info`` tells compiler and instruction set."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -215,8 +243,12 @@ class HostLibrary:
             heads: cls [N, K, H, W] of each level, then reg [N, 4, H, W] of each level, as
                 :func:`trt_afdet.postprocess.check_heads` returns them. Taken as they are if all
                 are float32 or all float16 and contiguous, else copied to float32.
+            spec: Gives thresholds, scale and sizes.
             threads: Most CPU threads; an image is never split.
             wanted: Class ids to look for; all by default.
+
+        Raises:
+            InvalidValueError, NativeError: If the spec is beyond the native code's limits.
         """
         half = all(head.dtype == np.float16 for head in heads)
         dtype = np.float16 if half else np.float32
@@ -229,7 +261,8 @@ class HostLibrary:
             mask = (c_uint8 * spec.num_classes)()
             for class_id in wanted:
                 mask[class_id] = 1
-        params, kind = DecodeParams.of(spec), DTYPES[np.dtype(dtype).name]
+        params = DecodeParams.of(spec)
+        kind = DTYPES[np.dtype(dtype).name]
         places = DetectionsOut(*(array.ctypes.data for array in outputs))
         status = self._detect(params, addresses, kind, batch, mask, threads, places)
         check_status(status, "decoding on the CPU")
@@ -239,7 +272,8 @@ class HostLibrary:
 class CudaLibrary:
     """libafdet_cuda: decode + NMS and letterbox on the GPU, over raw device addresses.
 
-    The emulation is the same ABI over host addresses.
+    The emulation is the same ABI over host addresses. ``build_info`` tells toolkit and
+    architectures.
     """
 
     def __init__(self, path: str) -> None:
@@ -262,7 +296,7 @@ class CudaLibrary:
             function.argtypes = arguments
 
     def detect_workspace(self, spec: ModelSpec, dtype: str, batch: int) -> int:
-        """Bytes of workspace that :meth:`detect` needs."""
+        """Bytes of workspace that :meth:`detect` needs; errors as there."""
         size = c_size_t()
         params = DecodeParams.of(spec)
         status = self._library.afdet_cuda_detect_workspace(params, DTYPES[dtype], batch, size)
@@ -284,21 +318,27 @@ class CudaLibrary:
 
         Args:
             heads: Addresses of cls of each level, then reg of each level, 16-byte aligned.
+            spec: Gives thresholds, scale and sizes.
             dtype: ``"float32"`` or ``"float16"``.
+            batch: N.
             outputs: Addresses of num_detections, boxes, scores, classes; see :class:`Outputs`.
             workspace: Address, 256-byte aligned.
             workspace_bytes: At least :meth:`detect_workspace`.
             stream: A cudaStream_t.
+
+        Raises:
+            InvalidValueError, NativeError: If an argument is refused or a launch fails.
         """
-        params, kind = DecodeParams.of(spec), DTYPES[dtype]
-        addresses, places = (c_void_p * len(heads))(*heads), DetectionsOut(*outputs)
+        params = DecodeParams.of(spec)
+        addresses = (c_void_p * len(heads))(*heads)
+        places = DetectionsOut(*outputs)
         status = self._library.afdet_cuda_detect(
-            params, addresses, kind, batch, places, workspace, workspace_bytes, stream
+            params, addresses, DTYPES[dtype], batch, places, workspace, workspace_bytes, stream
         )
         check_status(status, "queueing the decoder")
 
     def check_frames(self, frames: Sequence[FrameDescriptor], spec: ModelSpec) -> None:
-        """Checks frame descriptors before they go to the device; a NativeError if one is wrong."""
+        """Raises NativeError if a frame descriptor, on its way to the device, is out of range."""
         array = (FrameDescriptor * len(frames))(*frames)
         status = self._library.afdet_cuda_check_frames(InputParams.of(spec), array, len(frames))
         check_status(status, "checking the frames")
@@ -310,9 +350,14 @@ class CudaLibrary:
 
         Args:
             frames: Device address of ``count`` :class:`FrameDescriptor`, checked before.
+            count: Frames.
+            spec: Gives size, padding and normalisation.
             output: Address of [count, 3, spec.height, spec.width], 16-byte aligned.
             dtype: Of the output.
             stream: A cudaStream_t.
+
+        Raises:
+            NativeError: If an argument is refused or the launch fails.
         """
         status = self._library.afdet_cuda_letterbox(
             InputParams.of(spec), frames, count, output, DTYPES[dtype], stream
@@ -329,25 +374,29 @@ class CudaLibrary:
 
 @cache
 def host() -> HostLibrary:
-    """The CPU library; like the next three, a :class:`NativeMissingError` where it is not there."""
+    """The CPU library; raises NativeMissingError if it is not there."""
     return HostLibrary(find("afdet_host"))
 
 
 @cache
 def cuda() -> CudaLibrary:
-    """The CUDA library, which needs the CUDA driver."""
+    """The CUDA library; raises NativeMissingError if it or the CUDA driver is not there."""
     return CudaLibrary(find("afdet_cuda"))
 
 
 @cache
 def emulated() -> CudaLibrary:
-    """The CUDA kernels on the CPU."""
+    """The CUDA kernels on the CPU; raises NativeMissingError if they are not there."""
     return CudaLibrary(find("afdet_emulated"))
 
 
 def plugin_build_info() -> str:
-    """How the TensorRT plugin was built: TensorRT's version, toolkit and architectures."""
-    return _open(find("afdet_plugin"), "afdet_plugin")[1]
+    """How the TensorRT plugin was built: TensorRT's version, toolkit and architectures.
+
+    Raises NativeMissingError if it is not there.
+    """
+    _, build_info = _open(find("afdet_plugin"), "afdet_plugin")
+    return build_info
 
 
 def file_name(name: str) -> str:
@@ -367,7 +416,10 @@ def folders() -> list[Path]:
 
 
 def find(name: str) -> str:
-    """The path of a native library, such as ``"afdet_host"``; else a NativeMissingError."""
+    """The path of a native library, such as ``"afdet_host"``.
+
+    Raises NativeMissingError if it is in none of the folders and the system does not know it.
+    """
     file = file_name(name)
     for folder in folders():
         if (folder / file).is_file():

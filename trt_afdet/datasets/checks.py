@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from trt_afdet.errors import CorruptFileError
 
-NAMES_SHOWN, _LONGEST = 3, 400  # Names that a line of the report gives, their characters.
+NAMES_SHOWN = 3  # Names that a line of the report gives.
+_LONGEST = 400  # Characters of such a name.
 
 
 @dataclass
@@ -65,12 +66,17 @@ class Report:
 
 
 def clean_boxes(
-    boxes: npt.ArrayLike, width: int, height: int, report: Report, where: str, slack: float = 0.5
+    boxes: npt.ArrayLike,
+    width: int,
+    height: int,
+    report: Report,
+    where: str,
+    tolerance: float = 0.5,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.intp]]:
     """Boxes [N, 4] (x1 y1 x2 y2, pixels) clipped to the picture, without invalid ones.
 
     The report counts the changes, with ``where`` as their example, but not the clipping of boxes
-    that are outside by at most ``slack`` pixels.
+    that are outside by at most ``tolerance`` pixels.
 
     Returns:
         float32 [M, 4] and the indices of the M boxes that were kept.
@@ -87,7 +93,7 @@ def clean_boxes(
     report.add("boxes outside the picture dropped", where, int((proper & ~inside).sum()))
     keep = finite & proper & inside
     # Rounding by half a pixel deserves no warning.
-    moved = (np.abs(clipped - safe) > slack).any(axis=1)
+    moved = (np.abs(clipped - safe) > tolerance).any(axis=1)
     report.add("boxes clipped to the picture", where, int((keep & moved).sum()))
     kept = np.flatnonzero(keep)
     return clipped[kept], kept

@@ -15,7 +15,7 @@ import numpy as np
 
 from trt_afdet.datasets import foreign
 from trt_afdet.datasets.checks import Report, check_unique
-from trt_afdet.datasets.drafts import Draft, Drafts
+from trt_afdet.datasets.drafts import Draft, Drafts, label_score
 from trt_afdet.datasets.find import Folders, is_hidden, split_names
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
 from trt_afdet.support.text import decode_text, read_bytes
@@ -29,7 +29,8 @@ def find_files(root: Path) -> dict[str, Path]:
     files = [f for f in sorted((root / "annotations").glob("*.json")) if not is_hidden(f.name)]
     keypoints = [f for f in files if f.stem.startswith("person_keypoints_")]
     others = [f for f in files if not f.stem.startswith(("captions_", "panoptic_"))]
-    for file in [f for f in others if f not in keypoints] or keypoints:  # They hold boxes as well.
+    instances = [f for f in others if f not in keypoints]
+    for file in instances or keypoints:  # Files of keypoints hold boxes as well.
         found.setdefault(_split_of(file), file)
     if found:
         return found
@@ -298,16 +299,10 @@ def _draft(
             "crowd": [_flag(a.get("iscrowd", 0)) for a in kept],
             "difficult": [_flag(a.get("ignore", 0)) for a in kept],
             "area": areas,
-            "scores": [_score(a.get("score")) for a in kept],
+            "scores": [label_score(_number(a.get("score"))) for a in kept],
             "segmentations": [a.get("segmentation") or None for a in kept],
         },
     )
-
-
-def _score(value: Any) -> float:
-    """How sure a label is. Detections that serve as labels carry it; others are certain."""
-    score = _number(value)
-    return score if 0 < score < 1 else 1.0
 
 
 def _box(annotation: Entry, report: Report, where: str) -> list[float] | None:

@@ -83,6 +83,10 @@ def convert(
 
     Returns:
         The written data, by split; the reports name what the format cannot hold.
+
+    Raises:
+        InvalidValueError: If the target is not empty, or the source is a video.
+        WriteError: If it cannot be written.
     """
     if form not in FORMATS:
         raise InvalidValueError("unknown format", got=form, hint=f"use {', '.join(FORMATS)}")
@@ -114,6 +118,10 @@ def convert(
                 else:
                     shutil.copyfile(record.path, folder / file)
             write(part, name, data, files)
+            if form != "coco":
+                unsure = sum(int((record.scores < 1).sum()) for record in data.records)
+                kind = "labels written without their score, which only COCO files keep"
+                data.report.note(kind, name, unsure)
         _finish(part, form, splits)
         if target.exists():
             target.rmdir()

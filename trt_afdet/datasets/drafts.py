@@ -45,6 +45,11 @@ class Draft:
     extras: dict[str, list[Any]] = field(default_factory=dict)
 
 
+def label_score(given: float) -> float:
+    """How sure a label is: detections that serve as labels say it, all others are certain."""
+    return given if 0 < given < 1 else 1.0
+
+
 @dataclass
 class Drafts:
     """The result of a format's reader; COCO's ``category_ids`` are 1, 2, 3, ... by default."""
@@ -125,21 +130,41 @@ def _use(draft: Draft, look: Look | None, report: Report) -> Record | None:
 def _record(
     draft: Draft, boxes: npt.NDArray[np.float64], size: tuple[int, int], report: Report
 ) -> Record:
-    clean, kept = clean_boxes(boxes, *size, report, draft.where, draft.tolerance)
+    width, height = size
+    clean, kept = clean_boxes(boxes, width, height, report, draft.where, draft.tolerance)
     labels = np.asarray(draft.labels, np.int64)[kept]
-    extras: dict[str, Any] = {n: [v[i] for i in kept] for n, v in draft.extras.items()}
-    extras["frame_index"] = draft.frame_index
-    return Record.build(draft.path, draft.image_id, *size, clean, labels, **extras)
+    extras = {name: [values[i] for i in kept] for name, values in draft.extras.items()}
+    return Record.build(
+        draft.path,
+        draft.image_id,
+        width,
+        height,
+        clean,
+        labels,
+        frame_index=draft.frame_index,
+        **extras,
+    )
 
 
 def _turn_boxes(boxes: npt.NDArray[np.float64], look: Look) -> npt.NDArray[np.float64]:
-    """Boxes of the picture as stored, on the picture as shown; inverted ones stay inverted."""
-    x1, y1, x2, y2 = boxes.T[[1, 0, 3, 2]] if look.orientation > 4 else boxes.T
+    """Boxes of the picture as stored, on the picture as shown (orientations 2 to 8)."""
+    turned = _turn_points(boxes.reshape(-1, 2), look).reshape(-1, 4)
+    # An inverted box must stay inverted: only the swap by the turn is undone.
     if look.orientation in (2, 3, 6, 7):
-        x1, x2 = look.width - x2, look.width - x1
+        turned = turned[:, [2, 1, 0, 3]]
     if look.orientation in (3, 4, 7, 8):
-        y1, y2 = look.height - y2, look.height - y1
-    return np.stack([x1, y1, x2, y2], axis=1)
+        turned = turned[:, [0, 3, 2, 1]]
+    return turned
+
+
+def _turn_points(points: npt.NDArray[np.float64], look: Look) -> npt.NDArray[np.float64]:
+    """Points [N, 2] of the picture as stored, on the picture as shown."""
+    points = np.array(points[:, ::-1] if look.orientation > 4 else points, np.float64)
+    if look.orientation in (2, 3, 6, 7):
+        points[:, 0] = look.width - points[:, 0]
+    if look.orientation in (3, 4, 7, 8):
+        points[:, 1] = look.height - points[:, 1]
+    return points
 
 
 def _turn_mask(mask: Any, look: Look) -> Any:
@@ -147,7 +172,6 @@ def _turn_mask(mask: Any, look: Look) -> Any:
     if not isinstance(mask, list):
         return None
     try:
-        points = [np.tile(np.reshape(np.asarray(p, np.float64), (-1, 2)), 2) for p in mask]
-        return [_turn_boxes(p, look)[:, :2].reshape(-1).tolist() for p in points]
+        return [_turn_points(np.reshape(p, (-1, 2)), look).reshape(-1).tolist() for p in mask]
     except (TypeError, ValueError):
         return None

@@ -6,6 +6,7 @@ import os
 import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
@@ -99,7 +100,7 @@ class Folders:
     def _stems(self, folder: Path) -> dict[str, list[str]]:
         """Names of pictures by stem."""
         found: dict[str, list[str]] = {}
-        for name in (name for names in self.names(folder).values() for name in names):
+        for name in chain.from_iterable(self.names(folder).values()):
             if is_picture(Path(name)) and (folder / name).is_file():
                 found.setdefault(Path(name).stem, []).append(name)
         return found
@@ -140,9 +141,12 @@ class Folders:
         """The picture of that stem, of any format and case; also where one name is URL-quoted."""
         names = self.stems(folder).get(stem)
         if not names:
-            low, every = fold(stem), [(fold(s), n) for s, n in self.stems(folder).items()]
-            names = [n for s, found in every if s == low for n in found]
-            names = names or [n for s, found in every if unquote(s) == unquote(low) for n in found]
+            low = fold(stem)
+            stems = [(fold(s), found) for s, found in self.stems(folder).items()]
+            names = [n for s, found in stems if s == low for n in found]
+            if not names:
+                low = unquote(low)
+                names = [n for s, found in stems if unquote(s) == low for n in found]
             if len(names) != 1:
                 return None
         return folder / names[0]

@@ -203,12 +203,10 @@ class Dataset:
             return self
         unknown = [n for n in self.class_names if n not in names]
         if unknown:
+            what = f"{self.name} has other classes than the model"
             got = f"only the data has {', '.join(map(repr, unknown[:5]))}"
-            what, hint = (
-                "has other classes than the model",
-                f"the model has {', '.join(names[:20])}",
-            )
-            raise InvalidValueError(f"{self.name} {what}", got=got, hint=hint)
+            hint = f"the model has {', '.join(names[:20])}"
+            raise InvalidValueError(what, got=got, hint=hint)
         order = np.array([names.index(n) for n in self.class_names], np.int64)
         records = tuple(dataclasses.replace(r, labels=order[r.labels]) for r in self.records)
         return dataclasses.replace(self, records=records)._renamed(names, self.class_names)

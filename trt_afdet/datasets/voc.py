@@ -29,8 +29,10 @@ CLASSES = (
     "tvmonitor",
 )  # fmt: skip
 
-#: Share of the pictures that "val" gets where the data has no splits, and how they are chosen.
-VAL_SHARE, SPLIT_SEED = 0.2, 0
+#: Share of the pictures that "val" gets where the data has no splits.
+VAL_SHARE = 0.2
+#: Of that split.
+SPLIT_SEED = 0
 
 _CLASS_FILES = ("labelmap.txt", "classes.txt", "predefined_classes.txt", "labels.txt", "obj.names")
 _PICTURE_FOLDERS = ("JPEGImages", "images", "image", "imgs", "img", "pictures", "photos")
@@ -98,7 +100,8 @@ def _find_items(root: Path, split: str | None, report: Report, folders: Folders)
     """The annotations of a split.
 
     Those that a list of ``ImageSets/Main`` or ``ImageSets`` names; else those in folders of the
-    split's name (also ``valid`` for ``val``); else all, of which ``train`` and ``val`` are parts.
+    split's name (also ``valid`` for ``val``); else all, which ``train`` and ``val`` divide 4 to 1
+    by a seeded draw.
     """
     lists = _lists_folder(root)
     if lists is not None:
@@ -210,7 +213,8 @@ def _class_names(roots: list[Path], pages: list[_Page], report: Report) -> tuple
             return (*names, *more)
     read = {page.draft.where for page in pages}
     quiet = _Reader(Report())
-    for xml in (xml for root in roots for xml in _xml_files(root) if str(xml) not in read):
+    others = [xml for root in roots for xml in _xml_files(root) if str(xml) not in read]
+    for xml in others:
         with suppress(CorruptFileError, MissingFileError):  # Counted where its own split is read.
             used.update(_object_name(node) for node in quiet.tree(xml).iter("object"))
     if {n.lower() for n in used} <= set(CLASSES):  # "Dog" is VOC's dog.
@@ -240,16 +244,16 @@ def _class_list(root: Path) -> tuple[tuple[str, ...], Path] | None:
 def _class_index(names: tuple[str, ...], pages: list[_Page], report: Report) -> dict[str, int]:
     used = Counter(name for page in pages for name in page.names)
     first = {name: page.draft.where for page in reversed(pages) for name in page.names}
-    meant = {name: same_name(name, names) for name in used}
-    unknown = [name for name in used if meant[name] is None]
+    meant = {name: known for name in used if (known := same_name(name, names)) is not None}
+    unknown = [name for name in used if name not in meant]
     if unknown:
         shown = ", ".join(f"{n or '(no name)'} ({used[n]} objects)" for n in sorted(unknown)[:8])
         hint = f"the classes are {', '.join(names[:20])}"
         raise InvalidValueError(f"{first[unknown[0]]}: unknown class", got=shown, hint=hint)
-    for name, other in meant.items():
-        if other != name:
-            report.note(f"objects {name!r} are taken as class {other!r}", first[name], used[name])
-    return {name: names.index(str(other)) for name, other in meant.items()}
+    for name, known in meant.items():
+        if known != name:
+            report.note(f"objects {name!r} are taken as class {known!r}", first[name], used[name])
+    return {name: names.index(known) for name, known in meant.items()}
 
 
 def _object_name(node: ElementTree.Element) -> str:
@@ -324,17 +328,17 @@ class _Reader:
             return data.decode("latin-1")
 
     def _picture(self, item: _Item, tree: ElementTree.Element) -> Path | None:
-        # Both kinds of slashes.
-        said, also = (
-            PureWindowsPath((tree.findtext(tag) or "").strip()).name for tag in ("filename", "path")
-        )
+        texts = [(tree.findtext(tag) or "").strip() for tag in ("filename", "path")]
+        names = [PureWindowsPath(text).name for text in texts]  # Both kinds of slashes.
         find_file, find_picture = self.folders.find_file, self.folders.picture
+        said = names[0]
         for folder in item.folders:
-            exact = Path(said).stem == item.stem and is_picture(folder / said)
-            path = find_file(folder, said) if exact else None  # a.png beside an a.jpg.
-            if path := path or find_picture(folder, item.stem):
+            same = Path(said).stem == item.stem and is_picture(folder / said)
+            if same and (path := find_file(folder, said)):  # a.png beside an a.jpg.
                 return path
-        for name in filter(None, (said, also)):
+            if path := find_picture(folder, item.stem):
+                return path
+        for name in filter(None, names):
             for folder in item.folders:
                 if path := find_file(folder, name) or find_picture(folder, name):
                     return path
@@ -356,10 +360,16 @@ class _Reader:
             names.append(_object_name(node))
             flag = (node.findtext("difficult") or "0").strip().lower()
             difficult.append(flag in ("1", "true", "yes"))
-        table = np.array(boxes, np.float64).reshape(-1, 4)
-        size = (sides[0], sides[1]) if len(sides) == 2 else None
-        draft = Draft(path, str(item.xml), 0, table, [], size, extras={"difficult": difficult})
-        draft.tolerance = 1.0  # Tools that count from 0 write a corner of 0.
+        draft = Draft(
+            path=path,
+            where=str(item.xml),
+            image_id=0,
+            boxes=np.array(boxes, np.float64).reshape(-1, 4),
+            labels=[],
+            size=(sides[0], sides[1]) if len(sides) == 2 else None,
+            tolerance=1.0,  # Tools that count from 0 write a corner of 0.
+            extras={"difficult": difficult},
+        )
         return _Page(draft, names)
 
 
@@ -376,8 +386,8 @@ def _corners(node: ElementTree.Element, file: Path) -> tuple[float, float, float
     """An object's box, 0-based; of a polygon its box; None if it has neither."""
 
     def numbers(parent: ElementTree.Element, *tags: str) -> list[float]:
-        names = [f"{file}: <{tag}> of <{parent.tag}>" for tag in tags]
-        return [_number(parent.findtext(t), name) for t, name in zip(tags, names, strict=True)]
+        what = f"of <{parent.tag}>"
+        return [_number(parent.findtext(tag), f"{file}: <{tag}> {what}") for tag in tags]
 
     box, rotated = node.find("bndbox"), node.find("robndbox")
     if box is not None:
@@ -391,12 +401,12 @@ def _corners(node: ElementTree.Element, file: Path) -> tuple[float, float, float
         cos, sin = abs(math.cos(angle)), abs(math.sin(angle))
         half_x, half_y = (width * cos + height * sin) / 2, (width * sin + height * cos) / 2
         return x - half_x, y - half_y, x + half_x, y + half_y
-    points: dict[str, list[float]] = {"x": [], "y": []}
+    xs: list[float] = []
+    ys: list[float] = []
     for child in node.iterfind("polygon//*"):
         if isinstance(child.tag, str) and re.fullmatch(r"[xy]\d*", child.tag):
             value = _number(child.text, f"{file}: a point of <polygon>")
-            points[child.tag[0]].append(value)
-    xs, ys = points.values()
+            (xs if child.tag[0] == "x" else ys).append(value)
     return (min(xs) - 1, min(ys) - 1, max(xs), max(ys)) if xs and ys else None
 
 

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from functools import cache
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -16,7 +17,7 @@ import numpy as np
 
 from trt_afdet.datasets import find
 from trt_afdet.datasets.checks import Report, check_unique
-from trt_afdet.datasets.drafts import Draft, Drafts
+from trt_afdet.datasets.drafts import Draft, Drafts, label_score
 from trt_afdet.datasets.find import SPLIT_NAMES, SPLITS, Folders, is_hidden, is_picture, split_names
 from trt_afdet.errors import AfdetError, CorruptFileError, InvalidValueError, MissingFileError
 from trt_afdet.support.text import import_yaml, read_text
@@ -269,9 +270,9 @@ def _resolve(value: str, base: Path, home: Path, folders: Folders) -> list[Path]
             found = sorted(Path(p) for p in glob.glob(str(path), recursive=True))  # noqa: PTH207
             if found:
                 return found
-    # Other case, other accents.
-    found_path = None if said.is_absolute() else folders.find(base, value)
-    found_path = found_path or (None if said.is_absolute() else folders.find(home, value))
+    found_path = None
+    if not said.is_absolute():  # Other case, other accents.
+        found_path = find.first(folders.find(place, value) for place in (base, home))
     # Of another machine, or of an archive that was unpacked elsewhere: the last parts may be here.
     parts = [p for p in PurePosixPath(value).parts if p not in ("/", ".", "..")]
     for start in range(1, len(parts)):
@@ -348,12 +349,15 @@ class _Reader:
                 except CorruptFileError as error:
                     self.report.add("pictures with malformed labels left out", str(error))
                     continue
-            table = np.array(rows, np.float64).reshape(-1, 5)
+            table = np.array(rows, np.float64).reshape(-1, 6)
             half = table[:, 3:5] / 2
             boxes = np.concatenate([table[:, 1:3] - half, table[:, 1:3] + half], axis=1)
             labels = [int(v) for v in table[:, 0]]
+            extras = {"scores": table[:, 5].tolist()}
             where = str(file or picture)
-            drafts.append(Draft(picture, where, number, boxes, labels, relative=True))
+            drafts.append(
+                Draft(picture, where, number, boxes, labels, relative=True, extras=extras)
+            )
         if not files and need_labels:
             what = f"no label file found for any of the {len(pictures)} pictures"
             hint = "looked in " + ", ".join(str(p) for p in list(looked)[:6])
@@ -387,8 +391,9 @@ class _Reader:
             if folder.name.lower() in ("labels", "label"):
                 continue
             stems = {f.stem for f in files if f.parent == folder}
-            for name in (n for names in self.folders.names(folder).values() for n in names):
-                path, low = folder / name, name.lower()
+            for name in chain.from_iterable(self.folders.names(folder).values()):
+                path = folder / name
+                low = name.lower()
                 if low.endswith(".txt") and low not in _NO_LABELS and path.stem not in stems:
                     self.report.add("label files without a picture", str(path))
 
@@ -432,8 +437,11 @@ class _Reader:
         return None
 
     def rows(self, file: Path, index: Mapping[str, int]) -> list[tuple[float, ...]]:
-        """``class x y w h`` of each line; raises CorruptFileError at the first that is no label."""
-        found: dict[tuple[float, ...], None] = {}
+        """``class x y w h score`` of each line.
+
+        Raises CorruptFileError at the first that is no label.
+        """
+        found: dict[tuple[float, ...], float] = {}  # The scores of different rows.
         for number, line in enumerate(read_text(file).splitlines(), 1):
             where = f"{file}:{number}"
             words = line.replace(",", " ").replace(";", " ").split()
@@ -456,13 +464,13 @@ class _Reader:
             elif row in found:
                 self.report.note("repeated labels, taken once", where)
             else:
-                found[row] = None
-        return list(found)
+                found[row] = label_score(values[4]) if len(values) == 5 else 1.0
+        return [(*row, score) for row, score in found.items()]
 
     def _box(self, values: list[float], where: str) -> list[float]:
         """Centre and size from the numbers after the class."""
         if len(values) == 5:
-            self.report.note("labels with a sixth column (confidence), which is left out", where)
+            self.report.note("labels with a sixth column, taken as their score", where)
         if len(values) in (4, 5) or (self.keypoints and len(values) > 5):
             return values[:4]
         if len(values) >= 6 and len(values) % 2 == 0:

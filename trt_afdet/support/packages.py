@@ -12,32 +12,39 @@ from pathlib import Path
 
 from trt_afdet.errors import MissingDependencyError
 
-#: Import names by the smallest extra that brings them (None: always installed).
-_BY_EXTRA: dict[str | None, tuple[str, ...]] = {
-    None: ("numpy", "cv2", "PIL"),
-    "runtime": ("onnxruntime", "rich", "faster_coco_eval", "av"),
-    "plots": ("matplotlib",),
-    "onnx": ("onnx", "onnxsim"),
-    "doom": ("vizdoom",),
-    "web": ("fastapi", "starlette", "anyio", "uvicorn", "websockets", "prometheus_client"),
-    "track": ("trackers", "supervision"),
-    "mqtt": ("paho",),
-    "redis": ("redis",),
-    "cameras": ("yaml", "pydantic", "pydantic_core"),
-    "train": (
-        "torch", "torchvision", "timm", "safetensors", "tensorboard", "onnxscript", "afdet_train",
-    ),
-}  # fmt: skip
-#: Distributions that are not called as their module is.
-_CALLED = {
-    "cv2": "opencv-python-headless", "PIL": "pillow", "starlette": "fastapi", "anyio": "fastapi",
-    "paho": "paho-mqtt", "yaml": "PyYAML", "pydantic_core": "pydantic", "afdet_train": "trt-afdet",
-}  # fmt: skip
-#: Import name: the distribution and its extra.
-PACKAGES = {
-    module: (_CALLED.get(module, module.replace("_", "-")), extra)
-    for extra, modules in _BY_EXTRA.items()
-    for module in modules
+#: Import name: the distribution, and the smallest extra that brings it (None: always installed).
+PACKAGES: dict[str, tuple[str, str | None]] = {
+    "numpy": ("numpy", None),
+    "cv2": ("opencv-python-headless", None),
+    "onnxruntime": ("onnxruntime", "runtime"),
+    "rich": ("rich", "runtime"),
+    "faster_coco_eval": ("faster-coco-eval", "runtime"),
+    "av": ("av", "runtime"),
+    "PIL": ("pillow", None),
+    "matplotlib": ("matplotlib", "plots"),
+    "onnx": ("onnx", "onnx"),
+    "onnxsim": ("onnxsim", "onnx"),
+    "vizdoom": ("vizdoom", "doom"),
+    "fastapi": ("fastapi", "web"),
+    "starlette": ("fastapi", "web"),
+    "anyio": ("fastapi", "web"),
+    "uvicorn": ("uvicorn", "web"),
+    "websockets": ("websockets", "web"),
+    "prometheus_client": ("prometheus-client", "web"),
+    "trackers": ("trackers", "track"),
+    "supervision": ("supervision", "track"),
+    "paho": ("paho-mqtt", "mqtt"),
+    "redis": ("redis", "redis"),
+    "yaml": ("PyYAML", "cameras"),
+    "pydantic": ("pydantic", "cameras"),
+    "pydantic_core": ("pydantic", "cameras"),
+    "torch": ("torch", "train"),
+    "torchvision": ("torchvision", "train"),
+    "timm": ("timm", "train"),
+    "safetensors": ("safetensors", "train"),
+    "tensorboard": ("tensorboard", "train"),
+    "onnxscript": ("onnxscript", "train"),
+    "afdet_train": ("trt-afdet", "train"),
 }
 
 #: Libraries that Python packages expect of the system.

@@ -24,26 +24,37 @@ from typing import Any
 
 log = logging.getLogger("trt_afdet.stream")
 
-COMMAND_WAITS = 1.5  #: Seconds that the command line waits for libraries at its end.
-PROGRAM_WAITS = 5.0  #: The same of any other program.
+#: Seconds that the command line waits for libraries at its end, and that any other program does.
+COMMAND_WAITS = 1.5
+PROGRAM_WAITS = 5.0
 
 _here = threading.local()
 _lock = threading.Lock()
-#: Work that must end before Python does: the event of its end, its name, and how to stop it.
-_at_work: dict[threading.Event, tuple[str, Callable[[], object]]] = {}
+_at_work: set[_AtWork] = set()
 
 
-def _begun(name: str, stop: Callable[[], object]) -> threading.Event:
-    done = threading.Event()
-    with _lock:
-        _at_work[done] = name, stop
-    return done
+class _AtWork:
+    """Work that must end before Python does."""
 
+    def __init__(self, name: str, stop: Callable[[], object]) -> None:
+        self.name = name
+        self.done = threading.Event()
+        self._stop: Callable[[], object] | None = stop
 
-def _ended(done: threading.Event) -> None:
-    with _lock:
-        _at_work.pop(done, None)
-    done.set()
+    def stop(self) -> None:
+        if (stop := self._stop) is not None:
+            stop()
+
+    def enter(self) -> None:
+        with _lock:
+            _at_work.add(self)
+
+    def exit(self) -> None:
+        """It has ended: it holds nothing any more, and whoever waits finds it gone."""
+        self._stop = None
+        with _lock:
+            _at_work.discard(self)
+        self.done.set()
 
 
 class Worker(threading.Thread):
@@ -70,13 +81,14 @@ class Worker(threading.Thread):
         super().__init__(target=target, name=name, args=args, daemon=True)
         self.interrupted = threading.Event()
         self._on_exit = on_exit
+        self._entry = _AtWork(name, self._end)
 
     def start(self) -> None:
-        self._done = _begun(self.name, self._end)
+        self._entry.enter()
         try:
             super().start()
         except BaseException:
-            _ended(self._done)
+            self._entry.exit()
             raise
 
     def interrupt(self) -> None:
@@ -93,7 +105,7 @@ class Worker(threading.Thread):
         try:
             self.work()
         finally:
-            _ended(self._done)
+            self._entry.exit()
             self._on_exit = None  # A connection must not wait for the garbage collector.
 
     def work(self) -> None:
@@ -116,11 +128,12 @@ def at_work(name: str, stop: Callable[[], object]) -> Iterator[None]:
     if threading.current_thread() is threading.main_thread():
         yield
         return
-    done = _begun(name, stop)
+    entry = _AtWork(name, stop)
+    entry.enter()
     try:
         yield
     finally:
-        _ended(done)
+        entry.exit()
 
 
 def leave(within: float) -> list[str]:
@@ -129,21 +142,21 @@ def leave(within: float) -> list[str]:
     Returns the names of threads that are still inside a library.
     """
     deadline = time.monotonic() + within
-    told: set[threading.Event] = set()
+    told: set[_AtWork] = set()
     while True:
         with _lock:
-            left = dict(_at_work)
-        for done, (name, stop) in left.items():
-            if done not in told:
-                told.add(done)
+            left = list(_at_work)
+        for entry in left:
+            if entry not in told:
+                told.add(entry)
                 try:
-                    stop()
+                    entry.stop()
                 except Exception:
-                    log.debug("%s: cannot be told to end", name, exc_info=True)
+                    log.debug("%s: cannot be told to end", entry.name, exc_info=True)
         if not left or time.monotonic() >= deadline:
-            return sorted(name for name, _ in left.values())
+            return sorted(entry.name for entry in left)
         # In steps: what ends may have started something else meanwhile.
-        next(iter(left)).wait(min(0.1, max(0.0, deadline - time.monotonic())))
+        left[0].done.wait(min(0.1, max(0.0, deadline - time.monotonic())))
 
 
 def end_process(status: int) -> int:
@@ -176,7 +189,10 @@ atexit.register(_at_exit)
 
 
 class _Clock:
-    """Stands for ``time`` in PyAV: in an interrupted worker every deadline has passed."""
+    """Stands for the module ``time`` in PyAV, whose interrupt callback compares it with a deadline.
+
+    In an interrupted worker every deadline has passed.
+    """
 
     _far = itertools.count(1e12, 1e9)
 

@@ -558,3 +558,16 @@ def test_convert_refuses_a_target_that_is_not_empty(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     convert(root, tmp_path / "c", "yolo")
     assert (tmp_path / "c/data.yaml").is_file()
+
+
+def test_only_coco_files_keep_the_scores_of_labels(tmp_path: Path) -> None:
+    source = tmp_path / "labelled"
+    save(source / "a.png")
+    write(source / "a.txt", "0 .5 .5 .2 .2 0.25\n0 .5 .5 .3 .3\n")
+    write(source / "classes.txt", "cat\n")
+    kind = "labels written without their score, which only COCO files keep"
+    for form, lost in (("coco", 0), ("voc", 1), ("yolo", 1)):
+        (written,) = convert(source, tmp_path / form, form).values()
+        assert written.report.counts[kind] == lost
+        again = open_dataset(tmp_path / form, "train").records[0].scores
+        assert again.tolist() == ([1, 1] if lost else [0.25, 1])

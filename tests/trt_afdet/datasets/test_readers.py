@@ -516,6 +516,20 @@ def test_coco_keeps_the_scores_of_labels(tmp_path: Path) -> None:
     assert kept.scores.tolist() == expected[1::2]
 
 
+def test_yolo_keeps_the_scores_of_labels(tmp_path: Path) -> None:
+    given = ["0.25", "1", "", "0.5", "nan", "-1", "7", "0", "inf", "1e-3"]
+    expected = np.float32([0.25, 1, 1, 0.5, 1, 1, 1, 1, 1, 1e-3])
+    lines = [f"{i % 2} 0.5 0.5 0.2 {0.1 + i / 20} {score}\n" for i, score in enumerate(given)]
+    lines.append("1 0.5 0.5 0.2 0.25 0.75\n")  # The box of the 0.5 once more.
+    data = open_dataset(write_yolo(tmp_path, {"a": "".join(lines), "b": "0 .5 .5 .1 .1"}), "train")
+    first, second = data.records
+    assert first.scores.tolist() == expected.tolist()
+    assert first.scores.dtype == np.float32
+    assert second.scores.tolist() == [1]
+    assert data.report.counts["labels with a sixth column, taken as their score"] == 10
+    assert not data.report.faults
+
+
 def test_classes_merge_where_the_first_one_was(tmp_path: Path) -> None:
     write_coco(tmp_path)
     data = open_dataset(tmp_path, "val")
