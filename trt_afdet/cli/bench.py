@@ -241,7 +241,9 @@ def onnx_precision(path: Path) -> str:
         import onnx
     except ImportError:
         return "?"
-    model = onnx.load(str(path), load_external_data=False)
+    from trt_afdet.engine.onnx.model_file import read_model
+
+    model = read_model(path)
     if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
         return "int8"
     sizes: Counter[int] = Counter()

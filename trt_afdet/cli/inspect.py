@@ -109,14 +109,12 @@ def _of_onnx(path: Path) -> Findings:
 
 def _read_onnx(path: Path) -> Any:
     """Any model of ours: canonical, converted, with NMS."""
-    from trt_afdet.engine.onnx.model_file import load_canonical
+    from trt_afdet.engine.onnx.model_file import load_canonical, read_model
 
     try:
         return load_canonical(path)[0]
     except InvalidValueError:  # Whole, but not canonical.
-        import onnx
-
-        model = onnx.load(str(path), load_external_data=False)
+        model = read_model(path)
     for index, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
     return model

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import platform
 import sys
 import threading
@@ -48,22 +47,19 @@ _NUMPY = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "INT64": "int
 
 
 class Listener(Protocol):
-    """Receives warnings, tables and progress of a build; logs warnings and shows nothing."""
+    """Receives warnings, tables and progress of a build."""
 
     def warn(self, text: str) -> None:
-        logging.getLogger("trt_afdet").warning("%s", text)
+        """A warning."""
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A report."""
-        return
 
     def progress(self, items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
         """Passes items on and shows how far it is."""
-        return items
 
     def building(self, state: BuildState) -> None:
         """TensorRT is building; called every tenth of a second."""
-        return
 
 
 class FallbackError(RunError):
@@ -325,21 +321,20 @@ def check_precision(
 
 def _configure(plan: BuildPlan, config: Any, listener: Listener) -> None:
     options, flavour = plan.options, plan.flavour
-    others = options.hardware_compatible
-    switches = (
-        (not options.tf32, flavour.forbid_tf32),
-        (options.version_compatible, flavour.set_version_compatible),
-        (others == "ampere_plus", flavour.set_ampere_plus),
-        (others == "same_compute_capability", flavour.set_same_compute_capability),
-        (options.strip_weights, flavour.set_stripped),
-    )
-    for wanted, switch in switches:
-        if wanted:
-            switch(config)
+    if not options.tf32:
+        flavour.forbid_tf32(config)
     if plan.workspace is not None:
         flavour.set_workspace(config, plan.workspace)
     if options.optimization_level is not None:
         flavour.set_optimization_level(config, options.optimization_level)
+    if options.version_compatible:
+        flavour.set_version_compatible(config)
+    if options.hardware_compatible == "ampere_plus":
+        flavour.set_ampere_plus(config)
+    elif options.hardware_compatible == "same_compute_capability":
+        flavour.set_same_compute_capability(config)
+    if options.strip_weights:
+        flavour.set_stripped(config)
     if options.without_tactics:
         flavour.set_tactics(config, options.without_tactics)
     if options.dla_core is not None:

@@ -128,7 +128,7 @@ def average_precision(truth: Dataset, found: list[Detections]) -> float:
 
 
 def as_truth(pictures: Pictures, found: list[Detections], sizes: list[tuple[int, int]]) -> Dataset:
-    """Confident detections as truth, where nobody drew boxes; sizes are (width, height)."""
+    """Confident detections as truth, where nobody drew boxes; sizes are width, height in pixels."""
     records = []
     items = zip(pictures.files, found, sizes, strict=True)
     for number, (path, detections, size) in enumerate(items, 1):

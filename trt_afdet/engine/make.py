@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from trt_afdet.engine.compare import in_onnxruntime
 from trt_afdet.engine.options import BuildOptions
 from trt_afdet.engine.plan import make_plan
 from trt_afdet.engine.precision.fp16 import emulate_half
+from trt_afdet.engine.progress import BuildState
 from trt_afdet.engine.sample_pictures import open_pictures
 from trt_afdet.engine.verify import check, opened
 from trt_afdet.errors import InvalidValueError, RunError
@@ -92,8 +95,18 @@ def build_engine(
     return BuildResult(target, sidecar)
 
 
-class _Quiet(Listener):
-    """Logs warnings and shows nothing else."""
+class _Quiet:
+    """A listener that logs warnings and shows nothing else."""
+
+    def warn(self, text: str) -> None:
+        logging.getLogger("trt_afdet").warning("%s", text)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None: ...
+
+    def progress(self, items: Iterable[Any], total: int, description: str) -> Iterable[Any]:
+        return items
+
+    def building(self, state: BuildState) -> None: ...
 
 
 def make_engine(

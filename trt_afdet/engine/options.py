@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -201,51 +200,68 @@ class BuildOptions:
             if option.choices and value is not None:
                 _one_of(option.name.replace("_", "-"), value, option.choices)
         _one_of("hardware-compatible", self.hardware_compatible, COMPATIBILITIES)
-        for name, limit in self.verify_limits:
-            _one_of("verify-limits", name, LIMIT_NAMES)
-            if not (math.isfinite(limit) and limit >= 0):
-                raise InvalidValueError(f"the limit {name} must be 0 or more", got=limit)
-        for wrong, what, got, hint in self._checks():
-            if wrong:
-                raise InvalidValueError(what, got=got, hint=hint)
-
-    def _checks(self) -> Iterator[tuple[bool, str, object, str | None]]:
-        """Whether something is wrong, what, what was given, and a hint."""
-        precision, dla = self.precision, self.dla_core is not None
         least, best, most = self.batch
-        batch = ",".join(map(str, self.batch))
-        level, space = self.optimization_level, self.workspace
-        calibrated, implicit = self.calib is not None, self.int8_mode == "implicit"
-        # fmt: off
-        yield (not 1 <= least <= best <= most,
-               "the batch range must ascend from 1 on: MIN,OPT,MAX", batch, None)
-        yield most > _LARGEST_BATCH, f"a batch is at most {_LARGEST_BATCH}", most, None
-        yield (self.io == "float16" and precision == "fp32",
-               "FP16 input and outputs go with fp16 and int8", "fp32", None)
-        yield (level is not None and level not in _LEVELS,
-               "the optimization level is 0 to 5", level, None)
-        yield (space is not None and not 1 <= space <= _LARGEST_SIZE,
-               f"the workspace must be above 0 and at most {_LARGEST_SIZE >> 20} MiB",
-               f"{space} bytes", None)
-        yield (self.plugin is not None and self.nms != "plugin",
-               "a plugin goes with --nms plugin", f"--nms {self.nms}", None)
-        yield (precision == "int8" and not calibrated,
-               "INT8 needs calibration pictures", None, "--calib FOLDER, COCO.json or VIDEO")
-        yield (precision in ("fp32", "fp16") and calibrated,
-               "calibration pictures go with --precision int8 or best", precision, None)
-        yield (implicit and self.calib_method not in (None, "entropy"),
-               "TensorRT's own calibrator has the method entropy only", self.calib_method, None)
-        yield (self.picture is not None and (not calibrated or implicit),
-               "the picture of what INT8 hurts goes with explicit INT8", self.picture, None)
-        yield (self.verify is None and bool(self.verify_limits or self.verify_images is not None),
-               "there is nothing to verify on", None, "--verify COCO.json")
-        yield (self.verify_images is not None and self.verify_images < 1,
-               "the gate needs at least 1 picture", self.verify_images, None)
-        yield self.gpu_fallback and not dla, "--gpu-fallback goes with --dla-core", None, None
-        yield (dla and precision not in ("fp16", "int8"),
-               "the DLA computes in fp16 or int8", precision, None)
-        yield dla and len(set(self.batch)) > 1, "the DLA takes one batch size", batch, None
-        # fmt: on
+        if not 1 <= least <= best <= most:
+            raise InvalidValueError(
+                "the batch range must ascend from 1 on: MIN,OPT,MAX",
+                got=",".join(map(str, self.batch)),
+            )
+        if most > _LARGEST_BATCH:
+            raise InvalidValueError(f"a batch is at most {_LARGEST_BATCH}", got=most)
+        if self.io == "float16" and self.precision == "fp32":
+            raise InvalidValueError("FP16 input and outputs go with fp16 and int8", got="fp32")
+        if self.optimization_level is not None and self.optimization_level not in _LEVELS:
+            raise InvalidValueError("the optimization level is 0 to 5", got=self.optimization_level)
+        if self.workspace is not None and not 1 <= self.workspace <= _LARGEST_SIZE:
+            raise InvalidValueError(
+                f"the workspace must be above 0 and at most {_LARGEST_SIZE >> 20} MiB",
+                got=f"{self.workspace} bytes",
+            )
+        if self.plugin is not None and self.nms != "plugin":
+            raise InvalidValueError("a plugin goes with --nms plugin", got=f"--nms {self.nms}")
+        self._check_int8()
+        self._check_verify()
+        self._check_dla()
+
+    def _check_int8(self) -> None:
+        if self.precision == "int8" and self.calib is None:
+            raise InvalidValueError(
+                "INT8 needs calibration pictures", hint="--calib FOLDER, COCO.json or VIDEO"
+            )
+        if self.precision in ("fp32", "fp16") and self.calib is not None:
+            raise InvalidValueError(
+                "calibration pictures go with --precision int8 or best", got=self.precision
+            )
+        if self.int8_mode == "implicit" and self.calib_method not in (None, "entropy"):
+            raise InvalidValueError(
+                "TensorRT's own calibrator has the method entropy only", got=self.calib_method
+            )
+        if self.picture is not None and (self.calib is None or self.int8_mode == "implicit"):
+            raise InvalidValueError(
+                "the picture of what INT8 hurts goes with explicit INT8", got=self.picture
+            )
+
+    def _check_verify(self) -> None:
+        for name, value in self.verify_limits:
+            _one_of("verify-limits", name, LIMIT_NAMES)
+            if not (math.isfinite(value) and value >= 0):
+                raise InvalidValueError(f"the limit {name} must be 0 or more", got=value)
+        if self.verify is None and (self.verify_limits or self.verify_images is not None):
+            raise InvalidValueError("there is nothing to verify on", hint="--verify COCO.json")
+        if self.verify_images is not None and self.verify_images < 1:
+            raise InvalidValueError("the gate needs at least 1 picture", got=self.verify_images)
+
+    def _check_dla(self) -> None:
+        if self.dla_core is None:
+            if self.gpu_fallback:
+                raise InvalidValueError("--gpu-fallback goes with --dla-core")
+            return
+        if self.precision not in ("fp16", "int8"):
+            raise InvalidValueError("the DLA computes in fp16 or int8", got=self.precision)
+        if len(set(self.batch)) > 1:
+            raise InvalidValueError(
+                "the DLA takes one batch size", got=",".join(map(str, self.batch))
+            )
 
     @property
     def implicit(self) -> bool:

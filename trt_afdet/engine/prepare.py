@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 from trt_afdet.datasets.index import ProgressLike
 from trt_afdet.engine.onnx.model_file import Canonical
-from trt_afdet.engine.options import CALIBRATION_IMAGES, HELD_OUT, MAX_AP_DROP
+from trt_afdet.engine.options import (
+    CALIBRATION_IMAGES,
+    CALIBRATION_METHODS,
+    HELD_OUT,
+    IO_TYPES,
+    MAX_AP_DROP,
+)
 from trt_afdet.engine.precision.blocks import expand
 from trt_afdet.engine.precision.calibration import FEWEST, Ranges, Warn, calibrate
 from trt_afdet.engine.precision.fp16 import out_of_range, to_half
@@ -18,6 +24,7 @@ from trt_afdet.engine.precision.quantize import quantize
 from trt_afdet.engine.precision.sensitivity import Sensitivity, measure
 from trt_afdet.engine.sample_pictures import open_pictures
 from trt_afdet.errors import InvalidValueError, RunError
+from trt_afdet.trt.sidecar import PRECISIONS
 
 if TYPE_CHECKING:
     import onnx
@@ -33,12 +40,18 @@ class ConvertOptions:
         keep: Blocks or nodes of higher precision: FP32 for ``fp16``, not INT8 for ``int8``.
         half: For INT8, whether the rest is FP16 and the scales too (strongly typed builds,
             TensorRT 10 and newer). TensorRT 8.x wants False and types the rest by a flag.
-        calibration, calibration_images, method, cache: Pictures and ranges of INT8; see
-            :func:`calibrate`.
+        calibration: Folder, COCO .json or video; needed for INT8.
+        calibration_images: How many of its pictures to use.
+        method, cache: Of the ranges; see :func:`calibrate`.
         held_out: Pictures of the same source, not used for calibration, that sensitivity is
             measured on; 0 leaves it out, and then only ``keep`` is kept.
         max_ap_drop: Points of AP that INT8 may lose on them.
+        progress: Shows how far a step is.
+        warn: Receives warnings.
         measured: Told what INT8 does to each block, also where it is too much.
+
+    Raises:
+        InvalidValueError: If a value is out of range.
     """
 
     io: str = "float32"
@@ -55,6 +68,12 @@ class ConvertOptions:
     measured: Callable[[Sensitivity], None] | None = None
 
     def __post_init__(self) -> None:
+        if self.io not in IO_TYPES:
+            raise InvalidValueError(f"io must be {' or '.join(IO_TYPES)}", got=self.io)
+        if self.method not in CALIBRATION_METHODS:
+            raise InvalidValueError(
+                f"the method must be one of {', '.join(CALIBRATION_METHODS)}", got=self.method
+            )
         if self.calibration_images < FEWEST:
             raise InvalidValueError(
                 f"calibration needs at least {FEWEST} pictures", got=self.calibration_images
@@ -96,6 +115,10 @@ def convert(
         MissingDependencyError: If onnx or onnxruntime is not installed.
     """
     options = options or ConvertOptions()
+    if precision not in PRECISIONS:
+        raise InvalidValueError(f"precision must be one of {', '.join(PRECISIONS)}", got=precision)
+    if precision == "int8" and options.calibration is None:
+        raise InvalidValueError("INT8 needs calibration pictures", hint="--calib FOLDER")
     canonical = source if isinstance(source, Canonical) else Canonical.load(source)
     model = canonical.model
     asked = expand(model, options.keep)

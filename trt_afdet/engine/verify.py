@@ -183,7 +183,10 @@ def _finite(value: Any) -> Any:
 
 @contextmanager
 def opened(built: Built, beside: Path) -> Iterator[Runner]:
-    """An engine that is not in its place yet, ready to run from a temporary file ``beside`` it."""
+    """An engine that is not in its place yet, ready to run.
+
+    It lies in a temporary folder in ``beside`` meanwhile, on a disk that has room for engines.
+    """
     from trt_afdet.runtime.engine import open_engine
 
     try:
@@ -203,13 +206,13 @@ def _rows(result: VerifyResult) -> Iterator[list[str]]:
     """Candidate, worst output error, matched boxes, AP, AP lost."""
     for one in result.candidates:
         worst = max((output.rms for output in one.outputs), default=None)
-        figures = (
-            ("{:.2f} %", None if worst is None else 100 * worst),
-            ("{:.1f} %", 100 * one.matched),
-            ("{:.2f}", one.ap),
-            ("{:+.2f}", one.ap_drop),
-        )
-        yield [one.name, *("-" if x is None else form.format(x) for form, x in figures)]
+        yield [
+            one.name,
+            "-" if worst is None else f"{100 * worst:.2f} %",
+            f"{100 * one.matched:.1f} %",
+            "-" if one.ap is None else f"{one.ap:.2f}",
+            "-" if one.ap_drop is None else f"{one.ap_drop:+.2f}",
+        ]
 
 
 def check(

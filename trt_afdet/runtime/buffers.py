@@ -78,5 +78,5 @@ class Slot:
 
     def release(self) -> None:
         """Frees the frames' room."""
-        self.staging = np.empty(0, np.uint8)
+        self.frames, self.staging = 0, np.empty(0, np.uint8)
         self._room.close()

@@ -79,10 +79,13 @@ class Program:
                     self._picked.append((info, tensors[info.name]))
         self._decode_spec = spec
         self._heads = [tensors[name] for name in spec.output_names]
-        size = self._kernels.detect_workspace(spec, self._head_dtype, most)
-        self._workspace = (resources.memory(size), size)
-        shapes, dtypes = output_shapes(spec, True), ("int32", "float32", "float32", "int32")
-        self.results = tuple(map(TensorInfo, shapes, dtypes, shapes.values()))
+        self._workspace_bytes = self._kernels.detect_workspace(spec, self._head_dtype, most)
+        self._workspace = resources.memory(self._workspace_bytes)
+        dtypes = ("int32", "float32", "float32", "int32")
+        self.results = tuple(
+            TensorInfo(name, dtype, shape)
+            for (name, shape), dtype in zip(output_shapes(spec, True).items(), dtypes, strict=True)
+        )
 
     def run(self, slot: Slot, batch: int) -> None:
         """Queues all stages: as a graph once the batch size has run."""
@@ -152,8 +155,16 @@ class Program:
                 target = (memory + place * plane, len(wanted) * plane)
                 source = (self.tensors[info.name] + class_id * plane, info.shape[0] * plane)
                 self._device.copy_rows(target, source, plane, batch, self.stream)
-        what = (self._heads, self._decode_spec, self._head_dtype, batch, targets)
-        self._kernels.detect(*what, *self._workspace, self.stream)
+        self._kernels.detect(
+            self._heads,
+            self._decode_spec,
+            self._head_dtype,
+            batch,
+            targets,
+            self._workspace,
+            self._workspace_bytes,
+            self.stream,
+        )
 
     def run_network(self, images: Bytes, outputs: Bytes, block: Block) -> None:
         """Runs the network alone, on pinned host memory, and waits for it."""

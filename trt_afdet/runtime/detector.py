@@ -263,5 +263,8 @@ def check_built_in(built: ModelSpec, wanted: ModelSpec) -> None:
     ):
         asked, fixed = getattr(wanted, name), getattr(built, name)
         if not fits(asked, fixed):
-            said = f"the model ends in NMS: its {what.format(fixed)}"
-            raise InvalidValueError(said, got=asked, hint="the model without NMS takes any")
+            raise InvalidValueError(
+                f"the model ends in NMS: its {what.format(fixed)}",
+                got=asked,
+                hint="the model without NMS takes any",
+            )

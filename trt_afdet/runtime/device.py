@@ -21,6 +21,9 @@ from trt_afdet.native import NativeError, check_status
 Bytes = npt.NDArray[np.uint8]
 _Made = TypeVar("_Made")
 
+#: AFDET_ERROR_CUDA: CUDA's error e is status this + e.
+_CUDA_STATUS = 1000
+
 #: The address of the first row, and the bytes from one row to the next.
 Rows = tuple[int, int]
 
@@ -93,11 +96,17 @@ class Device(Protocol):
     def capture(self, stream: int, work: Callable[[], None]) -> int:
         """Records what ``work`` queues on the stream, instead of running it; returns a graph."""
 
-    def launch(self, graph: int, stream: int) -> None: ...
-    def synchronize(self, stream: int) -> None: ...
-    def synchronize_event(self, event: int) -> None: ...
+    def launch(self, graph: int, stream: int) -> None:
+        """Queues a graph."""
+
+    def synchronize(self, stream: int) -> None:
+        """Waits until everything queued on the stream is done."""
+
+    def free_pinned(self, array: Bytes) -> None:
+        """Takes back what :meth:`allocate_pinned` gave; it must not be touched any more."""
+
     def free(self, address: int) -> None: ...
-    def free_pinned(self, array: Bytes) -> None: ...
+    def synchronize_event(self, event: int) -> None: ...
     def destroy_stream(self, stream: int) -> None: ...
     def destroy_event(self, event: int) -> None: ...
     def destroy_graph(self, graph: int) -> None: ...
@@ -145,7 +154,7 @@ def aligned(size: int) -> int:
 def cuda_error(code: int, action: str) -> NativeError:
     """The error for a CUDA error code other than 0, runtime's and driver's being alike."""
     try:
-        check_status(1000 + code, action)  # AFDET_ERROR_CUDA + code.
+        check_status(_CUDA_STATUS + code, action)
     except NativeError as error:
         return error
     raise AssertionError(code)

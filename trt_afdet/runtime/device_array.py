@@ -33,7 +33,11 @@ class Owner(Protocol):
 class DeviceArray:
     """A contiguous array in device memory. It is read by other libraries, never changed.
 
-    ``stream`` is the cudaStream_t that fills it, ``device`` DLPack's type and index.
+    Attributes:
+        address: Of its first element.
+        shape: Its shape.
+        dtype: Its NumPy dtype.
+        stream: The cudaStream_t that fills it.
     """
 
     def __init__(
@@ -77,8 +81,11 @@ class DeviceArray:
         return self._device
 
     def __dlpack__(self, *, stream: int | None = None, **_: Any) -> Any:
-        """A DLPack capsule, to be read on a cudaStream_t: 1 or None is the default stream, with -1
-        the consumer sees to the order itself.
+        """A DLPack capsule.
+
+        Args:
+            stream: Where the consumer will read it: a cudaStream_t, 1 or None for the default
+                stream, -1 if it sees to the order itself.
 
         Raises:
             RunError: If the memory holds other results by now.

@@ -323,9 +323,16 @@ class Runner:
         for index, (frame, offset) in enumerate(zip(frames, offsets, strict=True)):
             height, width = frame.shape[:2]
             box = Letterbox.fit(height, width, self.spec.height, self.spec.width)
-            placement = (box.top, box.left, box.height, box.width)
+            # Format and color are 0: BGR.
             descriptors[index] = FrameDescriptor(
-                (slot.frames + offset, None), (width * 3, 0), height, width, 0, 0, *placement
+                planes=(slot.frames + offset, None),
+                pitches=(width * 3, 0),
+                height=height,
+                width=width,
+                top=box.top,
+                left=box.left,
+                box_height=box.height,
+                box_width=box.width,
             )
             boxes.append(box)
             self._send_frame(slot, offset, frame)

@@ -12,7 +12,9 @@ import pytest
 
 from tests.trt_afdet.onnx_models import build_model, save_model
 from tests.trt_afdet.runtime.rigs import HostRig, scene
+from trt_afdet.assets import SHIPPED_MODEL
 from trt_afdet.cli import bench, main
+from trt_afdet.engine.onnx.half_weights import store_half
 from trt_afdet.engine.onnx.nms import add_nms
 from trt_afdet.errors import InvalidValueError
 from trt_afdet.media import read_picture, write_picture
@@ -133,6 +135,14 @@ def test_precision_of_an_onnx_file(folder: Path, tmp_path: Path) -> None:
     half.graph.node.append(node)
     (tmp_path / "int8.onnx").write_bytes(half.SerializeToString())
     assert bench.onnx_precision(tmp_path / "int8.onnx") == "int8"
+
+
+def test_weights_stored_in_fp16_are_no_fp16_model(tmp_path: Path) -> None:
+    model = onnx.load(SHIPPED_MODEL)
+    store_half(model)
+    path = save_model(tmp_path / "half.onnx", model)
+    assert path.stat().st_size < 0.53 * SHIPPED_MODEL.stat().st_size
+    assert bench.onnx_precision(path) == "fp32"
 
 
 @pytest.mark.parametrize(

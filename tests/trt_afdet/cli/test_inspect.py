@@ -15,6 +15,7 @@ from tests.trt_afdet.engine.engine_commands import run
 from tests.trt_afdet.engine.networks import SPEC, build_network, save, write_pictures
 from trt_afdet.cli import main
 from trt_afdet.cli.inspect import examine
+from trt_afdet.engine.onnx.half_weights import store_half
 from trt_afdet.engine.onnx.nms import add_nms
 from trt_afdet.engine.prepare import ConvertOptions, convert
 from trt_afdet.errors import AfdetError
@@ -80,6 +81,19 @@ def test_a_converted_model_with_nms(quantized: Path, capsys: pytest.CaptureFixtu
     found = examine(quantized)
     assert found.groups["head/cls"] == {"INT8": 5, "HALF": 5}
     assert ["NMS", "onnx"] in found.facts
+
+
+@pytest.mark.parametrize("nms", ["none", "onnx"])
+def test_weights_stored_in_fp16_compute_in_fp32(tmp_path: Path, nms: str) -> None:
+    whole = add_nms(build_network(), nms)
+    stored = type(whole).FromString(whole.SerializeToString())
+    store_half(stored)
+    assert any(node.op_type == "Cast" and ".half" in node.input[0] for node in stored.graph.node)
+    found = examine(save(tmp_path / "half.onnx", stored))
+    full = examine(save(tmp_path / "full.onnx", whole))
+    assert set(found.layers.values()) == {"FLOAT"}
+    assert (found.layers, found.groups) == (full.layers, full.groups)
+    assert found.tensors == full.tensors
 
 
 def test_the_shipped_model(capsys: pytest.CaptureFixture[str]) -> None:

@@ -150,6 +150,8 @@ def test_a_limit_that_int8_cannot_keep_is_an_error(model: Path, pictures: Path) 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"io": "int8"}, "io must be float32 or float16"),
+        ({"method": "kl"}, "method must be one of entropy, minmax, percentile"),
         ({"calibration_images": 15}, r"at least 16 pictures \(got 15\)"),
         ({"held_out": -1}, "held_out must not be below 0"),
         ({"max_ap_drop": 0}, "max_ap_drop above it"),
@@ -162,6 +164,10 @@ def test_options_out_of_range(changes: dict[str, Any], message: str) -> None:
 
 
 def test_bad_input(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match="precision must be one of fp32, fp16, int8"):
+        convert(model, "int4")
+    with pytest.raises(InvalidValueError, match="INT8 needs calibration pictures"):
+        convert(model, "int8")
     with pytest.raises(MissingFileError, match="no such model"):
         convert(tmp_path / "none.onnx", "fp16")
     with pytest.raises(InvalidValueError, match="no block or node of that name"):

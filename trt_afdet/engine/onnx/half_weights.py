@@ -1,14 +1,18 @@
 """Weights stored in FP16 and computed with in FP32: half the file.
 
 Each large tensor is an FP16 initializer behind a Cast. ONNX Runtime folds the two when it opens the
-model (benchmarks/bench_half_weights.py), and build-engine does so when it reads it.
+model (benchmarks/bench_half_weights.py); all that reads the file itself gets it from
+:func:`~trt_afdet.engine.onnx.model_file.read_model`, which does the same.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from trt_afdet.engine.onnx.writer import replace
 
 if TYPE_CHECKING:
     import onnx
@@ -35,7 +39,8 @@ def store_half(model: onnx.ModelProto) -> None:
                 cast = helper.make_node("Cast", [tensor.name], [name], name + ".cast", to=1)
                 casts.append(cast)
         kept.append(tensor)
-    _replace(model.graph, kept, [*casts, *model.graph.node])
+    replace(model.graph.initializer, kept)
+    replace(model.graph.node, [*casts, *model.graph.node])
 
 
 def restore(model: onnx.ModelProto) -> None:
@@ -43,29 +48,23 @@ def restore(model: onnx.ModelProto) -> None:
     from onnx import TensorProto, numpy_helper
 
     graph = model.graph
-    half = {t.name: t for t in graph.initializer if t.data_type == TensorProto.FLOAT16}
-    casts = {
-        node.input[0]: node
-        for node in graph.node
-        if node.op_type == "Cast" and node.input[0] in half and node.attribute[0].i == 1
+    readers = Counter(name for node in graph.node for name in node.input)
+    half = {
+        tensor.name
+        for tensor in graph.initializer
+        if tensor.data_type == TensorProto.FLOAT16 and readers[tensor.name] == 1
     }
-    if not casts:
-        return
+    full: dict[str, str] = {}
+    for node in graph.node:
+        target = next((a.i for a in node.attribute if a.name == "to"), None)
+        if node.op_type == "Cast" and target == TensorProto.FLOAT and node.input[0] in half:
+            full[node.input[0]] = node.output[0]
     kept = []
     for tensor in graph.initializer:
-        if tensor.name in casts:
+        if tensor.name in full:
             values = numpy_helper.to_array(tensor).astype(np.float32)
-            tensor = numpy_helper.from_array(values, casts[tensor.name].output[0])
+            tensor = numpy_helper.from_array(values, full[tensor.name])
         kept.append(tensor)
-    folded = {node.output[0] for node in casts.values()}
-    _replace(graph, kept, [node for node in graph.node if node.output[0] not in folded])
-
-
-def _replace(
-    graph: onnx.GraphProto, initializers: list[onnx.TensorProto], nodes: list[onnx.NodeProto]
-) -> None:
-    nodes = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    initializers = [type(t).FromString(t.SerializeToString()) for t in initializers]
-    del graph.initializer[:], graph.node[:]
-    graph.initializer.extend(initializers)
-    graph.node.extend(nodes)
+    if full:
+        replace(graph.initializer, kept)
+        replace(graph.node, [node for node in graph.node if not full.keys() & set(node.input)])

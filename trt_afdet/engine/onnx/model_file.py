@@ -49,9 +49,8 @@ def load_canonical(path: str | Path) -> tuple[onnx.ModelProto, ModelSpec]:
         MissingDependencyError: If onnx is not installed.
     """
     path = Path(path)
-    model = _parse(path)
+    model = read_model(path)
     try:
-        restore(model)
         _check_operators(model, path)
         spec = check_canonical(model, path)
         _check_float(model, path)
@@ -70,11 +69,19 @@ def save_model(model: onnx.ModelProto, path: Path) -> None:
         temporary.write_bytes(model.SerializeToString())
 
 
-def _parse(path: Path) -> onnx.ModelProto:
+def read_model(path: Path) -> onnx.ModelProto:
+    """Reads any ONNX file; weights that are stored in FP16 but computed with in FP32 become FP32.
+
+    Raises:
+        MissingFileError: If there is no such file.
+        CorruptFileError: If it is not an ONNX file, or damaged.
+        MissingDependencyError: If onnx is not installed.
+    """
     check_model_path(path)
     load = import_onnx().load
     try:
         model: onnx.ModelProto = load(str(path))
+        restore(model)
     except Exception as error:  # protobuf's and onnx's own, besides those of external data.
         if kind := kind_of(path):
             said = f"{path} is not an ONNX model but {kind[0]}"

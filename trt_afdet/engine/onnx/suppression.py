@@ -115,8 +115,8 @@ def by_loop(graph: GraphWriter, spec: ModelSpec, candidates: Candidates) -> str:
 
 
 def _remover(graph: GraphWriter, spec: ModelSpec, candidates: Candidates) -> Callable[[str], str]:
-    """What writes 1 where a box of ``slot`` [N, W] overlaps one of all [B] by more than the IoU:
-    float32 [N, W, B].
+    """A function that writes which boxes of all [B] those of a ``slot`` [N, W] remove: 1 where they
+    overlap by more than the spec's IoU, else 0, float32 [N, W, B].
 
     Boxes are solids whose third side is the class: those of different classes do not meet.
     """
@@ -133,7 +133,9 @@ def _remover(graph: GraphWriter, spec: ModelSpec, candidates: Candidates) -> Cal
         sides = 3
     table = graph.add("Concat", low, high, area, axis=1)
     # Sides [N, sides, 1, B] and area [N, 1, 1, B].
-    all_low, all_high, all_area = (graph.add("Unsqueeze", x, two) for x in (low, high, area))
+    all_low, all_high, all_area = (
+        graph.add("Unsqueeze", of_all, two) for of_all in (low, high, area)
+    )
 
     def removes(slot: str) -> str:
         shape = graph.ints([1, 2 * sides + 1, 1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +10,13 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     import onnx
+
+
+def replace(field: Any, kept: Iterable[Any]) -> None:
+    """Makes a repeated field of a graph hold these, some of which it may hold now."""
+    copies = [type(item).FromString(item.SerializeToString()) for item in kept]
+    del field[:]
+    field.extend(copies)
 
 
 class GraphWriter:

@@ -120,8 +120,9 @@ def calibrate(
     ranges = _run(model, spec, pictures, tensors, method, progress)
     skipped = len(pictures.skipped)
     if warn is not None:
-        for line in pictures.truth.report.lines() if pictures.truth is not None else ():
-            warn(f"{pictures.source}: {line}")
+        if pictures.truth is not None:
+            for line in pictures.truth.report.lines():
+                warn(f"{pictures.source}: {line}")
         if skipped:
             first = next(iter(pictures.skipped.values()))
             warn(f"{skipped} of {len(pictures)} calibration pictures skipped; the first: {first}")
@@ -230,8 +231,14 @@ def _calibrator(method: str, path: Path, tensors: Collection[str]) -> Any:
     calibrator.augment_graph()
     calibrator.create_inference_session()
     if method == "entropy":
-        # Method, symmetric, bins, quantized bins, percentile, scenario.
-        calibrator.collector = NonZero("entropy", False, _BINS, 128, PERCENTILE, "same")
+        calibrator.collector = NonZero(
+            method="entropy",
+            symmetric=False,
+            num_bins=_BINS,
+            num_quantized_bins=128,
+            percentile=PERCENTILE,
+            scenario="same",
+        )
     return calibrator
 
 

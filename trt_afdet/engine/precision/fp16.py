@@ -7,11 +7,12 @@ taking out the pairs of casts that the converter leaves between neighbours that 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from trt_afdet.engine.onnx.writer import replace
 from trt_afdet.engine.options import IO_TYPES
 from trt_afdet.engine.precision.blocks import WEIGHTED, Wiring
 from trt_afdet.errors import InvalidValueError
@@ -165,13 +166,6 @@ def sort_nodes(model: onnx.ModelProto) -> None:
             raise InvalidValueError("the model's graph has a cycle", got=later[0].name)
         waiting = later
     replace(model.graph.node, ordered)
-
-
-def replace(field: Any, kept: Iterable[Any]) -> None:
-    """Makes a repeated field of a graph hold these, some of which it may hold now."""
-    copies = [type(item).FromString(item.SerializeToString()) for item in kept]
-    del field[:]
-    field.extend(copies)
 
 
 def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trt_afdet.engine.onnx.writer import replace
 from trt_afdet.engine.precision.blocks import Wiring
 from trt_afdet.engine.precision.calibration import OneInput, Ranges
 from trt_afdet.engine.precision.check_qdq import check_quantized
-from trt_afdet.engine.precision.fp16 import SMALLEST, copy_of, replace, sort_nodes, to_half
+from trt_afdet.engine.precision.fp16 import SMALLEST, copy_of, sort_nodes, to_half
 from trt_afdet.engine.precision.placement import Placement, place
 from trt_afdet.errors import InvalidValueError, RunError
 from trt_afdet.spec import ModelSpec

@@ -84,10 +84,15 @@ class Sensitivity(NamedTuple):
     def table(self) -> list[list[str]]:
         """Rows of text: block, INT8 layers, output error in %, AP lost, where it stays."""
         return [
-            [block, str(nodes), f"{100 * error:.2f}", f"{drop:+.2f}",
-             "kept" if block in self.kept else "INT8"]
-            for block, nodes, error, drop in self.rows
-        ]  # fmt: skip
+            [
+                row.block,
+                str(row.nodes),
+                f"{100 * row.error:.2f}",
+                f"{row.ap_drop:+.2f}",
+                "kept" if row.block in self.kept else "INT8",
+            ]
+            for row in self.rows
+        ]
 
 
 class HeldOut:

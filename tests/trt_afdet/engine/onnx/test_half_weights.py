@@ -89,3 +89,14 @@ def test_values_beyond_fp16_stay_in_fp32() -> None:
     kinds = {t.name: t.data_type for t in model.graph.initializer}
     assert kinds[name] == TensorProto.FLOAT
     assert np.array_equal(weights(model)[name], values)
+
+
+def test_a_weight_that_others_read_as_fp16_stays() -> None:
+    model = build_model(MANY)
+    store_half(model)
+    cast = next(node for node in model.graph.node if node.op_type == "Cast")
+    model.graph.node.append(onnx.helper.make_node("Identity", [cast.input[0]], ["also"]))
+    restore(model)
+    kept = [node for node in model.graph.node if node.op_type == "Cast"]
+    assert [node.input[0] for node in kept] == [cast.input[0]]
+    assert weights(model)[cast.input[0]].dtype == np.float16
