@@ -103,12 +103,12 @@ class CudaPythonDevice:
         return float(self._call("reading a time", "cuEventElapsedTime", start, end))
 
     def copy_in(self, target: int, source: Bytes, stream: int) -> None:
-        what = (target, source.ctypes.data, source.nbytes, stream)
-        self._call("copying to the GPU", "cuMemcpyHtoDAsync", *what)
+        host, size = source.ctypes.data, source.nbytes
+        self._call("copying to the GPU", "cuMemcpyHtoDAsync", target, host, size, stream)
 
     def copy_out(self, target: Bytes, source: int, stream: int) -> None:
-        what = (target.ctypes.data, source, target.nbytes, stream)
-        self._call("copying from the GPU", "cuMemcpyDtoHAsync", *what)
+        host, size = target.ctypes.data, target.nbytes
+        self._call("copying from the GPU", "cuMemcpyDtoHAsync", host, source, size, stream)
 
     def copy(self, target: int, source: int, size: int, stream: int) -> None:
         self._call("copying on the GPU", "cuMemcpyDtoDAsync", target, source, size, stream)

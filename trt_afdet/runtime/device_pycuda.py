@@ -145,16 +145,16 @@ class PycudaDevice:
         return float(self._call("reading a time", first.time_till, last))
 
     def copy_in(self, target: int, source: Bytes, stream: int) -> None:
-        what = (target, source, self._streams[stream])
-        self._call("copying to the GPU", self._driver.memcpy_htod_async, *what)
+        copy, queue = self._driver.memcpy_htod_async, self._streams[stream]
+        self._call("copying to the GPU", copy, target, source, queue)
 
     def copy_out(self, target: Bytes, source: int, stream: int) -> None:
-        what = (target, source, self._streams[stream])
-        self._call("copying from the GPU", self._driver.memcpy_dtoh_async, *what)
+        copy, queue = self._driver.memcpy_dtoh_async, self._streams[stream]
+        self._call("copying from the GPU", copy, target, source, queue)
 
     def copy(self, target: int, source: int, size: int, stream: int) -> None:
-        what = (target, source, size, self._streams[stream])
-        self._call("copying on the GPU", self._driver.memcpy_dtod_async, *what)
+        copy, queue = self._driver.memcpy_dtod_async, self._streams[stream]
+        self._call("copying on the GPU", copy, target, source, size, queue)
 
     def copy_rows(self, target: Rows, source: Rows, row_bytes: int, rows: int, stream: int) -> None:
         what = self._driver.Memcpy2D()
@@ -167,19 +167,18 @@ class PycudaDevice:
     def capture(self, stream: int, work: Callable[[], None]) -> int:
         self._graph("starting to capture", "cuStreamBeginCapture_v2", stream, _THREAD_LOCAL)
         recorded, graph = c_void_p(), c_void_p()
-        end = ("cuStreamEndCapture", stream, byref(recorded))
         try:
             work()
         except BaseException:
             # Ends the capture whatever it holds, or the stream stays unusable.
             with suppress(NativeError):
-                self._graph("capturing a graph", *end)
+                self._graph("capturing a graph", "cuStreamEndCapture", stream, byref(recorded))
                 self._graph("freeing a graph", "cuGraphDestroy", recorded)
             raise
-        self._graph("capturing a graph", *end)
+        self._graph("capturing a graph", "cuStreamEndCapture", stream, byref(recorded))
         try:
-            what = (byref(graph), recorded, 0)
-            self._graph("preparing a graph", "cuGraphInstantiateWithFlags", *what)
+            make = "cuGraphInstantiateWithFlags"
+            self._graph("preparing a graph", make, byref(graph), recorded, 0)
         finally:
             self._graph("freeing a graph", "cuGraphDestroy", recorded)
         return int(graph.value or 0)
