@@ -30,12 +30,16 @@ class Address:
     """A network address in its parts.
 
     Attributes:
-        port, user, password: None if the address does not name them; the latter two decoded.
-        path, query, fragment: As written, with the leading ``/``, without ``?`` and ``#``.
+        scheme: In lower case.
+        host: Without the brackets of IPv6.
+        port: None if the address does not name one.
+        user, password: Decoded; None if the address does not name them.
+        path: As written, with its leading ``/``.
+        query, fragment: As written, without the ``?`` and the ``#``.
     """
 
-    scheme: str  # In lower case.
-    host: str  # Without the brackets of IPv6.
+    scheme: str
+    host: str
     port: int | None
     user: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)

@@ -62,6 +62,7 @@ class Batcher:
     Args:
         max_age: Drop frames that are older than so many seconds at their turn; None for no limit.
             Sources with policy ``wait`` ignore it.
+        clock: Monotonic seconds; the time base of ``StreamFrame.captured``.
     """
 
     def __init__(
@@ -89,7 +90,12 @@ class Batcher:
     def put(self, frame: StreamFrame, given_up: Callable[[], bool] = lambda: False) -> bool:
         """Adds a frame of an added source; policy ``wait`` blocks until the queue has room.
 
-        False: the source must end, as it was closed, given up (:meth:`wake`), or all is stopped.
+        Args:
+            frame: The frame.
+            given_up: Whether the source must end; called again after :meth:`wake`.
+
+        Returns:
+            False if the source must end: it was closed or given up, or the batcher was stopped.
         """
         with self._changed:
             queue = self._queues[frame.source]
@@ -152,9 +158,14 @@ class Batcher:
     def take(self, most: int, max_wait: float, *, block: bool = True) -> list[StreamFrame] | None:
         """The next batch of waiting frames, one of each source in turn.
 
-        Waits for the first frame without a limit, or not at all (``block``), then until ``most``
-        are there, ``max_wait`` seconds have passed, or no source with an empty queue is due in that
-        time. None after the last frame of all closed sources, or after :meth:`stop`.
+        Waits for the first frame without a limit, or not at all unless ``block``. Then waits until
+        ``most`` frames are there, ``max_wait`` seconds have passed, or no source with an empty
+        queue is due in that time.
+
+        Returns:
+            1 to ``most`` frames, of different sources if possible. An empty list if no frame waits
+            and ``block`` is False. None after the last frame of all closed sources, or after
+            :meth:`stop`.
         """
         with self._changed:
             while True:
@@ -193,9 +204,11 @@ class Batcher:
         return not self._held and bool(queues) and all(queue.closed for queue in queues)
 
     def _full(self, most: int, deadline: float) -> bool:
+        if self._waiting() >= most:
+            return True
         now = self._clock()
         empty = (queue for queue in self._queues.values() if not queue.frames)
-        return self._waiting() >= most or not any(q.worth_waiting(now, deadline) for q in empty)
+        return not any(queue.worth_waiting(now, deadline) for queue in empty)
 
     def _collect(self, most: int) -> list[StreamFrame]:
         oldest = self._clock() - (math.inf if self._max_age is None else self._max_age)

@@ -29,6 +29,7 @@ from trt_afdet.stream.sources.base import (
     incomplete,
     own_limit,
 )
+from trt_afdet.support.fields import Count, check_fields
 from trt_afdet.support.redact import redact
 from trt_afdet.support.threads import Worker
 
@@ -43,7 +44,8 @@ class Connection(Worker):
     """Opens a source, reads it to its end and closes it, in a separate thread.
 
     Of the :data:`Pending` frames of a live source only the newest waits to be taken: a slow reader
-    gets fresh frames and fewer of them. Every other source waits until its frame is taken.
+    gets fresh frames and fewer of them. Every other source waits until its frame is taken. This
+    thread alone uses the source, except for ``interrupt``.
     """
 
     def __init__(self, name: str, source: Source) -> None:
@@ -57,7 +59,11 @@ class Connection(Worker):
         self._abandoned = False
 
     def wait_open(self, limit: float) -> SourceInfo:
-        """The properties of the source, once it is open; a SilentError after so many seconds."""
+        """The properties of the source, once it is open.
+
+        SilentError if it is not open within ``limit`` seconds, or its own ``connect_timeout``;
+        SourceError if it cannot be opened, or the connection was abandoned.
+        """
         limit = min(limit, own_limit(self._source, "connect_timeout"))
         with self._changed:
             self._changed.wait_for(lambda: self._info or self._ended or self._abandoned, limit)
@@ -67,7 +73,11 @@ class Connection(Worker):
             return self._info
 
     def take(self, limit: float) -> Picture | None:
-        """The next frame; None at the end; a SilentError after so many seconds."""
+        """The next frame; None at the end.
+
+        SilentError if there is none within ``limit`` seconds, or the source's own ``timeout``;
+        SourceError if the source is lost, or the connection was abandoned.
+        """
         limit = min(limit, own_limit(self._source, "timeout"))
         deadline = time.monotonic() + limit
         while True:
@@ -141,18 +151,24 @@ class SourceSpec:
         policy, queue: What waits for the detector; by default the newest frame of a live source,
             and as many frames as a batch has of any other.
         realtime: Files only: at the pace of the file.
-        analysis: None: everything that is found is reported.
+        analysis: Filters, tracking and zones; None: everything that is found is reported.
         retry: When to reconnect, and the longest silence.
+
+    Raises:
+        InvalidValueError: If the policy is unknown, or the queue has no room for a frame.
     """
 
     name: str
     make: Callable[[], Source]
     live: bool = True
     policy: Policy | None = None
-    queue: int | None = None
+    queue: Count | None = None
     realtime: bool = False
     analysis: SourceAnalysis | None = None
     retry: Retry | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class Capture:
@@ -203,6 +219,7 @@ class Capture:
                 self._connection.abandon()
 
     def join(self, timeout: float) -> None:
+        """Waits for the end, but no longer than so many seconds."""
         self._thread.join(timeout)
 
     def _supervise(self) -> None:

@@ -16,6 +16,7 @@ class StreamFrame:
     """A captured frame.
 
     Attributes:
+        source: Name of the camera or file.
         sequence: Number of the frame within its source, from 0 at the start of the pipeline;
             reconnects do not reset it.
         image: BGR uint8 [H, W, 3].

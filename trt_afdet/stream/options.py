@@ -30,7 +30,7 @@ SECRETS = ("user", "password", "token", "secret")
 
 
 def split_options(text: str) -> list[tuple[str, str]]:
-    """``name=value&...`` as pairs, decoded; ``+`` is a plus."""
+    """``name=value&...`` as pairs, decoded; ``+`` is a plus. Every option needs its ``=``."""
     pairs = [part.partition("=") for part in text.split("&") if part]
     if not all(equals for _, equals, _ in pairs):
         # The text may be the rest of a password, so the error does not show it.
@@ -45,7 +45,7 @@ def join_options(values: Mapping[str, object]) -> str:
     )
 
 
-# ---- Readers of values. They raise InvalidValueError for any other value.
+# ---- Readers of values. They raise InvalidValueError for anything else.
 
 _TRUTH = {"1": True, "true": True, "yes": True, "on": True}
 _TRUTH |= {"0": False, "false": False, "no": False, "off": False}
@@ -59,7 +59,9 @@ _QUANTITY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)", re.IGNORECASE | re.A
 
 def _text(value: object) -> str:
     """YAML reads yes, no, on and off as booleans."""
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
 
 
 def read_truth(value: object) -> bool:
@@ -71,6 +73,7 @@ def read_truth(value: object) -> bool:
 
 
 def read_whole(value: object) -> int:
+    """Reads a whole number."""
     text = str(value).strip()
     # YAML and JSON may write it as "3.0".
     if isinstance(value, bool) or not re.fullmatch(r"[+-]?\d{1,18}(\.0+)?", text, re.ASCII):
@@ -79,6 +82,7 @@ def read_whole(value: object) -> int:
 
 
 def read_number(value: object) -> float:
+    """Reads a finite number."""
     try:
         text = str(value)
         number = float(text) if text.isascii() and not isinstance(value, bool) else math.nan
@@ -106,8 +110,9 @@ def _quantity(value: object, units: Mapping[str, float], example: str) -> float:
         amount = float(match[1]) * units[match[2].lower()]
     if not math.isfinite(amount):
         known = ", ".join(unit for unit in units if unit)
-        what, hint = f"must be a number like {example}", f"units: {known}"
-        raise InvalidValueError(what, got=value, hint=hint)
+        raise InvalidValueError(
+            f"must be a number like {example}", got=value, hint=f"units: {known}"
+        )
     return amount
 
 
@@ -173,7 +178,10 @@ def read_values(
 ) -> dict[str, Any]:
     """Reads the values of options.
 
-    An InvalidValueError names the nearest option and never shows the value of a secret.
+    Raises:
+        InvalidValueError: If an option is unknown, of the wrong type, or out of range. The text
+            names the nearest option and never shows the value of a secret.
+        MissingFileError: If the file of a secret cannot be read.
     """
     read: dict[str, Any] = {}
     for name, value in values.items():

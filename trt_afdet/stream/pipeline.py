@@ -76,7 +76,11 @@ class Scheduling:
 
 @dataclass(frozen=True)
 class PipelineOptions(Scheduling):
-    """How the pipeline schedules, and the most frames per run of the detector."""
+    """How the pipeline schedules.
+
+    Attributes:
+        batch: Most frames per run of the detector.
+    """
 
     batch: Count = 1
 
@@ -98,9 +102,9 @@ class _Batch:
 class Pipeline:
     """Runs sources through a detector into sinks until all have ended or it is stopped.
 
-    ``run`` blocks, and opens and closes the sinks; ``stop`` may be called from any thread or a
-    signal handler. Sources and sinks can be added and removed while it runs. One thread calls the
-    detector.
+    ``run`` blocks; it opens the sinks, and closes them however it ends. ``stop`` may be called from
+    any thread or a signal handler. Sources and sinks can be added and removed while it runs. One
+    thread calls the detector.
     """
 
     def __init__(
@@ -202,23 +206,30 @@ class Pipeline:
         runner.start()
         return runner
 
-    def use_sink(self, runner: SinkRunner, instead_of: SinkRunner | None = None) -> None:
-        """Gives a sink of :meth:`open_sink` the state of every source, then everything."""
+    def use_sink(self, runner: SinkRunner) -> None:
+        """Gives a sink of :meth:`open_sink` every source's state, then all that happens."""
 
         def begin() -> None:
             with self._lock:
-                if instead_of is not None:
-                    instead_of.successor = runner
                 # The list is replaced, never changed: others are going through it.
-                self._sinks = [*(r for r in self._sinks if r is not instead_of), runner]
+                self._sinks = [*self._sinks, runner]
 
         self.board.introduce(lambda event: runner.put(event, self._stop.is_set), begin)
 
     def replace_sink(self, old: Sink, new: Sink) -> None:
-        """Opens a sink in the place of another, losing nothing; if it cannot, neither is there."""
+        """Closes a sink and opens another one in its place; nothing gets lost in between.
+
+        If the new one cannot be opened (AfdetError), neither is there.
+        """
         after = self._runner(new)
         before = next(r for r in self._sinks if r.sink is old)
-        self.use_sink(after, before)
+
+        def begin() -> None:
+            with self._lock:
+                before.successor = after
+                self._sinks = [after if r is before else r for r in self._sinks]
+
+        self.board.introduce(lambda event: after.put(event, self._stop.is_set), begin)
         before.close(self.options.stop_within)
         try:
             after.start()
@@ -228,7 +239,10 @@ class Pipeline:
             raise
 
     def remove_sink(self, sink: Sink) -> bool:
-        """Closes a sink once all is written if it is durable; False if that takes too long."""
+        """Closes a sink; what waits for a durable one is written first.
+
+        False if that did not finish within ``stop_within``.
+        """
         with self._lock:
             runner = next((r for r in self._sinks if r.sink is sink), None)
             if runner is None:
@@ -295,16 +309,17 @@ class Pipeline:
         for frame, analysis, wanted in zip(batch.frames, batch.analyses, batch.seen, strict=True):
             events: tuple[object, ...] = ()
             if analysis is None:
-                boxes = next(found)
+                detections = next(found)
             else:
-                boxes, events = analysis.apply(frame, next(found) if wanted else None)
-            result = StreamResult(frame, boxes, wanted, time.monotonic(), events)
+                detections, events = analysis.apply(frame, next(found) if wanted else None)
+            result = StreamResult(frame, detections, wanted, time.monotonic(), events)
             for runner in self._sinks:
                 runner.put(result, self._stop.is_set)
             if frame.source in self._captures:  # Else removed while its frame was under way.
                 now = time.monotonic()
-                age, names = now - frame.captured, list(boxes.names)
-                self.metrics.frame_done(frame.source, age, names, detected=wanted, now=now)
+                latency = now - frame.captured
+                names = list(detections.names)
+                self.metrics.frame_done(frame.source, latency, names, detected=wanted, now=now)
 
     def _end(self) -> None:
         deadline = time.monotonic() + self.options.stop_within

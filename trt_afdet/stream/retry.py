@@ -41,11 +41,12 @@ class Retry:
         check_fields(self)
 
     def pause(self, failures: int, random_share: float, *, login: bool = False) -> float:
-        """Seconds to wait after so many failures in a row (from 1).
+        """Seconds to wait before the next try.
 
         Args:
-            failures: Of the login, if the camera refused the user or password.
+            failures: Failures in a row, from 1.
             random_share: Random part of the jitter, 0 to 1.
+            login: The camera refused the user or password.
         """
         if login:
             share = 1 + self.jitter * random_share

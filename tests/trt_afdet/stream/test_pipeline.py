@@ -269,11 +269,18 @@ def test_frames_that_waited_too_long_are_dropped_and_counted() -> None:
     assert batcher.counts()["live"].stale == 1
 
 
-def test_a_queue_of_the_same_name_is_refused() -> None:
+def test_bad_queues_are_refused() -> None:
     batcher = Batcher()
     batcher.add("a")
     with pytest.raises(InvalidValueError, match="same name"):
         batcher.add("a")
+    with pytest.raises(InvalidValueError, match="drop-oldest, drop-newest, wait"):
+        SourceSpec("b", lambda: pattern(1), policy="random")  # type: ignore[arg-type]
+    for queue in (0, -1):
+        with pytest.raises(InvalidValueError, match="queue must be at least 1"):
+            SourceSpec("c", lambda: pattern(1), queue=queue)
+    with pytest.raises(InvalidValueError, match="max_age must be above 0"):
+        PipelineOptions(max_age=0)
 
 
 def test_files_are_read_to_the_last_frame_in_order() -> None:

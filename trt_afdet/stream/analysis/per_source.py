@@ -39,9 +39,11 @@ class AnalysisOptions:
 
 
 class SourceAnalysis:
-    """The :class:`~trt_afdet.stream.pipeline.Analysis` of one source.
+    """What happens to one source's detections before the sinks see them.
 
-    ``replace`` and ``set_shapes`` may be called from any thread, the rest from the pipeline's.
+    Called in the order of the source's frames; ``wants_detector`` may be asked for a frame before
+    ``apply`` was called with the one before it. ``replace`` and ``set_shapes`` may be called from
+    any thread, the rest from the pipeline's.
     Raises InvalidValueError if the model lacks a class, MissingDependencyError without a tracker.
     """
 
@@ -92,6 +94,7 @@ class SourceAnalysis:
             self._zones.replace(shapes)
 
     def wants_detector(self, frame: StreamFrame) -> bool:
+        """Whether the detector must see this frame; if not, ``apply`` gets None."""
         with self._lock:
             wanted = self._asked % self._options.every == 0
             self._asked += 1
@@ -100,6 +103,7 @@ class SourceAnalysis:
     def apply(
         self, frame: StreamFrame, found: Detections | None
     ) -> tuple[Detections, tuple[object, ...]]:
+        """The detections to report, and events."""
         height, width = frame.image.shape[:2]
         # A file is read faster or slower than it was filmed: its own time counts.
         moment = frame.captured if frame.position is None else frame.position

@@ -64,9 +64,15 @@ _DEVICE = re.compile(r"/dev/video(\d+)")
 class Scheme:
     """A kind of address.
 
-    ``make`` turns the text after a source's ``://`` and its unread options into a
-    :class:`SourceAddress`; if the query is the peer's, it is the class of the options after ``#``.
-    A sink's takes its parsed address, or what follows the colon, and the options as read.
+    Attributes:
+        example: An example, for help and hints.
+        what: A description in a few words.
+        options: Its options.
+        make: For a source: makes a :class:`SourceAddress` from the text after ``://`` (or, if the
+            query is the peer's, from the parsed address) and the options, which are not read yet.
+            For a sink: makes the sink from its parsed address, or from the text after the colon if
+            it has none, and the options as read.
+        peers_query: The query belongs to the peer, and options follow a ``#``.
     """
 
     example: str
@@ -82,8 +88,11 @@ class SourceAddress:
 
     Attributes:
         uri: The address or path to open; may hold credentials.
-        kind: A key of :data:`_MAKERS`.
+        kind: ``v4l2``, ``csi``, ``gst``, ``rtsp``, ``http``, ``stream``, ``file``, ``pictures`` or
+            ``test``.
         name: For messages and logs; without credentials.
+        live: See :class:`Source`.
+        options: The options class of its kind.
     """
 
     uri: str = field(repr=False)
@@ -109,7 +118,8 @@ def listed() -> str:
 def parse_source(text: str, **options: object) -> SourceAddress:
     """Reads the address of a source; looks at paths, but opens nothing.
 
-    The options override those in the address. Errors never show credentials.
+    The options override those in the address. An InvalidValueError names the nearest valid scheme
+    or option and never shows credentials.
     """
     text = text.strip()
     if not text or "\0" in text:
@@ -140,22 +150,31 @@ def _unknown(what: str, name: str | None, known: Iterable[str], listing: str) ->
 
 def make_source(spec: SourceAddress, name: str | None = None) -> Source:
     """Makes the source of an address without opening it; ``name`` replaces the address's name."""
-    on_jetson = getattr(spec.options, "decoder", "cpu") == "nvdec" and is_jetson()
-    made: Source = _MAKERS[spec.kind][on_jetson](spec.uri, name or spec.name, spec.options)
-    return made
+    return _SOURCE_MAKERS[spec.kind](spec, name or spec.name)
 
 
-#: By kind: the maker of its sources, and the one for ``decoder=nvdec`` on a Jetson.
-_MAKERS: dict[str, tuple[Callable[..., Source], ...]] = {
-    "v4l2": (V4l2Source,),
-    "csi": (csi_source,),
-    "gst": (gst_source,),
-    "rtsp": (rtsp_source, jetson_rtsp_source),
-    "http": (http_source,),
-    "stream": (stream_source,),
-    "test": (lambda uri, name, _: TestPatternSource(uri, name),),
-    "pictures": (lambda where, name, _: PicturesSource(where, name),),
-    "file": (VideoFileSource, jetson_file_source),
+def _rtsp_source(spec: SourceAddress, name: str) -> Source:
+    if spec.options.decoder == "nvdec" and is_jetson():
+        return jetson_rtsp_source(spec.uri, name, spec.options)
+    return rtsp_source(spec.uri, name, spec.options)
+
+
+def _file_source(spec: SourceAddress, name: str) -> Source:
+    if spec.options.decoder == "nvdec" and is_jetson():
+        return jetson_file_source(spec.uri, name)
+    return VideoFileSource(spec.uri, name, spec.options)
+
+
+_SOURCE_MAKERS: dict[str, Callable[[SourceAddress, str], Source]] = {
+    "v4l2": lambda spec, name: V4l2Source(spec.uri, name, spec.options),
+    "csi": lambda spec, name: csi_source(spec.uri, name, spec.options),
+    "gst": lambda spec, name: gst_source(spec.uri, name, spec.options),
+    "rtsp": _rtsp_source,
+    "http": lambda spec, name: http_source(spec.uri, name, spec.options, live=spec.live),
+    "stream": lambda spec, name: stream_source(spec.uri, name, spec.options),
+    "test": lambda spec, name: TestPatternSource(spec.uri, name),
+    "pictures": lambda spec, name: PicturesSource(spec.uri, name),
+    "file": _file_source,
 }
 
 
@@ -238,55 +257,80 @@ def _test(where: str, options: dict[str, Any]) -> SourceAddress:
 
 def _network_source(text: str, options: dict[str, Any]) -> SourceAddress:
     address = parse_address(text)
-    name = address.scheme
-    scheme = SOURCES[name]
-    if not address.host and name not in ("udp", "rtp"):
-        raise InvalidValueError(f"{name}:// needs a host", hint=f"{name}://HOST/path")
+    scheme = address.scheme
+    if not address.host and scheme not in ("udp", "rtp"):
+        raise InvalidValueError(f"{scheme}:// needs a host", hint=f"{scheme}://HOST/path")
     given = {**dict(split_options(address.fragment)), **options}
     try:
-        read = scheme.make(**read_values(scheme.options, name, given))
+        spec: SourceAddress = SOURCES[scheme].make(address, given)
     except InvalidValueError as error:
         if "@" in address.fragment and address.user is None:
             # The option may be a piece of a password that contains "#".
             raise InvalidValueError(error.what, hint=ENCODE) from None
         raise
-    url, kind, live = address.url(), "stream", True
-    if isinstance(read, RtspOptions):
-        kind = "rtsp"
-    elif isinstance(read, HttpOptions):
-        kind, live = "http", read.is_live(address.path)
-    elif address.port is None and not name.startswith("rtmp"):
-        raise InvalidValueError(f"{name}:// needs a port", hint=f"{name}://HOST:PORT")
-    elif name == "udp" and address.user is None and address.password is None:
+    return spec
+
+
+def _rtsp(address: Address, options: dict[str, Any]) -> SourceAddress:
+    read = read_options(RtspOptions, address.scheme, options)
+    return SourceAddress(address.url(), "rtsp", address.shown, True, read)
+
+
+def _http(address: Address, options: dict[str, Any]) -> SourceAddress:
+    read = read_options(HttpOptions, address.scheme, options)
+    video = Path(address.path).suffix.lower() in VIDEO_SUFFIXES
+    live = read.live == "yes" or (read.live == "auto" and not video)
+    return SourceAddress(address.url(), "http", address.shown, live, read)
+
+
+def _stream(address: Address, options: dict[str, Any]) -> SourceAddress:
+    scheme = address.scheme
+    read = read_options(StreamOptions, scheme, options)
+    if address.port is None and not scheme.startswith("rtmp"):
+        raise InvalidValueError(f"{scheme}:// needs a port", hint=f"{scheme}://HOST:PORT")
+    url = address.url()
+    if scheme == "udp" and address.user is None and address.password is None:
         # VLC and FFmpeg write "receive there" as udp://@239.0.0.1:1234.
         url = url.replace("://", "://@", 1)
-    return SourceAddress(url, kind, address.shown, live, read)
+    return SourceAddress(url, "stream", address.shown, True, read)
 
 
 def _source(example: str, what: str, options: Any, make: Any) -> Scheme:
     return Scheme(example, what, options_of(options), make)
 
 
-def _protocol(example: str, what: str, options: Any = StreamOptions) -> Scheme:
-    return Scheme(example, what, options_of(options), options, peers_query=True)
+def _network_scheme(example: str, what: str, options: Any, make: Any) -> Scheme:
+    return Scheme(example, what, options_of(options), make, peers_query=True)
 
 
-_RTSP = _protocol(
-    "rtsp://USER:PASSWORD@HOST/PATH, rtsps://", "a camera in the network, over TCP", RtspOptions
+def _protocol(example: str, what: str) -> Scheme:
+    return _network_scheme(example, what, StreamOptions, _stream)
+
+
+_RTSP = _network_scheme(
+    "rtsp://USER:PASSWORD@HOST/PATH, rtsps://",
+    "a camera in the network, over TCP",
+    RtspOptions,
+    _rtsp,
 )
-_HTTP = _protocol("http://HOST/PATH, https://", "MJPEG, HLS, videos on a web server", HttpOptions)
+_HTTP = _network_scheme(
+    "http://HOST/PATH, https://", "MJPEG, HLS, videos on a web server", HttpOptions, _http
+)
 _RTMP = _protocol("rtmp://HOST/APP/KEY, rtmps://", "RTMP")
 
 #: Sources by the scheme of their address. An address without a scheme is a path or a device.
 SOURCES: dict[str, Scheme] = {
     "v4l2": _source("/dev/video0, v4l2://0", "a camera of this machine", V4l2Options, _v4l2),
     "csi": _source("csi://0", "a camera of a Jetson", CsiOptions, _csi),
-    **dict.fromkeys(("rtsp", "rtsps"), _RTSP),
-    **dict.fromkeys(("http", "https"), _HTTP),
+    "rtsp": _RTSP,
+    "rtsps": _RTSP,
+    "http": _HTTP,
+    "https": _HTTP,
     "udp": _protocol("udp://@239.0.0.1:1234", "MPEG-TS and more"),
     "tcp": _protocol("tcp://HOST:PORT", "MPEG-TS and more"),
     "rtp": _protocol("rtp://:5004, FILE.sdp", "RTP; an SDP file describes the content"),
-    **dict.fromkeys(("rtmp", "rtmps"), _RTMP),
+    "rtmp": _RTMP,
+    "rtmps": _RTMP,
     "srt": _protocol("srt://HOST:PORT", "SRT, if PyAV's FFmpeg has it"),
     "file": _source("clip.mp4, file:///data/clip.mp4", "a video or pictures", FileOptions, _file),
     "gst": _source("gst://PIPELINE", "a GStreamer pipeline", GstOptions, _gst),
@@ -309,7 +353,8 @@ def make_sink(text: str) -> Sink:
         if name.startswith("webhook+"):
             query, rest = _split_foreign(query, scheme.options)
             place += f"?{rest}" if rest else ""
-        where = _network(place) if "://" in scheme.example else unquote(place[len(name) + 1 :])
+        network = "://" in scheme.example
+        where = _network(place) if network else unquote(place.partition(":")[2])
         options = read_values(scheme.options, name, dict(split_options(query)))
         sink: Sink = scheme.make(where, options)
     except InvalidValueError as error:
@@ -375,22 +420,25 @@ def _spooled(
     return cls(made, spool=Spool(path, **size), **options)
 
 
-def _broker(
-    cls: Callable[..., Sink], settings: Callable[..., Any], path: str, default: str = ""
-) -> Callable[[Address, dict[str, Any]], Sink]:
-    """A maker of the sinks of a broker; the path of its address is the setting of this name."""
-
-    def make(address: Address, options: dict[str, Any]) -> Sink:
-        parts = {name: getattr(address, name) for name in ("host", "port", "user", "password")}
-        parts[path] = unquote(address.path).lstrip("/") or default
-        tls = address.scheme in ("mqtts", "rediss")
-        return _spooled(cls, settings, options, tls=tls, **parts)
-
-    return make
+def _broker(address: Address) -> dict[str, Any]:
+    """The settings of a broker's connection."""
+    return {
+        "host": address.host,
+        "port": address.port,
+        "user": address.user,
+        "password": address.password,
+        "tls": address.scheme in ("mqtts", "rediss"),
+    }
 
 
-_mqtt = _broker(MqttSink, MqttOptions, "topic", DEFAULT_TOPIC)
-_redis = _broker(RedisSink, RedisOptions, "stream")
+def _mqtt(address: Address, options: dict[str, Any]) -> Sink:
+    topic = unquote(address.path).lstrip("/") or DEFAULT_TOPIC
+    return _spooled(MqttSink, MqttOptions, options, topic=topic, **_broker(address))
+
+
+def _redis(address: Address, options: dict[str, Any]) -> Sink:
+    stream = unquote(address.path).lstrip("/")
+    return _spooled(RedisSink, RedisOptions, options, stream=stream, **_broker(address))
 
 
 def _webhook(address: Address, options: dict[str, Any]) -> Sink:
@@ -433,15 +481,15 @@ SINKS: dict[str, Scheme] = {
     "mqtts": _server("mqtts://HOST/TOPIC", "the same, encrypted", _mqtt, MqttOptions),
     "redis": _server("redis://HOST/STREAM", "a Redis stream", _redis, RedisOptions),
     "rediss": _server("rediss://HOST/STREAM", "the same, encrypted", _redis, RedisOptions),
-    **{
-        f"webhook+{scheme}": _server(
-            f"webhook+{scheme}://HOST/PATH", what, _webhook, WebhookOptions
-        )
-        for scheme, what in (("http", "POSTs with retries"), ("https", "the same, encrypted"))
-    },
+    "webhook+http": _server(
+        "webhook+http://HOST/PATH", "POSTs with retries", _webhook, WebhookOptions
+    ),
+    "webhook+https": _server(
+        "webhook+https://HOST/PATH", "the same, encrypted", _webhook, WebhookOptions
+    ),
     "mjpeg": _sink(
         "mjpeg://HOST:PORT", "a stream per camera for browsers and VLC", _mjpeg, MjpegSink
     ),
     "rtsp": _sink("rtsp://HOST/PATH", "pushed to an RTSP server", _rtsp_sink, RtspSink),
-    "window": _sink("window:", "on the screen", lambda place, options: WindowSink()),
+    "window": _sink("window:", "on the screen", lambda where, options: WindowSink()),
 }

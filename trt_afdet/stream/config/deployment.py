@@ -82,7 +82,10 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Changes:
-    """The effect of a reload: names of sources and sinks; keys that apply at the next start."""
+    """The effect of a reload: names of sources, public names of sinks.
+
+    ``fixed`` are keys whose change applies at the next start.
+    """
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
@@ -93,11 +96,14 @@ class Changes:
     fixed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        parts = {what.replace("_", " "): names for what, names in vars(self).items() if names}
+        parts = [
+            f"{what.replace('_', ' ')}: {', '.join(names)}"
+            for what, names in vars(self).items()
+            if names and what != "fixed"
+        ]
         if self.fixed:
-            parts["at the next start"] = parts.pop("fixed")
-        told = (f"{what}: {', '.join(names)}" for what, names in parts.items())
-        return "; ".join(told) or "nothing has changed"
+            parts.append(f"at the next start: {', '.join(self.fixed)}")
+        return "; ".join(parts) or "nothing has changed"
 
 
 def resolve(
@@ -105,8 +111,8 @@ def resolve(
 ) -> Resolved:
     """Parses the sources, sinks and zones of a configuration; opens nothing.
 
-    A ConfigError holds all mistakes. ``class_names`` are the model's, or None for a first check;
-    ``sinks`` are existing ones to reuse, by URI.
+    ``class_names`` are the model's, or None for a first check without the model; ``sinks`` are
+    existing ones to reuse, by URI. A ConfigError holds all mistakes.
     """
     config = loaded.config
     problems: list[tuple[Place, str]] = []
@@ -131,14 +137,19 @@ def resolve(
         # Only a warning: the page's file may contain a camera that is away for a while.
         hint = nearest(name, known)
         log.warning("%s: unknown source %s%s", config.zones, name, f" - {hint}" if hint else "")
-    shapes |= {made.name: made.config.shapes for made in sources if made.config.zones is not None}
+    for configured in sources:
+        if configured.config.zones is not None:
+            shapes[configured.name] = configured.config.shapes
     if problems:
         raise ConfigError([loaded.problem(*problem) for problem in problems])
     return Resolved(loaded, tuple(sources), tuple(configured_sinks), shapes)
 
 
 def open_detector(loaded: Loaded, device: int | str | None = None) -> Detector:
-    """Opens the model, with the lowest confidence of a source; ConfigError if it does not fit."""
+    """Opens the model of a configuration, with the lowest confidence that a source needs.
+
+    ConfigError if the model contradicts the configuration.
+    """
     config = loaded.config
     path = Path(config.model) if config.model is not None else SHIPPED_MODEL
     suffixes = {"onnxruntime": (".onnx",), "tensorrt": (".engine", ".plan")}
@@ -179,7 +190,8 @@ class Deployment:
         self._lock = threading.Lock()
         self._shapes = dict(resolved.shapes)
         self._analyses: dict[str, SourceAnalysis] = {}
-        self._analyses |= {s.name: self._analysis(s, self._shapes) for s in resolved.sources}
+        for source in resolved.sources:
+            self._analyses[source.name] = self._analysis(source, self._shapes)
         self.pipeline = Pipeline(
             detector,
             [self._source_spec(source, self._analyses[source.name]) for source in resolved.sources],
@@ -203,7 +215,10 @@ class Deployment:
             analysis.set_shapes(shapes)
 
     def reload(self, loaded: Loaded) -> Changes:
-        """Continues with another configuration; changes nothing if that raises an AfdetError."""
+        """Continues with another configuration; unchanged cameras keep running.
+
+        Nothing changes if it contains mistakes (AfdetError).
+        """
         before = self.resolved
         model = loaded.config.model
         if model is not None and not Path(model).is_file():
@@ -213,19 +228,19 @@ class Deployment:
         resolved = resolve(loaded, self._class_names, sinks)
         old = {source.name: source for source in before.sources}
         new = {source.name: source for source in resolved.sources}
-        both = [n for n in new if n in old]
-        restarted = [n for n in both if _changed(CAPTURE, old[n].config, new[n].config)]
+        restarted = [n for n in new if n in old and _changed(CAPTURE, old[n].config, new[n].config)]
         added = [n for n in new if n not in old]
         removed = [n for n in old if n not in new]
         shapes = {name: self._shapes_after(before, resolved, name) for name in new}
         # Do everything that can fail first.
         fresh = {n: self._analysis(new[n], shapes) for n in (*added, *restarted)}
+        kept = [n for n in new if n not in fresh]
         adjusted = [
-            n for n in both
-            if n not in fresh
-            and (shapes[n] != self._shapes.get(n, Shapes())
-                 or old[n].config.analysis != new[n].config.analysis)
-        ]  # fmt: skip
+            name
+            for name in kept
+            if shapes[name] != self._shapes.get(name, Shapes())
+            or old[name].config.analysis != new[name].config.analysis
+        ]
         for name in adjusted:
             self._analyses[name].check(new[name].config.analysis, shapes[name])
         sinks_added, sinks_removed = self._change_sinks(before, resolved)
@@ -251,8 +266,15 @@ class Deployment:
         fixed = _changed(FIXED, before.config, resolved.config)
         if resolved.config.lowest_conf < self._conf:
             fixed.append(f"confidences below {self._conf:g}")
-        changes = (added, removed, restarted, adjusted, sinks_added, sinks_removed, fixed)
-        return Changes(*map(tuple, changes))
+        return Changes(
+            added=tuple(added),
+            removed=tuple(removed),
+            restarted=tuple(restarted),
+            adjusted=tuple(adjusted),
+            sinks_added=tuple(sinks_added),
+            sinks_removed=tuple(sinks_removed),
+            fixed=tuple(fixed),
+        )
 
     def _shapes_after(self, before: Resolved, resolved: Resolved, name: str) -> Shapes:
         """A source's zones after a reload, which keeps those drawn on the page."""
@@ -276,12 +298,13 @@ class Deployment:
             # Two sinks cannot write to the same place, so there the old one closes before the new
             # one opens. That place is known to work, so it comes last.
             for configured in sorted(coming, key=lambda configured: configured.target in held):
-                if (holder := held.get(configured.target)) is not None:
+                holder = held.get(configured.target)
+                if holder is None:
+                    missing += _missing_parts(configured.path)
+                    opened.append(self.pipeline.open_sink(configured.sink))
+                else:
                     replaced.append((holder, configured))
                     self.pipeline.replace_sink(holder.sink, configured.sink)
-                    continue
-                missing += _missing_parts(configured.path)
-                opened.append(self.pipeline.open_sink(configured.sink))
         except BaseException:
             for runner in opened:
                 runner.close(self.pipeline.options.stop_within)
@@ -296,7 +319,7 @@ class Deployment:
         for configured in going:
             if all(configured is not old_one for old_one, _ in replaced):
                 self.pipeline.remove_sink(configured.sink)
-        return [made.sink.name for made in coming], [made.sink.name for made in going]
+        return [p.sink.name for p in coming], [p.sink.name for p in going]
 
     def _open_again(self, configured: ConfiguredSink) -> None:
         """Replaces a closed sink with a new one, because a sink opens only once."""
@@ -306,26 +329,31 @@ class Deployment:
         self.resolved = replace(self.resolved, sinks=sinks)
 
     def _analysis(self, source: ConfiguredSource, shapes: Mapping[str, Shapes]) -> SourceAnalysis:
-        name, before = source.name, self._analyses.get(source.name)
-        next_id = 1 if before is None else before.next_id
-        options = source.config.analysis
-        return SourceAnalysis(name, self._class_names, options, shapes.get(name), next_id)
+        before = self._analyses.get(source.name)
+        return SourceAnalysis(
+            source.name,
+            self._class_names,
+            source.config.analysis,
+            shapes.get(source.name),
+            first_id=1 if before is None else before.next_id,
+        )
 
     def _source_spec(self, source: ConfiguredSource, analysis: SourceAnalysis) -> SourceSpec:
         config, address = source.config, source.address
         return SourceSpec(
-            source.name,
-            lambda: make_source(address, source.name),
-            address.live,
-            config.policy,
-            config.queue,
-            config.realtime,
-            analysis,
-            config.retry,
+            name=source.name,
+            make=lambda: make_source(address, source.name),
+            live=address.live,
+            policy=config.policy,
+            queue=config.queue,
+            realtime=config.realtime,
+            analysis=analysis,
+            retry=config.retry,
         )
 
 
 def _changed(keys: Sequence[str], before: object, after: object) -> list[str]:
+    """The keys whose values differ."""
     return [key for key in keys if getattr(before, key) != getattr(after, key)]
 
 
@@ -357,8 +385,9 @@ def _sources(config: Config, problems: list[tuple[Place, str]]) -> list[Configur
         except AfdetError as error:
             problems.append((("sources", index, "uri"), str(error)))
             continue
-        name, number = source.name or address.name, 2
-        if source.name is None:
+        name = source.name
+        if name is None:
+            name, number = address.name, 2
             while taken[name]:
                 name, number = f"{address.name} ({number})", number + 1
             taken[name] += 1

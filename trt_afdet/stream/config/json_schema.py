@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any, get_args
 
@@ -45,24 +45,21 @@ def json_schema() -> Schema:
     source["properties"]["uri"]["pattern"] = _SOURCE
     source["properties"]["name"]["anyOf"] = [{"type": "string", "pattern": r"\S"}]
     kinds["SinkConfig"]["properties"]["uri"]["pattern"] = _SINK
-    two = [list(pair) for pair in combinations(("token", "token_file", "token_env"), 2)]
-    both = [{"required": p, "properties": {key: {"type": "string"} for key in p}} for p in two]
-    kinds["WebConfig"]["not"] = {"anyOf": both}
-    alone = {"every": {"maximum": 1}, "zones": {"maxProperties": 0}}
-    source["allOf"] = [_if("track", {"const": False}, alone)]
+    kinds["WebConfig"]["not"] = {"anyOf": [_both(pair) for pair in combinations(_TOKENS, 2)]}
+    without_tracks = {"every": {"maximum": 1}, "zones": {"maxProperties": 0}}
+    source["allOf"] = [_if("track", {"const": False}, without_tracks)]
     for key in source["properties"].keys() - {"uri"}:
         source["properties"][key] = _or_null(source["properties"][key])
     own = {k: v for k, v in source["properties"].items() if k not in ("uri", "name")}
-    text = {"description": "Keys of a source that hold for all sources."}
-    kinds["Defaults"] = text | _object(own)
-    keys["defaults"] = text | _ref("Defaults")
+    description = {"description": "Keys of a source that hold for all sources."}
+    kinds["Defaults"] = description | _object(own)
+    keys["defaults"] = description | _ref("Defaults")
     address = {"type": "string", "minLength": 1}
-    a_source, a_sink = (
-        {"anyOf": [address | {"pattern": pattern}, _ref(name)]}
-        for pattern, name in ((_SOURCE, "SourceConfig"), (_SINK, "SinkConfig"))
-    )
-    keys["sources"] |= {"minItems": 1, "items": a_source}
-    keys["sinks"]["items"] = a_sink
+    keys["sources"] |= {
+        "minItems": 1,
+        "items": {"anyOf": [address | {"pattern": _SOURCE}, _ref("SourceConfig")]},
+    }
+    keys["sinks"]["items"] = {"anyOf": [address | {"pattern": _SINK}, _ref("SinkConfig")]}
     keys["web"]["anyOf"] = [{"type": ["boolean", "integer", "string"]}, _ref("WebConfig")]
     keys["metrics"] = keys["metrics"] | {"anyOf": [{"type": ["integer", "string"]}]}
     for key in keys.keys() - {"sources"}:
@@ -74,9 +71,18 @@ def json_schema() -> Schema:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "cameras.yaml of trt-afdet",
         **_with_variables(top),
-        "$defs": {name: _with_variables(kind) for name, kind in kinds.items()}
-        | {"Variable": _VARIABLE},
+        "$defs": {
+            **{name: _with_variables(kind) for name, kind in kinds.items()},
+            "Variable": _VARIABLE,
+        },
     }
+
+
+_TOKENS = ("token", "token_file", "token_env")
+
+
+def _both(names: Sequence[str]) -> Schema:
+    return {"required": list(names), "properties": {name: {"type": "string"} for name in names}}
 
 
 def _if(key: str, schema: Schema, then: Schema) -> Schema:

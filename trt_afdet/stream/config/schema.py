@@ -129,9 +129,10 @@ class WebConfig:
     def read_token(self) -> str | None:
         """Reads the token from its key, variable or file."""
         if self.token_env is not None:
-            if token := os.environ.get(self.token_env):
-                return token
-            raise InvalidValueError(f"the environment variable {self.token_env} is not set")
+            token = os.environ.get(self.token_env)
+            if not token:
+                raise InvalidValueError(f"the environment variable {self.token_env} is not set")
+            return token
         if self.token_file is not None:
             return read_secret(Path(self.token_file)).strip()
         return self.token
@@ -189,12 +190,9 @@ class Config:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A configuration, checked except for the model and the addresses, and the lines of its file.
+    """A configuration, with the lines of its file; ``path`` is None for a command line."""
 
-    The path is None for a command line.
-    """
-
-    config: Config
+    config: Config  # Checked, except for the model and the addresses.
     path: Path | None = None
     document: Document = field(default_factory=Document)
 
@@ -209,7 +207,13 @@ def is_config_file(source: str) -> bool:
 
 
 def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Loaded:
-    """Reads and checks a file; a ConfigError lists all its mistakes."""
+    """Reads and checks a file.
+
+    Raises:
+        MissingFileError: If it does not exist.
+        ConfigError: If it contains mistakes; lists them all.
+        MissingDependencyError: If PyYAML or pydantic is not installed.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
@@ -231,7 +235,7 @@ def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Loa
 
 
 def config_from(data: dict[str, Any]) -> Loaded:
-    """Checks a configuration given as the mapping of a file; raises as :func:`load_config`."""
+    """Checks a mapping as a file would hold it; raises as :func:`load_config`."""
     return _check(Document(data), None)
 
 
@@ -269,20 +273,21 @@ def _problem(path: Path | None, document: Document, place: Place, text: str) -> 
 
 
 def _merge_defaults(data: dict[str, Any], problems: list[Problem]) -> dict[str, Any]:
-    """Merges ``defaults`` into the sources and expands all short forms."""
+    """Merges ``defaults`` into the sources and expands all short forms; adds to the problems."""
     merged = {key: value for key, value in data.items() if key != "defaults"}
     defaults = data.get("defaults")
     if defaults is not None and not isinstance(defaults, dict):
         problems.append((("defaults",), "must be a mapping"))
         defaults = None
     defaults = _long_form(defaults or {})
-    text = "set this for each source, not for all"
-    problems += [(("defaults", key), text) for key in ("uri", "name") if key in defaults]
+    for key in ("uri", "name"):
+        if key in defaults:
+            problems.append((("defaults", key), "set this for each source, not for all"))
     for key in ("sources", "sinks"):
         if isinstance(data.get(key), list):
-            merged[key] = [{"uri": one} if isinstance(one, str) else one for one in data[key]]
-            if key == "sources":
-                merged[key] = [_over(defaults, _long_form(source)) for source in merged[key]]
+            merged[key] = [{"uri": item} if isinstance(item, str) else item for item in data[key]]
+    if isinstance(data.get("sources"), list):
+        merged["sources"] = [_over(defaults, _long_form(source)) for source in merged["sources"]]
     web = data.get("web")
     if isinstance(web, bool):
         merged["web"] = {} if web else None
@@ -350,7 +355,7 @@ def _unknown_keys(value: Any, kind: Any, place: Place = ()) -> list[Problem]:
 
 
 def _validate(data: dict[str, Any], problems: list[Problem]) -> Config | None:
-    """The configuration; None if it has mistakes."""
+    """The configuration; None if it has mistakes, which are added to the problems."""
     try:
         from pydantic import TypeAdapter, ValidationError
     except ImportError as error:

@@ -59,7 +59,7 @@ class Metrics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sources: dict[str, _SourceFigures] = {}
-        self._batches = (0, 0)
+        self._batches = (0, 0)  # Number, frames.
         self.started = time.monotonic()
 
     def frame_done(
@@ -85,11 +85,13 @@ class Metrics:
     def batch_done(self, frames: int) -> None:
         """Counts a run of the detector."""
         with self._lock:
-            self._batches = (self._batches[0] + 1, self._batches[1] + frames)
+            number, before = self._batches
+            self._batches = (number + 1, before + frames)
 
     def batches(self) -> tuple[int, int]:
         """Runs of the detector, and the frames in them."""
-        return self._batches
+        with self._lock:
+            return self._batches
 
     def forget(self, source: str) -> None:
         """Removes a source's figures."""

@@ -62,8 +62,9 @@ class MetricsServer:
             ) from error
         server.daemon_threads = True
         self._server, self.port = server, server.server_address[1]
-        serve = partial(server.serve_forever, 0.1)
-        threading.Thread(target=serve, name="metrics server", daemon=True).start()
+        threading.Thread(
+            target=server.serve_forever, args=(0.1,), name="metrics server", daemon=True
+        ).start()
 
     def stop(self) -> None:
         """Stops; stopping twice is fine."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from itertools import chain, count
 
 from trt_afdet.support.redact import redact
 from trt_afdet.support.slug import slug
@@ -25,8 +24,9 @@ class PublicNames:
         with self._lock:
             if source not in self._public:
                 base = redact(source)[:LONGEST]
-                more = (f"{base} ({number})" for number in count(2))
-                public = next(name for name in chain([base], more) if name not in self._source)
+                public, number = base, 2
+                while public in self._source:
+                    public, number = f"{base} ({number})", number + 1
                 self._public[source] = public
                 self._source[public] = source
                 self._public_of_key[slug(public)] = public

@@ -47,6 +47,7 @@ class Notifier:
         self._send("STOPPING=1")
 
     def alive(self) -> None:
+        """Feeds the watchdog."""
         self._send("WATCHDOG=1")
 
     def status(self, text: str) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,10 @@ from trt_afdet.stream.sources.base import (
     UnusableSourceError,
 )
 from trt_afdet.support.redact import redact
+
+if TYPE_CHECKING:
+    import av
+    from av.video.frame import VideoFrame
 
 #: What cameras answer, and what helps.
 STATUS = {
@@ -109,9 +113,11 @@ class AvInput:
 
     Attributes:
         address: With credentials; never shown.
+        name: For people.
+        options, format: Of the container; its format is None to find out.
         connect_timeout, timeout: Seconds; None for a file of this machine.
         live: Whether the decoder must not hold frames back to work on several at once.
-        threads: Of the decoder; 0 to choose.
+        threads: Of the decoder; 0 to choose, which is two if live.
         gpu: Number of the NVIDIA GPU whose NVDEC decodes; None for the CPU.
     """
 
@@ -121,7 +127,7 @@ class AvInput:
     format: str | None = None
     connect_timeout: float | None = None
     timeout: float | None = None
-    live: bool = True
+    live: bool = False
     threads: int = 0
     gpu: int | None = None
 
@@ -130,22 +136,24 @@ class AvInput:
     ) -> SourceError:
         """The message for an error of PyAV, without the address that PyAV puts into its texts.
 
-        ``said`` is what FFmpeg said meanwhile; ``opening``: it came before the first frame.
+        ``said`` is what FFmpeg said meanwhile; ``opening``, whether it came before the first frame.
         """
-        name, file, e = self.name, self.timeout is None, load_av().error
-        number = error.errno if isinstance(error, OSError) and not file else None
+        name, file = self.name, self.timeout is None
+        e = load_av().error
         if isinstance(error, SourceError):
             return error
-        statuses = [int(found[1]) for line in reversed(said) if (found := _FAILED.search(line))]
-        for status, kind in (
-            (401, e.HTTPUnauthorizedError), (403, e.HTTPForbiddenError), (404, e.HTTPNotFoundError)
-        ):  # fmt: skip
-            if isinstance(error, kind):
-                return status_error(name, status)
+        number = error.errno if isinstance(error, OSError) and not file else None
+        if isinstance(error, e.HTTPUnauthorizedError):
+            return status_error(name, 401)
+        if isinstance(error, e.HTTPForbiddenError):
+            return status_error(name, 403)
+        if isinstance(error, e.HTTPNotFoundError):
+            return status_error(name, 404)
         if number == errno.EPROTONOSUPPORT:
             return status_error(name, 461)
-        if statuses:
-            return status_error(name, statuses[0])
+        for line in reversed(said):
+            if (found := _FAILED.search(line)) is not None:
+                return status_error(name, int(found[1]))
         if isinstance(error, FileNotFoundError):
             return SourceRefusedError(f"{name}: no such file")
         if isinstance(error, e.ExitError):
@@ -161,10 +169,8 @@ class AvInput:
                 f"{name}: the FFmpeg of PyAV cannot play it", got=redact(str(error.strerror))
             )
         if isinstance(error, e.InvalidDataError):
-            damaged = SourceRefusedError if file else SourceError
-            return damaged(
-                f"{name}: not a video that can be read", hint="is it cut off or damaged?"
-            )
+            kind = SourceRefusedError if file else SourceError
+            return kind(f"{name}: not a video that can be read", hint="is it cut off or damaged?")
         text = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         if number == errno.EIO:  # FFmpeg's answer to many things.
             text = "the stream broke off"
@@ -197,18 +203,18 @@ def no_nvdec(what: AvInput, error: BaseException) -> SourceRefusedError:
 
 
 class AvReader:
-    """One opened container, used by one thread; ``duration`` is None if it does not say."""
+    """One opened container. Used by one thread."""
 
     def __init__(self, what: AvInput) -> None:
         self.what = what
-        self.format = ""
-        self.duration: float | None = None
-        self._container: Any = None
+        self.format = ""  # Name of the container's format.
+        self.duration: float | None = None  # Seconds; None if it does not say (live streams).
+        self._container: av.container.InputContainer | None = None
         self._stream: Any = None
         self._in_a_row = 0
 
     def open(self) -> SourceInfo:
-        """Connects; SourceError if it cannot, SourceRefusedError if it never can."""
+        """Connects; SourceError if it cannot be opened, SourceRefusedError if it never can."""
         av = load_av()
         what = self.what
         hwaccel = None if what.gpu is None else nvdec(what)
@@ -269,21 +275,24 @@ class AvReader:
                 yield from self._container.demux(self._stream)
                 return
             except av.error.InvalidDataError:
-                self.note(False)
+                self.note_damaged()
             except av.error.BlockingIOError:
                 time.sleep(0.005)
             except (av.error.FFmpegError, OSError, RuntimeError) as error:
                 raise self.what.error(error) from None
 
-    def decode(self, packet: Any) -> list[Any]:
-        """The frames that a packet completes: none, one, or several."""
+    def decode(self, packet: Any) -> list[VideoFrame]:
+        """The frames that a packet completes: none, one, or several.
+
+        SourceError if nothing but garbage comes, or the decoder gives up.
+        """
         av = load_av()
         try:
-            frames: list[Any] = packet.decode()
+            frames: list[VideoFrame] = packet.decode()
         except av.error.EOFError:
             return []
         except (av.error.InvalidDataError, av.error.UnknownError):
-            self.note(False)
+            self.note_damaged()
             return []
         except (av.error.FFmpegError, MemoryError, RuntimeError, ValueError) as error:
             raise self.what.error(error) from None
@@ -291,12 +300,16 @@ class AvReader:
             # Half a frame, the rest grey, is worse than none: another one follows soon.
             frames = [frame for frame in frames if not frame.is_corrupt]
         if frames:
-            self.note(True)
+            self.note_good()
         return frames
 
-    def note(self, good: bool) -> None:
-        """Notes that a packet was good or damaged; SourceError if too many in a row are."""
-        self._in_a_row = 0 if good else self._in_a_row + 1
+    def note_good(self) -> None:
+        """Notes that a packet could be decoded."""
+        self._in_a_row = 0
+
+    def note_damaged(self) -> None:
+        """Notes that a packet could not be decoded; SourceError if too many in a row could not."""
+        self._in_a_row += 1
         if self._in_a_row > MOST_DAMAGED:
             raise SourceError(f"{self.what.name}: sends garbage, not video") from None
 
@@ -308,7 +321,7 @@ class AvReader:
 
 
 class JpegDecoder:
-    """Decodes pictures that no container is around."""
+    """Decodes JPEGs that come without a container. Used by one thread."""
 
     def __init__(self) -> None:
         self._av = load_av()
@@ -317,7 +330,7 @@ class JpegDecoder:
         self._convert = Converter()
 
     def decode(self, packet: Any) -> npt.NDArray[np.uint8] | None:
-        """The picture, BGR uint8 [H, W, 3]; None if it is damaged."""
+        """The picture of a packet of PyAV, BGR uint8 [H, W, 3]; None if it is damaged."""
         try:
             frames = self._decoder.decode(packet)
         except self._av.error.FFmpegError:

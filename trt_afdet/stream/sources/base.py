@@ -33,7 +33,7 @@ class UnusableSourceError(SourceError):
 class SourceInfo:
     """The properties of an open source."""
 
-    width: int  # Pixels; 0 if it will only be known with the first frame.
+    width: int  # Pixels; both are 0 if they will only be known with the first frame.
     height: int
     fps: float | None  # None if it does not say.
     codec: str  # Name of the codec or pixel format, for people.
@@ -66,21 +66,24 @@ Pending = Callable[[], Picture | None]
 def unpadded(
     data: Any, width: int, height: int, channels: int, stride: int
 ) -> npt.NDArray[np.uint8] | None:
-    """A copy of pixels [H, W, C] whose rows begin every so many bytes; None if some are missing."""
+    """Pixels [H, W, C] whose rows begin every ``stride`` bytes, as a view of the data.
+
+    None if some are missing.
+    """
     flat = np.frombuffer(data, np.uint8)
     if flat.size < stride * (height - 1) + width * channels:
         return None
     shape, strides = (height, width, channels), (stride, channels, 1)
-    return np.lib.stride_tricks.as_strided(flat, shape, strides, writeable=False).copy()
+    return np.lib.stride_tricks.as_strided(flat, shape, strides, writeable=False)
 
 
 def incomplete(source: object) -> str:
-    """What of a file that came to its end could not be read; empty if all could, or not a file."""
+    """What of a file that came to its end could not be read, for people; empty if all could."""
     return str(getattr(source, "incomplete", ""))
 
 
 def own_limit(source: object, name: str) -> float:
-    """Seconds of a source's ``connect_timeout`` or ``timeout``; infinite if it has none."""
+    """The ``connect_timeout`` or ``timeout`` of a source, in seconds; infinite if it has none."""
     limit = getattr(source, name, None)
     return math.inf if limit is None else float(limit)
 
@@ -101,15 +104,23 @@ class Source(Protocol):
     live: bool
 
     def open(self) -> SourceInfo:
-        """Connects; the kind of its SourceError says whether another try may help."""
+        """Connects; blocks for as long as it takes.
+
+        SourceError if it cannot be opened now; SourceRefusedError if the peer refuses;
+        UnusableSourceError if it never can.
+        """
 
     def read(self) -> Picture | Pending | None:
-        """The next frame; None at the end of a file; SourceError if it is lost or sends garbage."""
+        """The next frame, or None at the end of a file; blocks for as long as it takes.
+
+        SourceError if the source is lost or sends garbage.
+        """
 
     def interrupt(self) -> None:
         """Makes a blocked :meth:`read` or :meth:`open` return soon. From any thread.
 
-        Its :class:`~trt_afdet.support.threads.Worker` interrupts what waits inside PyAV.
+        What waits inside PyAV is interrupted by its thread
+        (:class:`~trt_afdet.support.threads.Worker`).
         """
 
     def close(self) -> None:

@@ -50,6 +50,7 @@ class GstOptions:
 
 
 def full_pipeline(pipeline: str, *, live: bool) -> str:
+    """The pipeline with the end that frames are taken from."""
     body = _APPSINK.sub("", pipeline.strip()).rstrip("! \t\n")
     keep = "max-buffers=1 drop=true" if live else "max-buffers=2 drop=false"
     caps = "video/x-raw,format=BGR"
@@ -57,6 +58,7 @@ def full_pipeline(pipeline: str, *, live: bool) -> str:
 
 
 def quoted(value: str) -> str:
+    """A value of a property in a pipeline's text."""
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
@@ -101,19 +103,24 @@ class OpencvSource(_GstSource):
             raise MissingDependencyError(
                 "this OpenCV was built without GStreamer", hint="use backend=gi"
             )
-        limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, int(self.connect_timeout * 1000)]
-        limits += [cv2.CAP_PROP_READ_TIMEOUT_MSEC, int(self.timeout * 1000)]
+        limits = [
+            cv2.CAP_PROP_OPEN_TIMEOUT_MSEC,
+            int(self.connect_timeout * 1000),
+            cv2.CAP_PROP_READ_TIMEOUT_MSEC,
+            int(self.timeout * 1000),
+        ]
         capture = self._capture = cv2.VideoCapture(self._text, cv2.CAP_GSTREAMER, limits)
         if not capture.isOpened():
             raise SourceError(
                 f"{self.name}: GStreamer cannot play it", hint="GST_DEBUG=3 makes it say why"
             )
-        width, height, rate = (
-            capture.get(key)
-            for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FPS)
+        rate = float(capture.get(cv2.CAP_PROP_FPS))
+        return SourceInfo(
+            int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
+            int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
+            rate if 0 < rate < 1000 else None,
+            "GStreamer",
         )
-        fps = rate if 0 < rate < 1000 else None
-        return SourceInfo(int(width), int(height), fps, "GStreamer")
 
     def read(self) -> Picture | None:
         assert self._capture is not None
@@ -238,7 +245,8 @@ class GiSource(_GstSource):
         try:
             width, height = caps.get_value("width"), caps.get_value("height")
             # Rows begin at multiples of four bytes.
-            image = unpadded(mapped.data, width, height, 3, (width * 3 + 3) // 4 * 4)
+            pixels = unpadded(mapped.data, width, height, 3, (width * 3 + 3) // 4 * 4)
+            image = None if pixels is None else pixels.copy()
         finally:
             buffer.unmap(mapped)
         if image is None:

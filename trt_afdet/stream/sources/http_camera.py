@@ -39,7 +39,6 @@ MOST_REDIRECTS = 5
 # What ends a JPEG's compressed data: any marker but a stuffed zero, a restart, or filling.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _START = b"\xff\xd8\xff"
-_KINDS = ("basic", "md5", "sha-256")  # Of logins, the best last.
 _FIELD = re.compile(r'(\w+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 
 
@@ -60,9 +59,10 @@ class JpegSplitter:
         """
         self._data += data
         self.between += len(data)
-        found = list(iter(self._next, None))
-        if found:
+        found = []
+        while (picture := self._next()) is not None:
             self.between = len(self._data)
+            found.append(picture)
         return found
 
     def rest(self) -> list[bytes]:
@@ -155,6 +155,7 @@ class _Connection(http.client.HTTPConnection):
                     self._socket.shutdown(socket.SHUT_RDWR)
 
     def drop(self) -> None:
+        """Closes the socket, too; ``close`` leaves it to the answer that is being read."""
         self.close()
         with self._lock:
             if self._socket is not None:
@@ -162,12 +163,14 @@ class _Connection(http.client.HTTPConnection):
                 self._socket = None
 
     def _keep(self, made: socket.socket) -> None:
+        """Lets :meth:`end` reach the socket."""
         with self._lock:
             self._socket = made
             if self._ended:
                 raise SourceError("reading was interrupted")
 
     def connect(self) -> None:
+        """Called by the library before a request, if there is no connection (any more)."""
         error = OSError("no address")
         found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         for family, kind, proto, _, place in found:
@@ -199,31 +202,33 @@ class _Login:
     def __init__(self, user: str, password: str) -> None:
         self._user = user
         self._password = password
-        self._kind = -1
-        self._challenge: dict[str, str] = {}
+        self._basic = False
+        self._challenge: dict[str, str] | None = None  # Digest's.
         self._count = 0
 
     def learn(self, challenges: list[str]) -> bool:
-        """Answers the server's challenge; False if it cannot."""
-        found: list[tuple[int, dict[str, str]]] = []
+        """Chooses the best login that the server offers; False if none of them is known."""
+        best = -1
         for text in re.split(r",\s*(?=(?:Basic|Digest)\s)", ", ".join(challenges), flags=re.I):
             kind, _, rest = text.strip().partition(" ")
             asked = {name.lower(): quoted or plain for name, quoted, plain in _FIELD.findall(rest)}
-            if kind.lower() == "digest":
-                kind = asked.get("algorithm", "MD5").upper().removesuffix("-SESS")
-            if kind.lower() in _KINDS:
-                found.append((_KINDS.index(kind.lower()), asked))
-        self._kind, self._challenge = max(found, key=lambda one: one[0], default=(-1, {}))
+            if kind.lower() == "basic" and best < 0:
+                best, self._basic, self._challenge = 0, True, None
+            elif kind.lower() == "digest":
+                algorithm = asked.get("algorithm", "MD5").upper().removesuffix("-SESS")
+                rank = {"MD5": 1, "SHA-256": 2}.get(algorithm, -1)
+                if rank > best:
+                    best, self._basic, self._challenge = rank, False, asked
         self._count = 0
-        return bool(found)
+        return best >= 0
 
     def header(self, target: str) -> dict[str, str]:
         """The header for a request."""
-        if self._kind < 0:
-            return {}
-        if _KINDS[self._kind] == "basic":
+        if self._basic:
             both = f"{self._user}:{self._password}".encode()
             return {"Authorization": f"Basic {base64.b64encode(both).decode()}"}
+        if self._challenge is None:
+            return {}
         asked = self._challenge
         algorithm = asked.get("algorithm", "MD5")
         digest = hashlib.sha256 if algorithm.upper().startswith("SHA-256") else hashlib.md5
@@ -253,7 +258,7 @@ class _Login:
 
 
 class HttpCamera:
-    """A camera behind ``http(s)://``; ``other`` reads what is neither MJPEG nor pictures."""
+    """The source behind ``http(s)://``; ``other`` reads what is neither MJPEG nor pictures."""
 
     live = True
 
@@ -292,7 +297,7 @@ class HttpCamera:
             return self._reader.open()
         self._decoder = JpegDecoder()
         if picture and not parts and answer.length is not None:
-            self._frames = self._polled(answer, body)
+            self._frames = self._pictures(answer, body)
             return SourceInfo(0, 0, None, "pictures")
         self._frames = self._stream(body, picture)
         return SourceInfo(0, 0, None, "mjpeg")
@@ -416,25 +421,31 @@ class HttpCamera:
 
     def _stream(self, body: Iterator[bytes], picture: bool) -> Iterator[Pending]:
         """Pictures one after another; a single one is asked for again and again."""
-        splitter = JpegSplitter()
         count = 0
-        stream: Iterator[bytes | None] = chain(body, [None])
-        for data in stream:
-            for found in splitter.rest() if data is None else splitter.feed(data):
-                count += 1
-                yield self._pending(found)
-            if splitter.between > MOST_BETWEEN:
-                raise SourceError(f"{self.name}: sends garbage, not video")
+        for found in self._split(body):
+            count += 1
+            yield self._pending(found)
         if picture and count == 1:
             self._drop()
             yield from self._polled()
 
-    def _polled(
-        self, answer: http.client.HTTPResponse | None = None, body: Iterator[bytes] | None = None
+    def _split(self, body: Iterator[bytes]) -> Iterator[bytes]:
+        splitter = JpegSplitter()
+        for data in body:
+            yield from splitter.feed(data)
+            if splitter.between > MOST_BETWEEN:
+                raise SourceError(f"{self.name}: sends garbage, not video")
+        yield from splitter.rest()
+
+    def _pictures(
+        self, answer: http.client.HTTPResponse, body: Iterator[bytes]
     ) -> Iterator[Pending]:
-        """A picture, asked for at a rate, after the one in the answer that is there."""
-        if answer is not None:
-            yield self._single(answer, body)
+        """The picture of an answer, then further ones."""
+        yield self._single(answer, body)
+        yield from self._polled()
+
+    def _polled(self) -> Iterator[Pending]:
+        """A picture, asked for at a rate."""
         due = time.monotonic()
         while True:
             due = max(due + self._pause, time.monotonic())
@@ -449,14 +460,12 @@ class HttpCamera:
                 # The server did not keep the connection.
                 self._drop()
                 answer = self._ask()
-            yield self._single(answer)
+            yield self._single(answer, self._body(answer))
 
-    def _single(
-        self, answer: http.client.HTTPResponse, body: Iterator[bytes] | None = None
-    ) -> Pending:
+    def _single(self, answer: http.client.HTTPResponse, body: Iterator[bytes]) -> Pending:
         data = bytearray()
         splitter = JpegSplitter()
-        for more in body or self._body(answer):
+        for more in body:
             data += more
             if len(data) > MOST_BETWEEN:
                 raise SourceError(f"{self.name}: sends garbage, not a picture")
@@ -477,9 +486,12 @@ class HttpCamera:
             else:
                 with contextlib.suppress(CorruptFileError, InvalidValueError):
                     image = decode_picture(data, self.name)
-            self._damaged = self._damaged + 1 if image is None else 0
+            if image is not None:
+                self._damaged = 0
+                return Picture(image, None, captured)
+            self._damaged += 1
             if self._damaged > MOST_DAMAGED:
                 raise SourceError(f"{self.name}: sends garbage, not video")
-            return None if image is None else Picture(image, None, captured)
+            return None
 
         return decode

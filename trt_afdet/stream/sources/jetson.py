@@ -33,7 +33,7 @@ class CsiOptions:
     Attributes:
         width, height, fps: Requested of the sensor.
         out_width, out_height: Size after scaling in hardware; 0 for no scaling.
-        flip: How the picture is turned.
+        flip: How the picture is turned; one of :data:`Flip`.
         sensor_mode: Number of a mode of the sensor; -1 to choose by size and rate.
         connect_timeout, timeout: Seconds without a first frame, or without the next one.
         backend: See :class:`GstOptions`.
@@ -52,6 +52,7 @@ class CsiOptions:
 
 
 def csi_pipeline(number: str, options: CsiOptions) -> str:
+    """The pipeline of a camera on the ribbon."""
     size = ""
     if options.out_width and options.out_height:
         size = f",width={options.out_width},height={options.out_height}"
@@ -64,6 +65,7 @@ def csi_pipeline(number: str, options: CsiOptions) -> str:
 
 
 def rtsp_pipeline(address: str, options: RtspOptions) -> str:
+    """The pipeline of an RTSP camera."""
     checks = "validate-all" if options.verify else "0"
     return (
         f"rtspsrc location={quoted(options.with_credentials(address))} "
@@ -74,6 +76,7 @@ def rtsp_pipeline(address: str, options: RtspOptions) -> str:
 
 
 def file_pipeline(path: str) -> str:
+    """The pipeline of a video file."""
     return f"filesrc location={quoted(path)} ! {_DECODE}"
 
 
@@ -89,7 +92,7 @@ def jetson_rtsp_source(address: str, name: str, options: RtspOptions) -> Source:
     return gst_source(rtsp_pipeline(address, options), name, gst)
 
 
-def jetson_file_source(path: str, name: str, _: object = None) -> Source:
+def jetson_file_source(path: str, name: str) -> Source:
     """A video file with ``decoder=nvdec`` on a Jetson."""
     return gst_source(file_pipeline(path), name, GstOptions(live=False))
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from trt_afdet.media import VIDEO_SUFFIXES
 from trt_afdet.stream.options import Timeout
 from trt_afdet.support.fields import Limit
 
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """What all of them have.
+    """The options that all of them have.
 
     Attributes:
         connect_timeout, timeout: Seconds without an answer, or without a frame.
         max_lag: Seconds; one that falls further behind decodes key frames only until it is back.
-        threads: Of the decoder on the CPU; 0 to choose.
+        threads: Of the decoder on the CPU; 0 to choose, which is two for a live stream.
     """
 
     connect_timeout: Timeout = 10.0
@@ -29,7 +27,7 @@ class NetworkOptions:
 
     @property
     def microseconds(self) -> str:
-        """The longer of its times, as FFmpeg wants it."""
+        """The longer of the two timeouts, as FFmpeg wants it."""
         return str(int(1e6 * max(self.connect_timeout, self.timeout)))
 
 
@@ -46,7 +44,7 @@ class StreamOptions(NetworkOptions):
 
 @dataclass(frozen=True)
 class _ServerOptions(NetworkOptions):
-    """Of servers with users.
+    """The options of servers that ask for a user.
 
     Attributes:
         user, password: Instead of those in the address; plain, not encoded.
@@ -70,9 +68,10 @@ class RtspOptions(_ServerOptions):
     """Options of ``rtsp://`` and ``rtsps://``.
 
     Attributes:
-        transport: UDP has a little less latency and loses frames in a busy network.
+        transport: ``tcp``, ``udp``, ``multicast`` or ``http``. UDP has a little less latency and
+            loses frames in a busy network.
         verify: Whether the camera's certificate must be valid (``rtsps``).
-        decoder: ``nvdec`` for an NVIDIA GPU, on Jetson through GStreamer.
+        decoder: ``cpu``; ``nvdec`` for an NVIDIA GPU, on Jetson through GStreamer.
         device: Number of that GPU.
     """
 
@@ -96,8 +95,3 @@ class HttpOptions(_ServerOptions):
     verify: bool = True
     live: Literal["auto", "yes", "no"] = "auto"
     snapshot: Annotated[float, Limit(least=0.001)] = 2.0
-
-    def is_live(self, path: str) -> bool:
-        """Whether the path of an address on a web server is a camera's."""
-        video = Path(path).suffix.lower() in VIDEO_SUFFIXES
-        return self.live == "yes" or (self.live == "auto" and not video)

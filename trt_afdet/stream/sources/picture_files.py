@@ -16,10 +16,14 @@ log = logging.getLogger("trt_afdet.stream")
 
 
 class PicturesSource:
-    """A picture, or those of a folder or pattern by name; passes over what cannot be read."""
+    """A picture, or those of a folder or a pattern in the order of their names.
+
+    One that cannot be read is passed over and logged.
+    """
 
     live = False
-    incomplete = ""  # See the function of this name.
+    #: See :func:`trt_afdet.stream.sources.base.incomplete`.
+    incomplete = ""
 
     def __init__(self, where: str | Path, name: str | None = None) -> None:
         self.name = name or str(where)
@@ -30,8 +34,9 @@ class PicturesSource:
 
     def open(self) -> SourceInfo:
         self._interrupted = False
+        path = Path(self._where)
         try:
-            if (path := Path(self._where)).is_file():
+            if path.is_file():
                 self._paths = [path]
             else:
                 paths = list_files(self._where)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from trt_afdet.media.videos import Converter
@@ -19,6 +19,9 @@ from trt_afdet.stream.sources.network_options import (
     StreamOptions,
 )
 from trt_afdet.support.threads import interrupted, resolve
+
+if TYPE_CHECKING:
+    from av.video.frame import VideoFrame
 
 #: Seconds; whoever skips has read all that had piled up by then.
 _CATCHING_UP = 3.0
@@ -42,7 +45,7 @@ class Lag:
         self._timestamp = 0.0
 
     def behind(self, now: float, timestamp: float) -> float:
-        """Seconds by which a frame is late that arrives now, captured at a time of the stream."""
+        """Seconds by which a frame is late; ``timestamp``: when the stream says it was captured."""
         offset = now - timestamp
         back = self._timestamp - timestamp > _BACK
         if self._prompt is None or back or abs(offset - self._prompt) > _JUMP:
@@ -66,7 +69,7 @@ class Clockwork:
         self._start: float | None = None
 
     def wait(self, now: float, timestamp: float) -> float:
-        """Seconds until a frame is due, at least 0, captured at a time of the stream."""
+        """Seconds until a frame is due, at least 0; ``timestamp`` as for :class:`Lag`."""
         if self._start is not None:
             early = self._start + timestamp - now
             if -self.MOST_LATE < early < self.MOST_EARLY:
@@ -132,8 +135,10 @@ class NetworkSource:
         if interrupted():
             raise SourceError("reading was interrupted")
 
-    def _pending(self, frame: Any, captured: float | None, at: float | None = None) -> Pending:
-        return lambda: Picture(self._convert(frame), at, captured)
+    def _pending(
+        self, frame: VideoFrame, captured: float | None, position: float | None = None
+    ) -> Pending:
+        return lambda: Picture(self._convert(frame), position, captured)
 
     def _newest(self) -> Iterator[Pending]:
         """Every frame; while frames are late, key frames only."""
@@ -160,8 +165,11 @@ class NetworkSource:
 
         def decode(packet: Any, captured: float) -> Picture | None:
             image = decoder.decode(packet)
-            self._reader.note(image is not None)
-            return None if image is None else Picture(image, None, captured)
+            if image is None:
+                self._reader.note_damaged()
+                return None
+            self._reader.note_good()
+            return Picture(image, None, captured)
 
         for packet in self._reader.packets():
             if packet.size:
@@ -201,7 +209,8 @@ def rtsp_source(address: str, name: str, options: RtspOptions) -> NetworkSource:
         **_certificates(options.verify),
     }
     gpu = options.device if options.decoder == "nvdec" else None
-    return _source(options.with_credentials(address), name, container, options, gpu=gpu)
+    address = options.with_credentials(address)
+    return _source(address, name, container, options, live=True, gpu=gpu)
 
 
 def stream_source(address: str, name: str, options: StreamOptions) -> NetworkSource:
@@ -213,14 +222,13 @@ def stream_source(address: str, name: str, options: StreamOptions) -> NetworkSou
         "analyzeduration": "1000000",
         "rw_timeout": options.microseconds,
     }
+    address = f"file:{address}" if file else address
     kind = options.format or ("sdp" if file else None)
-    return _source(f"file:{address}" if file else address, name, container, options, format=kind)
+    return _source(address, name, container, options, live=True, format=kind)
 
 
-def http_source(address: str, name: str, options: HttpOptions) -> Source:
+def http_source(address: str, name: str, options: HttpOptions, *, live: bool) -> Source:
     """The source behind ``http://`` and ``https://``."""
-    path = urlsplit(address).path
-    live = options.is_live(path)
     container = {
         # A playlist may name any address, but must not read files of this machine.
         "protocol_whitelist": "http,https,httpproxy,tcp,tls,crypto,data",
@@ -230,17 +238,34 @@ def http_source(address: str, name: str, options: HttpOptions) -> Source:
     }
     address = options.with_credentials(address)
     by_ffmpeg = _source(address, name, container, options, live=live)
-    if not live or path.lower().endswith((".m3u8", ".m3u", ".mpd")):
+    playlist = urlsplit(address).path.lower().endswith((".m3u8", ".m3u", ".mpd"))
+    if playlist or not live:
         return by_ffmpeg
     return HttpCamera(address, name, options, by_ffmpeg)
 
 
 def _source(
-    address: str, name: str, container: dict[str, str], options: NetworkOptions, **more: Any
+    address: str,
+    name: str,
+    container: dict[str, str],
+    options: NetworkOptions,
+    *,
+    live: bool,
+    format: str | None = None,
+    gpu: int | None = None,
 ) -> NetworkSource:
-    keys = ("connect_timeout", "timeout", "threads")
-    limits: Any = {key: getattr(options, key) for key in keys}
-    return NetworkSource(AvInput(address, name, container, **limits, **more), options.max_lag)
+    what = AvInput(
+        address,
+        name,
+        container,
+        format=format,
+        connect_timeout=options.connect_timeout,
+        timeout=options.timeout,
+        live=live,
+        threads=options.threads,
+        gpu=gpu,
+    )
+    return NetworkSource(what, options.max_lag)
 
 
 def _certificates(verify: bool) -> dict[str, str]:

@@ -38,7 +38,10 @@ class Pattern:
 
 
 def boxes_at(pattern: Pattern, index: int) -> npt.NDArray[np.float32]:
-    """The boxes of a frame: float32 [objects, 4], x1 y1 x2 y2 in pixels, of moving squares."""
+    """The boxes of a frame: float32 [objects, 4], x1 y1 x2 y2 in pixels.
+
+    They are squares that cross the picture, each at its own speed, and turn back at its sides.
+    """
     rng = np.random.default_rng(pattern.seed)
     size = rng.uniform(0.08, 0.25, pattern.objects) * min(pattern.width, pattern.height)
     start = rng.uniform(0, 1, (pattern.objects, 2))
@@ -70,8 +73,8 @@ class TestPatternSource:
     def open(self) -> SourceInfo:
         self._interrupted.clear()
         self._next = time.monotonic()
-        look = self.pattern
-        return SourceInfo(look.width, look.height, look.fps or None, "test pattern")
+        pattern = self.pattern
+        return SourceInfo(pattern.width, pattern.height, pattern.fps or None, "test pattern")
 
     def read(self) -> Picture | None:
         pattern = self.pattern

@@ -64,8 +64,11 @@ class V4l2Options:
 
     def __post_init__(self) -> None:
         if self.format and self.format.upper() not in DECODERS:
-            what, hint = "format is none that can be decoded", f"one of {', '.join(DECODERS)}"
-            raise InvalidValueError(f"v4l2://: {what}", got=self.format, hint=hint)
+            raise InvalidValueError(
+                "v4l2://: format is none that can be decoded",
+                got=self.format,
+                hint=f"one of {', '.join(DECODERS)}",
+            )
         if bool(self.width) != bool(self.height):
             raise InvalidValueError("v4l2://: width and height go together")
 
@@ -105,7 +108,8 @@ class V4l2Source:
         try:
             while True:
                 self._wait()
-                if (buffer := self._newest()) is None:
+                buffer = self._newest()
+                if buffer is None:
                     continue
                 try:
                     pending = self._pending(buffer)
@@ -143,13 +147,12 @@ class V4l2Source:
             raise SourceRefusedError(
                 f"{self.name}: {self._device} gives no pictures", hint=_others()
             )
-        options, size = self._options, "that size"
+        options = self._options
         asked = abi.Format(type=abi.CAPTURE)
         abi.call(self._fd, abi.G_FMT, asked)
         pix = asked.fmt.pix
         if options.width:
             pix.width, pix.height = options.width, options.height
-            size = f"{options.width}x{options.height}"
         offered = list(modes(self._fd))
         pix.pixelformat = abi.fourcc(_choose(options, offered, pix))
         pix.bytesperline = pix.sizeimage = 0
@@ -158,10 +161,12 @@ class V4l2Source:
         self._pix = pix
         # Drivers answer with the nearest they have.
         got, wanted = abi.fourcc_text(pix.pixelformat), options.format.upper()
-        other_size = options.width and size != f"{pix.width}x{pix.height}"
+        size = (pix.width, pix.height)
+        other_size = options.width and size != (options.width, options.height)
         if got not in DECODERS or (wanted and got != wanted) or other_size:
+            asked_size = f"{options.width}x{options.height}" if options.width else "that size"
             raise SourceRefusedError(
-                f"{self.name}: the camera has no {wanted or got} at {size}",
+                f"{self.name}: the camera has no {wanted or got} at {asked_size}",
                 hint="it has " + "; ".join(str(mode) for mode in offered[:12]),
             )
         return SourceInfo(pix.width, pix.height, self._set_rate(), got)
@@ -214,14 +219,16 @@ class V4l2Source:
     def _newest(self) -> abi.Buffer | None:
         """The newest filled buffer; older ones go back unread."""
         newest: abi.Buffer | None = None
-        with contextlib.suppress(BlockingIOError):
-            for _ in self._buffers:
-                buffer = self._buffer()
+        for _ in self._buffers:
+            buffer = self._buffer()
+            try:
                 if not abi.call(self._fd, abi.DQBUF, buffer):
                     break
-                if newest is not None:
-                    abi.call(self._fd, abi.QBUF, newest)
-                newest = buffer
+            except BlockingIOError:
+                break
+            if newest is not None:
+                abi.call(self._fd, abi.QBUF, newest)
+            newest = buffer
         return newest
 
     def _pending(self, buffer: abi.Buffer) -> Pending | None:
@@ -287,11 +294,14 @@ def _jpeg(data: _Data, pix: abi.PixFormat) -> _Data | None:
 def _convert(
     data: _Data, pix: abi.PixFormat, channels: int, code: int | None = None
 ) -> _Data | None:
+    """The picture of pixels side by side; without a code they are BGR already."""
     stride = max(pix.bytesperline, pix.width * channels)
     pixels = unpadded(data, pix.width, pix.height, channels, stride)
-    if pixels is None or code is None:
-        return pixels
-    return np.asarray(cv2.cvtColor(pixels, code), np.uint8)
+    if pixels is None:
+        return None
+    if code is None:
+        return pixels.copy()
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(pixels), code), np.uint8)
 
 
 def _planar(data: _Data, pix: abi.PixFormat, code: int) -> _Data | None:

@@ -18,6 +18,7 @@ _u8, _u32 = c.c_uint8, c.c_uint32
 
 
 def _words(names: str) -> list[tuple[str, type[c.c_uint32]]]:
+    """Fields of 32 bits."""
     return [(name, _u32) for name in names.split()]
 
 
@@ -119,7 +120,7 @@ ENUM_FRAMEINTERVALS = _request(_BOTH, 75, FrameInterval)
 
 
 def call(fd: int, request: int, argument: c.Structure | c.c_int) -> bool:
-    """A call that may answer "no such item" or "cannot do that": False; else OSError."""
+    """Makes a call; False if there is no such item, or the driver cannot do that."""
     while True:
         try:
             fcntl.ioctl(fd, request, argument, True)

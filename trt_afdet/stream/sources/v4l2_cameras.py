@@ -99,8 +99,9 @@ def _rates(fd: int, pixel_format: int, width: int, height: int) -> tuple[float, 
     for interval in _items(fd, abi.ENUM_FRAMEINTERVALS, asked):
         # Of a range of intervals, the shortest and the longest.
         pairs = interval.values[:2] if interval.type == abi.DISCRETE else interval.values[:4]
-        both = zip(pairs[::2], pairs[1::2], strict=True)
-        found |= {round(below / above, 3) for above, below in both if above and below}
+        for above, below in zip(pairs[::2], pairs[1::2], strict=True):
+            if above and below:
+                found.add(round(below / above, 3))
     return tuple(sorted(found, reverse=True))
 
 

@@ -36,7 +36,8 @@ class VideoFileSource:
     """The source behind paths of videos and ``file://``."""
 
     live = False
-    incomplete = ""  # See the function of this name.
+    #: See :func:`trt_afdet.stream.sources.base.incomplete`.
+    incomplete = ""
 
     def __init__(
         self, path: str | Path, name: str | None = None, options: FileOptions | None = None

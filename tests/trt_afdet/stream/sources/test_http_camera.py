@@ -239,6 +239,7 @@ def digest_guard(
         ('Digest realm="cam", nonce="n1", algorithm=MD5-sess, qop="auth"',),
         ('Basic realm="cam"', 'Digest realm="cam", nonce="n1", qop="auth"'),
         ('Digest realm="c", nonce="n", qop="auth"', 'Digest realm="c", nonce="n", algorithm=X'),
+        ('Digest realm="c", nonce="n", algorithm=Basic', 'Digest realm="c", nonce="n", qop="auth"'),
         ('Digest realm="cam", nonce="n1", qop="auth", Basic realm="cam"',),
     ],
 )

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.paths import ROOT
@@ -20,7 +21,7 @@ from tests.skips import skip_test
 from tests.trt_afdet.stream.sources.source_rig import jpeg, number_image
 from trt_afdet.stream.sources import v4l2_abi as abi
 from trt_afdet.stream.sources.base import SourceError
-from trt_afdet.stream.sources.v4l2 import V4l2Source
+from trt_afdet.stream.sources.v4l2 import DECODERS, V4l2Source
 from trt_afdet.stream.sources.v4l2_cameras import list_cameras
 
 HERE = Path(__file__).parent
@@ -280,3 +281,23 @@ def test_no_camera_is_not_the_end(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="gives no pictures"):
         V4l2Source(str(tmp_path / "video3")).open()
     assert list_cameras(str(tmp_path)) == []
+
+
+@pytest.mark.parametrize("padding", [0, 4])
+@pytest.mark.parametrize(("kind", "channels"), [("BGR3", 3), ("RGB3", 3), ("GREY", 1)])
+def test_rows_with_padding_become_pictures_of_their_own(
+    kind: str, channels: int, padding: int
+) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 256, (4, 6 * channels + padding), np.uint8)
+    pix = abi.PixFormat(width=6, height=4, bytesperline=rows.shape[1])
+    wanted = rows[:, : 6 * channels].reshape(4, 6, channels)
+    if kind == "RGB3":
+        wanted = wanted[..., ::-1]
+    data = rows.ravel()
+    image = DECODERS[kind](data, pix)
+    assert image is not None
+    np.testing.assert_array_equal(image, np.broadcast_to(wanted, (4, 6, 3)))
+    assert image.flags.writeable
+    assert not np.shares_memory(image, data)
+    assert DECODERS[kind](data[: -padding - 1], pix) is None
